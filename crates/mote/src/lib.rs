@@ -1,0 +1,18 @@
+//! Mote, the agent service: one `agent.yaml` becomes one small process that plans, acts and observes, and whose
+//! tasks survive the process.
+//!
+//! This crate drives [`mote_core`]: it owns the clock, the network, the disk and the text. It does not decide what a
+//! run does next; the core does.
+
+pub mod api;
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod context;
+pub mod limits;
+pub mod message;
+pub mod model;
+pub mod runner;
+pub mod store;
+pub mod telemetry;
+pub mod tools;

@@ -1,0 +1,41 @@
+//! Every named limit of the agent service, in one file: queues, buffers, retries and payloads.
+//!
+//! Limits an administrator sets live in `agent.yaml` (see [`crate::config`]); these bound what no configuration may
+//! exceed. It does not hold defaults of configuration fields.
+
+/// Largest HTTP request body that the API accepts, bytes.
+pub const REQUEST_BODY_BYTES_MAX: usize = 1 << 20;
+/// Largest `agent.yaml`, bytes.
+pub const CONFIG_BYTES_MAX: usize = 1 << 20;
+/// Largest model reply (text, reasoning and arguments together), bytes.
+pub const MODEL_REPLY_BYTES_MAX: usize = 4 << 20;
+/// Largest error body that is read from a model endpoint, bytes.
+pub const MODEL_ERROR_BYTES_MAX: usize = 16 << 10;
+/// Default bound on a tool's result, bytes; `output_max` in `agent.yaml` sets it a tool.
+pub const TOOL_OUTPUT_BYTES: usize = 64 << 10;
+/// Redirects that an HTTP tool follows.
+pub const TOOL_REDIRECTS_MAX: usize = 5;
+/// Context units (messages, or turns with their results) that a run keeps: the core's `UNITS`.
+pub const CONTEXT_UNITS: usize = 128;
+/// Tool calls that one assistant message may carry: the core's `CALLS`.
+pub const CALLS_PER_TURN: usize = 32;
+/// Commands that may wait for the store's writer; a full queue is overload (503).
+pub const STORE_QUEUE: usize = 8192;
+/// Commands that one group commit takes together.
+pub const STORE_GROUP: usize = 512;
+/// Journal payloads above this many bytes are kept in the blob table by content digest.
+pub const STORE_INLINE_BYTES: usize = 16 << 10;
+/// Entries that one page of a listing or of a journal read returns at most.
+pub const PAGE_MAX: usize = 200;
+/// Tasks in state `queued` above which a submission is refused as overload.
+pub const QUEUED_TASKS_MAX: u64 = 200_000;
+/// Labels on a task.
+pub const LABELS_MAX: usize = 16;
+/// Bytes of a label's key or value, of a tenant, user or session name, or of a signal's name.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Unread mail (inputs, signals, a cancel) that one task may hold.
+pub const MAIL_MAX: usize = 64;
+/// Events that a slow subscriber to a stream may lag behind before it is told to resume from its cursor.
+pub const STREAM_LAG: usize = 256;
+/// Times that a task may be claimed without progress before it goes to the dead letters.
+pub const CLAIMS_WITHOUT_PROGRESS_MAX: u32 = 5;

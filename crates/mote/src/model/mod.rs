@@ -1,0 +1,162 @@
+//! Model providers: one request, one streamed reply, errors by what may be done about them.
+//!
+//! A provider speaks one wire format to one endpoint. [`chain::Chain`] orders several behind circuit breakers. Retrying
+//! is not done here: the core decides it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::message::Message;
+
+/// One call of a model: everything that the provider needs, nothing that it keeps.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The system prompt.
+    pub system: String,
+    /// The context packet, oldest first.
+    pub messages: Vec<Message>,
+    /// The tools that the model may call.
+    pub tools: Vec<ToolDefinition>,
+    /// JSON Schema that the final answer must satisfy.
+    pub output_schema: Option<serde_json::Value>,
+    /// Largest reply, tokens.
+    pub output_tokens_max: u32,
+    /// The run, for the `scripted` and `cassette` providers and for logs.
+    pub task: String,
+    /// The step within the run, from 1.
+    pub step: u32,
+    /// The attempt within the step, from 1.
+    pub attempt: u32,
+    /// W3C `traceparent` to send along, if tracing is on.
+    pub traceparent: Option<String>,
+}
+
+/// A tool as a model sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolDefinition {
+    /// Name, `[a-zA-Z0-9_-]{1,64}`.
+    pub name: String,
+    /// What it does.
+    pub description: String,
+    /// JSON Schema of the arguments.
+    pub input_schema: serde_json::Value,
+}
+
+/// Tokens, normalised: `input` counts everything that was read, cached or not (uncached + cache read + cache write).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Usage {
+    /// All input tokens.
+    pub input: u64,
+    /// Of these, read from the provider's cache.
+    #[serde(default)]
+    pub cache_read: u64,
+    /// Of these, written to the provider's cache.
+    #[serde(default)]
+    pub cache_write: u64,
+    /// Output tokens, reasoning included.
+    pub output: u64,
+    /// Of these, reasoning.
+    #[serde(default)]
+    pub reasoning: u64,
+}
+
+/// Why the model stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// It had said what it had to say.
+    Stop,
+    /// It calls tools.
+    ToolCalls,
+    /// It reached the output limit.
+    Length,
+    /// The provider withheld the reply.
+    ContentFilter,
+}
+
+/// A whole reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The assistant's message.
+    pub message: Message,
+    /// Why it ended.
+    pub finish: Finish,
+    /// What it used. `None` where the endpoint does not say; the caller then estimates.
+    pub usage: Option<Usage>,
+    /// The provider's kind (`anthropic`, `openai`, `scripted`, `cassette`).
+    pub provider: String,
+    /// The model that answered, as configured.
+    pub model: String,
+}
+
+/// A piece of a reply under way. Ephemeral: lost on reconnection, superseded by the next attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delta {
+    /// More text.
+    Text(String),
+    /// More reasoning.
+    Reasoning(String),
+    /// A tool call began.
+    Call {
+        /// The tool's name.
+        name: String,
+    },
+}
+
+/// Where deltas go while a reply streams in.
+pub type DeltaSink<'a> = &'a mut (dyn FnMut(Delta) + Send);
+
+/// What a failed call means for whoever decides what comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The endpoint was never reached (resolve, connect, TLS): nothing was spent.
+    Unreachable,
+    /// 429.
+    RateLimited,
+    /// 503, 529 and their like.
+    Overloaded,
+    /// Other 5xx, a broken stream, a malformed event: something may have been spent.
+    Broken,
+    /// No answer in time: something may have been spent.
+    TimedOut,
+    /// The context is longer than the model takes.
+    ContextLength,
+    /// 400, 401, 403, 404 and their like: the same request will fail again.
+    Rejected,
+    /// Every endpoint's circuit is open.
+    CircuitOpen,
+}
+
+/// A failed call of a model. Its message never contains a key.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("failed to call model {model} at {endpoint}: {message}")]
+pub struct Error {
+    /// What may be done about it.
+    pub kind: ErrorKind,
+    /// The model, as configured.
+    pub model: String,
+    /// The endpoint's scheme, host and port; no path, no query, no credentials.
+    pub endpoint: String,
+    /// What happened.
+    pub message: String,
+    /// How long the endpoint asked to be left alone.
+    pub retry_after: Option<Duration>,
+    /// Whether another endpoint may be tried at once (filled in by the chain).
+    pub alternative: bool,
+}
+
+/// A model endpoint.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    /// Calls the model once and streams its reply.
+    ///
+    /// Dropping the future abandons the call.
+    async fn complete(&self, request: &Request, deltas: DeltaSink<'_>) -> Result<Reply, Error>;
+
+    /// Whether a call may be tried now: false only while every circuit behind it is open.
+    fn available(&self) -> bool {
+        true
+    }
+}

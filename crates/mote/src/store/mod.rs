@@ -1,0 +1,637 @@
+//! The store: the only durable writer. Its heart is [`Store::commit`]: one transaction or a typed refusal.
+//!
+//! A backend knows rows, epochs and sequence numbers. It does not know what an event means: records and payloads are
+//! opaque to it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::UnixMs;
+use crate::message::Message;
+use crate::model::Usage;
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Durable, not yet claimed.
+    Queued,
+    /// Under way.
+    Running,
+    /// Every outstanding call is a wait: for a person, a signal or a time.
+    Waiting,
+    /// Finished with a result.
+    Completed,
+    /// Finished with an error.
+    Failed,
+    /// Cancelled by a client.
+    Cancelled,
+}
+
+impl Status {
+    /// Whether nothing will change any more.
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// A stable error: a code from `docs/errors.md` and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TaskError {
+    /// Stable, documented.
+    pub code: String,
+    /// For a person.
+    pub message: String,
+}
+
+/// Who a task belongs to: columns everywhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Tenant; empty is the default tenant.
+    pub tenant: String,
+    /// User within the tenant.
+    pub user: Option<String>,
+    /// Session: its tasks run one at a time.
+    pub session: Option<String>,
+    /// Free labels, at most [`crate::limits::LABELS_MAX`].
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A task to be made durable.
+#[derive(Debug, Clone)]
+pub struct NewTask {
+    /// Its id, made by the caller.
+    pub id: String,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The request as accepted (JSON): input, context, budget, active, expires.
+    pub request: String,
+    /// Submission time.
+    pub now: UnixMs,
+    /// Wall time after which it is no longer worth running.
+    pub expires_at: Option<UnixMs>,
+    /// Replays of the same request within the key's life answer with the first task.
+    pub idempotency: Option<IdempotencyKey>,
+    /// Claim it in the same transaction (epoch 1) for this worker, if its session is free.
+    pub claim: Option<Lease>,
+    /// First commit, in the same transaction; only with `claim`, and only applied if the claim succeeded.
+    pub first: Option<Batch>,
+}
+
+/// A client's promise that two requests are one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The route, e.g. `POST /tasks`.
+    pub route: String,
+    /// The key.
+    pub key: String,
+    /// SHA-256 of the canonical request: the same key with another fingerprint is refused.
+    pub fingerprint: [u8; 32],
+    /// When the key is forgotten.
+    pub expires_at: UnixMs,
+}
+
+/// Who holds a task, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The worker.
+    pub worker: String,
+    /// Wall time at which anybody else may claim it.
+    pub until: UnixMs,
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submitted {
+    /// Durable; `epoch` is set if it was claimed at once.
+    Created {
+        /// Epoch of the claim.
+        epoch: Option<u64>,
+    },
+    /// The key was used before with the same fingerprint: this is that task.
+    Replayed {
+        /// The first task's id.
+        task: String,
+    },
+}
+
+/// A claimed task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// The task as it stands.
+    pub task: Task,
+    /// The fencing epoch of this attempt.
+    pub epoch: u64,
+}
+
+/// A task's row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// Id.
+    pub id: String,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Where it stands.
+    pub status: Status,
+    /// The request as accepted (JSON).
+    pub request: String,
+    /// Fencing epoch of the last claim; 0 before the first.
+    pub epoch: u64,
+    /// Sequence number of the last journal entry; 0 before the first.
+    pub seq: u64,
+    /// Result (JSON), once completed.
+    pub result: Option<String>,
+    /// Error, once failed.
+    pub error: Option<TaskError>,
+    /// What it waits for, while waiting (JSON: a list of waits; the runner writes it).
+    pub waiting: Option<String>,
+    /// Whether it stands in the dead letters.
+    pub dead: bool,
+    /// Tokens so far.
+    pub usage: Usage,
+    /// Cost so far, nano-USD.
+    pub cost_nano_usd: u64,
+    /// Model steps so far.
+    pub steps: u32,
+    /// Tool calls so far.
+    pub tool_calls: u32,
+    /// Submitted.
+    pub created_at: UnixMs,
+    /// First claimed.
+    pub started_at: Option<UnixMs>,
+    /// Last commit.
+    pub updated_at: UnixMs,
+    /// Terminal.
+    pub finished_at: Option<UnixMs>,
+    /// Wall-time limit.
+    pub expires_at: Option<UnixMs>,
+}
+
+/// One journal entry to be appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEntry {
+    /// When.
+    pub at: UnixMs,
+    /// Event kind for streams and for people (`model.replied`, …).
+    pub kind: &'static str,
+    /// The core's record: event and actions (`mote_core::journal`).
+    pub record: Vec<u8>,
+    /// Text that belongs to the event (JSON).
+    pub payload: Option<String>,
+}
+
+/// One journal entry as read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Position, from 1, without gaps.
+    pub seq: u64,
+    /// Epoch that wrote it.
+    pub epoch: u64,
+    /// When.
+    pub at: UnixMs,
+    /// Event kind.
+    pub kind: String,
+    /// The core's record.
+    pub record: Vec<u8>,
+    /// Payload (JSON).
+    pub payload: Option<String>,
+}
+
+/// A change to the effects table: one row a (task, key).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EffectOp {
+    /// An attempt is about to be made.
+    Reserve {
+        /// Idempotency key.
+        key: String,
+        /// Tool name.
+        tool: String,
+        /// Effect class: `read`, `idempotent`, `write`.
+        class: &'static str,
+        /// Attempt, from 1.
+        attempt: u32,
+    },
+    /// The attempt's end is known: `done`, `failed` or `unknown`.
+    Finalise {
+        /// Idempotency key.
+        key: String,
+        /// `done`, `failed`, `unknown`.
+        outcome: &'static str,
+    },
+}
+
+/// A budget that several runs share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BudgetLine {
+    /// What it bounds: `agent`, `tenant:…`, `session:…`, `user:…`.
+    pub scope: String,
+    /// Start of the window, ms since the epoch; 0 for a budget without a window.
+    pub window_start: UnixMs,
+    /// Most nano-USD in the window.
+    pub nano_usd_max: Option<u64>,
+    /// Most tokens in the window.
+    pub tokens_max: Option<u64>,
+}
+
+/// Tokens and money.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Tokens, in and out.
+    pub tokens: u64,
+    /// Nano-USD.
+    pub nano_usd: u64,
+}
+
+/// A change to budgets. At most one reservation is open a task; it is kept on the task's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BudgetOp {
+    /// Reserve on every line, or refuse the whole commit with [`CommitError::Budget`].
+    Reserve {
+        /// Lines to reserve on; none is allowed (the per-run budget is the core's).
+        lines: Vec<BudgetLine>,
+        /// How much.
+        amount: Amount,
+    },
+    /// Release the task's open reservation and book what was spent on the same lines.
+    Settle {
+        /// What was spent.
+        spent: Amount,
+        /// The model that it was spent on, for the ledger.
+        model: String,
+        /// Tokens by kind, for the ledger.
+        usage: Usage,
+        /// The step.
+        step: u32,
+    },
+}
+
+/// Where a commit leaves the task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatusChange {
+    /// Under way.
+    Running,
+    /// Waiting; the lease is released and the task is claimable from `wake_at` or when mail arrives.
+    Waiting {
+        /// When to wake at the latest.
+        wake_at: Option<UnixMs>,
+        /// What it waits for (JSON).
+        waiting: String,
+    },
+    /// Terminal. The lease and any open reservation are released.
+    Finished {
+        /// Completed, failed or cancelled.
+        status: Status,
+        /// Result (JSON).
+        result: Option<String>,
+        /// Error.
+        error: Option<TaskError>,
+        /// Whether it goes to the dead letters.
+        dead: bool,
+    },
+}
+
+/// A message for a sink, written in the same transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxMessage {
+    /// Unique id (the CloudEvents id).
+    pub id: String,
+    /// The body as it will be sent (JSON).
+    pub body: String,
+}
+
+/// What a finished turn adds to its session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionTurn {
+    /// Messages of the turn, oldest first.
+    pub messages: Vec<Message>,
+}
+
+/// What one commit changes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Journal entries, in order.
+    pub entries: Vec<NewEntry>,
+    /// Effects.
+    pub effects: Vec<EffectOp>,
+    /// Budgets, in order.
+    pub budget: Vec<BudgetOp>,
+    /// Mail that these events consumed.
+    pub mail_consumed: Vec<i64>,
+    /// Messages for sinks.
+    pub outbox: Vec<OutboxMessage>,
+    /// Turn to append to the session, on finishing.
+    pub session: Option<SessionTurn>,
+    /// Where the task then stands.
+    pub status: StatusChange,
+    /// Totals on the task's row after this commit.
+    pub totals: Totals,
+}
+
+/// Running totals on a task's row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Tokens.
+    pub usage: Usage,
+    /// Nano-USD.
+    pub cost_nano_usd: u64,
+    /// Model steps.
+    pub steps: u32,
+    /// Tool calls.
+    pub tool_calls: u32,
+}
+
+/// One commit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    /// The task.
+    pub task: String,
+    /// The epoch under which the caller holds it.
+    pub epoch: u64,
+    /// Sequence number of the last entry that the caller knows.
+    pub expected_seq: u64,
+    /// When.
+    pub now: UnixMs,
+    /// What changes.
+    pub batch: Batch,
+}
+
+/// Why a commit was refused. Nothing of it was applied.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Another worker holds the task, or the task is terminal or gone.
+    #[error("failed to commit task {task}: epoch {epoch} is fenced, the task is at epoch {current}")]
+    Fenced {
+        /// The task.
+        task: String,
+        /// The caller's epoch.
+        epoch: u64,
+        /// The task's epoch.
+        current: u64,
+    },
+    /// The journal is not where the caller thinks.
+    #[error("failed to commit task {task}: the journal ends at {found}, not at {expected}")]
+    Sequence {
+        /// The task.
+        task: String,
+        /// What the caller expected.
+        expected: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// A shared budget would be exceeded.
+    #[error("budget {scope} is exhausted")]
+    Budget {
+        /// The line that refused.
+        scope: String,
+    },
+    /// The store itself failed.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// Why the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The writer's queue is full: answer 503.
+    #[error("the store is overloaded: {queued} commands wait")]
+    Overloaded {
+        /// Commands in the queue.
+        queued: usize,
+    },
+    /// The idempotency key was used with another request: answer 422.
+    #[error("the idempotency key was used before with another request")]
+    KeyReused,
+    /// No space left.
+    #[error("failed to write the store: the disk is full")]
+    DiskFull,
+    /// Another process holds the database too long.
+    #[error("failed to use the store: it stayed locked for {waited_ms} ms")]
+    Locked {
+        /// How long was waited, ms.
+        waited_ms: u64,
+    },
+    /// The file is damaged.
+    #[error("failed to use the store at {path}: the file is damaged ({detail})")]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// What SQLite or the integrity check said.
+        detail: String,
+    },
+    /// The schema is newer than this program.
+    #[error("failed to open the store at {path}: its schema is version {found}, this mote knows {known}; use a newer mote")]
+    SchemaTooNew {
+        /// The file.
+        path: String,
+        /// Version found.
+        found: u32,
+        /// Newest version known here.
+        known: u32,
+    },
+    /// A bound of [`crate::limits`] was met.
+    #[error("limit {name} ({max}) is reached")]
+    Limit {
+        /// The limit's name.
+        name: &'static str,
+        /// Its value.
+        max: u64,
+    },
+    /// No such row.
+    #[error("{what} {id} does not exist")]
+    NotFound {
+        /// `task`, `session`, …
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// The row is in a state that forbids it: answer 409.
+    #[error("{what}")]
+    Conflict {
+        /// Why.
+        what: String,
+    },
+    /// Anything else, with the backend's words.
+    #[error("failed to {operation}: {detail}")]
+    Backend {
+        /// The operation.
+        operation: &'static str,
+        /// The backend's words.
+        detail: String,
+    },
+}
+
+/// What a client tells a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Mail {
+    /// Stop.
+    Cancel,
+    /// An answer to an approval or to a question.
+    Input {
+        /// The call that asked; `None` answers the oldest open one.
+        call: Option<String>,
+        /// For an approval: granted or not.
+        approve: Option<bool>,
+        /// For a question: the answer (JSON).
+        content: Option<serde_json::Value>,
+    },
+    /// A named signal.
+    Signal {
+        /// Its name.
+        name: String,
+        /// What it carries (JSON).
+        payload: serde_json::Value,
+    },
+}
+
+/// Mail as read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MailRow {
+    /// Row id, consumed by a commit.
+    pub id: i64,
+    /// When it was posted.
+    pub at: UnixMs,
+    /// What it says.
+    pub mail: Mail,
+}
+
+/// Which tasks to list. Empty fields do not restrict.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Tenant; `None` sees every tenant (an unbound key).
+    pub tenant: Option<String>,
+    /// User.
+    pub user: Option<String>,
+    /// Session.
+    pub session: Option<String>,
+    /// Status.
+    pub status: Option<Status>,
+    /// Labels that must all match.
+    pub labels: BTreeMap<String, String>,
+    /// Only dead letters.
+    pub dead: bool,
+}
+
+/// One page, newest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// The tasks.
+    pub tasks: Vec<Task>,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// A session's state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Session {
+    /// Its name.
+    pub id: String,
+    /// Tenant.
+    pub tenant: String,
+    /// User of its first task.
+    pub user: Option<String>,
+    /// Transcript across turns, oldest first, at most the newest [`crate::limits::CONTEXT_UNITS`] messages.
+    pub messages: Vec<Message>,
+    /// Finished turns.
+    pub turns: u64,
+    /// The task under way, if any.
+    pub active_task: Option<String>,
+    /// Tokens of all its tasks.
+    pub usage: Usage,
+    /// Nano-USD of all its tasks.
+    pub cost_nano_usd: u64,
+    /// First and last use.
+    pub created_at: UnixMs,
+    /// Last use.
+    pub updated_at: UnixMs,
+}
+
+/// What erasure removes: tasks, journals, payloads, sessions, ledger rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Erase {
+    /// A session of a tenant.
+    Session {
+        /// Tenant.
+        tenant: String,
+        /// Session.
+        session: String,
+    },
+    /// A user of a tenant.
+    User {
+        /// Tenant.
+        tenant: String,
+        /// User.
+        user: String,
+    },
+}
+
+/// Numbers for metrics and for admission.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tasks in each state.
+    pub queued: u64,
+    /// Running.
+    pub running: u64,
+    /// Waiting.
+    pub waiting: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Outbox messages not yet sent.
+    pub outbox: u64,
+}
+
+/// A durable store of runs. One conformance suite (`crates/system-tests/src/conformance`) holds for every backend.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Makes a task durable. With a known idempotency key it returns the first task instead.
+    async fn submit(&self, task: NewTask) -> Result<Submitted, Error>;
+    /// Claims up to `limit` tasks that are due: queued, woken (timer or mail) or with an expired lease; oldest first, never
+    /// two of one session. Each claim raises the epoch. A task claimed [`crate::limits::CLAIMS_WITHOUT_PROGRESS_MAX`]
+    /// times without a commit becomes a dead letter instead.
+    async fn claim(&self, lease: Lease, now: UnixMs, limit: usize) -> Result<Vec<Claim>, Error>;
+    /// Extends leases; returns those tasks that the worker no longer holds.
+    async fn renew(&self, worker: &str, held: &[(String, u64)], until: UnixMs) -> Result<Vec<String>, Error>;
+    /// Gives a task back at a step boundary: claimable at once, its epoch unchanged until the next claim.
+    async fn release(&self, task: &str, epoch: u64) -> Result<(), Error>;
+    /// Applies a batch whole, or refuses it whole.
+    async fn commit(&self, commit: Commit) -> Result<(), CommitError>;
+    /// A task, if the tenant may see it (`None` sees all).
+    async fn task(&self, tenant: Option<&str>, id: &str) -> Result<Option<Task>, Error>;
+    /// A page of tasks.
+    async fn list(&self, filter: Filter, cursor: Option<String>, limit: usize) -> Result<Page, Error>;
+    /// Journal entries with `seq > after`, oldest first.
+    async fn journal(&self, task: &str, after: u64, limit: usize) -> Result<Vec<Entry>, Error>;
+    /// Leaves mail for a task; refused with [`Error::Conflict`] if it is terminal. A queued task that gets
+    /// [`Mail::Cancel`] becomes cancelled at once.
+    async fn post(&self, task: &str, mail: Mail, now: UnixMs) -> Result<(), Error>;
+    /// Unread mail, oldest first.
+    async fn mail(&self, task: &str) -> Result<Vec<MailRow>, Error>;
+    /// A session, if it exists.
+    async fn session(&self, tenant: &str, id: &str) -> Result<Option<Session>, Error>;
+    /// Puts a dead letter back in the queue with a fresh journal; its old journal is kept under `<id>.<n>`.
+    async fn requeue(&self, task: &str, now: UnixMs) -> Result<(), Error>;
+    /// Erases; returns how many tasks went. Refused with [`Error::Conflict`] while one of them runs.
+    async fn erase(&self, what: Erase) -> Result<u64, Error>;
+    /// Removes terminal tasks finished before `before`, unused blobs and expired keys; returns how many tasks went.
+    async fn sweep(&self, before: UnixMs, now: UnixMs, limit: usize) -> Result<u64, Error>;
+    /// Outbox messages that are due, oldest first.
+    async fn outbox(&self, now: UnixMs, limit: usize) -> Result<Vec<(i64, OutboxMessage)>, Error>;
+    /// A message was delivered (`retry_at: None`) or is to be tried again.
+    async fn outbox_done(&self, row: i64, retry_at: Option<UnixMs>) -> Result<(), Error>;
+    /// Numbers for metrics and admission.
+    async fn counts(&self) -> Result<Counts, Error>;
+    /// A consistent copy while the store is in use.
+    async fn backup(&self, to: &Path) -> Result<(), Error>;
+    /// Whether it can be written now; bounded by `timeout`.
+    async fn ping(&self, timeout: Duration) -> Result<(), Error>;
+    /// Tells when a task changed (commit or mail) in this process. The receiver reads the store from its cursor; another
+    /// process's changes are seen only by reading again.
+    fn subscribe(&self, task: &str) -> tokio::sync::watch::Receiver<u64>;
+    /// Tells when there may be work to claim in this process.
+    fn work(&self) -> std::sync::Arc<tokio::sync::Notify>;
+}

@@ -1,0 +1,95 @@
+//! Tools: what an agent may do, each with a schema, a timeout, an output bound and an effect class.
+//!
+//! A tool performs one attempt and says what is known about it. Retrying is not done here: the core decides it from
+//! the effect class.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::model::ToolDefinition;
+
+/// What repeating a call means (DESIGN.md, "Tools").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// May be retried and repeated freely.
+    Read,
+    /// Retried with the same key, within the backend's key lifetime.
+    Idempotent,
+    /// Never retried automatically once it may have reached the backend.
+    Write,
+}
+
+/// One attempt at one call.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// The run.
+    pub task: String,
+    /// The provider's id of the call.
+    pub call_id: String,
+    /// The idempotency key: the same for every attempt at this call, another for any other call.
+    pub key: String,
+    /// Validated arguments.
+    pub arguments: serde_json::Value,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// W3C `traceparent`, if tracing is on.
+    pub traceparent: Option<String>,
+}
+
+/// A tool's answer, good or bad: both are shown to the model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// Text for the model: JSON or plain, within the tool's output bound.
+    pub content: String,
+    /// Whether the backend refused (a 4xx, a failed command): final, not retried.
+    pub is_error: bool,
+}
+
+/// What is known of an attempt that gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The backend was never reached: nothing happened there.
+    NotSent,
+    /// The backend said that it did nothing and may be asked again (429, 503 with Retry-After).
+    Refused,
+    /// The request may have reached the backend (timeout, reset, 5xx): what happened is not known.
+    Unknown,
+    /// The policy forbids the call (host not allowed, private address): final.
+    Forbidden,
+}
+
+/// An attempt that gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("failed to call tool {tool}: {message}")]
+pub struct Failure {
+    /// What is known.
+    pub kind: FailureKind,
+    /// The tool.
+    pub tool: String,
+    /// What happened; never contains a secret.
+    pub message: String,
+    /// How long the backend asked to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+/// A tool that an agent is bound to.
+#[async_trait]
+pub trait Tool: Send + Sync + 'static {
+    /// What the model sees.
+    fn definition(&self) -> &ToolDefinition;
+    /// The effect class.
+    fn effect(&self) -> Effect;
+    /// Bound on one attempt.
+    fn timeout(&self) -> Duration;
+    /// How long the backend remembers an idempotency key; `None` is for ever.
+    fn key_ttl(&self) -> Option<Duration>;
+    /// Whether a person must approve each call.
+    fn needs_approval(&self) -> bool;
+    /// Digest of the binding (name, version, schema, target, effect): a pending call whose digest changed is not resumed.
+    fn digest(&self) -> [u8; 32];
+    /// Performs one attempt. The caller bounds it by [`Tool::timeout`] and may drop it.
+    async fn call(&self, invocation: Invocation) -> Result<Output, Failure>;
+}
