@@ -86,9 +86,7 @@ impl Message {
     pub fn content_bytes(&self) -> usize {
         let size = |part: &Part| match part {
             Part::Text { text } => text.len(),
-            Part::Reasoning { text, opaque } => {
-                text.len() + opaque.as_ref().map_or(0, |value| value.to_string().len())
-            }
+            Part::Reasoning { text, opaque } => text.len() + opaque.as_ref().map_or(0, |value| value.to_string().len()),
             Part::Call { id, name, arguments } => id.len() + name.len() + arguments.len(),
             Part::Result { id, content, .. } => id.len() + content.len(),
         };

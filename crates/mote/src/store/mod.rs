@@ -424,7 +424,9 @@ pub enum Error {
         detail: String,
     },
     /// The schema is newer than this program.
-    #[error("failed to open the store at {path}: its schema is version {found}, this mote knows {known}; use a newer mote")]
+    #[error(
+        "failed to open the store at {path}: its schema is version {found}, this mote knows {known}; use a newer mote"
+    )]
     SchemaTooNew {
         /// The file.
         path: String,
