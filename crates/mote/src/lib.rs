@@ -15,4 +15,5 @@ pub mod model;
 pub mod runner;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod tools;

@@ -39,3 +39,5 @@ pub const MAIL_MAX: usize = 64;
 pub const STREAM_LAG: usize = 256;
 /// Times that a task may be claimed without progress before it goes to the dead letters.
 pub const CLAIMS_WITHOUT_PROGRESS_MAX: u32 = 5;
+/// TLS sessions remembered for resumption, for all outgoing connections together.
+pub const TLS_SESSIONS_KEPT: usize = 32;
