@@ -1,0 +1,90 @@
+//! The run's own account: spend is reserved before it happens and settled after. Shared budgets are the store's.
+
+use crate::{Limits, NanoUsd, Tokens};
+
+/// What a model call used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spend {
+    /// Tokens in, cached or not.
+    pub input: Tokens,
+    /// Tokens out.
+    pub output: Tokens,
+    /// Money.
+    pub nano_usd: NanoUsd,
+}
+
+impl Spend {
+    /// Tokens, in and out.
+    #[must_use]
+    pub fn tokens(&self) -> Tokens {
+        self.input.saturating_add(self.output)
+    }
+}
+
+/// Spent and reserved so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Budget {
+    /// Everything that was settled.
+    pub spent: Spend,
+    /// Tokens of the open reservation; 0 without one.
+    pub reserved_tokens: Tokens,
+    /// Money of the open reservation.
+    pub reserved_nano_usd: NanoUsd,
+    /// Tokens that were spent beyond their reservations, in all.
+    pub overshoot_tokens: Tokens,
+    /// Money that was spent beyond its reservations, in all.
+    pub overshoot_nano_usd: NanoUsd,
+}
+
+impl Budget {
+    /// Reserves for a call of `input` tokens and at most `output`; fewer where the budget ends before. Returns the
+    /// output tokens that the call may use, or `None` if the budget does not carry a useful call.
+    pub(crate) fn reserve(&mut self, limits: &Limits, input: Tokens, output: u32) -> Option<u32> {
+        // The input is an estimate: an eighth more is held back for its error.
+        let input = input.saturating_add(input / 8);
+        let tokens_left = limits.budget_tokens.saturating_sub(self.spent.tokens()).checked_sub(input)?;
+        let money_left = limits
+            .budget_nano_usd
+            .saturating_sub(self.spent.nano_usd)
+            .checked_sub(input.saturating_mul(limits.price_input))?;
+        let affordable = money_left.checked_div(limits.price_output).unwrap_or(u64::MAX);
+        let output_affordable = u64::from(output).min(tokens_left).min(affordable);
+        let output_affordable = u32::try_from(output_affordable).unwrap_or(u32::MAX);
+        if output_affordable < output.min(crate::OUTPUT_TOKENS_MIN) {
+            return None;
+        }
+        self.reserved_tokens = input.saturating_add(u64::from(output_affordable));
+        self.reserved_nano_usd = input
+            .saturating_mul(limits.price_input)
+            .saturating_add(u64::from(output_affordable).saturating_mul(limits.price_output));
+        Some(output_affordable)
+    }
+
+    /// Closes the reservation with what was spent.
+    pub(crate) fn settle(&mut self, spend: Spend) {
+        self.overshoot_tokens =
+            self.overshoot_tokens.saturating_add(spend.tokens().saturating_sub(self.reserved_tokens));
+        self.overshoot_nano_usd =
+            self.overshoot_nano_usd.saturating_add(spend.nano_usd.saturating_sub(self.reserved_nano_usd));
+        self.spent.input = self.spent.input.saturating_add(spend.input);
+        self.spent.output = self.spent.output.saturating_add(spend.output);
+        self.spent.nano_usd = self.spent.nano_usd.saturating_add(spend.nano_usd);
+        self.release();
+    }
+
+    /// Closes the reservation unspent.
+    pub(crate) fn release(&mut self) {
+        self.reserved_tokens = 0;
+        self.reserved_nano_usd = 0;
+    }
+
+    /// What a call that was lost in a crash counts as: its whole reservation.
+    pub(crate) fn reservation(&self) -> Spend {
+        Spend { input: self.reserved_tokens, output: 0, nano_usd: self.reserved_nano_usd }
+    }
+
+    /// Whether more was spent than the run may.
+    pub(crate) fn is_exceeded(&self, limits: &Limits) -> bool {
+        self.spent.tokens() > limits.budget_tokens || self.spent.nano_usd > limits.budget_nano_usd
+    }
+}

@@ -1,0 +1,91 @@
+//! The journal's codec: one record a step, holding when, what happened and what followed from it.
+//!
+//! A record is: format version (1 byte), the time and the event's tag and fields, then the actions. Integers are
+//! unsigned LEB128; digests are 32 raw bytes. The first record of a journal also says which version of this crate wrote
+//! it. Replaying a record steps the run again and compares the actions: a difference is [`ReplayError::Diverged`], never
+//! a silent change of course. It does not frame, store or checksum records; the store does.
+
+mod bytes;
+mod decode;
+mod encode;
+
+pub use bytes::{Malformed, NoRoom};
+pub use decode::decode;
+pub use encode::encode;
+
+use crate::{Action, Actions, Event, Refusal, Run, Time};
+
+/// Version of the record format.
+pub const FORMAT: u8 = 1;
+/// Version of the state machine that writes: major in the high byte, minor in the low. A change of behaviour raises it.
+pub const CORE: u16 = 0x0001;
+/// Bytes that a record takes at most, for a run of `calls` calls a turn.
+#[must_use]
+pub const fn record_bytes_max(calls: usize) -> usize {
+    // Header and the largest fixed event (`Opened`), then a call specification and two actions for each call.
+    512 + calls * 96
+}
+
+/// One step, as journalled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<const CALLS: usize> {
+    /// When.
+    pub now: Time,
+    /// Version of the state machine that wrote it ([`CORE`]); told by the first record, 0 in others.
+    pub core: u16,
+    /// What happened.
+    pub event: Event<CALLS>,
+}
+
+/// Why a journal cannot be replayed here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayError {
+    /// The bytes are no record.
+    Malformed(Malformed),
+    /// This state machine refuses the event.
+    Refused(Refusal),
+    /// This state machine would have asked for something else.
+    Diverged {
+        /// What was asked for then and is not now, or the reverse: the first action that differs, as of now.
+        now: Option<Action>,
+        /// As of then.
+        then: Option<Action>,
+    },
+}
+
+impl core::fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Malformed(error) => error.fmt(f),
+            Self::Refused(refusal) => write!(f, "the event is refused: {refusal}"),
+            Self::Diverged { now, then } => {
+                write!(f, "this core asks for {now:?} where the journal has {then:?}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for ReplayError {}
+
+impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
+    /// Replays one record: steps the run and checks that it asks for what it asked for then.
+    ///
+    /// # Errors
+    /// [`ReplayError`]; the run is then as it was.
+    pub fn replay(&mut self, record: &[u8]) -> Result<(Record<CALLS>, Actions<CALLS>), ReplayError> {
+        let (record, mut then) = decode::<CALLS>(record).map_err(ReplayError::Malformed)?;
+        let mut next = *self;
+        let actions = next.step(record.now, &record.event).map_err(ReplayError::Refused)?;
+        for now in actions.iter() {
+            let then = then.next().transpose().map_err(ReplayError::Malformed)?;
+            if then != Some(now) {
+                return Err(ReplayError::Diverged { now: Some(now), then });
+            }
+        }
+        if let Some(then) = then.next().transpose().map_err(ReplayError::Malformed)? {
+            return Err(ReplayError::Diverged { now: None, then: Some(then) });
+        }
+        *self = next;
+        Ok((record, actions))
+    }
+}

@@ -1,0 +1,97 @@
+//! What bounds a run, all of it in one value that the first event carries. It holds no policy: the driver fills it from
+//! the agent's configuration and the request, narrowing only.
+
+use crate::{Millis, NanoUsd, Time, Tokens};
+
+/// Tokens that the context is charged for a notice written by the driver in place of a tool's result.
+pub const NOTICE_TOKENS: u32 = 48;
+/// A model is not called for fewer output tokens than this, unless the limit itself is smaller.
+pub const OUTPUT_TOKENS_MIN: u32 = 256;
+/// Turns whose calls are remembered to detect repetition.
+pub const TURNS_REMEMBERED: usize = 8;
+
+/// Bounds of one run. Every count is a maximum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Model steps.
+    pub steps: u32,
+    /// Tool calls in all.
+    pub tool_calls: u32,
+    /// Calls in one turn; at most the run's `CALLS`.
+    pub calls: u16,
+    /// Calls of one turn under way at once.
+    pub parallel: u16,
+    /// Context units kept; at most the run's `UNITS`.
+    pub units: u16,
+    /// Attempts at one model step.
+    pub model_attempts: u16,
+    /// Attempts at one tool call.
+    pub tool_attempts: u16,
+    /// Back-off before the second attempt; it doubles from there.
+    pub backoff_ms: u32,
+    /// Longest back-off of our own; an endpoint's `Retry-After` may be longer.
+    pub backoff_ms_max: u32,
+    /// Times that one turn of calls may come within [`TURNS_REMEMBERED`] turns; 0 does not look.
+    pub repeats: u16,
+    /// Answers that may fail validation.
+    pub repairs: u16,
+    /// Working time; waiting for a person, a signal or a time is not work.
+    pub active_ms: Millis,
+    /// Wall time at which the run ends whatever it does; 0 is never.
+    pub expires_at: Time,
+    /// The model's context window.
+    pub window: u32,
+    /// Of the window, kept free for the reply.
+    pub reserve: u32,
+    /// Share of the usable window that trimming goes down to, percent.
+    pub low_water: u8,
+    /// Tokens of every call that are not in a unit: system prompt, tool definitions.
+    pub fixed: u32,
+    /// Largest reply.
+    pub output: u32,
+    /// Tokens that the run may spend, in and out; `u64::MAX` is unbounded.
+    pub budget_tokens: Tokens,
+    /// Money that the run may spend; `u64::MAX` is unbounded.
+    pub budget_nano_usd: NanoUsd,
+    /// Price of an input token: the dearest of the models that may be called.
+    pub price_input: NanoUsd,
+    /// Price of an output token: the dearest of the models that may be called.
+    pub price_output: NanoUsd,
+}
+
+impl Limits {
+    /// Tokens that units may take in one call.
+    #[must_use]
+    pub fn usable(&self) -> u32 {
+        self.window.saturating_sub(self.reserve).saturating_sub(self.fixed)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            steps: 30,
+            tool_calls: 60,
+            calls: 4,
+            parallel: 4,
+            units: 16,
+            model_attempts: 4,
+            tool_attempts: 3,
+            backoff_ms: 500,
+            backoff_ms_max: 30_000,
+            repeats: 4,
+            repairs: 2,
+            active_ms: 600_000,
+            expires_at: 0,
+            window: 120_000,
+            reserve: 8_000,
+            low_water: 60,
+            fixed: 0,
+            output: 4_096,
+            budget_tokens: u64::MAX,
+            budget_nano_usd: u64::MAX,
+            price_input: 0,
+            price_output: 0,
+        }
+    }
+}

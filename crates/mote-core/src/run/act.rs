@@ -1,0 +1,196 @@
+//! Act and observe: the calls of one turn, each by its effect class, until every one has a result. Deadlines of single
+//! attempts are the driver's; it reports them as failures.
+
+use super::{Call, CallState, Phase, Refusal, Run};
+use crate::{Action, Actions, CallFailure, CallKind, CallOutcome, Effect, NOTICE_TOKENS, Time, retry};
+
+impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
+    /// Whether nothing is under way but waits.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        let open = |call: &&Call| call.state != CallState::Done;
+        let rests = |call: &Call| matches!(call.state, CallState::Approving | CallState::Waiting { .. });
+        let mut open_calls = self.calls().iter().filter(open).peekable();
+        self.phase == Phase::Acting && open_calls.peek().is_some() && open_calls.all(rests)
+    }
+
+    pub(super) fn next_call_time(&self) -> Option<Time> {
+        let time = |call: &Call| match call.state {
+            CallState::BackingOff { until, .. } => Some(until),
+            CallState::Waiting { until } if until != 0 => Some(until),
+            _ => None,
+        };
+        self.calls().iter().filter_map(time).min()
+    }
+
+    /// Starts what may start; goes on to the next step when every call has its result.
+    pub(super) fn advance(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let busy = |call: &&Call| matches!(call.state, CallState::Running { .. } | CallState::BackingOff { .. });
+        let mut free =
+            usize::from(self.limits.parallel.max(1)).saturating_sub(self.calls().iter().filter(busy).count());
+        let now = self.now;
+        for (index, call) in (0..).zip(self.calls.as_mut_slice()) {
+            if free > 0 && call.state == CallState::Queued {
+                free -= 1;
+                call.state = CallState::Running { attempt: 1, since: now, doubt: false };
+                actions.push(Action::CallTool { call: index, attempt: 1 })?;
+            }
+        }
+        if self.calls().iter().all(|call| call.state == CallState::Done) {
+            return self.plan(actions);
+        }
+        if self.is_suspended() {
+            let until = [self.next_call_time(), (self.limits.expires_at != 0).then_some(self.limits.expires_at)];
+            let until = until.into_iter().flatten().min().unwrap_or(0);
+            actions.push(Action::Suspend { until })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn call_answered(
+        &mut self,
+        index: u16,
+        tokens: u32,
+        actions: &mut Actions<CALLS>,
+    ) -> Result<(), Refusal> {
+        match self.call(index)?.state {
+            CallState::Running { .. } => self.observe(index, tokens, actions),
+            _ => Err(Refusal::Call(index)),
+        }
+    }
+
+    pub(super) fn call_failed(
+        &mut self,
+        index: u16,
+        failure: CallFailure,
+        retry_after_ms: u32,
+        jitter: u16,
+        actions: &mut Actions<CALLS>,
+    ) -> Result<(), Refusal> {
+        self.retry_or_conclude(index, failure, retry_after_ms, jitter, actions)?;
+        self.advance(actions)
+    }
+
+    /// A worker died: every attempt under way may or may not have been performed.
+    pub(super) fn calls_lost(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        for index in 0..self.count() {
+            if matches!(self.call(index)?.state, CallState::Running { .. }) {
+                self.retry_or_conclude(index, CallFailure::Unknown, 0, 0, actions)?;
+            }
+        }
+        self.advance(actions)
+    }
+
+    fn retry_or_conclude(
+        &mut self,
+        index: u16,
+        failure: CallFailure,
+        retry_after_ms: u32,
+        jitter: u16,
+        actions: &mut Actions<CALLS>,
+    ) -> Result<(), Refusal> {
+        let (limits, now) = (self.limits, self.now);
+        let call = self.call(index)?;
+        let CallState::Running { attempt, since, doubt } = call.state else { return Err(Refusal::Call(index)) };
+        let CallKind::Tool { effect, key_ttl_ms, .. } = call.spec.kind else { return Err(Refusal::Call(index)) };
+        let doubt = (doubt || failure == CallFailure::Unknown) && effect != Effect::Read;
+        let until = retry::next_attempt_at(&limits, now, attempt, jitter, retry_after_ms);
+        let key_lives = until.saturating_sub(since) <= key_ttl_ms;
+        let may_repeat = match effect {
+            Effect::Read => true,
+            Effect::Idempotent => key_lives || !doubt,
+            Effect::Write => !doubt,
+        };
+        if failure != CallFailure::Forbidden && may_repeat && attempt < limits.tool_attempts {
+            call.state = CallState::BackingOff { attempt: attempt + 1, since, doubt, until };
+            return Ok(());
+        }
+        let outcome = match (doubt, failure) {
+            (true, _) => CallOutcome::Unknown,
+            (false, CallFailure::Forbidden) => CallOutcome::Forbidden,
+            (false, CallFailure::NotPerformed | CallFailure::Unknown) => CallOutcome::Failed,
+        };
+        self.conclude(index, outcome, actions)
+    }
+
+    /// Calls whose time has come.
+    pub(super) fn calls_due(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let now = self.now;
+        for index in 0..self.count() {
+            let call = self.call(index)?;
+            match call.state {
+                CallState::BackingOff { attempt, since, doubt, until } if until <= now => {
+                    call.state = CallState::Running { attempt, since, doubt };
+                    actions.push(Action::CallTool { call: index, attempt })?;
+                }
+                CallState::Waiting { until } if until != 0 && until <= now => {
+                    let timer = matches!(call.spec.kind, CallKind::Timer { .. });
+                    self.turns.clear();
+                    let outcome = if timer { CallOutcome::TimeReached } else { CallOutcome::TimedOut };
+                    self.conclude(index, outcome, actions)?;
+                }
+                _ => {}
+            }
+        }
+        self.advance(actions)
+    }
+
+    pub(super) fn signalled(&mut self, index: u16, tokens: u32, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let call = self.call(index)?;
+        match (call.spec.kind, call.state) {
+            (CallKind::Signal { .. }, CallState::Waiting { .. }) => self.observe_wait(index, tokens, actions),
+            _ => Err(Refusal::Call(index)),
+        }
+    }
+
+    pub(super) fn replied(&mut self, index: u16, tokens: u32, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let call = self.call(index)?;
+        match (call.spec.kind, call.state) {
+            (CallKind::Question { .. }, CallState::Waiting { .. }) => self.observe_wait(index, tokens, actions),
+            _ => Err(Refusal::Call(index)),
+        }
+    }
+
+    pub(super) fn approved(&mut self, index: u16, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let call = self.call(index)?;
+        if call.state != CallState::Approving {
+            return Err(Refusal::Call(index));
+        }
+        call.state = CallState::Queued;
+        self.advance(actions)
+    }
+
+    pub(super) fn denied(&mut self, index: u16, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        if self.call(index)?.state != CallState::Approving {
+            return Err(Refusal::Call(index));
+        }
+        self.conclude(index, CallOutcome::Denied, actions)?;
+        self.advance(actions)
+    }
+
+    fn observe_wait(&mut self, index: u16, tokens: u32, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        // The world moved on: calls made before are no repetition after.
+        self.turns.clear();
+        self.observe(index, tokens, actions)
+    }
+
+    fn observe(&mut self, index: u16, tokens: u32, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        self.call(index)?.state = CallState::Done;
+        self.context.grow(tokens);
+        self.advance(actions)
+    }
+
+    fn conclude(&mut self, index: u16, outcome: CallOutcome, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        self.call(index)?.state = CallState::Done;
+        self.context.grow(NOTICE_TOKENS);
+        Ok(actions.push(Action::Conclude { call: index, outcome })?)
+    }
+
+    fn call(&mut self, index: u16) -> Result<&mut Call, Refusal> {
+        self.calls.as_mut_slice().get_mut(usize::from(index)).ok_or(Refusal::Call(index))
+    }
+
+    fn count(&self) -> u16 {
+        u16::try_from(self.calls.len()).unwrap_or(u16::MAX)
+    }
+}
