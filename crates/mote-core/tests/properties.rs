@@ -99,8 +99,12 @@ fn sensible(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
         Phase::Reserving { .. } if dice.below(20) == 0 => Event::BudgetRefused,
         Phase::Reserving { .. } => Event::BudgetGranted,
         Phase::Thinking { .. } if dice.below(4) == 0 => Event::ModelFailed {
-            failure: [ModelFailure::Transient, ModelFailure::Transient, ModelFailure::ContextLength, ModelFailure::Rejected]
-                [dice.index(4)],
+            failure: [
+                ModelFailure::Transient,
+                ModelFailure::Transient,
+                ModelFailure::ContextLength,
+                ModelFailure::Rejected,
+            ][dice.index(4)],
             spend,
             retry_after_ms: dice.below(3_000),
             jitter: dice.below(1 << 16) as u16,

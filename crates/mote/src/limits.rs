@@ -18,7 +18,7 @@ pub const TOOL_REDIRECTS_MAX: usize = 5;
 /// Context units (messages, or turns with their results) that a run keeps: the core's `UNITS`.
 pub const CONTEXT_UNITS: usize = 128;
 /// Tool calls that one assistant message may carry: the core's `CALLS`.
-pub const CALLS_PER_TURN: usize = 32;
+pub const CALLS_PER_TURN: usize = 16;
 /// Commands that may wait for the store's writer; a full queue is overload (503).
 pub const STORE_QUEUE: usize = 8192;
 /// Commands that one group commit takes together.

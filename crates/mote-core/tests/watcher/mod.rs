@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mote_core::{Action, Actions, CallFailure, CallKind, CallState, Effect, Event, Phase, Run};
+use mote_core::{Action, Actions, CallFailure, CallKind, CallState, Effect, Event, Finish, Phase, Run};
 use proptest::prelude::*;
 
 #[derive(Default)]
@@ -55,12 +55,12 @@ impl Watcher {
     ) -> Result<(), TestCaseError> {
         match event {
             Event::BudgetGranted => self.reserved = true,
-            Event::ModelReplied { calls, .. } => {
+            Event::ModelReplied { calls, finish, .. } => {
                 prop_assert!(self.thinking, "a reply was taken that nobody asked for");
                 self.thinking = false;
                 let rejected = |kind| matches!(kind, CallKind::Rejected { .. });
-                self.results =
-                    (0..).zip(calls.as_slice()).map(|(i, spec)| (i, u32::from(rejected(spec.kind)))).collect();
+                let taken = if *finish == Finish::Calls { calls.as_slice() } else { &[] };
+                self.results = (0..).zip(taken).map(|(i, spec)| (i, u32::from(rejected(spec.kind)))).collect();
                 self.uncertain.clear();
                 self.last_attempt.clear();
             }
