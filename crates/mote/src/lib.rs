@@ -15,5 +15,6 @@ pub mod model;
 pub mod runner;
 pub mod store;
 pub mod telemetry;
+pub mod timestamp;
 pub mod tls;
 pub mod tools;

@@ -41,3 +41,5 @@ pub const STREAM_LAG: usize = 256;
 pub const CLAIMS_WITHOUT_PROGRESS_MAX: u32 = 5;
 /// TLS sessions remembered for resumption, for all outgoing connections together.
 pub const TLS_SESSIONS_KEPT: usize = 32;
+/// Largest secret (an environment variable is bounded by the system, a file by this), bytes.
+pub const SECRET_BYTES_MAX: u64 = 64 << 10;

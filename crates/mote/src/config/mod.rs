@@ -3,12 +3,16 @@
 //! Two types a concern: what the file says (`raw`) and what was validated (here). It does not open connections or read
 //! secrets' values; components do, when built.
 
+mod secret;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::tools::Effect;
+
+pub use secret::{Error as SecretError, SecretValue};
 
 /// A validated agent.
 #[derive(Debug, Clone)]
