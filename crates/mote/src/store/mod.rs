@@ -275,12 +275,15 @@ pub enum BudgetOp {
 pub enum StatusChange {
     /// Under way.
     Running,
-    /// Waiting; the lease is released and the task is claimable from `wake_at` or when mail arrives.
+    /// Waiting; the lease is released and the task is claimable from `wake_at`, or when it has unread mail that is newer
+    /// than `mail_seen`. Older unread mail (a signal that came before anybody waited for it) stays and wakes nobody.
     Waiting {
         /// When to wake at the latest.
         wake_at: Option<UnixMs>,
         /// What it waits for (JSON).
         waiting: String,
+        /// Newest mail row that this worker has read; 0 if none.
+        mail_seen: i64,
     },
     /// Terminal. The lease and any open reservation are released.
     Finished {
@@ -442,6 +445,12 @@ pub enum Error {
         name: &'static str,
         /// Its value.
         max: u64,
+    },
+    /// The first commit of a submission was refused by a shared budget; nothing was submitted.
+    #[error("budget {scope} is exhausted")]
+    Budget {
+        /// The line that refused.
+        scope: String,
     },
     /// No such row.
     #[error("{what} {id} does not exist")]
