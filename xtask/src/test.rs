@@ -1,0 +1,129 @@
+//! `cargo xtask test`: installs what the tests need, builds what they run, and runs them all.
+//!
+//! It starts no server itself: the tests that need one start it on a free port and stop it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{process, python, workspace};
+
+/// Targets without an operating system that the core has to build for.
+const BARE_TARGETS: [&str; 2] = ["riscv32imac-unknown-none-elf", "riscv32imc-unknown-none-elf"];
+/// Programs that tests run, with the Debian package that brings each.
+const PROGRAMS: [(&str, &str); 3] =
+    [("promtool", "prometheus"), ("prometheus", "prometheus"), ("python3", "python3-venv")];
+
+/// Options of `test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Runs only tests whose name contains this.
+    filter: Option<String>,
+    /// Takes what is installed as it is, and fails where something is missing.
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// Installs, builds, runs.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let root = workspace::root();
+    let target = workspace::Metadata::read()?.target_directory;
+    if !options.no_install {
+        install_programs(&root)?;
+        install_targets(&root)?;
+    }
+    let venv = python::venv(&target.join("test-venv"), "tests", !options.no_install)?;
+    let crash = build(&root, &target, "crash", &["--bin", "mote", "--features", "mote/crash-points"])?;
+    // Last, so that `target/debug/mote` is left without crash points.
+    let plain = build(&root, &target, "plain", &["--bins"])?;
+    for bare in BARE_TARGETS {
+        let arguments = ["build", "--package", "mote-core", "--package", "mote-wire", "--target", bare];
+        process::run(&mut process::cargo(&root, &arguments)).with_context(|| bare_advice(bare))?;
+    }
+    let mut tests = process::cargo(&root, &["test", "--workspace", "--no-fail-fast"]);
+    tests.env("MOTE_BIN", plain).env("MOTE_CRASH_BIN", crash).env("MOTE_TEST_VENV", venv);
+    // Requests to loopback must not go through a proxy that the surroundings may name.
+    tests.env("NO_PROXY", "127.0.0.1,localhost").args(options.filter.as_deref());
+    process::run(&mut tests)?;
+    println!("xtask: every test passed");
+    Ok(())
+}
+
+/// Builds `mote` with the features of the whole workspace, so that both variants and the tests share every dependency, and
+/// copies it to where the next build does not replace it.
+fn build(root: &Path, target: &Path, variant: &str, selection: &[&str]) -> Result<PathBuf> {
+    let mut arguments = vec!["build", "--workspace"];
+    arguments.extend(selection);
+    process::run(&mut process::cargo(root, &arguments))?;
+    let folder = target.join(variant);
+    std::fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    let (from, to) = (target.join("debug/mote"), folder.join("mote"));
+    // Renamed into place: another test run may be executing the earlier copy.
+    let fresh = folder.join(format!("mote.{}", std::process::id()));
+    std::fs::copy(&from, &fresh).with_context(|| format!("failed to copy {}", from.display()))?;
+    std::fs::rename(&fresh, &to).with_context(|| format!("failed to name {}", to.display()))?;
+    Ok(to)
+}
+
+/// Debian packages that are missing: installed as root, named otherwise.
+fn install_programs(root: &Path) -> Result<()> {
+    let mut missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(name, _)| !process::found(name)).map(|(_, package)| *package).collect();
+    if !python::can_make_venvs(root) {
+        missing.push("python3-venv");
+    }
+    missing.sort_unstable();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let line = missing.join(" ");
+    if !is_root(root) || !process::found("apt-get") {
+        bail!("failed to find what the tests run: install these packages, then run again: apt-get install {line}");
+    }
+    let arguments = [&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat();
+    let mut install = process::command(root, "apt-get", &arguments);
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    if process::run(&mut install).is_err() {
+        // The package lists may be old, or absent.
+        process::run(&mut process::command(root, "apt-get", &["update", "--quiet"]))?;
+        process::run(&mut install)?;
+    }
+    Ok(())
+}
+
+fn is_root(root: &Path) -> bool {
+    process::output(&mut process::command(root, "id", &["-u"])).is_ok_and(|id| id.trim() == "0")
+}
+
+/// The standard library for the bare targets, through rustup where it is.
+fn install_targets(root: &Path) -> Result<()> {
+    if !process::found("rustup") {
+        return Ok(());
+    }
+    let installed = process::output(&mut process::command(root, "rustup", &["target", "list", "--installed"]))?;
+    for bare in BARE_TARGETS.iter().filter(|bare| !installed.lines().any(|line| line == **bare)) {
+        process::run(&mut process::command(root, "rustup", &["target", "add", bare]))
+            .with_context(|| bare_advice(bare))?;
+    }
+    Ok(())
+}
+
+fn bare_advice(target: &str) -> String {
+    format!(
+        "failed to build for {target}: where `rustup target add {target}` does not work, Debian's own toolchain does: \
+         apt-get install rustc-web cargo-web rust-web-src lld, then RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
+         /usr/bin/cargo build -Zbuild-std=core -p mote-core -p mote-wire --target {target}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_for_a_bare_target_names_it_and_the_way_round() {
+        let advice = bare_advice(BARE_TARGETS[0]);
+        assert!(advice.contains(BARE_TARGETS[0]) && advice.contains("rustc-web"), "{advice}");
+    }
+}
