@@ -50,7 +50,7 @@ impl Budget {
         let affordable = money_left.checked_div(limits.price_output).unwrap_or(u64::MAX);
         let output_affordable = u64::from(output).min(tokens_left).min(affordable);
         let output_affordable = u32::try_from(output_affordable).unwrap_or(u32::MAX);
-        if output_affordable < output.min(crate::OUTPUT_TOKENS_MIN) {
+        if output_affordable < limits.output_min() {
             return None;
         }
         self.reserved_tokens = input.saturating_add(u64::from(output_affordable));

@@ -41,7 +41,7 @@ pub struct Limits {
     pub expires_at: Time,
     /// The model's context window.
     pub window: u32,
-    /// Of the window, kept free for the reply.
+    /// Of the window, kept free for the reply; [`OUTPUT_TOKENS_MIN`] or `output` are kept free if it is less.
     pub reserve: u32,
     /// Share of the usable window that trimming goes down to, percent.
     pub low_water: u8,
@@ -63,7 +63,17 @@ impl Limits {
     /// Tokens that units may take in one call.
     #[must_use]
     pub fn usable(&self) -> u32 {
-        self.window.saturating_sub(self.reserve).saturating_sub(self.fixed)
+        self.window.saturating_sub(self.headroom()).saturating_sub(self.fixed)
+    }
+
+    /// Tokens of the window that no input takes: the reserve, and never less than a useful reply.
+    pub(crate) fn headroom(&self) -> u32 {
+        self.reserve.max(self.output_min())
+    }
+
+    /// The smallest reply that a call is worth making for.
+    pub(crate) fn output_min(&self) -> u32 {
+        self.output.min(OUTPUT_TOKENS_MIN)
     }
 }
 

@@ -116,7 +116,8 @@ impl<'a> Reader<'a> {
             }
             number |= bits << shift;
             if byte < 0x80 {
-                return Ok(number);
+                // One number has one spelling: a last byte of nothing is not written.
+                return if byte == 0 && shift > 0 { Err(Malformed::Range("number")) } else { Ok(number) };
             }
         }
         Err(Malformed::Range("number"))

@@ -2,7 +2,7 @@
 //! attempts are the driver's; it reports them as failures.
 
 use super::{Call, CallState, Phase, Refusal, Run};
-use crate::{Action, Actions, CallFailure, CallKind, CallOutcome, Effect, NOTICE_TOKENS, Time, retry};
+use crate::{Action, Actions, CallFailure, CallKind, CallOutcome, CallSpec, Effect, NOTICE_TOKENS, Time, retry};
 
 impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     /// Whether nothing is under way but waits.
@@ -92,13 +92,12 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         let (limits, now) = (self.limits, self.now);
         let call = self.call(index)?;
         let CallState::Running { attempt, since, doubt } = call.state else { return Err(Refusal::Call(index)) };
-        let CallKind::Tool { effect, key_ttl_ms, .. } = call.spec.kind else { return Err(Refusal::Call(index)) };
+        let CallKind::Tool { effect, .. } = call.spec.kind else { return Err(Refusal::Call(index)) };
         let doubt = (doubt || failure == CallFailure::Unknown) && effect != Effect::Read;
         let until = retry::next_attempt_at(&limits, now, attempt, jitter, retry_after_ms);
-        let key_lives = until.saturating_sub(since) <= key_ttl_ms;
         let may_repeat = match effect {
             Effect::Read => true,
-            Effect::Idempotent => key_lives || !doubt,
+            Effect::Idempotent => !doubt || key_lives(&call.spec, since, until),
             Effect::Write => !doubt,
         };
         if failure != CallFailure::Forbidden && may_repeat && attempt < limits.tool_attempts {
@@ -119,6 +118,12 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         for index in 0..self.count() {
             let call = self.call(index)?;
             match call.state {
+                // The worker came later than the back-off asked: the backend may have forgotten the key by now.
+                CallState::BackingOff { since, doubt: true, until, .. }
+                    if until <= now && !key_lives(&call.spec, since, now) =>
+                {
+                    self.conclude(index, CallOutcome::Unknown, actions)?;
+                }
                 CallState::BackingOff { attempt, since, doubt, until } if until <= now => {
                     call.state = CallState::Running { attempt, since, doubt };
                     actions.push(Action::CallTool { call: index, attempt })?;
@@ -192,5 +197,15 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
 
     fn count(&self) -> u16 {
         u16::try_from(self.calls.len()).unwrap_or(u16::MAX)
+    }
+}
+
+/// Whether the backend still knows at `then` the key of a call whose first attempt began at `since`.
+fn key_lives(spec: &CallSpec, since: Time, then: Time) -> bool {
+    match spec.kind {
+        CallKind::Tool { key_ttl_ms, .. } => then.saturating_sub(since) <= key_ttl_ms,
+        CallKind::Rejected { .. } | CallKind::Signal { .. } | CallKind::Timer { .. } | CallKind::Question { .. } => {
+            false
+        }
     }
 }

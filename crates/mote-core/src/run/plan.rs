@@ -25,6 +25,9 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         let input = self.context.tokens().saturating_add(u64::from(self.limits.fixed));
         let room = u64::from(self.limits.window).saturating_sub(input);
         let output = self.limits.output.min(u32::try_from(room).unwrap_or(u32::MAX));
+        if output < self.limits.output_min() {
+            return self.finish(Outcome::Failed(Failure::ContextOverflow), actions);
+        }
         match self.budget.reserve(&self.limits, input, output) {
             Some(output) => {
                 self.phase = Phase::Reserving { attempt, output };
@@ -63,7 +66,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
                     return self.finish(Outcome::Failed(Failure::ContextOverflow), actions);
                 }
                 let held =
-                    [sent / 4 * 3, u64::from(self.limits.fixed), u64::from(self.limits.reserve)].iter().sum::<u64>();
+                    [sent / 4 * 3, u64::from(self.limits.fixed), u64::from(self.limits.headroom())].iter().sum::<u64>();
                 self.limits.window = self.limits.window.min(u32::try_from(held).unwrap_or(u32::MAX));
                 self.reserve(attempt + 1, actions)
             }

@@ -1,0 +1,263 @@
+//! The scenarios whose journals are checked in. Each is played anew by the test and compared with its file, so a change
+//! here, or of the core's behaviour, shows as a difference of bytes.
+
+use mote_core::{CallFailure, CallKind, Change, Effect, Event, Finish, Limits, ModelFailure, Spend};
+
+use crate::play::{
+    Play, SPEND, START, answer, answered, approved_tool, call_failed, keyed_tool, model_failed, replied, replied_with,
+    spec, tool,
+};
+
+/// The smallest run that fits every scenario.
+pub const UNITS: usize = 6;
+pub const CALLS: usize = 3;
+pub type Golden = Play<UNITS, CALLS>;
+
+pub struct Scenario {
+    /// Name of its file.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    pub play: fn() -> Golden,
+}
+
+#[rustfmt::skip]
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "plain_answer", about: "The model answers at once.", play: plain_answer },
+    Scenario { name: "parallel_tools", about: "Two tools at once and a rejected call, then the answer.", play: parallel_tools },
+    Scenario { name: "retries", about: "The model, then a tool, fail; both are tried again, not before Retry-After.", play: retries },
+    Scenario { name: "fallback", about: "An endpoint fails and another is there: no back-off.", play: fallback },
+    Scenario { name: "context_length", about: "The model finds the context too long: half of it is sent.", play: context_length },
+    Scenario { name: "crash_in_write", about: "A worker dies with a read, a keyed call and a write under way: the write's outcome is unknown.", play: crash_in_write },
+    Scenario { name: "key_forgotten", about: "A keyed call is not repeated once its backend may have forgotten the key.", play: key_forgotten },
+    Scenario { name: "crash_in_model_call", about: "A worker dies during a model call: it settles at its reservation and is made again.", play: crash_in_model_call },
+    Scenario { name: "approvals", about: "One call is approved, one is denied, one is forbidden by policy.", play: approvals },
+    Scenario { name: "waits", about: "A signal arrives, a timer ends, a question is answered, a signal does not come.", play: waits },
+    Scenario { name: "repaired_answer", about: "An answer fails its schema and is repaired.", play: repaired_answer },
+    Scenario { name: "trimming", about: "Forty turns in a small window, after units of an earlier turn: the oldest are folded.", play: trimming },
+    Scenario { name: "budget_exhausted", about: "A reply costs more than was reserved: recorded, and the run ends.", play: budget_exhausted },
+    Scenario { name: "budget_refused", about: "A shared budget refuses the reservation.", play: budget_refused },
+    Scenario { name: "repeated_calls", about: "The same calls come again and again.", play: repeated_calls },
+    Scenario { name: "cancelled", about: "A client cancels during a model call.", play: cancelled },
+    Scenario { name: "expired", about: "Wall time ends while the run waits for a person.", play: expired },
+    Scenario { name: "rebound_continue", about: "The capability set changed; the agent goes on.", play: rebound_continue },
+    Scenario { name: "rebound_fail", about: "The capability set changed; the agent's runs fail.", play: rebound_fail },
+    Scenario { name: "rebound_pending_call", about: "The tool of a pending call changed.", play: rebound_pending_call },
+];
+
+fn limits() -> Limits {
+    Limits {
+        units: UNITS as u16,
+        calls: CALLS as u16,
+        parallel: 2,
+        price_input: 3_000,
+        price_output: 15_000,
+        budget_tokens: 200_000,
+        budget_nano_usd: 500_000_000,
+        ..Limits::default()
+    }
+}
+
+fn read(digest: u64) -> mote_core::CallSpec {
+    tool(Effect::Read, digest)
+}
+
+fn finish(mut play: Golden) -> Golden {
+    play.take(Event::BudgetGranted);
+    play.wait(900).take(answer());
+    play
+}
+
+fn plain_answer() -> Golden {
+    finish(Golden::start(limits()))
+}
+
+fn parallel_tools() -> Golden {
+    let mut play = Golden::think(limits());
+    play.wait(1_200).take(replied(&[read(1), spec(CallKind::Rejected { tokens: 18 }, 2), read(3)]));
+    play.wait(80).take(answered(2));
+    play.wait(15).take(Event::CallAnswered { call: 0, tokens: 210, is_error: true });
+    finish(play)
+}
+
+fn retries() -> Golden {
+    let mut play = Golden::think(limits());
+    play.wait(30).take(Event::ModelFailed {
+        failure: ModelFailure::Transient,
+        spend: Spend::default(),
+        retry_after_ms: 7_000,
+        jitter: 40_000,
+        alternative: false,
+    });
+    play.wake();
+    play.take(Event::BudgetGranted);
+    play.wait(50).take(Event::ModelFailed {
+        failure: ModelFailure::Transient,
+        spend: Spend { input: 120, output: 3, nano_usd: 405_000 },
+        retry_after_ms: 0,
+        jitter: 65_535,
+        alternative: false,
+    });
+    play.wake();
+    play.turn(&[tool(Effect::Write, 1), read(2), read(3)]);
+    let failure = CallFailure::NotPerformed;
+    play.wait(20).take(Event::CallFailed { call: 0, failure, retry_after_ms: 2_500, jitter: 9 });
+    play.wait(20).take(Event::CallFailed { call: 1, failure, retry_after_ms: 0, jitter: 32_768 });
+    play.wake();
+    play.wait(5).take(answered(1));
+    play.wait(5).take(answered(2));
+    play.wake();
+    play.wait(5).take(answered(0));
+    finish(play)
+}
+
+fn fallback() -> Golden {
+    let mut play = Golden::think(limits());
+    play.wait(30).take(Event::ModelFailed {
+        failure: ModelFailure::Transient,
+        spend: Spend::default(),
+        retry_after_ms: 60_000,
+        jitter: 1,
+        alternative: true,
+    });
+    finish(play)
+}
+
+fn context_length() -> Golden {
+    let mut play = Golden::start(limits());
+    for digest in 0..5 {
+        play.turn(&[read(digest)]);
+        play.take(Event::CallAnswered { call: 0, tokens: 3_000, is_error: false });
+    }
+    play.take(Event::BudgetGranted);
+    play.take(model_failed(ModelFailure::ContextLength));
+    finish(play)
+}
+
+fn crash_in_write() -> Golden {
+    let mut play = Golden::think(Limits { parallel: 3, ..limits() });
+    play.take(replied(&[read(1), tool(Effect::Write, 2), keyed_tool(60_000)]));
+    play.wait(40_000).take(Event::Recovered);
+    play.wake();
+    play.wait(70).take(answered(0));
+    play.wait(70).take(answered(2));
+    finish(play)
+}
+
+fn key_forgotten() -> Golden {
+    let mut play = Golden::act(limits(), &[keyed_tool(60_000)]);
+    play.wait(200).take(call_failed(0, CallFailure::Unknown));
+    play.wait(3_600_000).take(Event::Recovered);
+    play.wake();
+    finish(play)
+}
+
+fn crash_in_model_call() -> Golden {
+    let mut play = Golden::think(limits());
+    play.wait(20_000).take(Event::Recovered);
+    play.take(Event::Recovered);
+    finish(play)
+}
+
+fn approvals() -> Golden {
+    let write = |digest| approved_tool(Effect::Write, digest);
+    let mut play = Golden::act(limits(), &[write(1), write(2), write(3)]);
+    play.wait(86_400_000).take(Event::Denied { call: 1 });
+    play.wait(86_400_000).take(Event::Approved { call: 2 });
+    play.wait(15).take(call_failed(2, CallFailure::Forbidden));
+    play.wait(3_600_000).take(Event::Approved { call: 0 });
+    play.wait(15).take(answered(0));
+    finish(play)
+}
+
+fn waits() -> Golden {
+    let soon = START + 60_000;
+    let signal = |until| spec(CallKind::Signal { name: 0x5157_a100, until }, 1);
+    let question = |until| spec(CallKind::Question { until }, 3);
+    let mut play = Golden::act(limits(), &[signal(0), spec(CallKind::Timer { at: soon }, 2), question(0)]);
+    play.wait(5_000).take(Event::Signalled { call: 0, tokens: 33 });
+    play.wake();
+    play.wait(5_000).take(Event::Replied { call: 2, tokens: 12 });
+    play.turn(&[signal(soon + 3_600_000), question(soon + 1_800_000)]);
+    play.wake();
+    play.wake();
+    finish(play)
+}
+
+fn repaired_answer() -> Golden {
+    let mut play = Golden::think(limits());
+    play.wait(700).take(replied_with(Finish::Invalid, SPEND, 95, &[]));
+    finish(play)
+}
+
+fn trimming() -> Golden {
+    let limits = Limits { window: 6_000, reserve: 500, fixed: 300, low_water: 60, steps: 50, ..limits() };
+    let mut play = Golden::open(limits);
+    for tokens in [900, 1_400, 250] {
+        play.take(Event::Loaded { tokens });
+    }
+    play.take(Event::Started { tokens: 640 });
+    for turn in 0_u32..40 {
+        play.turn(&[read(u64::from(turn))]);
+        play.wait(50).take(Event::CallAnswered { call: 0, tokens: 90 + turn * 37 % 1_700, is_error: false });
+    }
+    finish(play)
+}
+
+fn budget_exhausted() -> Golden {
+    let mut play = Golden::think(Limits { budget_tokens: 5_000, output: 1_000, ..limits() });
+    let spend = Spend { input: 4_600, output: 900, nano_usd: 27_300_000 };
+    play.wait(700).take(replied_with(Finish::Calls, spend, 900, &[read(1)]));
+    play
+}
+
+fn budget_refused() -> Golden {
+    let mut play = Golden::start(limits());
+    play.take(Event::BudgetRefused);
+    play
+}
+
+fn repeated_calls() -> Golden {
+    let mut play = Golden::start(Limits { repeats: 2, ..limits() });
+    for _ in 0..2 {
+        play.turn(&[read(1), read(2)]);
+        play.wait(10).take(answered(0));
+        play.wait(10).take(answered(1));
+    }
+    play.turn(&[read(1), read(2)]);
+    play
+}
+
+fn cancelled() -> Golden {
+    let mut play = Golden::think(limits());
+    play.wait(450).take(Event::Cancelled { spend: Spend { input: 120, output: 11, nano_usd: 525_000 } });
+    play
+}
+
+fn expired() -> Golden {
+    let mut play =
+        Golden::act(Limits { expires_at: START + 2_592_000_000, ..limits() }, &[approved_tool(Effect::Write, 1)]);
+    play.wake();
+    play
+}
+
+fn rebound(change: Change) -> Golden {
+    let mut play = Golden::act(limits(), &[read(1), tool(Effect::Write, 2)]);
+    play.take(answered(0));
+    play.wait(30_000).take(Event::Rebound { digest: [0x5a; 32], change });
+    play
+}
+
+fn rebound_continue() -> Golden {
+    let mut play = rebound(Change::Continue);
+    play.take(Event::Recovered);
+    finish(play)
+}
+
+fn rebound_fail() -> Golden {
+    rebound(Change::Fail)
+}
+
+fn rebound_pending_call() -> Golden {
+    rebound(Change::PendingCall)
+}
