@@ -1,0 +1,155 @@
+//! Decodes the events of Anthropic's Messages stream (API version 2023-06-01).
+//!
+//! Events: `message_start`, `content_block_start | _delta | _stop`, `message_delta`, `message_stop`, `ping`, `error`.
+//! Unknown events, blocks and deltas are passed over. It does not check that events come in order.
+
+use crate::Error;
+use crate::delta::{Delta, Finish, Usage};
+use crate::fault::Fault;
+use crate::json::{Text, Value};
+
+/// The decoder of one reply: it holds the tokens counted so far.
+///
+/// Anthropic leaves cached tokens out of `input_tokens`; the [`Usage`] that comes out has them in. Counts in
+/// `message_delta` are cumulative and replace those of `message_start`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Decoder {
+    uncached: u64,
+    cache_read: u64,
+    cache_write: u64,
+    output: u64,
+    reasoning: u64,
+}
+
+impl Decoder {
+    /// Decodes one event; its deltas go to `sink` in order.
+    ///
+    /// # Errors
+    /// When the data is not JSON, or a known field has a type that the format does not have.
+    pub fn event<'a>(&mut self, name: &str, data: &'a str, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
+        let event = Value::parse(data)?;
+        let [kind, index, block, delta, message, usage] =
+            event.fields(["type", "index", "content_block", "delta", "message", "usage"])?;
+        let kind = kind.map_or(Ok(Text::plain("")), |value| value.text())?;
+        let is = |wanted: &str| kind.is(wanted) || (kind.is_empty() && name == wanted);
+        // Read only where it means something: an unknown event may hold anything.
+        let index = || index.map_or(Ok(0), |value| value.number()).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        if is("content_block_delta") {
+            if let Some(delta) = delta {
+                block_delta(index()?, &delta, sink)?;
+            }
+        } else if is("content_block_start") {
+            if let Some(block) = block {
+                block_start(index()?, &block, sink)?;
+            }
+        } else if is("message_start") {
+            if let Some(message) = message {
+                let [usage] = message.fields(["usage"])?;
+                self.usage(usage, sink)?;
+            }
+        } else if is("message_delta") {
+            self.usage(usage, sink)?;
+            if let Some(delta) = delta {
+                let [reason] = delta.fields(["stop_reason"])?;
+                if let Some(reason) = reason {
+                    sink(Delta::Finish(finish(reason.text()?)));
+                }
+            }
+        } else if is("message_stop") {
+            sink(Delta::Done);
+        } else if is("error") {
+            sink(Delta::Fault(Fault::read(&event)));
+        }
+        Ok(())
+    }
+
+    fn usage<'a>(&mut self, usage: Option<Value<'a>>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
+        let Some(usage) = usage else { return Ok(()) };
+        let [uncached, read, write, output, details] = usage.fields([
+            "input_tokens",
+            "cache_read_input_tokens",
+            "cache_creation_input_tokens",
+            "output_tokens",
+            "output_tokens_details",
+        ])?;
+        let [reasoning] = details.map_or(Ok([None]), |details| details.fields(["thinking_tokens"]))?;
+        let slots = [
+            (&mut self.uncached, uncached),
+            (&mut self.cache_read, read),
+            (&mut self.cache_write, write),
+            (&mut self.output, output),
+            (&mut self.reasoning, reasoning),
+        ];
+        for (slot, value) in slots {
+            if let Some(value) = value {
+                *slot = value.number()?;
+            }
+        }
+        sink(Delta::Usage(Usage {
+            input: self.uncached.saturating_add(self.cache_read).saturating_add(self.cache_write),
+            cache_read: self.cache_read,
+            cache_write: self.cache_write,
+            output: self.output,
+            reasoning: self.reasoning,
+        }));
+        Ok(())
+    }
+}
+
+fn block_start<'a>(index: u32, block: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
+    let [kind, text, thinking, signature, data, id, name, input] =
+        block.fields(["type", "text", "thinking", "signature", "data", "id", "name", "input"])?;
+    let string = |value: Option<Value<'a>>| value.map(|value| value.text()).transpose();
+    let kind = string(kind)?.unwrap_or(Text::plain(""));
+    if kind.is("text") {
+        if let Some(text) = string(text)?.filter(|text| !text.is_empty()) {
+            sink(Delta::Text { index, text });
+        }
+    } else if kind.is("thinking") {
+        sink(Delta::Reasoning { index, text: string(thinking)?.unwrap_or(Text::plain("")) });
+        if let Some(text) = string(signature)?.filter(|text| !text.is_empty()) {
+            sink(Delta::Signature { index, text });
+        }
+    } else if kind.is("redacted_thinking") {
+        if let Some(data) = string(data)? {
+            sink(Delta::Redacted { index, data });
+        }
+    } else if kind.is("tool_use") {
+        sink(Delta::Call { index, id: string(id)?, name: string(name)? });
+        // The input streams in as `input_json_delta`; a compatible server may give it whole at once.
+        let whole = input.map(|input| input.raw()).filter(|raw| raw.bytes().any(|b| !b"{} \t\r\n".contains(&b)));
+        if let Some(whole) = whole {
+            sink(Delta::Arguments { index, text: Text::plain(whole) });
+        }
+    }
+    Ok(())
+}
+
+fn block_delta<'a>(index: u32, delta: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
+    let [kind, text, thinking, signature, json] =
+        delta.fields(["type", "text", "thinking", "signature", "partial_json"])?;
+    let kind = kind.map_or(Ok(Text::plain("")), |value| value.text())?;
+    let string = |value: Option<Value<'a>>| value.map_or(Ok(Text::plain("")), |value| value.text());
+    if kind.is("text_delta") {
+        sink(Delta::Text { index, text: string(text)? });
+    } else if kind.is("input_json_delta") {
+        sink(Delta::Arguments { index, text: string(json)? });
+    } else if kind.is("thinking_delta") {
+        sink(Delta::Reasoning { index, text: string(thinking)? });
+    } else if kind.is("signature_delta") {
+        sink(Delta::Signature { index, text: string(signature)? });
+    }
+    Ok(())
+}
+
+fn finish(reason: Text<'_>) -> Finish {
+    let known = [
+        ("end_turn", Finish::Stop),
+        ("stop_sequence", Finish::Stop),
+        ("tool_use", Finish::ToolCalls),
+        ("max_tokens", Finish::Length),
+        ("model_context_window_exceeded", Finish::Length),
+        ("refusal", Finish::ContentFilter),
+    ];
+    known.into_iter().find_map(|(name, finish)| reason.is(name).then_some(finish)).unwrap_or(Finish::Other)
+}

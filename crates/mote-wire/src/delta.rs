@@ -1,0 +1,95 @@
+//! What a provider's stream says, in one form for every wire format: pieces of one reply, borrowed from the event that
+//! brought them.
+//!
+//! It does not gather pieces into a message; that takes memory, which the driver has.
+
+use crate::fault::Fault;
+use crate::json::Text;
+
+/// Tokens so far, normalised: `input` counts everything that was read, cached or not (uncached + cache read + cache
+/// write). Each one that comes replaces the one before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All input tokens.
+    pub input: u64,
+    /// Of these, read from the provider's cache.
+    pub cache_read: u64,
+    /// Of these, written to the provider's cache.
+    pub cache_write: u64,
+    /// Output tokens, reasoning included.
+    pub output: u64,
+    /// Of these, reasoning, where the provider tells.
+    pub reasoning: u64,
+}
+
+/// Why the model stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// It had said what it had to say.
+    Stop,
+    /// It calls tools.
+    ToolCalls,
+    /// It reached the output limit or filled the context.
+    Length,
+    /// The provider withheld the reply.
+    ContentFilter,
+    /// A reason that this version does not know.
+    Other,
+}
+
+/// A piece of a reply. Pieces of one block carry the same `index`; blocks stand in the order in which they began.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Delta<'a> {
+    /// More text.
+    Text {
+        /// The block.
+        index: u32,
+        /// The piece.
+        text: Text<'a>,
+    },
+    /// More reasoning, perhaps empty: a block that says nothing readable still begins.
+    Reasoning {
+        /// The block. In the OpenAI format, which field it came in ([`crate::openai::REASONING_FIELDS`]).
+        index: u32,
+        /// The piece.
+        text: Text<'a>,
+    },
+    /// More of the signature of a reasoning block (Anthropic).
+    Signature {
+        /// The block.
+        index: u32,
+        /// The piece.
+        text: Text<'a>,
+    },
+    /// A reasoning block that is encrypted as a whole (Anthropic `redacted_thinking`).
+    Redacted {
+        /// The block.
+        index: u32,
+        /// The block's data.
+        data: Text<'a>,
+    },
+    /// A tool call began, or its id or name became known.
+    Call {
+        /// The call.
+        index: u32,
+        /// The provider's id; some servers give none.
+        id: Option<Text<'a>>,
+        /// The tool's name.
+        name: Option<Text<'a>>,
+    },
+    /// More of a call's arguments: a fragment of JSON text.
+    Arguments {
+        /// The call.
+        index: u32,
+        /// The piece.
+        text: Text<'a>,
+    },
+    /// Tokens so far.
+    Usage(Usage),
+    /// Why the model stopped; usage may follow.
+    Finish(Finish),
+    /// The reply is whole: nothing follows.
+    Done,
+    /// The provider gave up.
+    Fault(Fault<'a>),
+}

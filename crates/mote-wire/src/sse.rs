@@ -1,0 +1,408 @@
+//! Server-sent events out of a byte stream cut anywhere (WHATWG HTML, "Server-sent events", parsing rules).
+//!
+//! Only the data of one event is held, in memory that the caller gives; comments and unknown fields of any length cost
+//! nothing. It does not reconnect and does not read what the data says.
+
+use core::fmt;
+
+/// Longest event name or event id that is kept, bytes.
+pub const FIELD_BYTES_MAX: usize = 64;
+
+/// Where the data of one event is gathered.
+pub trait Buffer {
+    /// Appends; on refusal nothing was appended.
+    ///
+    /// # Errors
+    /// [`Full`] when the bytes do not fit.
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Full>;
+    /// What was appended since the last [`Buffer::clear`].
+    fn bytes(&self) -> &[u8];
+    /// Forgets everything.
+    fn clear(&mut self);
+}
+
+/// A buffer's capacity, bytes: the event did not fit into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full(pub usize);
+
+/// A [`Buffer`] over a slice.
+#[derive(Debug)]
+pub struct Fixed<'b> {
+    slice: &'b mut [u8],
+    len: usize,
+}
+
+impl<'b> Fixed<'b> {
+    /// A buffer of the slice's length.
+    #[must_use]
+    pub fn new(slice: &'b mut [u8]) -> Self {
+        Self { slice, len: 0 }
+    }
+}
+
+impl Buffer for Fixed<'_> {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        let capacity = self.slice.len();
+        let end = self.len.checked_add(bytes.len()).ok_or(Full(capacity))?;
+        let room = self.slice.get_mut(self.len..end).ok_or(Full(capacity))?;
+        room.copy_from_slice(bytes);
+        self.len = end;
+        Ok(())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.slice.get(..self.len).unwrap_or_default()
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+    }
+}
+
+/// One event, borrowed from the framer until its next call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// The event's name; empty where the stream gives none (the specification's `message`).
+    pub name: &'a str,
+    /// Its data lines, joined by line feeds.
+    pub data: &'a str,
+    /// The last id that the stream gave, with this event or before it; empty if none.
+    pub id: &'a str,
+    /// Reconnection time, milliseconds, if the stream gave one since the last event.
+    pub retry_ms: Option<u32>,
+}
+
+/// Why the stream cannot be framed any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Error {
+    /// An event's data is longer than the buffer.
+    EventTooLong {
+        /// The buffer's capacity, bytes.
+        limit: usize,
+    },
+    /// An event's name or id is longer than [`FIELD_BYTES_MAX`].
+    FieldTooLong {
+        /// `event` or `id`.
+        field: &'static str,
+    },
+    /// A name, an id or the data is not UTF-8.
+    NotUtf8,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EventTooLong { limit } => write!(f, "an event is longer than {limit} bytes"),
+            Self::FieldTooLong { field } => write!(f, "field {field} is longer than {FIELD_BYTES_MAX} bytes"),
+            Self::NotUtf8 => f.write_str("the stream is not UTF-8"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// The fields that mean something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Data,
+    Event,
+    Id,
+    Retry,
+    /// A comment or a field that nobody knows.
+    Ignored,
+}
+
+/// Where in a line the framer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the field's name.
+    Name,
+    /// Just after the colon: one space is dropped.
+    Colon(Field),
+    /// In the value.
+    Value(Field),
+}
+
+/// A short text of bounded length.
+#[derive(Debug, Clone, Copy)]
+struct Short {
+    bytes: [u8; FIELD_BYTES_MAX],
+    len: usize,
+}
+
+impl Short {
+    const EMPTY: Self = Self { bytes: [0; FIELD_BYTES_MAX], len: 0 };
+
+    fn push(&mut self, bytes: &[u8]) -> bool {
+        let end = self.len.saturating_add(bytes.len());
+        match self.bytes.get_mut(self.len..end) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.len = end;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// The longest known field name is `event` and `retry`: 5 bytes.
+const NAME_BYTES_MAX: usize = 5;
+/// A name that is longer than any known one.
+const NAME_UNKNOWN: usize = NAME_BYTES_MAX + 1;
+const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
+/// Frames one stream.
+#[derive(Debug)]
+pub struct Framer<B> {
+    buffer: B,
+    place: Place,
+    field_name: [u8; NAME_BYTES_MAX],
+    field_name_len: usize,
+    /// Bytes of the byte-order mark seen; 3 or more once the stream's beginning is past.
+    bom: usize,
+    /// The last byte was a carriage return: a line feed that follows belongs to it.
+    after_cr: bool,
+    has_data: bool,
+    event: Short,
+    id: Short,
+    id_next: Short,
+    id_has_nul: bool,
+    retry: Option<u32>,
+    retry_next: Option<u32>,
+    retry_has_digits: bool,
+    /// An event was handed out; the next call starts afresh.
+    dispatched: bool,
+    /// The line so far is empty.
+    line_empty: bool,
+}
+
+impl<B: Buffer> Framer<B> {
+    /// A framer at the beginning of a stream.
+    #[must_use]
+    pub fn new(buffer: B) -> Self {
+        Self {
+            buffer,
+            place: Place::Name,
+            field_name: [0; NAME_BYTES_MAX],
+            field_name_len: 0,
+            bom: 0,
+            after_cr: false,
+            has_data: false,
+            event: Short::EMPTY,
+            id: Short::EMPTY,
+            id_next: Short::EMPTY,
+            id_has_nul: false,
+            retry: None,
+            retry_next: None,
+            retry_has_digits: false,
+            dispatched: false,
+            line_empty: true,
+        }
+    }
+
+    /// Takes bytes off `input` until an event is complete, or until all is taken and more is needed (`None`).
+    ///
+    /// # Errors
+    /// See [`Error`]. The stream is lost then: make a new framer for a new one.
+    pub fn next<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<Event<'a>>, Error> {
+        if self.dispatched {
+            self.dispatched = false;
+            self.reset_event();
+        }
+        while let Some((&byte, rest)) = input.split_first() {
+            if self.after_cr {
+                self.after_cr = false;
+                if byte == b'\n' {
+                    *input = rest;
+                    continue;
+                }
+            }
+            if self.bom < BOM.len() && self.at_bom(byte) {
+                *input = rest;
+                continue;
+            }
+            if byte == b'\n' || byte == b'\r' {
+                *input = rest;
+                self.after_cr = byte == b'\r';
+                if self.end_of_line()? {
+                    self.dispatched = true;
+                    return self.event().map(Some);
+                }
+                continue;
+            }
+            self.line_empty = false;
+            *input = self.take(input)?;
+        }
+        Ok(None)
+    }
+
+    /// Whether bytes of an event that never ended are held: a stream that ends here was cut.
+    #[must_use]
+    pub fn is_mid_event(&self) -> bool {
+        !self.dispatched && (self.has_data || !self.line_empty)
+    }
+
+    fn reset_event(&mut self) {
+        self.buffer.clear();
+        self.has_data = false;
+        self.event = Short::EMPTY;
+        self.retry = None;
+    }
+
+    /// Whether the byte was one of the mark at the stream's beginning.
+    fn at_bom(&mut self, byte: u8) -> bool {
+        if BOM.get(self.bom) == Some(&byte) {
+            self.bom += 1;
+            return true;
+        }
+        if self.bom > 0 {
+            // Not a mark after all: no known field begins with these bytes.
+            self.field_name_len = NAME_UNKNOWN;
+            self.line_empty = false;
+        }
+        self.bom = BOM.len();
+        false
+    }
+
+    /// Takes bytes of one line, never its end; returns what is left.
+    fn take<'i>(&mut self, input: &'i [u8]) -> Result<&'i [u8], Error> {
+        match self.place {
+            Place::Name => Ok(self.take_name(input)),
+            Place::Colon(field) => {
+                self.place = Place::Value(field);
+                self.begin_value(field)?;
+                Ok(input.strip_prefix(b" ").unwrap_or(input))
+            }
+            Place::Value(field) => {
+                let end = input.iter().position(|&b| b == b'\n' || b == b'\r').unwrap_or(input.len());
+                let (value, rest) = input.split_at_checked(end).unwrap_or((input, &[]));
+                self.value(field, value)?;
+                Ok(rest)
+            }
+        }
+    }
+
+    fn take_name<'i>(&mut self, input: &'i [u8]) -> &'i [u8] {
+        let Some((&byte, rest)) = input.split_first() else { return input };
+        if byte == b':' {
+            self.place = Place::Colon(self.field());
+        } else if let Some(slot) = self.field_name.get_mut(self.field_name_len) {
+            *slot = byte;
+            self.field_name_len += 1;
+        } else {
+            self.field_name_len = NAME_UNKNOWN;
+        }
+        rest
+    }
+
+    fn field(&self) -> Field {
+        match self.field_name.get(..self.field_name_len) {
+            Some(b"data") => Field::Data,
+            Some(b"event") => Field::Event,
+            Some(b"id") => Field::Id,
+            Some(b"retry") => Field::Retry,
+            _ => Field::Ignored,
+        }
+    }
+
+    /// A value begins: what its field held before gives way (or, for data, gets another line).
+    fn begin_value(&mut self, field: Field) -> Result<(), Error> {
+        match field {
+            Field::Data => {
+                if self.has_data {
+                    self.push_data(b"\n")?;
+                }
+                self.has_data = true;
+            }
+            Field::Event => self.event = Short::EMPTY,
+            Field::Id => {
+                self.id_next = Short::EMPTY;
+                self.id_has_nul = false;
+            }
+            Field::Retry => {
+                self.retry_next = Some(0);
+                self.retry_has_digits = false;
+            }
+            Field::Ignored => {}
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, field: Field, value: &[u8]) -> Result<(), Error> {
+        match field {
+            Field::Data => self.push_data(value),
+            Field::Event if self.event.push(value) => Ok(()),
+            Field::Event => Err(Error::FieldTooLong { field: "event" }),
+            Field::Id => {
+                self.id_has_nul |= value.contains(&0);
+                if self.id_next.push(value) { Ok(()) } else { Err(Error::FieldTooLong { field: "id" }) }
+            }
+            Field::Retry => {
+                for byte in value {
+                    self.retry_has_digits = true;
+                    let digit = byte.is_ascii_digit().then(|| u32::from(byte - b'0'));
+                    self.retry_next = self
+                        .retry_next
+                        .zip(digit)
+                        .and_then(|(so_far, digit)| so_far.checked_mul(10).and_then(|tens| tens.checked_add(digit)));
+                }
+                Ok(())
+            }
+            Field::Ignored => Ok(()),
+        }
+    }
+
+    fn push_data(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.buffer.push(bytes).map_err(|Full(limit)| Error::EventTooLong { limit })
+    }
+
+    /// Ends the line; whether an event is complete.
+    fn end_of_line(&mut self) -> Result<bool, Error> {
+        if self.line_empty {
+            if self.has_data {
+                return Ok(true);
+            }
+            // Nothing to say: the specification forgets the event's name too.
+            self.event = Short::EMPTY;
+            return Ok(false);
+        }
+        let field = match self.place {
+            Place::Value(field) => field,
+            // `data` without a colon, or `data:` without a value: the value is empty.
+            Place::Colon(field) => {
+                self.begin_value(field)?;
+                field
+            }
+            Place::Name => {
+                let field = self.field();
+                self.begin_value(field)?;
+                field
+            }
+        };
+        match field {
+            Field::Id if !self.id_has_nul => self.id = self.id_next,
+            // `retry` without digits, or with anything else, is no number and is ignored.
+            Field::Retry if self.retry_has_digits => self.retry = self.retry_next.or(self.retry),
+            _ => {}
+        }
+        self.place = Place::Name;
+        self.field_name_len = 0;
+        self.line_empty = true;
+        Ok(false)
+    }
+
+    fn event(&self) -> Result<Event<'_>, Error> {
+        let text = |bytes| core::str::from_utf8(bytes).map_err(|_| Error::NotUtf8);
+        Ok(Event {
+            name: text(self.event.bytes())?,
+            data: text(self.buffer.bytes())?,
+            id: text(self.id.bytes())?,
+            retry_ms: self.retry,
+        })
+    }
+}

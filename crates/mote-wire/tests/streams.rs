@@ -1,0 +1,323 @@
+//! Whole streams of both providers, decoded: what comes out, however the bytes are cut.
+
+use mote_wire::delta::{Delta, Finish, Usage};
+use mote_wire::fault::{Class, Fault, class_of_status};
+use mote_wire::sse::{Fixed, Framer};
+use mote_wire::{Error, anthropic, openai};
+use proptest::prelude::*;
+
+/// One line a delta, for comparison.
+fn show(delta: Delta<'_>) -> String {
+    match delta {
+        Delta::Text { index, text } => format!("text {index} {text}"),
+        Delta::Reasoning { index, text } => format!("reasoning {index} {text}"),
+        Delta::Signature { index, text } => format!("signature {index} {text}"),
+        Delta::Redacted { index, data } => format!("redacted {index} {data}"),
+        Delta::Call { index, id, name } => {
+            let text = |t: Option<mote_wire::json::Text<'_>>| t.map_or("-".to_owned(), |t| t.to_string());
+            format!("call {index} {} {}", text(id), text(name))
+        }
+        Delta::Arguments { index, text } => format!("arguments {index} {text}"),
+        Delta::Usage(Usage { input, cache_read, cache_write, output, reasoning }) => {
+            format!("usage in {input} read {cache_read} write {cache_write} out {output} reasoning {reasoning}")
+        }
+        Delta::Finish(finish) => format!("finish {finish:?}"),
+        Delta::Done => "done".to_owned(),
+        Delta::Fault(fault) => format!("fault {:?}", fault.class_in_stream()),
+    }
+}
+
+#[derive(Default)]
+struct Both {
+    anthropic: anthropic::Decoder,
+    openai: openai::Decoder,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Wire {
+    Anthropic,
+    OpenAi,
+}
+
+impl Both {
+    fn event(&mut self, wire: Wire, name: &str, data: &str) -> Result<Vec<String>, Error> {
+        let mut seen = Vec::new();
+        let mut sink = |delta: Delta<'_>| seen.push(show(delta));
+        match wire {
+            Wire::Anthropic => self.anthropic.event(name, data, &mut sink)?,
+            Wire::OpenAi => self.openai.event(name, data, &mut sink)?,
+        }
+        Ok(seen)
+    }
+}
+
+fn decode<'c>(wire: Wire, chunks: impl IntoIterator<Item = &'c [u8]>) -> Vec<String> {
+    let mut memory = [0; 4096];
+    let mut framer = Framer::new(Fixed::new(&mut memory));
+    let mut decoder = Both::default();
+    let mut seen = Vec::new();
+    for mut chunk in chunks {
+        while let Some(event) = framer.next(&mut chunk).unwrap() {
+            seen.extend(decoder.event(wire, event.name, event.data).unwrap());
+        }
+    }
+    seen
+}
+
+const ANTHROPIC: &str = r#"event: message_start
+data: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","content":[],"model":"m","stop_reason":null,"usage":{"input_tokens":10,"cache_creation_input_tokens":200,"cache_read_input_tokens":3000,"output_tokens":1}}}
+
+event: content_block_start
+data: {"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}
+
+event: ping
+data: {"type": "ping"}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"Let me\nsee"}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"EqQB"}}
+
+event: content_block_stop
+data: {"type":"content_block_stop","index":0}
+
+event: content_block_start
+data: {"type":"content_block_start","index":1,"content_block":{"type":"redacted_thinking","data":"b3BhcXVl"}}
+
+event: content_block_start
+data: {"type":"content_block_start","index":2,"content_block":{"type":"text","text":""}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":2,"delta":{"type":"text_delta","text":"Looking “it” up 😀"}}
+
+event: content_block_start
+data: {"type":"content_block_start","index":3,"content_block":{"type":"tool_use","id":"toolu_1","name":"get_ticket","input":{}}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":3,"delta":{"type":"input_json_delta","partial_json":""}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":3,"delta":{"type":"input_json_delta","partial_json":"{\"id\": \"T-1"}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":3,"delta":{"type":"input_json_delta","partial_json":"7\"}"}}
+
+event: something_new
+data: {"type":"something_new","index":{"not":"a number"}}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},"usage":{"output_tokens":89,"input_tokens":null}}
+
+event: message_stop
+data: {"type":"message_stop"}
+
+"#;
+
+const ANTHROPIC_DELTAS: [&str; 13] = [
+    "usage in 3210 read 3000 write 200 out 1 reasoning 0",
+    "reasoning 0 ",
+    "reasoning 0 Let me\nsee",
+    "signature 0 EqQB",
+    "redacted 1 b3BhcXVl",
+    "text 2 Looking “it” up 😀",
+    "call 3 toolu_1 get_ticket",
+    "arguments 3 ",
+    "arguments 3 {\"id\": \"T-1",
+    "arguments 3 7\"}",
+    "usage in 3210 read 3000 write 200 out 89 reasoning 0",
+    "finish ToolCalls",
+    "done",
+];
+
+const OPENAI: &str = r#"data: {"id":"c1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":null,"tool_calls":null},"finish_reason":null}],"usage":null}
+
+data: {"choices":[{"index":0,"delta":{"reasoning_content":"Hm","reasoning":"Hm"},"finish_reason":null}]}
+
+data: {"choices":[{"index":0,"delta":{"reasoning":" well"}}]}
+
+data: {"choices":[{"index":0,"delta":{"content":"Looking\u0020up"}},{"index":1,"delta":{"content":"another choice"}}]}
+
+data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"call_a","type":"function","function":{"name":"get_ticket","arguments":""}}]}}]}
+
+data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"id\":"}},{"index":1,"function":{"arguments":"{}","name":"list"},"id":"call_b"}]}}]}
+
+data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}}]}
+
+data: {"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}
+
+data: {"choices":[],"usage":{"prompt_tokens":100,"completion_tokens":20,"total_tokens":120,"prompt_tokens_details":{"cached_tokens":64,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":7}}}
+
+data: [DONE]
+
+"#;
+
+const OPENAI_DELTAS: [&str; 11] = [
+    "reasoning 0 Hm",
+    "reasoning 1  well",
+    "text 0 Looking up",
+    "call 0 call_a get_ticket",
+    "arguments 0 {\"id\":",
+    "call 1 call_b list",
+    "arguments 1 {}",
+    "arguments 0 1}",
+    "finish ToolCalls",
+    "usage in 100 read 64 write 0 out 20 reasoning 7",
+    "done",
+];
+
+#[test]
+fn an_anthropic_stream_is_decoded() {
+    assert_eq!(decode(Wire::Anthropic, [ANTHROPIC.as_bytes()]), ANTHROPIC_DELTAS);
+}
+
+#[test]
+fn an_openai_stream_is_decoded() {
+    assert_eq!(decode(Wire::OpenAi, [OPENAI.as_bytes()]), OPENAI_DELTAS);
+}
+
+#[test]
+fn every_split_of_a_stream_in_two_gives_the_same() {
+    for (wire, stream, deltas) in
+        [(Wire::Anthropic, ANTHROPIC, &ANTHROPIC_DELTAS[..]), (Wire::OpenAi, OPENAI, &OPENAI_DELTAS[..])]
+    {
+        let stream = stream.replace('\n', "\r\n");
+        for cut in 0..stream.len() {
+            let (head, tail) = stream.as_bytes().split_at(cut);
+            assert_eq!(decode(wire, [head, tail]), deltas, "{wire:?} cut at {cut}");
+        }
+    }
+}
+
+fn one(wire: Wire, data: &str) -> Result<Vec<String>, Error> {
+    Both::default().event(wire, "", data)
+}
+
+#[test]
+fn stop_reasons_are_mapped() {
+    for (reason, finish) in [
+        ("end_turn", Finish::Stop),
+        ("stop_sequence", Finish::Stop),
+        ("max_tokens", Finish::Length),
+        ("model_context_window_exceeded", Finish::Length),
+        ("refusal", Finish::ContentFilter),
+        ("pause_turn", Finish::Other),
+    ] {
+        let data = format!(r#"{{"type":"message_delta","delta":{{"stop_reason":"{reason}"}}}}"#);
+        assert_eq!(one(Wire::Anthropic, &data).unwrap(), [format!("finish {finish:?}")]);
+    }
+    for (reason, finish) in [
+        ("stop", Finish::Stop),
+        ("length", Finish::Length),
+        ("content_filter", Finish::ContentFilter),
+        ("function_call", Finish::ToolCalls),
+        ("novel", Finish::Other),
+    ] {
+        let data = format!(r#"{{"choices":[{{"delta":{{}},"finish_reason":"{reason}"}}]}}"#);
+        assert_eq!(one(Wire::OpenAi, &data).unwrap(), [format!("finish {finish:?}")]);
+    }
+}
+
+#[test]
+fn compatible_servers_quirks_are_understood() {
+    let no_index = r#"{"choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"x","arguments":"{}"}},{"id":"b","function":{"name":"y","arguments":{"k": [1]}}}]}}]}"#;
+    assert_eq!(
+        one(Wire::OpenAi, no_index).unwrap(),
+        ["call 0 a x", "arguments 0 {}", "call 1 b y", "arguments 1 {\"k\": [1]}"]
+    );
+    let deepseek = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":1,"prompt_cache_hit_tokens":4}}"#;
+    assert_eq!(one(Wire::OpenAi, deepseek).unwrap(), ["usage in 9 read 4 write 0 out 1 reasoning 0"]);
+    let refusal = r#"{"choices":[{"delta":{"refusal":"I cannot"}}]}"#;
+    assert_eq!(one(Wire::OpenAi, refusal).unwrap(), ["text 0 I cannot"]);
+    let whole = r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":"n","input":{"a":1}}}"#;
+    assert_eq!(one(Wire::Anthropic, whole).unwrap(), ["call 0 t n", "arguments 0 {\"a\":1}"]);
+}
+
+#[test]
+fn faults_are_classified_by_their_words() {
+    for (body, class) in [
+        (r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, Some(Class::Overloaded)),
+        (
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 208310 tokens > 200000 maximum"}}"#,
+            Some(Class::ContextLength),
+        ),
+        (r#"{"type":"error","error":{"type":"request_too_large","message":"x"}}"#, Some(Class::ContextLength)),
+        (
+            r#"{"error":{"message":"This model's maximum context length is 8192 tokens.","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#,
+            Some(Class::ContextLength),
+        ),
+        (
+            r#"{"error":{"message":"Quota","type":"insufficient_quota","code":"insufficient_quota"}}"#,
+            Some(Class::Rejected),
+        ),
+        (
+            r#"{"error":{"message":"slow down","type":"requests","code":"rate_limit_exceeded"}}"#,
+            Some(Class::RateLimited),
+        ),
+        (r#"{"error":"model 'x' not found"}"#, None),
+        (
+            r#"{"object":"error","message":"This model's maximum context length is 10","code":400}"#,
+            Some(Class::ContextLength),
+        ),
+        (r#"{"detail":[{"msg":"bad"}]}"#, None),
+        ("<html>", None),
+        ("", None),
+    ] {
+        assert_eq!(Fault::parse(body).class(), class, "{body}");
+    }
+    let message = |body| Fault::parse(body).message.map(|m| m.to_string());
+    assert_eq!(message(r#"{"error":"model 'x' not found"}"#).as_deref(), Some("model 'x' not found"));
+    assert_eq!(message(r#"{"detail":[{"msg":"bad"}]}"#).as_deref(), Some(r#"[{"msg":"bad"}]"#));
+    assert_eq!(message("[]"), None);
+}
+
+#[test]
+fn faults_end_streams_of_both_kinds() {
+    let anthropic = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+    assert_eq!(one(Wire::Anthropic, anthropic).unwrap(), ["fault Overloaded"]);
+    let by_code = r#"{"error":{"code":429,"message":"x"},"choices":[]}"#;
+    assert_eq!(one(Wire::OpenAi, by_code).unwrap(), ["fault RateLimited"]);
+    assert_eq!(one(Wire::OpenAi, r#"{"error":{"message":"boom"}}"#).unwrap(), ["fault Server"]);
+    assert_eq!(class_of_status(529), Class::Overloaded);
+    assert_eq!(class_of_status(404), Class::Rejected);
+    assert_eq!(class_of_status(500), Class::Server);
+}
+
+#[test]
+fn malformed_events_are_errors() {
+    for data in ["", "{", "nonsense", r#"{"choices":{}}"#, r#"{"choices":[{"delta":{"content":5}}]}"#] {
+        assert!(one(Wire::OpenAi, data).is_err(), "{data}");
+    }
+    for data in ["{\"type\":5}", r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":{}}}"#] {
+        assert!(one(Wire::Anthropic, data).is_err(), "{data}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let mut memory = [0; 64];
+        let mut framer = Framer::new(Fixed::new(&mut memory));
+        let mut chunk = bytes.as_slice();
+        while let Ok(Some(event)) = framer.next(&mut chunk) {
+            let _ = one(Wire::Anthropic, event.data);
+            let _ = one(Wire::OpenAi, event.data);
+        }
+    }
+
+    #[test]
+    fn a_damaged_stream_never_panics(wire in prop_oneof![Just(Wire::Anthropic), Just(Wire::OpenAi)],
+                                     at in 0usize..4000, byte in any::<u8>(), size in 1usize..64) {
+        let mut bytes = match wire { Wire::Anthropic => ANTHROPIC, Wire::OpenAi => OPENAI }.as_bytes().to_vec();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        let mut memory = [0; 4096];
+        let mut framer = Framer::new(Fixed::new(&mut memory));
+        let mut decoder = Both::default();
+        for mut chunk in bytes.chunks(size) {
+            while let Ok(Some(event)) = framer.next(&mut chunk) {
+                let _ = decoder.event(wire, event.name, event.data);
+            }
+        }
+    }
+}
