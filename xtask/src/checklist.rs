@@ -99,20 +99,23 @@ fn mistakes(checklist: &Checklist, known: &BTreeSet<String>, files: &BTreeMap<St
             mistakes.push(format!("{}: the id is used twice", item.id));
         }
         for test in &item.tests {
-            let exists = match test.split_once(':') {
-                Some(("xtask", command)) => {
-                    files.contains_key(&format!("xtask/src/{command}.rs"))
-                        || files.contains_key(&format!("xtask/src/{command}/mod.rs"))
-                }
-                Some(("file", path)) => files.contains_key(path),
-                _ => known.contains(test),
-            };
-            if !exists {
+            if !exists(test, known, files) {
                 mistakes.push(format!("{}: no such test: {test}", item.id));
             }
         }
     }
     mistakes
+}
+
+fn exists(test: &str, known: &BTreeSet<String>, files: &BTreeMap<String, String>) -> bool {
+    match test.split_once(':') {
+        Some(("file", path)) => files.contains_key(path),
+        Some(("xtask", command)) if !command.starts_with(':') => {
+            files.contains_key(&format!("xtask/src/{command}.rs"))
+                || files.contains_key(&format!("xtask/src/{command}/mod.rs"))
+        }
+        _ => known.contains(test),
+    }
 }
 
 /// Every test of the workspace as `package::modules::name`.
@@ -176,11 +179,14 @@ mod checks {
     #[test]
     fn a_named_test_that_does_not_exist_is_a_mistake_and_a_missing_one_is_not() {
         let text = "[[list]]\nname = \"l\"\n[[list.item]]\nid = \"a\"\ntext = \"t\"\n[[list.item]]\nid = \"b\"\ntext = \"t\"\n\
-                    tests = [\"mote::gone\", \"file:README.md\", \"xtask:tidy\"]\n";
+                    tests = [\"mote::gone\", \"xtask::here\", \"file:README.md\", \"xtask:tidy\"]\n";
         let checklist: Checklist = toml::from_str(text).unwrap();
         let files = files(&[("README.md", ""), ("xtask/src/tidy/mod.rs", "")]);
-        assert_eq!(mistakes(&checklist, &BTreeSet::new(), &files), ["b: no such test: mote::gone"]);
-        let known = BTreeSet::from(["mote::gone".to_owned()]);
+        assert_eq!(
+            mistakes(&checklist, &BTreeSet::from(["xtask::here".to_owned()]), &files),
+            ["b: no such test: mote::gone"]
+        );
+        let known = BTreeSet::from(["mote::gone".to_owned(), "xtask::here".to_owned()]);
         assert_eq!(mistakes(&checklist, &known, &files), [""; 0]);
     }
 }
