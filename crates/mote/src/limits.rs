@@ -3,6 +3,8 @@
 //! Limits an administrator sets live in `agent.yaml` (see [`crate::config`]); these bound what no configuration may
 //! exceed. It does not hold defaults of configuration fields.
 
+use std::time::Duration;
+
 /// Largest HTTP request body that the API accepts, bytes.
 pub const REQUEST_BODY_BYTES_MAX: usize = 1 << 20;
 /// Largest `agent.yaml`, bytes.
@@ -43,3 +45,33 @@ pub const CLAIMS_WITHOUT_PROGRESS_MAX: u32 = 5;
 pub const TLS_SESSIONS_KEPT: usize = 32;
 /// Largest secret (an environment variable is bounded by the system, a file by this), bytes.
 pub const SECRET_BYTES_MAX: u64 = 64 << 10;
+/// Largest JSON Schema of a tool's input, of a result or of a question's answer, bytes.
+pub const SCHEMA_BYTES_MAX: usize = 128 << 10;
+/// Levels that a JSON Schema may be nested.
+pub const SCHEMA_DEPTH_MAX: usize = 64;
+/// Steps back that one match of a schema's `pattern` may take before it counts as no match.
+pub const SCHEMA_PATTERN_BACKTRACKS_MAX: usize = 100_000;
+/// Largest compiled `pattern`, bytes.
+pub const SCHEMA_PATTERN_BYTES_MAX: usize = 1 << 20;
+/// Levels that a validated value may be nested.
+pub const VALUE_DEPTH_MAX: usize = 64;
+/// Violations of a schema that are reported at once.
+pub const VIOLATIONS_MAX: usize = 20;
+/// Longest message of one violation, bytes.
+pub const VIOLATION_BYTES_MAX: usize = 400;
+/// Largest arguments of one tool call, bytes of JSON.
+pub const TOOL_ARGUMENTS_BYTES_MAX: usize = 256 << 10;
+/// Longest wait that the built-in tools take.
+pub const WAIT_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Longest question to a person, characters.
+pub const QUESTION_CHARS_MAX: usize = 8192;
+/// How long an HTTP tool may take to connect: within the tool's own timeout, and certain to have sent nothing.
+pub const TOOL_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an idle connection of an HTTP tool is kept.
+pub const TOOL_IDLE_CONNECTION: Duration = Duration::from_secs(30);
+/// Idle connections kept for each host of HTTP tools.
+pub const TOOL_IDLE_CONNECTIONS_PER_HOST: usize = 4;
+/// Longest URL that an HTTP tool requests, bytes.
+pub const TOOL_URL_BYTES_MAX: usize = 8192;
+/// Longest `Retry-After` that is believed.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);

@@ -3,6 +3,13 @@
 //! A tool performs one attempt and says what is known about it. Retrying is not done here: the core decides it from
 //! the effect class.
 
+pub mod builtin;
+pub mod http;
+pub mod key;
+pub mod policy;
+pub mod registry;
+pub mod validation;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
