@@ -75,3 +75,48 @@ pub const TOOL_IDLE_CONNECTIONS_PER_HOST: usize = 4;
 pub const TOOL_URL_BYTES_MAX: usize = 8192;
 /// Longest `Retry-After` that is believed.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// Largest file of API keys, bytes.
+pub const KEYS_FILE_BYTES_MAX: usize = 4 << 20;
+/// API keys in the file.
+pub const KEYS_MAX: usize = 10_000;
+/// How often the file of keys is looked at for a change at most, ms.
+pub const KEYS_CHECK_MS: u64 = 2_000;
+/// Connections that the server holds at once; further ones wait in the kernel's backlog.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// How long a client may take to send a request's head (also: how long an idle connection is kept).
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest request head, bytes.
+pub const HEADER_BYTES_MAX: usize = 64 << 10;
+/// Headers of a request.
+pub const HEADERS_MAX: usize = 64;
+/// How long a client may take to send a request's body.
+pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one message to a WebSocket client may take before the connection is given up.
+pub const STREAM_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Event streams (SSE and WebSocket) open at once; the next one is answered with 503.
+pub const STREAMS_MAX: usize = 2_048;
+/// Silence after which a stream sends a comment (SSE) or a ping (WebSocket), and reads the store again in case another
+/// process moved the task.
+pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a stream looks for the deltas of a run that has just been claimed.
+pub const STREAM_ATTACH_INTERVAL: Duration = Duration::from_millis(50);
+/// How many times it looks before it leaves that to the next journal event.
+pub const STREAM_ATTACH_TRIES: u32 = 20;
+/// Messages of one request's `input`.
+pub const INPUT_MESSAGES_MAX: usize = CONTEXT_UNITS;
+/// Bytes of an `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Bytes of an `X-Request-Id`.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Keys or addresses that the rate limiter tells apart at once; beyond it, addresses share one bucket.
+pub const RATE_KEYS_MAX: usize = 10_000;
+/// How long one readiness check may take.
+pub const READY_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a readiness report is answered again without asking the dependencies.
+pub const READY_CACHE: Duration = Duration::from_millis(500);
+/// `Retry-After` of an answer that does not know better.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Attempts to cancel a run whose client went away, while the store is overloaded.
+pub const ABANDON_ATTEMPTS: u32 = 5;
+/// Pause after a connection could not be accepted.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);

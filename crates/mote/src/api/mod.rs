@@ -1,1 +1,152 @@
-//! Placeholder header: replaced by the module's author.
+//! The HTTP API: routes, bodies, errors to statuses. Only this module knows HTTP.
+//!
+//! It does not run tasks: it hands them to the [`crate::runner`] and reads the [`crate::store`].
+
+mod access;
+mod body;
+mod dto;
+mod events;
+mod health;
+mod idempotency;
+mod openapi;
+mod problem;
+mod query;
+mod ratelimit;
+mod request_id;
+mod run;
+mod server;
+mod sessions;
+mod state;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod tools;
+mod ws;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{delete, get, post};
+use http::{HeaderName, HeaderValue, Method, header};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+pub use health::ReadyCheck;
+pub use openapi::document as openapi_document;
+pub use problem::{Code, TaskCode};
+pub use server::{ClientAddr, serve};
+pub use state::{ApiState, Metrics};
+
+use crate::auth::{Principal, Scope};
+use crate::limits;
+use problem::Problem;
+use state::Api;
+
+/// Every route of the service.
+pub fn router(state: ApiState) -> Router {
+    let api = Arc::new(Api::new(state));
+    let needs = |scope: Scope| from_fn_with_state(access::Gate { api: Arc::clone(&api), scope }, access::admit);
+    let run = Router::new()
+        .route("/run", post(run::run))
+        .route("/tasks", post(tasks::submit))
+        .route("/tasks/{id}/cancel", post(tasks::cancel))
+        .route("/tasks/{id}/input", post(tasks::input))
+        .route("/tasks/{id}/signals/{name}", post(tasks::signal))
+        .route_layer(needs(Scope::Run));
+    let read = Router::new()
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::get))
+        .route("/tasks/{id}/events", get(events::stream))
+        .route("/tasks/{id}/ws", get(ws::socket))
+        .route("/sessions/{id}", get(sessions::get))
+        .route("/v1/tools", get(tools::list))
+        .route_layer(needs(Scope::Read));
+    let admin = Router::new()
+        .route("/tasks/{id}/rerun", post(tasks::rerun))
+        .route("/sessions/{id}", delete(sessions::erase))
+        .route_layer(needs(Scope::Admin));
+    let open = Router::new()
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::serve));
+    let mut router = run
+        .merge(read)
+        .merge(admin)
+        .merge(open)
+        .fallback(async || Problem::new(Code::RouteNotFound, "there is no such route; /openapi.json lists them"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(Code::MethodNotAllowed, "the Allow header lists what this route takes")
+        })
+        .layer(DefaultBodyLimit::max(limits::REQUEST_BODY_BYTES_MAX));
+    if let Some(cors) = cors(&api.runner.agent().server.cors) {
+        router = router.layer(cors);
+    }
+    router.layer(from_fn_with_state(Arc::clone(&api), request_id::observe)).with_state(api)
+}
+
+/// Pages of the named origins may call the API; `*` lets every page. Off while none is named.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let allow = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(allow)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([
+            header::ACCEPT,
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            access::API_KEY,
+            idempotency::KEY,
+            events::LAST_EVENT_ID,
+            request_id::REQUEST_ID,
+            run::TRACEPARENT,
+        ])
+        .expose_headers([
+            header::LOCATION,
+            header::RETRY_AFTER,
+            idempotency::REPLAYED,
+            idempotency::TTL,
+            ratelimit::POLICY,
+            ratelimit::LIMIT,
+            request_id::REQUEST_ID,
+        ])
+        .max_age(Duration::from_secs(600));
+    Some(layer)
+}
+
+/// As which tenant a submission acts: the key's, else the one that it names, else the default one.
+fn tenant_of(principal: &Principal, named: Option<&str>) -> Result<String, Problem> {
+    match (principal.tenant.as_deref(), named) {
+        (Some(bound), Some(named)) if bound != named => {
+            let message = format_args!("the API key is bound to another tenant than {named:?}").to_string();
+            Err(Problem::field(Code::TenantForbidden, "tenant", message))
+        }
+        (Some(bound), _) => Ok(bound.to_owned()),
+        (None, named) => Ok(named.unwrap_or_default().to_owned()),
+    }
+}
+
+/// A number as a header's value.
+fn number_header(number: impl std::fmt::Display) -> HeaderValue {
+    HeaderValue::from_str(&number.to_string()).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+/// A header's text, if it is there once and readable.
+fn text_header<'a>(headers: &'a http::HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::field(Code::InvalidHeader, name.as_str(), "stands more than once"));
+    }
+    let text = value.to_str().map_err(|_| Problem::field(Code::InvalidHeader, name.as_str(), "is not printable ASCII"));
+    text.map(Some)
+}

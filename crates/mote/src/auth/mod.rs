@@ -1,1 +1,179 @@
-//! Placeholder header: replaced by the module's author.
+//! Who calls: API keys, what each may do, and which tenant it belongs to.
+//!
+//! A key is 256 random bits; only its SHA-256 is stored, so the file of keys is worth nothing to a thief. This module
+//! does not know HTTP: [`crate::api`] takes the key from a header and asks here.
+
+mod keys;
+
+use std::sync::Arc;
+
+pub use keys::{Error, Keys};
+use sha2::{Digest, Sha256};
+
+/// How every key begins, so that scanners for leaked secrets can recognise one.
+pub const KEY_PREFIX: &str = "mote_";
+
+/// What a key may do. `admin` includes the other two; `run` and `read` stand beside each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Submit tasks, cancel them, answer them, signal them.
+    Run,
+    /// See tasks, their events, sessions and tools.
+    Read,
+    /// Re-run dead letters, erase sessions, and all of the above.
+    Admin,
+}
+
+impl Scope {
+    /// As it is written in the file of keys.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Read => "read",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The scope of that name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Run, Self::Read, Self::Admin].into_iter().find(|scope| scope.as_str() == text)
+    }
+}
+
+/// The caller of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The key's name; `anonymous` where the service runs without keys.
+    pub name: Arc<str>,
+    /// What it may do.
+    pub scopes: Arc<[Scope]>,
+    /// The tenant that it is bound to: it acts as this tenant and sees no other. `None` may name any.
+    pub tenant: Option<Arc<str>>,
+}
+
+impl Principal {
+    /// The caller of a service without keys: may do everything.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self { name: "anonymous".into(), scopes: Arc::new([Scope::Admin]), tenant: None }
+    }
+
+    /// Whether the key carries the scope.
+    #[must_use]
+    pub fn may(&self, scope: Scope) -> bool {
+        self.scopes.iter().any(|held| *held == scope || *held == Scope::Admin)
+    }
+}
+
+/// A key that was just made. Its Debug form does not show it.
+pub struct NewKey {
+    /// The key: shown once to the person who asked for it, stored nowhere.
+    pub key: String,
+    /// The line for the file of keys.
+    pub line: String,
+}
+
+impl std::fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewKey").field("line", &self.line).finish_non_exhaustive()
+    }
+}
+
+/// Makes a key: `mote_` and 43 characters of base64url, 256 bits from the operating system's generator.
+///
+/// # Errors
+/// [`Error::Name`] if the name or the tenant cannot stand in a line of the file, [`Error::Entropy`] if the operating
+/// system gives no randomness.
+pub fn generate(name: &str, scopes: &[Scope], tenant: Option<&str>) -> Result<NewKey, Error> {
+    for (field, text) in [("name", Some(name)), ("tenant", tenant)] {
+        if let Some(text) = text
+            && !keys::is_word(text)
+        {
+            return Err(Error::Name { field, text: text.to_owned() });
+        }
+    }
+    if scopes.is_empty() {
+        return Err(Error::Name { field: "scopes", text: String::new() });
+    }
+    let mut secret = [0u8; 32];
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_| Error::Entropy)?;
+    let key = format!("{KEY_PREFIX}{}", base64url(&secret));
+    let scopes = scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(",");
+    let mut line = format!("{} {name} {scopes}", hex(&digest(&key)));
+    if let Some(tenant) = tenant {
+        line.push(' ');
+        line.push_str(tenant);
+    }
+    Ok(NewKey { key, line })
+}
+
+/// What is stored of a key. A plain hash is enough: a key has 256 bits of entropy, so there is nothing to guess.
+fn digest(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let pairs = bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    pairs.map(char::from).collect()
+}
+
+/// RFC 4648 section 5, without padding.
+fn base64url(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0u32, |bits, byte| (bits << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..=chunk.len() {
+            let index = (bits >> (18 - 6 * place)) & 63;
+            text.push(char::from(ALPHABET[index as usize]));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_recognisable_unique_and_never_shown_in_debug() {
+        let first = generate("ci", &[Scope::Run, Scope::Read], Some("acme")).unwrap();
+        let second = generate("ci", &[Scope::Run], None).unwrap();
+        assert!(first.key.starts_with(KEY_PREFIX));
+        assert_eq!(first.key.len(), KEY_PREFIX.len() + 43);
+        assert_ne!(first.key, second.key);
+        assert!(first.line.ends_with(" ci run,read acme"), "{}", first.line);
+        assert!(!first.line.contains(&first.key));
+        assert!(!format!("{first:?}").contains(&first.key));
+    }
+
+    #[test]
+    fn a_name_that_would_break_the_file_is_refused() {
+        for name in ["", "two words", "line\nbreak", "#comment"] {
+            assert!(matches!(generate(name, &[Scope::Run], None), Err(Error::Name { field: "name", .. })), "{name:?}");
+        }
+        assert!(matches!(generate("ok", &[Scope::Run], Some("a b")), Err(Error::Name { field: "tenant", .. })));
+        assert!(matches!(generate("ok", &[], None), Err(Error::Name { field: "scopes", .. })));
+    }
+
+    #[test]
+    fn base64url_matches_the_vectors_of_rfc_4648() {
+        for (input, expected) in
+            [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foob", "Zm9vYg"), ("fooba", "Zm9vYmE")]
+        {
+            assert_eq!(base64url(input.as_bytes()), expected);
+        }
+        assert_eq!(base64url(&[0xfb, 0xff]), "-_8");
+    }
+
+    #[test]
+    fn admin_includes_the_other_scopes_and_they_do_not_include_each_other() {
+        let with = |scopes: &[Scope]| Principal { name: "k".into(), scopes: scopes.into(), tenant: None };
+        assert!(with(&[Scope::Admin]).may(Scope::Run) && with(&[Scope::Admin]).may(Scope::Read));
+        assert!(!with(&[Scope::Run]).may(Scope::Read) && !with(&[Scope::Read]).may(Scope::Run));
+        assert!(!with(&[Scope::Run, Scope::Read]).may(Scope::Admin));
+    }
+}

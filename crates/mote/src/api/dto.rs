@@ -1,0 +1,535 @@
+//! What goes over the wire as JSON, and the strict reading of it. A request that carries a field nobody knows is
+//! refused, naming the field.
+//!
+//! It does not touch the store: a [`RunRequest`] becomes a [`Submission`], a [`store::Task`] becomes a [`TaskBody`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::de::{self, DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::problem::{Code, Problem};
+use crate::auth::Principal;
+use crate::config::Bound;
+use crate::limits;
+use crate::message::{Message, Role};
+use crate::model::Usage;
+use crate::runner::Submission;
+use crate::store::{self, Owner, Status, TaskError};
+use crate::timestamp::format_rfc3339;
+
+/// A task as a client asks for it. Unknown fields are refused.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RunRequest {
+    /// A text, or the messages of a conversation that ends with the user's.
+    input: Input,
+    /// Tasks of one session share a transcript and run one at a time.
+    session: Option<String>,
+    /// Whose task it is; a key that is bound to a tenant sets it.
+    tenant: Option<String>,
+    /// User within the tenant.
+    user: Option<String>,
+    /// Facts for this run that stand beside the input; any JSON.
+    #[schema(value_type = Option<serde_json::Value>)]
+    context: Option<serde_json::Value>,
+    /// Free labels, at most 16, for listing.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// Narrows the agent's budget of a run; never widens it.
+    #[serde(default)]
+    budget: BudgetRequest,
+    /// Narrows working time (waits excluded), as in agent.yaml: `90s`, `10m`.
+    #[schema(value_type = Option<String>, example = "10m")]
+    active: Option<DurationText>,
+    /// Narrows wall time, as in agent.yaml: `2h`, `30d`.
+    #[schema(value_type = Option<String>, example = "1h")]
+    expires: Option<DurationText>,
+}
+
+/// The most that a run may spend.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BudgetRequest {
+    /// US dollars.
+    #[schema(example = 0.25)]
+    usd: Option<f64>,
+    /// Tokens, in and out.
+    tokens: Option<u64>,
+}
+
+/// Text or messages.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Input {
+    /// One text from the user.
+    Text(String),
+    /// A conversation, oldest first.
+    Messages(Vec<InputMessage>),
+}
+
+/// One message of the input.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InputMessage {
+    /// Who says it.
+    role: InputRole,
+    /// What is said.
+    content: String,
+}
+
+/// Who may say a message of the input: tool calls and their results are the agent's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum InputRole {
+    /// The person or program that gives the task.
+    User,
+    /// The model, earlier.
+    Assistant,
+}
+
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = Input;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text or a list of messages")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Input, E> {
+                Ok(Input::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Input, A::Error> {
+                let mut messages = Vec::new();
+                while let Some(message) = list.next_element()? {
+                    if messages.len() == limits::INPUT_MESSAGES_MAX {
+                        let max = limits::INPUT_MESSAGES_MAX;
+                        return Err(de::Error::custom(format_args!("more than {max} messages")));
+                    }
+                    messages.push(message);
+                }
+                Ok(Input::Messages(messages))
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+/// A duration as agent.yaml writes it: a whole number and `ms`, `s`, `m`, `h` or `d`.
+#[derive(Debug, Clone, Copy)]
+struct DurationText(Duration);
+
+impl<'de> Deserialize<'de> for DurationText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let found = parse_duration(&text).filter(|duration| !duration.is_zero()).map(Self);
+        found.ok_or_else(|| {
+            de::Error::custom(format_args!("{text:?} is not a duration above zero, such as 90s, 10m or 2h"))
+        })
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit_at);
+    let ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(ms).map(Duration::from_millis)
+}
+
+/// Reads JSON strictly; the problem names the field.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        if inner.is_data() {
+            let field = if path == "." { "body".to_owned() } else { path };
+            Problem::field(Code::InvalidRequest, field, inner)
+        } else {
+            Problem::new(Code::InvalidJson, format!("failed to read the body as JSON: {inner}"))
+        }
+    })?;
+    json.end().map_err(|error| Problem::new(Code::InvalidJson, format!("failed to read the body as JSON: {error}")))?;
+    Ok(value)
+}
+
+fn invalid(field: impl Into<String>, message: impl std::fmt::Display) -> Problem {
+    Problem::field(Code::InvalidRequest, field, message)
+}
+
+/// A tenant, user, session, signal or label: short, not empty, no control characters.
+pub(super) fn check_name(field: &str, text: &str) -> Result<(), Problem> {
+    let max = limits::NAME_BYTES_MAX;
+    if text.is_empty() || text.len() > max {
+        return Err(invalid(field, format_args!("must be 1 to {max} bytes")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(invalid(field, "must not contain control characters"));
+    }
+    Ok(())
+}
+
+impl RunRequest {
+    /// Checks every bound and says whose task it becomes.
+    pub(super) fn into_submission(self, principal: &Principal) -> Result<Submission, Problem> {
+        for (field, value) in [("session", &self.session), ("tenant", &self.tenant), ("user", &self.user)] {
+            if let Some(value) = value {
+                check_name(field, value)?;
+            }
+        }
+        if self.labels.len() > limits::LABELS_MAX {
+            return Err(invalid("labels", format_args!("at most {}", limits::LABELS_MAX)));
+        }
+        for (key, value) in &self.labels {
+            check_name("labels", key)?;
+            check_name(&format!("labels.{key}"), value)?;
+            if key.contains('=') {
+                return Err(invalid(format!("labels.{key}"), "a label's key must not contain ="));
+            }
+        }
+        let tenant = super::tenant_of(principal, self.tenant.as_deref())?;
+        let owner = Owner { tenant, user: self.user, session: self.session, labels: self.labels };
+        Ok(Submission {
+            owner,
+            input: self.input.into_messages()?,
+            context: self.context,
+            budget: self.budget.into_bound()?,
+            active: self.active.map(|duration| duration.0),
+            expires: self.expires.map(|duration| duration.0),
+            idempotency: None,
+            traceparent: None,
+        })
+    }
+}
+
+impl Input {
+    fn into_messages(self) -> Result<Vec<Message>, Problem> {
+        let messages = match self {
+            Self::Text(content) => vec![InputMessage { role: InputRole::User, content }],
+            Self::Messages(messages) => messages,
+        };
+        match messages.last() {
+            None => return Err(invalid("input", "must not be empty")),
+            Some(last) if last.role != InputRole::User => {
+                return Err(invalid("input", "the last message must be the user's"));
+            }
+            Some(_) => {}
+        }
+        if let Some(index) = messages.iter().position(|message| message.content.trim().is_empty()) {
+            let field = if messages.len() == 1 { "input".to_owned() } else { format!("input[{index}].content") };
+            return Err(invalid(field, "must not be empty"));
+        }
+        let message = |InputMessage { role, content }| {
+            let role = if role == InputRole::User { Role::User } else { Role::Assistant };
+            Message::text(role, content)
+        };
+        Ok(messages.into_iter().map(message).collect())
+    }
+}
+
+impl BudgetRequest {
+    fn into_bound(self) -> Result<Bound, Problem> {
+        /// A sum that nano-USD in 64 bits hold with room to spare.
+        const USD_MAX: f64 = 1e9;
+        let nano_usd = match self.usd {
+            None => None,
+            Some(usd) if usd > 0.0 && usd <= USD_MAX => {
+                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 < usd <= 1e9")]
+                let nano = (usd * 1e9).round() as u64;
+                Some(nano)
+            }
+            Some(_) => return Err(invalid("budget.usd", "must be above 0 and at most 1000000000")),
+        };
+        if self.tokens == Some(0) {
+            return Err(invalid("budget.tokens", "must be above 0"));
+        }
+        Ok(Bound { nano_usd, tokens: self.tokens })
+    }
+}
+
+/// An answer to an approval or to a question.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InputRequest {
+    /// The call that asked; without it, the oldest open one is answered.
+    call: Option<String>,
+    /// For an approval: granted or not.
+    approve: Option<bool>,
+    /// For a question: the answer; any JSON.
+    #[schema(value_type = Option<serde_json::Value>)]
+    content: Option<serde_json::Value>,
+}
+
+impl InputRequest {
+    pub(super) fn into_mail(self) -> Result<store::Mail, Problem> {
+        if self.approve.is_none() && self.content.is_none() {
+            return Err(invalid("body", "one of approve and content is needed"));
+        }
+        if let Some(call) = &self.call {
+            check_name("call", call)?;
+        }
+        Ok(store::Mail::Input { call: self.call, approve: self.approve, content: self.content })
+    }
+}
+
+/// A task as clients see it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Task)]
+pub(super) struct TaskBody {
+    /// Its id.
+    pub(super) id: String,
+    /// Where it stands.
+    pub(super) status: Status,
+    /// The result, once completed: a text, or what the agent's output schema says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    result: Option<Box<RawValue>>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<TaskError>,
+    /// What it waits for, while waiting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    waiting: Option<Box<RawValue>>,
+    /// Whether it stands in the dead letters, from where `POST /tasks/{id}/rerun` takes it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dead: bool,
+    /// Tokens so far.
+    usage: Usage,
+    /// Cost so far.
+    cost: Cost,
+    /// Model steps so far.
+    steps: u32,
+    /// Tool calls so far.
+    tool_calls: u32,
+    /// Position of the newest event; streams resume behind it with `?after=`.
+    seq: u64,
+    /// Session.
+    session: Option<String>,
+    /// Tenant; empty is the default tenant.
+    tenant: String,
+    /// User.
+    user: Option<String>,
+    /// Labels.
+    labels: BTreeMap<String, String>,
+    /// When what happened.
+    times: Times,
+}
+
+/// Money.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Cost {
+    /// US dollars, for people; rounded as floating point does.
+    usd: f64,
+    /// 1e-9 US dollars, exact.
+    nano_usd: u64,
+}
+
+impl Cost {
+    pub(super) fn new(nano_usd: u64) -> Self {
+        #[allow(clippy::cast_precision_loss, reason = "nano_usd beside it is exact")]
+        let usd = nano_usd as f64 / 1e9;
+        Self { usd, nano_usd }
+    }
+}
+
+/// Times, RFC 3339 in UTC.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Times {
+    /// Submitted.
+    created: String,
+    /// First claimed by a worker.
+    started: Option<String>,
+    /// Last change.
+    updated: String,
+    /// Finished.
+    finished: Option<String>,
+    /// When it is given up at the latest.
+    expires: Option<String>,
+}
+
+impl From<store::Task> for TaskBody {
+    fn from(task: store::Task) -> Self {
+        Self {
+            id: task.id,
+            status: task.status,
+            result: task.result.map(raw),
+            error: task.error,
+            waiting: task.waiting.map(raw),
+            dead: task.dead,
+            usage: task.usage,
+            cost: Cost::new(task.cost_nano_usd),
+            steps: task.steps,
+            tool_calls: task.tool_calls,
+            seq: task.seq,
+            session: task.owner.session,
+            tenant: task.owner.tenant,
+            user: task.owner.user,
+            labels: task.owner.labels,
+            times: Times {
+                created: format_rfc3339(task.created_at),
+                started: task.started_at.map(format_rfc3339),
+                updated: format_rfc3339(task.updated_at),
+                finished: task.finished_at.map(format_rfc3339),
+                expires: task.expires_at.map(format_rfc3339),
+            },
+        }
+    }
+}
+
+/// One page of tasks, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TaskPage)]
+pub(super) struct PageBody {
+    /// The tasks.
+    pub(super) tasks: Vec<TaskBody>,
+    /// `?cursor=` of the next page; null at the end.
+    pub(super) next: Option<String>,
+}
+
+/// A session's state across turns.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Session)]
+pub(super) struct SessionBody {
+    /// Its name.
+    id: String,
+    /// Tenant; empty is the default tenant.
+    tenant: String,
+    /// User of its first task.
+    user: Option<String>,
+    /// Transcript, oldest first: the newest 128 messages.
+    messages: Vec<Message>,
+    /// Finished turns.
+    turns: u64,
+    /// The task under way.
+    active_task: Option<String>,
+    /// Tokens of all its tasks.
+    usage: Usage,
+    /// Cost of all its tasks.
+    cost: Cost,
+    /// First use, RFC 3339.
+    created: String,
+    /// Last use, RFC 3339.
+    updated: String,
+}
+
+impl From<store::Session> for SessionBody {
+    fn from(session: store::Session) -> Self {
+        Self {
+            id: session.id,
+            tenant: session.tenant,
+            user: session.user,
+            messages: session.messages,
+            turns: session.turns,
+            active_task: session.active_task,
+            usage: session.usage,
+            cost: Cost::new(session.cost_nano_usd),
+            created: format_rfc3339(session.created_at),
+            updated: format_rfc3339(session.updated_at),
+        }
+    }
+}
+
+/// What an erasure removed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Erased {
+    /// Tasks that are gone, with their journals and payloads.
+    pub(super) tasks: u64,
+}
+
+/// Stored JSON as it stands; text that is not JSON (an old or foreign row) becomes a JSON string.
+#[allow(clippy::needless_pass_by_value, reason = "mapped over owned rows")]
+pub(super) fn raw(text: String) -> Box<RawValue> {
+    let as_string = || serde_json::value::to_raw_value(&text);
+    // A string always serialises, so null never comes of it.
+    serde_json::from_str(&text).or_else(|_| as_string()).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn submission(json: &str) -> Result<Submission, String> {
+        let parsed = parse::<RunRequest>(json.as_bytes());
+        let submission = parsed.and_then(|request| request.into_submission(&Principal::anonymous()));
+        submission.map_err(|problem| {
+            let body = serde_json::to_value(problem.body("r")).unwrap();
+            format!("{} {}", body["code"].as_str().unwrap(), body["detail"].as_str().unwrap())
+        })
+    }
+
+    #[test]
+    fn a_request_becomes_a_submission() {
+        let json = r#"{"input": "hello", "session": "s", "tenant": "acme", "user": "u", "labels": {"k": "v"},
+            "context": {"a": 1}, "budget": {"usd": 0.25, "tokens": 1000}, "active": "10m", "expires": "2h"}"#;
+        let found = submission(json).unwrap();
+        assert_eq!(found.input, [Message::text(Role::User, "hello")]);
+        assert_eq!(found.owner.tenant, "acme");
+        assert_eq!(found.owner.labels["k"], "v");
+        assert_eq!(found.budget, Bound { nano_usd: Some(250_000_000), tokens: Some(1000) });
+        assert_eq!((found.active, found.expires), (Some(Duration::from_secs(600)), Some(Duration::from_secs(7200))));
+    }
+
+    #[test]
+    fn messages_become_a_transcript() {
+        let json = r#"{"input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"}]}"#;
+        let roles: Vec<_> = submission(json).unwrap().input.iter().map(|message| message.role).collect();
+        assert_eq!(roles, [Role::User, Role::Assistant, Role::User]);
+    }
+
+    #[test]
+    fn a_wrong_request_is_refused_naming_the_field() {
+        let long = "x".repeat(limits::NAME_BYTES_MAX + 1);
+        let labels = (0..=limits::LABELS_MAX).map(|n| format!("\"k{n}\": \"v\"")).collect::<Vec<_>>().join(",");
+        for (json, code, part) in [
+            ("{", "invalid_json", "EOF"),
+            (r#"{"input": "a"} x"#, "invalid_json", "trailing"),
+            ("[]", "invalid_request", "body: "),
+            ("{}", "invalid_request", "missing field `input`"),
+            (r#"{"input": 1}"#, "invalid_request", "input: "),
+            (r#"{"input": " "}"#, "invalid_request", "input: must not be empty"),
+            (r#"{"input": []}"#, "invalid_request", "input: must not be empty"),
+            (r#"{"input": "a", "inputs": 1}"#, "invalid_request", "unknown field `inputs`"),
+            (r#"{"input": "a", "budget": {"euro": 1}}"#, "invalid_request", "unknown field `euro`"),
+            (r#"{"input": "a", "budget": {"usd": "1"}}"#, "invalid_request", "budget.usd: "),
+            (r#"{"input": "a", "budget": {"usd": -1}}"#, "invalid_request", "budget.usd: "),
+            (r#"{"input": "a", "budget": {"tokens": 0}}"#, "invalid_request", "budget.tokens: "),
+            (r#"{"input": "a", "active": "10"}"#, "invalid_request", "active: "),
+            (r#"{"input": "a", "active": "0s"}"#, "invalid_request", "active: "),
+            (r#"{"input": "a", "expires": 10}"#, "invalid_request", "expires: "),
+            (r#"{"input": "a", "expires": "99999999999999999999d"}"#, "invalid_request", "expires: "),
+            (r#"{"input": "a", "session": ""}"#, "invalid_request", "session: must be 1 to 128 bytes"),
+            (r#"{"input": "a", "user": "a\u0000b"}"#, "invalid_request", "user: must not contain control"),
+            (&format!(r#"{{"input": "a", "tenant": "{long}"}}"#), "invalid_request", "tenant: "),
+            (&format!(r#"{{"input": "a", "labels": {{{labels}}}}}"#), "invalid_request", "labels: at most 16"),
+            (r#"{"input": "a", "labels": {"a=b": "c"}}"#, "invalid_request", "labels.a=b: "),
+            (r#"{"input": "a", "labels": {"a": 1}}"#, "invalid_request", "labels.a: "),
+            (r#"{"input": [{"role": "tool", "content": "a"}]}"#, "invalid_request", "input[0].role: "),
+            (r#"{"input": [{"role": "assistant", "content": "a"}]}"#, "invalid_request", "must be the user's"),
+            (r#"{"input": [{"role": "user", "content": "a", "name": 1}]}"#, "invalid_request", "unknown field `name`"),
+        ] {
+            let refusal = submission(json).unwrap_err();
+            assert!(refusal.starts_with(code) && refusal.contains(part), "{json} gave {refusal}");
+        }
+    }
+
+    #[test]
+    fn stored_text_that_is_not_json_is_sent_as_a_string() {
+        assert_eq!(raw("{\"a\":1}".into()).get(), "{\"a\":1}");
+        assert_eq!(raw("plain".into()).get(), "\"plain\"");
+    }
+}

@@ -1,0 +1,67 @@
+//! Query strings, read as strictly as bodies: a parameter that nobody knows, or one given twice, is refused.
+//!
+//! It knows no route's parameters; each route takes what it knows and calls [`Params::finish`].
+
+use axum::extract::{FromRequestParts, Query};
+use http::request::Parts;
+
+use super::problem::{Code, Problem};
+
+/// The parameters of a query, in order.
+pub(super) struct Params(Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(pairs)) => Ok(Self(pairs)),
+            Err(rejection) => Err(Problem::new(Code::InvalidQuery, rejection.body_text())),
+        }
+    }
+}
+
+impl Params {
+    /// The values of a parameter that may be repeated.
+    pub(super) fn take_all(&mut self, name: &str) -> Vec<String> {
+        self.0.extract_if(.., |(key, _)| key == name).map(|(_, value)| value).collect()
+    }
+
+    /// The value of a parameter.
+    pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let mut values = self.take_all(name);
+        if values.len() > 1 {
+            return Err(wrong(name, "is given more than once"));
+        }
+        Ok(values.pop())
+    }
+
+    /// A whole number.
+    pub(super) fn take_number(&mut self, name: &str) -> Result<Option<u64>, Problem> {
+        let value = self.take(name)?;
+        let parse =
+            |text: String| text.parse().map_err(|_| wrong(name, format_args!("{text:?} is not a whole number")));
+        value.map(parse).transpose()
+    }
+
+    /// `true` or `false`; absent is false.
+    pub(super) fn take_flag(&mut self, name: &str) -> Result<bool, Problem> {
+        match self.take(name)?.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(wrong(name, format_args!("must be true or false, not {other:?}"))),
+        }
+    }
+
+    /// Refuses what was not taken.
+    pub(super) fn finish(self) -> Result<(), Problem> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(wrong(name, "is not a parameter of this route")),
+        }
+    }
+}
+
+pub(super) fn wrong(name: &str, message: impl std::fmt::Display) -> Problem {
+    Problem::field(Code::InvalidQuery, name, message)
+}

@@ -1,0 +1,317 @@
+//! `/tasks`: submit, list, look at, cancel, answer, signal, re-run.
+//!
+//! It does not run them; a task goes on whether or not anybody looks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode, header};
+
+use super::access::Caller;
+use super::body::{JsonBytes, OptionalJsonBytes};
+use super::dto::{self, InputRequest, PageBody, RunRequest, TaskBody};
+use super::idempotency;
+use super::problem::{Code, Problem};
+use super::query::{Params, wrong};
+use super::run::{annotate, location};
+use super::state::Api;
+use crate::auth::Principal;
+use crate::limits;
+use crate::store::{self, Filter, Mail, Status, Task};
+
+const ROUTE: &str = "POST /tasks";
+
+/// A task that the caller may see; another tenant's does not exist for it.
+pub(super) async fn visible(api: &Api, principal: &Principal, id: &str) -> Result<Task, Problem> {
+    let task = api.runner.store().task(principal.tenant.as_deref(), id).await?;
+    task.ok_or_else(|| Problem::task_not_found(id))
+}
+
+/// 202, the task and where to find it.
+async fn accepted(api: &Api, principal: &Principal, id: &str) -> Result<Response, Problem> {
+    let task = visible(api, principal, id).await?;
+    let mut response = (StatusCode::ACCEPTED, Json(TaskBody::from(task))).into_response();
+    response.headers_mut().insert(header::LOCATION, location(id));
+    Ok(response)
+}
+
+/// Makes a task durable, then answers.
+#[utoipa::path(
+    post, path = "/tasks", tag = "tasks", operation_id = "submit_task",
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request one task.")),
+    request_body = RunRequest,
+    responses(
+        (status = 202, description = "The task is durable; see Location. `Idempotency-Replayed: true` if it was before.", body = TaskBody),
+        (status = 422, description = "A field is not acceptable, or the key was used with another request.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 503, description = "Overloaded or shutting down; see Retry-After.", body = super::problem::Body, content_type = "application/problem+json"),
+    ),
+    security(("key" = ["run"]), ("header_key" = ["run"])),
+)]
+pub(super) async fn submit(
+    State(api): State<Arc<Api>>,
+    Caller(principal): Caller,
+    params: Params,
+    headers: HeaderMap,
+    JsonBytes(bytes): JsonBytes,
+) -> Result<Response, Problem> {
+    params.finish()?;
+    let mut submission = dto::parse::<RunRequest>(&bytes)?.into_submission(&principal)?;
+    let keyed = annotate(&mut submission, &headers, ROUTE)?;
+    let outcome = api.runner.submit(submission, false).await?;
+    let mut response = accepted(&api, &principal, &outcome.task).await?;
+    if keyed {
+        let ttl = api.runner.agent().server.idempotency_ttl;
+        idempotency::mark(response.headers_mut(), ttl, outcome.replayed);
+    }
+    Ok(response)
+}
+
+/// Lists tasks, newest first.
+#[utoipa::path(
+    get, path = "/tasks", tag = "tasks", operation_id = "list_tasks",
+    params(
+        ("cursor" = Option<String>, Query, description = "`next` of the page before."),
+        ("limit" = Option<u64>, Query, description = "Tasks a page, 1 to 200; 50 if left out."),
+        ("status" = Option<Status>, Query, description = "Only this status."),
+        ("session" = Option<String>, Query, description = "Only this session."),
+        ("user" = Option<String>, Query, description = "Only this user."),
+        ("tenant" = Option<String>, Query, description = "Only this tenant; a bound key sees its own alone."),
+        ("label" = Option<Vec<String>>, Query, description = "`key=value`; repeated, all must match."),
+        ("dead" = Option<bool>, Query, description = "Only the dead letters."),
+    ),
+    responses(
+        (status = 200, description = "One page.", body = PageBody),
+        (status = 400, description = "A parameter is not understood.", body = super::problem::Body, content_type = "application/problem+json"),
+    ),
+    security(("key" = ["read"]), ("header_key" = ["read"])),
+)]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Caller(principal): Caller,
+    mut params: Params,
+) -> Result<Json<PageBody>, Problem> {
+    const LIMIT: u64 = 50;
+    let cursor = params.take("cursor")?;
+    let limit = params.take_number("limit")?.unwrap_or(LIMIT);
+    if !(1..=limits::PAGE_MAX as u64).contains(&limit) {
+        return Err(wrong("limit", format_args!("must be 1 to {}", limits::PAGE_MAX)));
+    }
+    let filter = filter(&principal, &mut params)?;
+    params.finish()?;
+    let Some(filter) = filter else { return Ok(Json(PageBody { tasks: Vec::new(), next: None })) };
+    let has_cursor = cursor.is_some();
+    let limit = usize::try_from(limit).unwrap_or(limits::PAGE_MAX);
+    let page = api.runner.store().list(filter, cursor, limit).await.map_err(|error| match error {
+        // The store's own words for a cursor that it never gave.
+        store::Error::Conflict { what } if has_cursor => Problem::field(Code::CursorInvalid, "cursor", what),
+        other => Problem::store(&other),
+    })?;
+    Ok(Json(PageBody { tasks: page.tasks.into_iter().map(TaskBody::from).collect(), next: page.next }))
+}
+
+/// `None` if the caller may see nothing of what it asks for.
+fn filter(principal: &Principal, params: &mut Params) -> Result<Option<Filter>, Problem> {
+    let named = params.take("tenant")?;
+    let foreign = matches!((principal.tenant.as_deref(), &named), (Some(bound), Some(named)) if bound != named);
+    let tenant = principal.tenant.as_deref().map(str::to_owned).or(named);
+    let status = params.take("status")?.map(|text| parse_status(&text)).transpose()?;
+    let mut labels = BTreeMap::new();
+    for label in params.take_all("label") {
+        let Some((key, value)) = label.split_once('=') else {
+            return Err(wrong("label", format_args!("must be key=value, not {label:?}")));
+        };
+        if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(wrong("label", format_args!("the key {key:?} is given twice")));
+        }
+    }
+    if labels.len() > limits::LABELS_MAX {
+        return Err(wrong("label", format_args!("at most {}", limits::LABELS_MAX)));
+    }
+    let (user, session, dead) = (params.take("user")?, params.take("session")?, params.take_flag("dead")?);
+    Ok((!foreign).then_some(Filter { tenant, user, session, status, labels, dead }))
+}
+
+fn parse_status(text: &str) -> Result<Status, Problem> {
+    let json = serde_json::Value::String(text.to_owned());
+    serde_json::from_value(json)
+        .map_err(|_| wrong("status", "must be queued, running, waiting, completed, failed or cancelled"))
+}
+
+/// Shows a task.
+#[utoipa::path(
+    get, path = "/tasks/{id}", tag = "tasks", operation_id = "get_task",
+    params(("id" = String, Path, description = "The task.")),
+    responses(
+        (status = 200, description = "The task.", body = TaskBody),
+        (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
+    ),
+    security(("key" = ["read"]), ("header_key" = ["read"])),
+)]
+pub(super) async fn get(
+    State(api): State<Arc<Api>>,
+    Caller(principal): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<TaskBody>, Problem> {
+    Ok(Json(visible(&api, &principal, &id).await?.into()))
+}
+
+/// Cancels a task. Cancelling a cancelled one changes nothing.
+#[utoipa::path(
+    post, path = "/tasks/{id}/cancel", tag = "tasks", operation_id = "cancel_task",
+    params(("id" = String, Path, description = "The task.")),
+    responses(
+        (status = 202, description = "The cancellation is durable; the task ends at its next event.", body = TaskBody),
+        (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 409, description = "The task has finished.", body = super::problem::Body, content_type = "application/problem+json"),
+    ),
+    security(("key" = ["run"]), ("header_key" = ["run"])),
+)]
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    Caller(principal): Caller,
+    Path(id): Path<String>,
+    OptionalJsonBytes(bytes): OptionalJsonBytes,
+) -> Result<Response, Problem> {
+    no_fields(&bytes)?;
+    match mail(&api, &principal, &id, Mail::Cancel).await {
+        Err(Finished(problem, Some(Status::Cancelled))) => {
+            tracing::debug!(code = problem.code.as_str(), "the task was cancelled before");
+            accepted(&api, &principal, &id).await
+        }
+        outcome => Ok(outcome.map_err(|refusal| refusal.0)?),
+    }
+}
+
+/// Answers an approval or a question.
+#[utoipa::path(
+    post, path = "/tasks/{id}/input", tag = "tasks", operation_id = "answer_task",
+    params(("id" = String, Path, description = "The task.")),
+    request_body = InputRequest,
+    responses(
+        (status = 202, description = "The answer is durable.", body = TaskBody),
+        (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 409, description = "The task has finished.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 422, description = "A field is not acceptable.", body = super::problem::Body, content_type = "application/problem+json"),
+    ),
+    security(("key" = ["run"]), ("header_key" = ["run"])),
+)]
+pub(super) async fn input(
+    State(api): State<Arc<Api>>,
+    Caller(principal): Caller,
+    Path(id): Path<String>,
+    JsonBytes(bytes): JsonBytes,
+) -> Result<Response, Problem> {
+    let answer = dto::parse::<InputRequest>(&bytes)?.into_mail()?;
+    mail(&api, &principal, &id, answer).await.map_err(|refusal| refusal.0)
+}
+
+/// Sends a named signal; the body is what it carries.
+#[utoipa::path(
+    post, path = "/tasks/{id}/signals/{name}", tag = "tasks", operation_id = "signal_task",
+    params(
+        ("id" = String, Path, description = "The task."),
+        ("name" = String, Path, description = "The signal's name."),
+    ),
+    request_body(content = serde_json::Value, description = "What the signal carries; any JSON, null if left out."),
+    responses(
+        (status = 202, description = "The signal is durable, whether or not the task waits for it yet.", body = TaskBody),
+        (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 409, description = "The task has finished.", body = super::problem::Body, content_type = "application/problem+json"),
+    ),
+    security(("key" = ["run"]), ("header_key" = ["run"])),
+)]
+pub(super) async fn signal(
+    State(api): State<Arc<Api>>,
+    Caller(principal): Caller,
+    Path((id, name)): Path<(String, String)>,
+    OptionalJsonBytes(bytes): OptionalJsonBytes,
+) -> Result<Response, Problem> {
+    dto::check_name("name", &name)?;
+    let payload = if bytes.is_empty() { serde_json::Value::Null } else { dto::parse(&bytes)? };
+    mail(&api, &principal, &id, Mail::Signal { name, payload }).await.map_err(|refusal| refusal.0)
+}
+
+/// Takes a task out of the dead letters and queues it again, with a fresh journal.
+#[utoipa::path(
+    post, path = "/tasks/{id}/rerun", tag = "tasks", operation_id = "rerun_task",
+    params(("id" = String, Path, description = "The task.")),
+    responses(
+        (status = 202, description = "The task is queued.", body = TaskBody),
+        (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 409, description = "The task is not in the dead letters.", body = super::problem::Body, content_type = "application/problem+json"),
+    ),
+    security(("key" = ["admin"]), ("header_key" = ["admin"])),
+)]
+pub(super) async fn rerun(
+    State(api): State<Arc<Api>>,
+    Caller(principal): Caller,
+    Path(id): Path<String>,
+    OptionalJsonBytes(bytes): OptionalJsonBytes,
+) -> Result<Response, Problem> {
+    no_fields(&bytes)?;
+    let task = visible(&api, &principal, &id).await?;
+    let not_dead = || Problem::new(Code::NotDead, format!("task {id} is {}, not a dead letter", word(task.status)));
+    if !task.dead {
+        return Err(not_dead());
+    }
+    match api.runner.store().requeue(&id, api.runner.now()).await {
+        Ok(()) => accepted(&api, &principal, &id).await,
+        Err(store::Error::Conflict { .. }) => Err(not_dead()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A route that takes no body takes an empty object too, since many clients cannot send less.
+fn no_fields(bytes: &[u8]) -> Result<(), Problem> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    dto::parse::<Nothing>(bytes).map(|_| ())
+}
+
+/// A refusal, and the status of the task if it is terminal.
+pub(super) struct Finished(pub(super) Problem, Option<Status>);
+
+impl From<Problem> for Finished {
+    fn from(problem: Problem) -> Self {
+        Self(problem, None)
+    }
+}
+
+/// Leaves mail for a task that the caller may see.
+pub(super) async fn mail(api: &Api, principal: &Principal, id: &str, mail: Mail) -> Result<Response, Finished> {
+    let task = visible(api, principal, id).await?;
+    if task.status.is_terminal() {
+        return Err(finished(&task));
+    }
+    match api.runner.post(id, mail).await {
+        Ok(()) => Ok(accepted(api, principal, id).await?),
+        Err(store::Error::Conflict { .. }) => Err(finished(&visible(api, principal, id).await?)),
+        Err(error @ store::Error::Limit { .. }) => {
+            Err(Problem::new(Code::MailboxFull, error.to_string()).retry_after(limits::RETRY_AFTER).into())
+        }
+        Err(error) => Err(Problem::store(&error).into()),
+    }
+}
+
+fn finished(task: &Task) -> Finished {
+    let problem = Problem::new(Code::TaskFinished, format!("task {} is {}", task.id, word(task.status)));
+    Finished(problem, Some(task.status))
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Queued => "queued",
+        Status::Running => "running",
+        Status::Waiting => "waiting",
+        Status::Completed => "completed",
+        Status::Failed => "failed",
+        Status::Cancelled => "cancelled",
+    }
+}
