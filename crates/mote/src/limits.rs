@@ -120,3 +120,15 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub const ABANDON_ATTEMPTS: u32 = 5;
 /// Pause after a connection could not be accepted.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Times that a driver tries a commit again while the store is overloaded or locked.
+pub const COMMIT_RETRIES_MAX: u32 = 6;
+/// Tasks that one claim takes at most.
+pub const CLAIM_BATCH: usize = 64;
+/// Deliveries of one outbox message before its back-off stops growing.
+pub const OUTBOX_BACKOFF_DOUBLINGS: u32 = 10;
+/// Outbox messages under way at once.
+pub const OUTBOX_BATCH: usize = 16;
+/// Journal entries that one read of a replay takes.
+pub const REPLAY_PAGE: usize = 500;
+/// Tasks that one retention sweep removes at most.
+pub const SWEEP_BATCH: usize = 1000;

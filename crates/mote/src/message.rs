@@ -81,6 +81,14 @@ impl Message {
         texts.collect::<Vec<_>>().join("")
     }
 
+    /// The tool calls in it: id, name and arguments of each, in order.
+    pub fn calls(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Call { id, name, arguments } => Some((id.as_str(), name.as_str(), arguments.as_str())),
+            _ => None,
+        })
+    }
+
     /// Bytes of content, for token estimates.
     #[must_use]
     pub fn content_bytes(&self) -> usize {

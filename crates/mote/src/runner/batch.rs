@@ -1,0 +1,301 @@
+//! Turns one step of the core into what the store commits: journal entries, effects, budgets, status. A pure mapping; it
+//! neither commits nor performs.
+
+use mote_core::{Action, CallKind, Effect, Event, journal};
+use serde_json::json;
+
+use super::drive::Driver;
+use super::payload::Payload;
+use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
+use crate::clock::UnixMs;
+use crate::config::Windowed;
+use crate::limits::CONTEXT_UNITS;
+use crate::message::{Message, Role};
+use crate::model::Usage;
+use crate::store::{
+    Amount, Batch, BudgetLine, BudgetOp, EffectOp, NewEntry, OutboxMessage, Owner, SessionTurn, Status, StatusChange,
+    Totals,
+};
+
+/// One event with its text, and the mail that it came from.
+pub(super) struct Occurrence {
+    pub event: CoreEvent,
+    pub payload: Payload,
+    pub mail: Option<i64>,
+}
+
+impl Occurrence {
+    pub(super) fn new(event: CoreEvent, payload: Payload) -> Self {
+        Self { event, payload, mail: None }
+    }
+}
+
+/// One step taken, not yet durable.
+pub(super) struct Step {
+    pub occurrence: Occurrence,
+    pub actions: Actions,
+    /// The run after the step.
+    pub run: Core,
+}
+
+/// The empty batch that leaves a run under way.
+pub(super) fn empty() -> Batch {
+    Batch {
+        entries: Vec::new(),
+        effects: Vec::new(),
+        budget: Vec::new(),
+        mail_consumed: Vec::new(),
+        outbox: Vec::new(),
+        session: None,
+        status: StatusChange::Running,
+        totals: Totals::default(),
+    }
+}
+
+impl Driver {
+    /// The batch of `steps`, taken at `now`.
+    pub(super) fn batch(&self, steps: &[Step], now: UnixMs) -> Batch {
+        let mut batch = empty();
+        let mut usage = self.usage;
+        for (index, step) in steps.iter().enumerate() {
+            let granted = steps.get(index + 1).is_some_and(|next| next.occurrence.event == Event::BudgetGranted);
+            batch.entries.push(entry(step, now));
+            batch.mail_consumed.extend(step.occurrence.mail);
+            self.effects(step, &mut batch);
+            for action in step.actions.iter() {
+                match action {
+                    Action::Settle { tokens, nano_usd } => {
+                        let spent = Amount { tokens, nano_usd };
+                        let (model, used) = spent_on(&step.occurrence.payload, tokens);
+                        usage.add(&used);
+                        batch.budget.push(BudgetOp::Settle { spent, model, usage: used, step: step.run.steps() });
+                    }
+                    Action::Reserve { tokens, nano_usd } if granted => {
+                        let lines = lines(&self.shared, &self.owner, now);
+                        batch.budget.push(BudgetOp::Reserve { lines, amount: Amount { tokens, nano_usd } });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if let Some(last) = steps.last() {
+            let budget = last.run.budget();
+            batch.totals = Totals {
+                usage,
+                cost_nano_usd: budget.spent.nano_usd,
+                steps: last.run.steps(),
+                tool_calls: last.run.tool_calls(),
+            };
+            batch.status = self.status(last);
+            self.publish(last, now, &mut batch);
+        }
+        batch
+    }
+
+    fn effects(&self, step: &Step, batch: &mut Batch) {
+        let (event, run) = (&step.occurrence.event, &step.run);
+        if let Event::CallAnswered { call, is_error, .. } = event {
+            // The turn may have been closed by this very step; the key is known from before it.
+            let outcome = if *is_error { "failed" } else { "done" };
+            batch.effects.extend(self.key(*call).map(|key| EffectOp::Finalise { key, outcome }));
+        }
+        for action in step.actions.iter() {
+            match action {
+                Action::CallTool { call, attempt } => {
+                    let class = match run.calls().get(usize::from(call)).map(|call| call.spec.kind) {
+                        Some(CallKind::Tool { effect: Effect::Idempotent, .. }) => "idempotent",
+                        Some(CallKind::Tool { effect: Effect::Write, .. }) => "write",
+                        _ => "read",
+                    };
+                    let named = self.named_call(step, call);
+                    if let Some((key, tool)) = named {
+                        batch.effects.push(EffectOp::Reserve { key, tool, class, attempt: attempt.into() });
+                    }
+                }
+                Action::Conclude { call, outcome } => {
+                    let outcome = ending::effect_outcome(outcome);
+                    batch.effects.extend(self.key(call).map(|key| EffectOp::Finalise { key, outcome }));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Key and tool of a call that `step` asks for; the turn may have begun in this very step.
+    fn named_call(&self, step: &Step, call: u16) -> Option<(String, String)> {
+        if let Payload::ModelReplied { message, .. } = &step.occurrence.payload {
+            let (_, name, arguments) = message.calls().nth(usize::from(call))?;
+            let key = self.call_key(step.run.steps(), call, name, arguments)?;
+            return Some((key, name.to_owned()));
+        }
+        let named = self.transcript.call(call)?;
+        Some((self.call_key(step.run.steps(), call, &named.name, &named.arguments)?, named.name.clone()))
+    }
+
+    fn status(&self, last: &Step) -> StatusChange {
+        for action in last.actions.iter() {
+            match action {
+                Action::Finish(outcome) => {
+                    let failure = self.last_failure(last);
+                    let (status, error) =
+                        ending::of(outcome, last.run.limits(), failure.as_deref(), self.scope(last).as_deref());
+                    let result = (status == Status::Completed)
+                        .then(|| self.final_message(last).map(|message| turn::result(&self.shared, message)))
+                        .flatten();
+                    return StatusChange::Finished { status, result, error, dead: false };
+                }
+                Action::Suspend { until } => {
+                    return StatusChange::Waiting {
+                        wake_at: (until != 0).then_some(until),
+                        waiting: self.waiting(last),
+                        mail_seen: self.mail_seen,
+                    };
+                }
+                _ => {}
+            }
+        }
+        StatusChange::Running
+    }
+
+    fn final_message<'a>(&'a self, last: &'a Step) -> Option<&'a Message> {
+        match &last.occurrence.payload {
+            Payload::ModelReplied { message, .. } => Some(message),
+            _ => self.transcript.last(),
+        }
+    }
+
+    fn last_failure(&self, last: &Step) -> Option<String> {
+        match &last.occurrence.payload {
+            Payload::ModelFailed { message, .. } => Some(message.clone()),
+            _ => self.failure.clone(),
+        }
+    }
+
+    fn scope(&self, last: &Step) -> Option<String> {
+        match &last.occurrence.payload {
+            Payload::BudgetRefused { scope } => Some(scope.clone()),
+            _ => None,
+        }
+    }
+
+    /// What the task waits for, for its clients.
+    fn waiting(&self, last: &Step) -> String {
+        let calls: Vec<(String, String, String)> = match &last.occurrence.payload {
+            Payload::ModelReplied { message, .. } => {
+                message.calls().map(|(id, name, args)| (id.to_owned(), name.to_owned(), args.to_owned())).collect()
+            }
+            _ => self.transcript.calls().map(|c| (c.id.clone(), c.name.clone(), c.arguments.clone())).collect(),
+        };
+        let waits = last.run.calls().iter().zip(calls).filter_map(|(call, (id, name, arguments))| {
+            let arguments: serde_json::Value = serde_json::from_str(&arguments).unwrap_or_default();
+            let (kind, until) = match (call.state, call.spec.kind) {
+                (mote_core::CallState::Approving, _) => ("approval", 0),
+                (mote_core::CallState::Waiting { until }, CallKind::Signal { .. }) => ("signal", until),
+                (mote_core::CallState::Waiting { until }, CallKind::Timer { .. }) => ("timer", until),
+                (mote_core::CallState::Waiting { until }, CallKind::Question { .. }) => ("question", until),
+                _ => return None,
+            };
+            let until = (until != 0).then(|| crate::timestamp::format_rfc3339(until));
+            Some(json!({ "call": id, "kind": kind, "tool": name, "arguments": arguments, "until": until }))
+        });
+        serde_json::Value::Array(waits.collect()).to_string()
+    }
+
+    fn publish(&self, last: &Step, now: UnixMs, batch: &mut Batch) {
+        let StatusChange::Finished { status, result, error, .. } = &batch.status else { return };
+        if self.owner.session.is_some() && *status == Status::Completed {
+            let mut messages = self.transcript.input().to_vec();
+            // Tools and reasoning of the turn stay with the task; the session keeps what was said.
+            messages.extend(self.final_message(last).map(|said| Message::text(Role::Assistant, said.plain_text())));
+            batch.session = Some(SessionTurn { messages });
+        }
+        if self.shared.agent.events.is_some() {
+            let totals = &batch.totals;
+            let body = json!({
+                "specversion": "1.0",
+                "id": self.task,
+                "source": format!("/agents/{}", self.shared.agent.name),
+                "type": format!("dev.mote.task.{}", status_name(*status)),
+                "subject": self.task,
+                "time": crate::timestamp::format_rfc3339(now),
+                "datacontenttype": "application/json",
+                "data": {
+                    "id": self.task,
+                    "status": status_name(*status),
+                    "result": result.as_deref().and_then(|json| serde_json::from_str::<serde_json::Value>(json).ok()),
+                    "error": error,
+                    "usage": totals.usage,
+                    "cost_nano_usd": totals.cost_nano_usd,
+                    "steps": totals.steps,
+                    "session": self.owner.session,
+                    "labels": self.owner.labels,
+                },
+            });
+            batch.outbox.push(OutboxMessage { id: self.task.clone(), body: body.to_string() });
+        }
+    }
+}
+
+/// Which model was paid, and for what; a call that was lost counts as input.
+fn spent_on(payload: &Payload, tokens: u64) -> (String, Usage) {
+    let lost = Usage { input: tokens, ..Usage::default() };
+    match payload {
+        Payload::ModelReplied { model, usage, .. } => (model.clone(), *usage),
+        Payload::ModelFailed { model, .. } => (model.clone(), lost),
+        _ => (String::new(), lost),
+    }
+}
+
+fn status_name(status: Status) -> &'static str {
+    match status {
+        Status::Queued => "queued",
+        Status::Running => "running",
+        Status::Waiting => "waiting",
+        Status::Completed => "completed",
+        Status::Failed => "failed",
+        Status::Cancelled => "cancelled",
+    }
+}
+
+fn entry(step: &Step, now: UnixMs) -> NewEntry {
+    let mut buffer = [0; journal::record_bytes_max(CALLS)];
+    let record = match journal::encode(now, &step.occurrence.event, &step.actions, &mut buffer) {
+        Ok(len) => buffer[..len].to_vec(),
+        // Cannot be: the buffer holds the largest record. An empty record would be refused on replay, not misread.
+        Err(journal::NoRoom) => Vec::new(),
+    };
+    NewEntry { at: now, kind: step.occurrence.payload.kind(), record, payload: step.occurrence.payload.to_json() }
+}
+
+/// The shared budgets of a run, at `now`.
+pub(super) fn lines(shared: &Shared, owner: &Owner, now: UnixMs) -> Vec<BudgetLine> {
+    let budgets = &shared.agent.budget;
+    let windowed = |scope: String, windowed: &Windowed| {
+        let every = super::request::millis(windowed.every).max(1);
+        BudgetLine {
+            scope,
+            window_start: now - now % every,
+            nano_usd_max: windowed.bound.nano_usd,
+            tokens_max: windowed.bound.tokens,
+        }
+    };
+    let tenant = &owner.tenant;
+    let mut lines = Vec::new();
+    lines.extend(budgets.agent.as_ref().map(|bound| windowed("agent".into(), bound)));
+    lines.extend(budgets.per_tenant.as_ref().map(|bound| windowed(format!("tenant:{tenant}"), bound)));
+    if let (Some(bound), Some(user)) = (&budgets.per_user, &owner.user) {
+        lines.push(windowed(format!("user:{tenant}:{user}"), bound));
+    }
+    if let (Some(bound), Some(session)) = (&budgets.per_session, &owner.session) {
+        lines.push(BudgetLine {
+            scope: format!("session:{tenant}:{session}"),
+            window_start: 0,
+            nano_usd_max: bound.nano_usd,
+            tokens_max: bound.tokens,
+        });
+    }
+    lines
+}
+
+/// Most units of session history that a run loads: the ring less room for the run's own turns.
+pub(super) const HISTORY_UNITS_MAX: usize = CONTEXT_UNITS / 2;

@@ -1,0 +1,360 @@
+//! Drives one run: takes what happened to the core, makes the step durable, and only then performs what the core asked
+//! for. One driver holds one task under one epoch; what it may not commit, it does not perform.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use mote_core::{Action, CallKind, Event, Phase};
+
+use super::batch::{Occurrence, Step, empty};
+use super::live::LiveRun;
+use super::payload::Payload;
+use super::perform::{self, Done};
+use super::transcript::Transcript;
+use super::worker::Held;
+use super::{Core, CoreEvent, Shared, ending, outcome};
+use crate::clock::UnixMs;
+use crate::limits::COMMIT_RETRIES_MAX;
+use crate::model::{Request, Usage};
+use crate::store::{self, Commit, CommitError, MailRow, Owner, StatusChange};
+use crate::tools::registry::Binding;
+use crate::tools::{Invocation, key};
+use crate::context;
+
+/// Why a driver stopped. In every case but `Finished` the journal tells the next worker how to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The run is over.
+    Finished,
+    /// Nothing but waits is under way; the store wakes the task.
+    Suspended,
+    /// Given back at a step boundary, because the process shuts down.
+    Released,
+    /// Another worker holds the task.
+    Fenced,
+    /// The store cannot be written; the lease runs out and another worker tries.
+    Store,
+}
+
+/// One run under one epoch.
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) task: String,
+    pub(super) owner: Owner,
+    pub(super) held: Arc<Held>,
+    pub(super) seq: u64,
+    pub(super) run: Box<Core>,
+    pub(super) transcript: Transcript,
+    pub(super) usage: Usage,
+    pub(super) failure: Option<String>,
+    /// Newest mail that was read.
+    pub(super) mail_seen: i64,
+    /// Signals that came before anybody waited for them.
+    pub(super) early: Vec<MailRow>,
+    pub(super) traceparent: Option<String>,
+    pub(super) live: Arc<LiveRun>,
+    pub(super) under_way: FuturesUnordered<futures_util::future::BoxFuture<'static, Done>>,
+}
+
+impl Driver {
+    /// Goes on until the run ends, rests or is lost.
+    pub(super) async fn drive(mut self, first: Vec<Occurrence>) -> Stop {
+        let mut stop = if first.is_empty() { self.resting() } else { self.happen(first).await };
+        while stop.is_none() {
+            stop = self.next().await;
+        }
+        self.shared.live.close(&self.task);
+        stop.unwrap_or(Stop::Store)
+    }
+
+    /// Performs what a first commit, made with the submission, already asked for.
+    pub(super) async fn drive_committed(mut self, steps: Vec<Step>) -> Stop {
+        let mut stop = self.settle_in(steps).await;
+        while stop.is_none() {
+            stop = self.next().await;
+        }
+        self.shared.live.close(&self.task);
+        stop.unwrap_or(Stop::Store)
+    }
+
+    /// Waits for the next thing to happen, and takes it.
+    async fn next(&mut self) -> Option<Stop> {
+        let deadline = self.run.poll_at();
+        let now = self.shared.clock.now_ms();
+        let sleep = deadline.map(|at| Duration::from_millis(at.saturating_sub(now)));
+        let held = Arc::clone(&self.held);
+        tokio::select! {
+            biased;
+            () = held.lost.cancelled() => Some(Stop::Fenced),
+            () = held.mail.notified() => self.read_mail().await,
+            Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.take(done).await,
+            () = sleep_for(sleep), if sleep.is_some() => {
+                self.happen(vec![Occurrence::new(Event::TimerFired, Payload::TimerFired)]).await
+            }
+            () = self.shared.drain.cancelled(), if self.under_way.is_empty() => self.release().await,
+        }
+    }
+
+    async fn take(&mut self, done: Done) -> Option<Stop> {
+        let occurrence = match done {
+            Done::Model { attempt, result, streamed, took } => {
+                let occurrence = outcome::of_model(self, attempt, result, streamed, took);
+                self.live.end();
+                occurrence
+            }
+            Done::Call { call, attempt, result, took } => outcome::of_call(self, call, attempt, result, took)?,
+        };
+        if let Payload::ModelFailed { message, .. } = &occurrence.payload {
+            self.failure = Some(message.clone());
+        }
+        self.happen(vec![occurrence]).await
+    }
+
+    /// Steps the core through what happened, commits, and performs what follows.
+    pub(super) async fn happen(&mut self, occurrences: Vec<Occurrence>) -> Option<Stop> {
+        let now = self.shared.clock.now_ms();
+        let mut steps = match self.step_all(occurrences, now) {
+            Ok(steps) => steps,
+            Err(refusal) => return self.refused(refusal).await,
+        };
+        if steps.is_empty() {
+            return None;
+        }
+        match self.commit(&steps, now).await {
+            Ok(()) => {}
+            Err(CommitError::Budget { scope }) => {
+                steps.retain(|step| step.occurrence.event != Event::BudgetGranted);
+                let refused = Occurrence::new(Event::BudgetRefused, Payload::BudgetRefused { scope });
+                let occurrences = steps.into_iter().map(|step| step.occurrence).chain([refused]).collect();
+                steps = self.step_plain(occurrences, now).ok()?;
+                if let Err(error) = self.commit(&steps, now).await {
+                    return Some(self.lost(&error));
+                }
+            }
+            Err(error) => return Some(self.lost(&error)),
+        }
+        self.settle_in(steps).await
+    }
+
+    /// Steps through `occurrences`, through early signals that a new wait takes, and through the grant of a reservation,
+    /// which the commit itself makes true or refuses.
+    fn step_all(&mut self, occurrences: Vec<Occurrence>, now: UnixMs) -> Result<Vec<Step>, mote_core::Refusal> {
+        let mut steps = self.step_plain(occurrences, now)?;
+        while let Some(occurrence) = self.early_signal(&steps) {
+            let run = steps.last().map_or(*self.run, |step| step.run);
+            steps.extend(step_from(run, vec![occurrence], now)?);
+        }
+        let last = steps.last().map_or(*self.run, |step| step.run);
+        if matches!(last.phase(), Phase::Reserving { .. }) && !self.holds_back() {
+            let granted = Occurrence::new(Event::BudgetGranted, Payload::BudgetGranted);
+            steps.extend(step_from(last, vec![granted], now)?);
+        }
+        Ok(steps)
+    }
+
+    fn step_plain(&self, occurrences: Vec<Occurrence>, now: UnixMs) -> Result<Vec<Step>, mote_core::Refusal> {
+        step_from(*self.run, occurrences, now)
+    }
+
+    /// Whether the next model call is left to the next worker.
+    pub(super) fn holds_back(&self) -> bool {
+        self.shared.drain.is_cancelled()
+    }
+
+    async fn commit(&self, steps: &[Step], now: UnixMs) -> Result<(), CommitError> {
+        let batch = self.batch(steps, now);
+        let finishes = matches!(batch.status, StatusChange::Finished { .. });
+        crate::crash::point(if finishes { "finish.before_commit" } else { "run.before_commit" });
+        let began = tokio::time::Instant::now();
+        let commit =
+            Commit { task: self.task.clone(), epoch: self.held.epoch, expected_seq: self.seq, now, batch };
+        let mut tries = 0;
+        loop {
+            match self.shared.store.commit(commit.clone()).await {
+                Err(CommitError::Store(error)) if tries < COMMIT_RETRIES_MAX && is_passing(&error) => {
+                    tries += 1;
+                    tracing::warn!(task_id = self.task, %error, tries, "the store is busy; trying again");
+                    tokio::time::sleep(Duration::from_millis(50 << tries)).await;
+                }
+                Ok(()) => {
+                    self.shared.telemetry.metrics.store_commit(began.elapsed());
+                    crate::crash::point(if finishes { "finish.after_commit" } else { "run.after_commit" });
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The steps are durable: takes them over and performs what they asked for.
+    async fn settle_in(&mut self, steps: Vec<Step>) -> Option<Stop> {
+        self.seq += u64::try_from(steps.len()).unwrap_or(u64::MAX);
+        for step in steps {
+            if let Payload::ModelReplied { usage, .. } = &step.occurrence.payload {
+                self.usage.add(usage);
+            }
+            *self.run = step.run;
+            self.transcript.apply(&step.occurrence.event, &step.occurrence.payload, &step.actions, &self.run);
+            outcome::observe(self, &step);
+            for action in step.actions.iter() {
+                match self.perform(action) {
+                    Some(Stop::Released) => return self.release().await,
+                    None => {}
+                    stop => return stop,
+                }
+            }
+        }
+        (self.holds_back() && self.under_way.is_empty()).then_some(())?;
+        self.release().await
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Stop> {
+        if matches!(action, Action::CallModel { .. } | Action::CallTool { .. }) && !self.lease_holds() {
+            return Some(Stop::Fenced);
+        }
+        match action {
+            Action::CallModel { step, attempt, from, output } => self.call_model(step, attempt, from, output),
+            Action::CallTool { call, attempt } => self.call_tool(call, attempt),
+            Action::Suspend { .. } => return Some(Stop::Suspended),
+            Action::Finish(_) => return Some(Stop::Finished),
+            // The commit itself carried these out, or a client does.
+            Action::Settle { .. } | Action::Conclude { .. } | Action::Ask { .. } | Action::Reserve { .. } => {}
+        }
+        None
+    }
+
+    /// Whether this worker's lease is still good: one that was paused must not act on what it once committed.
+    fn lease_holds(&self) -> bool {
+        self.shared.clock.now_ms() < self.held.until.load(Ordering::Acquire)
+    }
+
+    fn call_model(&mut self, step: u32, attempt: u16, from: u32, output: u32) {
+        let agent = &self.shared.agent;
+        let request = Request {
+            system: context::system(agent, self.run.context().folded_units()),
+            messages: self.transcript.packet(from),
+            tools: self.shared.definitions.clone(),
+            output_schema: agent.output.clone(),
+            output_tokens_max: output,
+            task: self.task.clone(),
+            step,
+            attempt: attempt.into(),
+            traceparent: self.traceparent.clone(),
+        };
+        let provider = Arc::clone(&self.shared.provider);
+        self.under_way.push(perform::model_call(provider, request, attempt, Arc::clone(&self.live)));
+    }
+
+    fn call_tool(&mut self, call: u16, attempt: u16) {
+        let Some(named) = self.transcript.call(call) else { return };
+        let Some(Binding::Tool(tool)) = self.shared.registry.binding(&named.name) else { return };
+        let Some(key) = self.key(call) else { return };
+        let invocation = Invocation {
+            task: self.task.clone(),
+            call_id: named.id.clone(),
+            key,
+            arguments: serde_json::from_str(&named.arguments).unwrap_or_default(),
+            attempt: attempt.into(),
+            traceparent: self.traceparent.clone(),
+        };
+        self.under_way.push(perform::tool_call(Arc::clone(tool), invocation, call));
+    }
+
+    /// Idempotency key of a call of the present turn; none for a built-in.
+    pub(super) fn key(&self, call: u16) -> Option<String> {
+        let spec = self.run.calls().get(usize::from(call))?.spec;
+        let named = self.transcript.call(call)?;
+        matches!(spec.kind, CallKind::Tool { .. })
+            .then(|| self.call_key(self.run.steps(), call, &named.name, &named.arguments))
+            .flatten()
+    }
+
+    pub(super) fn call_key(&self, step: u32, call: u16, name: &str, arguments: &str) -> Option<String> {
+        let arguments = serde_json::from_str(arguments).ok()?;
+        Some(key::idempotency_key(&self.task, step, call.into(), name, &arguments))
+    }
+
+    /// What a driver does that begins with nothing to say: a run that rests stays at rest.
+    fn resting(&self) -> Option<Stop> {
+        matches!(self.run.phase(), Phase::Finished(_)).then_some(Stop::Finished)
+    }
+
+    /// Gives the task back at a step boundary.
+    async fn release(&mut self) -> Option<Stop> {
+        if let Err(error) = self.shared.store.release(&self.task, self.held.epoch).await {
+            tracing::warn!(task_id = self.task, %error, "failed to release a task; its lease runs out instead");
+        }
+        Some(Stop::Released)
+    }
+
+    /// The core refused an event: nothing of it happened. That is an error of ours, and the run does not guess on.
+    async fn refused(&mut self, refusal: mote_core::Refusal) -> Option<Stop> {
+        tracing::error!(task_id = self.task, %refusal, "the core refused an event; the task fails");
+        let error = ending::error("internal", format!("the core refused an event: {refusal}"));
+        fail(&self.shared, &self.task, self.held.epoch, self.seq, error).await
+    }
+
+    fn lost(&self, error: &CommitError) -> Stop {
+        match error {
+            CommitError::Fenced { .. } | CommitError::Sequence { .. } => {
+                self.shared.telemetry.metrics.lease_lost();
+                tracing::warn!(task_id = self.task, %error, "another worker holds the task; nothing was committed");
+                Stop::Fenced
+            }
+            CommitError::Budget { .. } | CommitError::Store(_) => {
+                tracing::error!(task_id = self.task, %error, "failed to commit; the task is left to its lease");
+                Stop::Store
+            }
+        }
+    }
+}
+
+/// Steps a copy of the run through `occurrences`.
+pub(super) fn step_from(
+    mut run: Core,
+    occurrences: Vec<Occurrence>,
+    now: UnixMs,
+) -> Result<Vec<Step>, mote_core::Refusal> {
+    let step = |occurrence: Occurrence| {
+        let actions = run.step(now, &occurrence.event)?;
+        Ok(Step { occurrence, actions, run })
+    };
+    occurrences.into_iter().map(step).collect()
+}
+
+/// Ends a task without its core: for a journal that cannot be replayed. It goes to the dead letters.
+pub(super) async fn fail(
+    shared: &Shared,
+    task: &str,
+    epoch: u64,
+    seq: u64,
+    error: store::TaskError,
+) -> Option<Stop> {
+    let status =
+        StatusChange::Finished { status: store::Status::Failed, result: None, error: Some(error), dead: true };
+    let now = shared.clock.now_ms();
+    let mut batch = empty();
+    batch.status = status;
+    let commit = Commit { task: task.to_owned(), epoch, expected_seq: seq, now, batch };
+    match shared.store.commit(commit).await {
+        Ok(()) => Some(Stop::Finished),
+        Err(error) => {
+            tracing::error!(task_id = task, %error, "failed to end a task that cannot go on");
+            Some(Stop::Store)
+        }
+    }
+}
+
+fn is_passing(error: &store::Error) -> bool {
+    matches!(error, store::Error::Overloaded { .. } | store::Error::Locked { .. })
+}
+
+async fn sleep_for(duration: Option<Duration>) {
+    if let Some(duration) = duration {
+        tokio::time::sleep(duration).await;
+    }
+}
+

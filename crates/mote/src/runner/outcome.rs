@@ -1,0 +1,175 @@
+//! What an action ended in, as an event for the core with its text. It estimates what a failed call cost; it does not
+//! decide what follows.
+
+use std::time::Duration;
+
+use mote_core::{CallFailure, Event, ModelFailure, Spend};
+
+use super::batch::Occurrence;
+use super::drive::Driver;
+use super::payload::Payload;
+use super::request::millis;
+use super::turn;
+use crate::context;
+use crate::model::{self, ErrorKind, Reply, Usage, price};
+use crate::tools::{self, FailureKind};
+
+/// A model call's end.
+pub(super) fn of_model(
+    driver: &Driver,
+    attempt: u16,
+    result: Result<Reply, model::Error>,
+    streamed: usize,
+    took: Duration,
+) -> Occurrence {
+    match result {
+        Ok(reply) => replied(driver, attempt, reply, took),
+        Err(error) => failed(driver, attempt, &error, streamed, took),
+    }
+}
+
+fn replied(driver: &Driver, attempt: u16, reply: Reply, took: Duration) -> Occurrence {
+    let shared = &driver.shared;
+    let estimated = reply.usage.is_none();
+    let usage = reply.usage.unwrap_or_else(|| Usage {
+        input: input_estimate(driver),
+        output: context::message_tokens(&reply.message).into(),
+        ..Usage::default()
+    });
+    let models = &shared.agent.models;
+    let model = models.iter().find(|model| model.name == reply.model).or(models.first());
+    let cost_nano_usd = model.map_or(0, |model| price::cost(&usage, &model.price));
+    let reading = turn::read(shared, &reply, shared.clock.now_ms());
+    let spend = Spend { input: usage.input, output: usage.output, nano_usd: cost_nano_usd };
+    Occurrence::new(
+        Event::ModelReplied { spend, tokens: reading.tokens, finish: reading.finish, calls: reading.calls },
+        Payload::ModelReplied {
+            step: driver.run.steps(),
+            attempt,
+            provider: reply.provider,
+            model: reply.model,
+            usage,
+            estimated,
+            cost_nano_usd,
+            duration_ms: millis(took),
+            finish: reply.finish,
+            message: reply.message,
+            refused: reading.refused,
+            feedback: reading.feedback,
+        },
+    )
+}
+
+fn failed(driver: &Driver, attempt: u16, error: &model::Error, streamed: usize, took: Duration) -> Occurrence {
+    let failure = match error.kind {
+        ErrorKind::ContextLength => ModelFailure::ContextLength,
+        ErrorKind::Rejected if !error.alternative => ModelFailure::Rejected,
+        ErrorKind::Rejected
+        | ErrorKind::Unreachable
+        | ErrorKind::RateLimited
+        | ErrorKind::Overloaded
+        | ErrorKind::Broken
+        | ErrorKind::TimedOut
+        | ErrorKind::CircuitOpen => ModelFailure::Transient,
+    };
+    let spend = match error.kind {
+        ErrorKind::Broken | ErrorKind::TimedOut => spend_estimate(driver, streamed),
+        _ => Spend::default(),
+    };
+    let retry_after_ms = error.retry_after.map_or(0, |after| u32::try_from(millis(after)).unwrap_or(u32::MAX));
+    Occurrence::new(
+        Event::ModelFailed { failure, spend, retry_after_ms, jitter: jitter(driver), alternative: error.alternative },
+        Payload::ModelFailed {
+            step: driver.run.steps(),
+            attempt,
+            model: error.model.clone(),
+            kind: error_kind(error.kind).to_owned(),
+            message: error.to_string(),
+            duration_ms: millis(took),
+        },
+    )
+}
+
+/// Name of a model failure's kind, in journals and metrics.
+pub(super) fn error_kind(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Unreachable => "unreachable",
+        ErrorKind::RateLimited => "rate_limited",
+        ErrorKind::Overloaded => "overloaded",
+        ErrorKind::Broken => "broken",
+        ErrorKind::TimedOut => "timed_out",
+        ErrorKind::ContextLength => "context_length",
+        ErrorKind::Rejected => "rejected",
+        ErrorKind::CircuitOpen => "circuit_open",
+    }
+}
+
+/// What a model call that gave no usage is taken to have cost: all of its input, and what had streamed in.
+pub(super) fn spend_estimate(driver: &Driver, streamed: usize) -> Spend {
+    let limits = driver.run.limits();
+    let (input, output) = (input_estimate(driver), u64::from(context::tokens(streamed)));
+    let nano_usd = input
+        .saturating_mul(limits.price_input)
+        .saturating_add(output.saturating_mul(limits.price_output));
+    Spend { input, output, nano_usd }
+}
+
+fn input_estimate(driver: &Driver) -> u64 {
+    driver.run.context().tokens().saturating_add(driver.run.limits().fixed.into())
+}
+
+fn jitter(driver: &Driver) -> u16 {
+    (driver.shared.clock.random() & 0xffff) as u16
+}
+
+/// The end of an attempt at a tool call; `None` if the call is no longer of this turn.
+pub(super) fn of_call(
+    driver: &Driver,
+    call: u16,
+    attempt: u16,
+    result: Result<tools::Output, tools::Failure>,
+    took: Duration,
+) -> Option<Occurrence> {
+    let named = driver.transcript.call(call)?;
+    let (id, tool, duration_ms) = (named.id.clone(), named.name.clone(), millis(took));
+    Some(match result {
+        Ok(output) => Occurrence::new(
+            Event::CallAnswered {
+                call,
+                tokens: context::tokens(output.content.len()),
+                is_error: output.is_error,
+            },
+            Payload::CallAnswered {
+                call,
+                id,
+                tool,
+                attempt,
+                content: output.content,
+                is_error: output.is_error,
+                duration_ms,
+            },
+        ),
+        Err(error) => {
+            let (failure, kind) = match error.kind {
+                FailureKind::NotSent => (CallFailure::NotPerformed, "not_sent"),
+                FailureKind::Refused => (CallFailure::NotPerformed, "refused"),
+                FailureKind::Unknown => (CallFailure::Unknown, "unknown"),
+                FailureKind::Forbidden => (CallFailure::Forbidden, "forbidden"),
+            };
+            let retry_after_ms =
+                error.retry_after.map_or(0, |after| u32::try_from(millis(after)).unwrap_or(u32::MAX));
+            Occurrence::new(
+                Event::CallFailed { call, failure, retry_after_ms, jitter: jitter(driver) },
+                Payload::CallFailed {
+                    call,
+                    id,
+                    tool,
+                    attempt,
+                    kind: kind.to_owned(),
+                    message: error.message,
+                    duration_ms,
+                },
+            )
+        }
+    })
+}

@@ -1,0 +1,226 @@
+//! From a claimed task to a driver: a fresh run is begun, one with a journal is replayed and told what was lost. Replay
+//! performs nothing.
+
+use std::sync::Arc;
+
+use futures_util::stream::FuturesUnordered;
+use mote_core::journal::ReplayError;
+use mote_core::{CallKind, CallState, Change, Event};
+
+use super::batch::{HISTORY_UNITS_MAX, Occurrence};
+use super::drive::Driver;
+use super::payload::Payload;
+use super::request::{Stored, bounds};
+use super::transcript::Transcript;
+use super::worker::Held;
+use super::{Actions, Core, CoreEvent, Shared, turn};
+use crate::clock::UnixMs;
+use crate::config::OnChange;
+use crate::context;
+use crate::limits::REPLAY_PAGE;
+use crate::message::Message;
+use crate::store::{self, Entry, Store, Task, TaskError};
+
+/// Why a claimed task cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The store cannot be read now.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The task is broken for good: it ends with this error, in the dead letters.
+    #[error("{}", .0.message)]
+    Broken(TaskError),
+}
+
+/// One replayed step.
+pub struct Replayed {
+    /// The entry, as stored.
+    pub entry: Entry,
+    /// Its text.
+    pub payload: Payload,
+    /// The event.
+    pub event: CoreEvent,
+    /// What the core asked for.
+    pub actions: Actions,
+    /// The run after it.
+    pub run: Core,
+}
+
+/// Replays a task's whole journal, a step at a time, through this build's core.
+///
+/// # Errors
+/// The store's, or a sentence naming the entry that is damaged or diverges.
+pub async fn replay(
+    store: &dyn Store,
+    task: &str,
+    mut each: impl FnMut(Replayed),
+) -> Result<Result<Core, TaskError>, store::Error> {
+    let mut run = Core::new();
+    let mut after = 0;
+    loop {
+        let page = store.journal(task, after, REPLAY_PAGE).await?;
+        let Some(last) = page.last() else { return Ok(Ok(run)) };
+        after = last.seq;
+        for entry in page {
+            match replay_entry(&mut run, &entry) {
+                Ok((event, actions, payload)) => each(Replayed { entry, payload, event, actions, run }),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+}
+
+fn replay_entry(run: &mut Core, entry: &Entry) -> Result<(CoreEvent, Actions, Payload), TaskError> {
+    let broken = |code: &str, what: String| super::ending::error(code, format!("journal entry {}: {what}", entry.seq));
+    let payload = Payload::from_entry(&entry.kind, entry.payload.as_deref())
+        .map_err(|error| broken("internal", format!("its payload is damaged: {error}")))?;
+    let (record, actions) = run.replay(&entry.record).map_err(|error| match error {
+        ReplayError::Malformed(_) => broken("internal", error.to_string()),
+        ReplayError::Refused(_) | ReplayError::Diverged { .. } => broken("divergence", error.to_string()),
+    })?;
+    Ok((record.event, actions, payload))
+}
+
+/// A driver for a claimed task, and what it begins with.
+pub(super) async fn driver(
+    shared: &Arc<Shared>,
+    task: Task,
+    held: Arc<Held>,
+) -> Result<(Driver, Vec<Occurrence>), Error> {
+    let stored: Stored = serde_json::from_str(&task.request)
+        .map_err(|error| broken(format!("the stored request cannot be read: {error}")))?;
+    let mut driver = fresh(shared, &task, &stored, held);
+    let mut steps = 0_u64;
+    let replayed = replay(&*shared.store, &task.id, |step| {
+        steps += 1;
+        *driver.run = step.run;
+        driver.transcript.apply(&step.event, &step.payload, &step.actions, &step.run);
+        driver.note(&step.event, &step.payload, step.entry.at);
+    });
+    replayed.await?.map_err(Error::Broken)?;
+    if steps != task.seq {
+        return Err(broken(format!("the journal has {steps} entries, the task says {}", task.seq)));
+    }
+    driver.seq = steps;
+    let first = if steps == 0 {
+        let history = history(shared, &task).await?;
+        begin(shared, &task, &stored, history)
+    } else {
+        taken_over(&driver)
+    };
+    Ok((driver, first))
+}
+
+/// A driver to which nothing has happened.
+pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Arc<Held>) -> Driver {
+    Driver {
+        shared: Arc::clone(shared),
+        task: task.id.clone(),
+        owner: task.owner.clone(),
+        held,
+        seq: 0,
+        run: Box::new(Core::new()),
+        transcript: Transcript::new(stored.messages()),
+        usage: task.usage,
+        failure: None,
+        mail_seen: 0,
+        early: Vec::new(),
+        turn_began: 0,
+        traceparent: stored.traceparent.clone(),
+        live: shared.live.open(&task.id),
+        under_way: FuturesUnordered::new(),
+    }
+}
+
+/// What a run begins with.
+pub(super) fn begin(shared: &Shared, task: &Task, stored: &Stored, history: Vec<Message>) -> Vec<Occurrence> {
+    let agent = &shared.agent;
+    let opened = Occurrence::new(
+        Event::Opened { limits: bounds(shared, stored, task.expires_at), digest: agent.digest },
+        Payload::Opened { agent: agent.name.clone(), version: agent.version.clone(), digest: hex(&agent.digest) },
+    );
+    let loaded = history.into_iter().map(|message| {
+        Occurrence::new(
+            Event::Loaded { tokens: context::message_tokens(&message) },
+            Payload::Loaded { message },
+        )
+    });
+    let tokens = context::messages_tokens(&stored.messages());
+    let started = Occurrence::new(Event::Started { tokens }, Payload::Started);
+    let expired = task.expires_at.is_some_and(|at| at <= shared.clock.now_ms());
+    let timer = expired.then(|| Occurrence::new(Event::TimerFired, Payload::TimerFired));
+    std::iter::once(opened).chain(loaded).chain([started]).chain(timer).collect()
+}
+
+async fn history(shared: &Shared, task: &Task) -> Result<Vec<Message>, store::Error> {
+    let Some(session) = &task.owner.session else { return Ok(Vec::new()) };
+    let session = shared.store.session(&task.owner.tenant, session).await?;
+    let mut messages = session.map(|session| session.messages).unwrap_or_default();
+    let surplus = messages.len().saturating_sub(HISTORY_UNITS_MAX);
+    messages.drain(..surplus);
+    Ok(messages)
+}
+
+/// What a run is told that another worker, or another configuration, had before.
+fn taken_over(driver: &Driver) -> Vec<Occurrence> {
+    let (shared, run) = (&driver.shared, &driver.run);
+    let mut occurrences = Vec::new();
+    if *run.digest() != shared.agent.digest {
+        let change = change(driver);
+        let name = match change {
+            Change::Continue => "continue",
+            Change::Fail => "fail",
+            Change::PendingCall => "pending_call",
+        };
+        let digest = shared.agent.digest;
+        occurrences.push(Occurrence::new(
+            Event::Rebound { digest, change },
+            Payload::Rebound { digest: hex(&digest), change: name.to_owned() },
+        ));
+        if change != Change::Continue {
+            return occurrences;
+        }
+    }
+    if !run.is_suspended() {
+        let worker = shared.worker.clone();
+        occurrences.push(Occurrence::new(Event::Recovered, Payload::Recovered { worker }));
+    }
+    occurrences
+}
+
+fn change(driver: &Driver) -> Change {
+    if driver.shared.agent.on_change == OnChange::Fail {
+        return Change::Fail;
+    }
+    let changed = (0_u16..).zip(driver.run.calls()).any(|(index, call)| {
+        let pending = call.state != CallState::Done && !matches!(call.spec.kind, CallKind::Rejected { .. });
+        let name = driver.transcript.call(index).map(|call| call.name.as_str());
+        pending && name.and_then(|name| turn::binding_digest(&driver.shared, name)) != Some(call.spec.tool)
+    });
+    if changed { Change::PendingCall } else { Change::Continue }
+}
+
+impl Driver {
+    /// Keeps what the driver needs to know of an event beside the core and the transcript.
+    pub(super) fn note(&mut self, event: &CoreEvent, payload: &Payload, at: UnixMs) {
+        if let Payload::ModelFailed { message, .. } = payload {
+            self.failure = Some(message.clone());
+        }
+        if matches!(event, Event::ModelReplied { .. }) {
+            self.turn_began = at;
+        }
+    }
+}
+
+fn broken(message: String) -> Error {
+    Error::Broken(super::ending::error("internal", message))
+}
+
+fn hex(digest: &[u8; 32]) -> String {
+    use std::fmt::Write as _;
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
