@@ -78,16 +78,20 @@ impl Driver {
                 }
             }
         }
-        if let Some(last) = steps.last() {
-            let budget = last.run.budget();
-            batch.totals = Totals {
-                usage,
-                cost_nano_usd: budget.spent.nano_usd,
-                steps: last.run.steps(),
-                tool_calls: last.run.tool_calls(),
-            };
-            batch.status = self.status(last);
-            self.publish(last, now, &mut batch);
+        let run = steps.last().map_or(&*self.run, |step| &step.run);
+        batch.totals = Totals {
+            usage,
+            cost_nano_usd: run.budget().spent.nano_usd,
+            steps: run.steps(),
+            tool_calls: run.tool_calls(),
+        };
+        match steps.last() {
+            Some(last) => {
+                batch.status = self.status(last);
+                self.publish(last, now, &mut batch);
+            }
+            // Nothing happened: only a run at rest commits that, to go back to rest.
+            None => batch.status = self.at_rest(run, None, run.poll_at().unwrap_or(0)),
         }
         batch
     }
@@ -145,16 +149,20 @@ impl Driver {
                     return StatusChange::Finished { status, result, error, dead: false };
                 }
                 Action::Suspend { until } => {
-                    return StatusChange::Waiting {
-                        wake_at: (until != 0).then_some(until),
-                        waiting: self.waiting(last),
-                        mail_seen: self.mail_seen,
-                    };
+                    return self.at_rest(&last.run, Some(&last.occurrence.payload), until);
                 }
                 _ => {}
             }
         }
         StatusChange::Running
+    }
+
+    fn at_rest(&self, run: &Core, payload: Option<&Payload>, until: UnixMs) -> StatusChange {
+        StatusChange::Waiting {
+            wake_at: (until != 0).then_some(until),
+            waiting: self.waiting(run, payload),
+            mail_seen: self.mail_seen,
+        }
     }
 
     fn final_message<'a>(&'a self, last: &'a Step) -> Option<&'a Message> {
@@ -179,14 +187,14 @@ impl Driver {
     }
 
     /// What the task waits for, for its clients.
-    fn waiting(&self, last: &Step) -> String {
-        let calls: Vec<(String, String, String)> = match &last.occurrence.payload {
-            Payload::ModelReplied { message, .. } => {
+    fn waiting(&self, run: &Core, payload: Option<&Payload>) -> String {
+        let calls: Vec<(String, String, String)> = match payload {
+            Some(Payload::ModelReplied { message, .. }) => {
                 message.calls().map(|(id, name, args)| (id.to_owned(), name.to_owned(), args.to_owned())).collect()
             }
             _ => self.transcript.calls().map(|c| (c.id.clone(), c.name.clone(), c.arguments.clone())).collect(),
         };
-        let waits = last.run.calls().iter().zip(calls).filter_map(|(call, (id, name, arguments))| {
+        let waits = run.calls().iter().zip(calls).filter_map(|(call, (id, name, arguments))| {
             let arguments: serde_json::Value = serde_json::from_str(&arguments).unwrap_or_default();
             let (kind, until) = match (call.state, call.spec.kind) {
                 (mote_core::CallState::Approving, _) => ("approval", 0),

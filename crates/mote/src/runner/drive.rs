@@ -15,14 +15,14 @@ use super::payload::Payload;
 use super::perform::{self, Done};
 use super::transcript::Transcript;
 use super::worker::Held;
-use super::{Core, CoreEvent, Shared, ending, outcome};
+use super::{Core, Shared, ending, observe, outcome};
 use crate::clock::UnixMs;
+use crate::context;
 use crate::limits::COMMIT_RETRIES_MAX;
 use crate::model::{Request, Usage};
 use crate::store::{self, Commit, CommitError, MailRow, Owner, StatusChange};
-use crate::tools::registry::Binding;
+use crate::tools::registry::Target;
 use crate::tools::{Invocation, key};
-use crate::context;
 
 /// Why a driver stopped. In every case but `Finished` the journal tells the next worker how to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(super) struct Driver {
     pub(super) mail_seen: i64,
     /// Signals that came before anybody waited for them.
     pub(super) early: Vec<MailRow>,
+    /// When the present turn of calls began.
+    pub(super) turn_began: UnixMs,
     pub(super) traceparent: Option<String>,
     pub(super) live: Arc<LiveRun>,
     pub(super) under_way: FuturesUnordered<futures_util::future::BoxFuture<'static, Done>>,
@@ -107,9 +109,6 @@ impl Driver {
             }
             Done::Call { call, attempt, result, took } => outcome::of_call(self, call, attempt, result, took)?,
         };
-        if let Payload::ModelFailed { message, .. } = &occurrence.payload {
-            self.failure = Some(message.clone());
-        }
         self.happen(vec![occurrence]).await
     }
 
@@ -141,7 +140,7 @@ impl Driver {
 
     /// Steps through `occurrences`, through early signals that a new wait takes, and through the grant of a reservation,
     /// which the commit itself makes true or refuses.
-    fn step_all(&mut self, occurrences: Vec<Occurrence>, now: UnixMs) -> Result<Vec<Step>, mote_core::Refusal> {
+    pub(super) fn step_all(&self, occurrences: Vec<Occurrence>, now: UnixMs) -> Result<Vec<Step>, mote_core::Refusal> {
         let mut steps = self.step_plain(occurrences, now)?;
         while let Some(occurrence) = self.early_signal(&steps) {
             let run = steps.last().map_or(*self.run, |step| step.run);
@@ -164,13 +163,12 @@ impl Driver {
         self.shared.drain.is_cancelled()
     }
 
-    async fn commit(&self, steps: &[Step], now: UnixMs) -> Result<(), CommitError> {
+    async fn commit(&mut self, steps: &[Step], now: UnixMs) -> Result<(), CommitError> {
         let batch = self.batch(steps, now);
         let finishes = matches!(batch.status, StatusChange::Finished { .. });
         crate::crash::point(if finishes { "finish.before_commit" } else { "run.before_commit" });
         let began = tokio::time::Instant::now();
-        let commit =
-            Commit { task: self.task.clone(), epoch: self.held.epoch, expected_seq: self.seq, now, batch };
+        let commit = Commit { task: self.task.clone(), epoch: self.held.epoch, expected_seq: self.seq, now, batch };
         let mut tries = 0;
         loop {
             match self.shared.store.commit(commit.clone()).await {
@@ -180,7 +178,7 @@ impl Driver {
                     tokio::time::sleep(Duration::from_millis(50 << tries)).await;
                 }
                 Ok(()) => {
-                    self.shared.telemetry.metrics.store_commit(began.elapsed());
+                    observe::committed(&self.shared, began.elapsed());
                     crate::crash::point(if finishes { "finish.after_commit" } else { "run.after_commit" });
                     return Ok(());
                 }
@@ -198,7 +196,9 @@ impl Driver {
             }
             *self.run = step.run;
             self.transcript.apply(&step.occurrence.event, &step.occurrence.payload, &step.actions, &self.run);
-            outcome::observe(self, &step);
+            self.note(&step.occurrence.event, &step.occurrence.payload, step.run.now());
+            self.early.retain(|row| step.occurrence.mail != Some(row.id));
+            observe::step(self, &step);
             for action in step.actions.iter() {
                 match self.perform(action) {
                     Some(Stop::Released) => return self.release().await,
@@ -236,7 +236,7 @@ impl Driver {
         let request = Request {
             system: context::system(agent, self.run.context().folded_units()),
             messages: self.transcript.packet(from),
-            tools: self.shared.definitions.clone(),
+            tools: self.shared.registry.definitions().to_vec(),
             output_schema: agent.output.clone(),
             output_tokens_max: output,
             task: self.task.clone(),
@@ -250,7 +250,9 @@ impl Driver {
 
     fn call_tool(&mut self, call: u16, attempt: u16) {
         let Some(named) = self.transcript.call(call) else { return };
-        let Some(Binding::Tool(tool)) = self.shared.registry.binding(&named.name) else { return };
+        let Some(Target::Tool(tool)) = self.shared.registry.get(&named.name).map(|binding| &binding.target) else {
+            return;
+        };
         let Some(key) = self.key(call) else { return };
         let invocation = Invocation {
             task: self.task.clone(),
@@ -282,6 +284,15 @@ impl Driver {
         matches!(self.run.phase(), Phase::Finished(_)).then_some(Stop::Finished)
     }
 
+    /// Goes back to rest: what woke the task was nothing that it waits for.
+    pub(super) async fn rest(&mut self) -> Option<Stop> {
+        let now = self.shared.clock.now_ms();
+        match self.commit(&[], now).await {
+            Ok(()) => Some(Stop::Suspended),
+            Err(error) => Some(self.lost(&error)),
+        }
+    }
+
     /// Gives the task back at a step boundary.
     async fn release(&mut self) -> Option<Stop> {
         if let Err(error) = self.shared.store.release(&self.task, self.held.epoch).await {
@@ -300,7 +311,7 @@ impl Driver {
     fn lost(&self, error: &CommitError) -> Stop {
         match error {
             CommitError::Fenced { .. } | CommitError::Sequence { .. } => {
-                self.shared.telemetry.metrics.lease_lost();
+                observe::lease_lost(&self.shared);
                 tracing::warn!(task_id = self.task, %error, "another worker holds the task; nothing was committed");
                 Stop::Fenced
             }
@@ -326,15 +337,8 @@ pub(super) fn step_from(
 }
 
 /// Ends a task without its core: for a journal that cannot be replayed. It goes to the dead letters.
-pub(super) async fn fail(
-    shared: &Shared,
-    task: &str,
-    epoch: u64,
-    seq: u64,
-    error: store::TaskError,
-) -> Option<Stop> {
-    let status =
-        StatusChange::Finished { status: store::Status::Failed, result: None, error: Some(error), dead: true };
+pub(super) async fn fail(shared: &Shared, task: &str, epoch: u64, seq: u64, error: store::TaskError) -> Option<Stop> {
+    let status = StatusChange::Finished { status: store::Status::Failed, result: None, error: Some(error), dead: true };
     let now = shared.clock.now_ms();
     let mut batch = empty();
     batch.status = status;
@@ -357,4 +361,3 @@ async fn sleep_for(duration: Option<Duration>) {
         tokio::time::sleep(duration).await;
     }
 }
-

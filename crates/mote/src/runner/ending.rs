@@ -14,7 +14,9 @@ pub(super) fn of(
 ) -> (Status, Option<TaskError>) {
     let failure = match outcome {
         Outcome::Completed => return (Status::Completed, None),
-        Outcome::Cancelled => return (Status::Cancelled, Some(error("cancelled", "a client cancelled the task".into()))),
+        Outcome::Cancelled => {
+            return (Status::Cancelled, Some(error("cancelled", "a client cancelled the task".into())));
+        }
         Outcome::Failed(failure) => failure,
     };
     let said = last_failure.unwrap_or("no detail");

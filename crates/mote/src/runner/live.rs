@@ -46,6 +46,11 @@ impl LiveRun {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).text = String::new();
     }
 
+    /// Bytes of text that the call under way has given so far.
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).text.len()
+    }
+
     fn view(&self) -> LiveView {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = state.sender.get_or_insert_with(|| broadcast::channel(STREAM_LAG).0);

@@ -1,15 +1,52 @@
 //! The runner: drives [`mote_core`] and performs the actions that it asks for; journal first, then act.
+//!
+//! [`Runner`] is the handle that the API and the command line hold. `worker` claims tasks and keeps leases, `drive` takes
+//! one run from event to event. It does not decide what a run does next; the core does.
+
+mod batch;
+mod drive;
+mod ending;
+mod live;
+mod mail;
+mod observe;
+mod outbox;
+mod outcome;
+pub mod payload;
+mod perform;
+mod recover;
+mod request;
+mod transcript;
+mod turn;
+mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::clock::{SharedClock, UnixMs};
+pub use recover::{Replayed, replay};
+
+use crate::clock::{SharedClock, UnixMs, new_id};
 use crate::config::Agent;
+use crate::context;
+use crate::limits::{CALLS_PER_TURN, CONTEXT_UNITS, QUEUED_TASKS_MAX};
 use crate::message::Message;
-use crate::model::Delta;
-use crate::store::{self, Owner, Store};
+use crate::model::{Delta, Provider};
+use crate::store::{self, IdempotencyKey, NewTask, Owner, Status, Store, Submitted, Task};
+use crate::tools::registry::Registry;
+use crate::tools::validation;
+
+/// Calls of one turn.
+pub(crate) const CALLS: usize = CALLS_PER_TURN;
+/// The core's run, with the service's capacities.
+pub type Core = mote_core::Run<CONTEXT_UNITS, CALLS>;
+/// The core's actions, with the service's capacities.
+pub type Actions = mote_core::Actions<CALLS>;
+/// The core's events, with the service's capacities.
+pub type CoreEvent = mote_core::Event<CALLS>;
 
 /// A task as a client asks for it, already parsed.
 #[derive(Debug, Clone)]
@@ -91,67 +128,286 @@ pub struct LiveView {
     pub deltas: broadcast::Receiver<Live>,
 }
 
-/// The runner's handle: cheap to clone, shared by the API and the command line.
-#[derive(Clone)]
-pub struct Runner {
+/// What a runner is made of.
+pub struct Parts {
+    /// The agent.
+    pub agent: Arc<Agent>,
+    /// Where runs are durable.
+    pub store: Arc<dyn Store>,
+    /// Time and entropy.
+    pub clock: SharedClock,
+    /// The agent's model, with its fallbacks.
+    pub provider: Arc<dyn Provider>,
+    /// The agent's tools.
+    pub registry: Registry,
+}
+
+/// What every part of the runner shares.
+struct Shared {
     agent: Arc<Agent>,
     store: Arc<dyn Store>,
     clock: SharedClock,
+    provider: Arc<dyn Provider>,
+    registry: Registry,
+    output: Option<validation::Schema>,
+    fixed_tokens: u32,
+    worker: String,
+    live: live::LiveRuns,
+    holdings: worker::Holdings,
+    places: Arc<Semaphore>,
+    place_free: Notify,
+    finished: Notify,
+    drain: CancellationToken,
+    runs: TaskTracker,
+    loops: TaskTracker,
+    backlog: AtomicU64,
+    swept: AtomicU64,
+}
+
+/// The runner's handle: cheap to clone, shared by the API and the command line.
+#[derive(Clone)]
+pub struct Runner {
+    shared: Arc<Shared>,
 }
 
 impl Runner {
-    /// A stand-in until the driver lands: submits without running.
-    #[must_use]
-    pub fn new(agent: Arc<Agent>, store: Arc<dyn Store>, clock: SharedClock) -> Self {
-        Self { agent, store, clock }
+    /// Sets the runner up and starts its worker. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If the agent's output schema does not compile.
+    pub fn start(parts: Parts) -> Result<Self, validation::Error> {
+        let Parts { agent, store, clock, provider, registry } = parts;
+        let output = agent.output.clone().map(validation::Schema::new).transpose()?;
+        let shared = Arc::new(Shared {
+            fixed_tokens: context::fixed_tokens(&agent, registry.definitions()),
+            worker: new_id("worker", &*clock),
+            places: Arc::new(Semaphore::new(agent.server.runs.min(Semaphore::MAX_PERMITS))),
+            output,
+            agent,
+            store,
+            clock,
+            provider,
+            registry,
+            live: live::LiveRuns::default(),
+            holdings: worker::Holdings::default(),
+            place_free: Notify::new(),
+            finished: Notify::new(),
+            drain: CancellationToken::new(),
+            runs: TaskTracker::new(),
+            loops: TaskTracker::new(),
+            backlog: AtomicU64::new(0),
+            swept: AtomicU64::new(0),
+        });
+        shared.start();
+        Ok(Self { shared })
     }
 
     /// The agent.
     #[must_use]
     pub fn agent(&self) -> &Arc<Agent> {
-        &self.agent
+        &self.shared.agent
     }
 
     /// The store.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        &self.shared.store
     }
 
     /// The clock.
     #[must_use]
     pub fn clock(&self) -> &SharedClock {
-        &self.clock
+        &self.shared.clock
+    }
+
+    /// The agent's tools.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.shared.registry
     }
 
     /// Now.
     #[must_use]
     pub fn now(&self) -> UnixMs {
-        self.clock.now_ms()
+        self.shared.clock.now_ms()
     }
 
-    /// Makes a task durable; it runs as soon as a place is free. With `at_once`, refuses as overloaded rather than queue
-    /// (for `POST /run`).
+    /// Makes a task durable; it runs as soon as a place is free. With `at_once`, it begins in this very call, or is
+    /// refused as overloaded rather than queued (for `POST /run`).
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then.
     pub async fn submit(&self, submission: Submission, at_once: bool) -> Result<Accepted, SubmitError> {
-        let _ = (submission, at_once);
-        Err(SubmitError::Draining)
+        let shared = &self.shared;
+        self.admit(&submission)?;
+        let place = if at_once {
+            let place = Arc::clone(&shared.places).try_acquire_owned();
+            Some(place.map_err(|_| SubmitError::Overloaded {
+                reason: format!("all {} places for runs are taken", shared.agent.server.runs),
+                retry_after: Duration::from_secs(1),
+            })?)
+        } else {
+            None
+        };
+        let now = self.now();
+        let stored = request::Stored::new(&submission);
+        let task = self.task(&submission, &stored, now)?;
+        let (mut claim, mut prepared) = (None, None);
+        if place.is_some() {
+            let lease = shared.lease();
+            // A session's history is read after the claim, when no other task can change it.
+            prepared =
+                submission.owner.session.is_none().then(|| first_commit(shared, &task, &stored, &lease)).flatten();
+            claim = Some(lease);
+        }
+        let until = claim.as_ref().map_or(0, |lease| lease.until);
+        let new = NewTask {
+            id: task.id.clone(),
+            owner: task.owner.clone(),
+            request: task.request.clone(),
+            now,
+            expires_at: task.expires_at,
+            idempotency: self.idempotency(&submission, now),
+            claim,
+            first: prepared.as_ref().map(|prepared| prepared.batch.clone()),
+        };
+        crate::crash::point("submit.before");
+        let submitted = shared.store.submit(new).await;
+        crate::crash::point("submit.after");
+        match submitted {
+            Ok(Submitted::Replayed { task: first }) => {
+                prepared.iter().for_each(|prepared| prepared.abandon(shared));
+                Ok(Accepted { task: first, replayed: true })
+            }
+            Ok(Submitted::Created { epoch }) => {
+                if let (Some(epoch), Some(place)) = (epoch, place) {
+                    match prepared {
+                        Some(prepared) => shared.run_submitted(prepared.driver, prepared.steps, place),
+                        None => shared.run_claimed(Task { epoch, ..task.clone() }, epoch, until, place),
+                    }
+                }
+                Ok(Accepted { task: task.id, replayed: false })
+            }
+            Err(error) => {
+                prepared.iter().for_each(|prepared| prepared.abandon(shared));
+                Err(error.into())
+            }
+        }
+    }
+
+    fn admit(&self, submission: &Submission) -> Result<(), SubmitError> {
+        if self.draining() {
+            return Err(SubmitError::Draining);
+        }
+        if submission.input.is_empty() {
+            return Err(SubmitError::Invalid { field: "input".into(), message: "it is empty".into() });
+        }
+        let queued = self.shared.backlog.load(Ordering::Relaxed);
+        if queued >= QUEUED_TASKS_MAX {
+            let reason = format!("{queued} tasks are queued, the limit is {QUEUED_TASKS_MAX}");
+            return Err(SubmitError::Overloaded { reason, retry_after: Duration::from_secs(5) });
+        }
+        Ok(())
+    }
+
+    fn task(&self, submission: &Submission, stored: &request::Stored, now: UnixMs) -> Result<Task, SubmitError> {
+        let request = serde_json::to_string(stored)
+            .map_err(|error| SubmitError::Invalid { field: "input".into(), message: error.to_string() })?;
+        Ok(Task {
+            id: new_id("task", &*self.shared.clock),
+            owner: submission.owner.clone(),
+            status: Status::Queued,
+            request,
+            epoch: 0,
+            seq: 0,
+            result: None,
+            error: None,
+            waiting: None,
+            dead: false,
+            usage: crate::model::Usage::default(),
+            cost_nano_usd: 0,
+            steps: 0,
+            tool_calls: 0,
+            created_at: now,
+            started_at: None,
+            updated_at: now,
+            finished_at: None,
+            expires_at: Some(request::expires_at(&self.shared.agent, submission, now)),
+        })
+    }
+
+    fn idempotency(&self, submission: &Submission, now: UnixMs) -> Option<IdempotencyKey> {
+        let (route, key) = submission.idempotency.clone()?;
+        let ttl = request::millis(self.shared.agent.server.idempotency_ttl);
+        let fingerprint = request::fingerprint(submission);
+        Some(IdempotencyKey { route, key, fingerprint, expires_at: now.saturating_add(ttl) })
     }
 
     /// Cancels, answers or signals a task: durable when this returns.
+    ///
+    /// # Errors
+    /// The store's: the task does not exist, is over, or has too much unread mail.
     pub async fn post(&self, task: &str, mail: store::Mail) -> Result<(), store::Error> {
-        self.store.post(task, mail, self.now()).await
+        self.shared.store.post(task, mail, self.now()).await?;
+        self.shared.holdings.ring(task);
+        Ok(())
     }
 
     /// The run's current text and the deltas that follow, if it is under way in this process.
     #[must_use]
     pub fn live(&self, task: &str) -> Option<LiveView> {
-        let _ = task;
-        None
+        self.shared.live.view(task)
     }
 
     /// Whether new work is refused because the process shuts down.
     #[must_use]
     pub fn draining(&self) -> bool {
-        false
+        self.shared.drain.is_cancelled()
     }
+
+    /// Whether a model call may be tried now.
+    #[must_use]
+    pub fn model_available(&self) -> bool {
+        self.shared.provider.available()
+    }
+
+    /// Runs under way in this process.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.shared.runs.len()
+    }
+
+    /// Winds down in two phases: no new work and every run given back at its next step boundary; at `deadline`, whatever is
+    /// still under way is given up. Nothing is lost either way.
+    pub async fn drain(&self, deadline: Duration) {
+        self.shared.wind_down(deadline).await;
+    }
+}
+
+/// A first commit that goes with the submission, and the driver that goes on from it.
+struct Prepared {
+    driver: drive::Driver,
+    steps: Vec<batch::Step>,
+    batch: store::Batch,
+}
+
+impl Prepared {
+    /// The submission came to nothing.
+    fn abandon(&self, shared: &Shared) {
+        shared.abandoned(&self.driver.task);
+    }
+}
+
+fn first_commit(shared: &Arc<Shared>, task: &Task, stored: &request::Stored, lease: &store::Lease) -> Option<Prepared> {
+    // A new task's first claim has epoch 1.
+    let held = shared.holdings.take(&task.id, 1, lease.until);
+    let driver = recover::fresh(shared, task, stored, held);
+    let first = recover::begin(shared, task, stored, Vec::new());
+    let now = shared.clock.now_ms();
+    let Ok(steps) = driver.step_all(first, now) else {
+        shared.abandoned(&task.id);
+        return None;
+    };
+    let batch = driver.batch(&steps, now);
+    Some(Prepared { driver, steps, batch })
 }

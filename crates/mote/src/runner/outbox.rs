@@ -47,7 +47,7 @@ pub(super) async fn deliver_loop(shared: Arc<Shared>, sink: EventSink) {
 
 struct Client {
     http: reqwest::Client,
-    authorization: Option<crate::config::secret::SecretValue>,
+    authorization: Option<crate::config::SecretValue>,
 }
 
 fn client(sink: &EventSink) -> Result<Client, String> {

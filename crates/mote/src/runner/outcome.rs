@@ -11,7 +11,7 @@ use super::payload::Payload;
 use super::request::millis;
 use super::turn;
 use crate::context;
-use crate::model::{self, ErrorKind, Reply, Usage, price};
+use crate::model::{self, ErrorKind, Reply, Usage};
 use crate::tools::{self, FailureKind};
 
 /// A model call's end.
@@ -38,7 +38,7 @@ fn replied(driver: &Driver, attempt: u16, reply: Reply, took: Duration) -> Occur
     });
     let models = &shared.agent.models;
     let model = models.iter().find(|model| model.name == reply.model).or(models.first());
-    let cost_nano_usd = model.map_or(0, |model| price::cost(&usage, &model.price));
+    let cost_nano_usd = model.map_or(0, |model| cost(&usage, &model.price));
     let reading = turn::read(shared, &reply, shared.clock.now_ms());
     let spend = Spend { input: usage.input, output: usage.output, nano_usd: cost_nano_usd };
     Occurrence::new(
@@ -108,9 +108,7 @@ pub(super) fn error_kind(kind: ErrorKind) -> &'static str {
 pub(super) fn spend_estimate(driver: &Driver, streamed: usize) -> Spend {
     let limits = driver.run.limits();
     let (input, output) = (input_estimate(driver), u64::from(context::tokens(streamed)));
-    let nano_usd = input
-        .saturating_mul(limits.price_input)
-        .saturating_add(output.saturating_mul(limits.price_output));
+    let nano_usd = input.saturating_mul(limits.price_input).saturating_add(output.saturating_mul(limits.price_output));
     Spend { input, output, nano_usd }
 }
 
@@ -134,11 +132,7 @@ pub(super) fn of_call(
     let (id, tool, duration_ms) = (named.id.clone(), named.name.clone(), millis(took));
     Some(match result {
         Ok(output) => Occurrence::new(
-            Event::CallAnswered {
-                call,
-                tokens: context::tokens(output.content.len()),
-                is_error: output.is_error,
-            },
+            Event::CallAnswered { call, tokens: context::tokens(output.content.len()), is_error: output.is_error },
             Payload::CallAnswered {
                 call,
                 id,
@@ -156,8 +150,7 @@ pub(super) fn of_call(
                 FailureKind::Unknown => (CallFailure::Unknown, "unknown"),
                 FailureKind::Forbidden => (CallFailure::Forbidden, "forbidden"),
             };
-            let retry_after_ms =
-                error.retry_after.map_or(0, |after| u32::try_from(millis(after)).unwrap_or(u32::MAX));
+            let retry_after_ms = error.retry_after.map_or(0, |after| u32::try_from(millis(after)).unwrap_or(u32::MAX));
             Occurrence::new(
                 Event::CallFailed { call, failure, retry_after_ms, jitter: jitter(driver) },
                 Payload::CallFailed {
@@ -172,4 +165,16 @@ pub(super) fn of_call(
             )
         }
     })
+}
+
+fn cost(usage: &Usage, price: &crate::config::Price) -> u64 {
+    let uncached = usage.input.saturating_sub(usage.cache_read).saturating_sub(usage.cache_write);
+    [
+        uncached.saturating_mul(price.input),
+        usage.cache_read.saturating_mul(price.cache_read),
+        usage.cache_write.saturating_mul(price.cache_write),
+        usage.output.saturating_mul(price.output),
+    ]
+    .into_iter()
+    .fold(0, u64::saturating_add)
 }

@@ -140,10 +140,7 @@ pub(super) fn begin(shared: &Shared, task: &Task, stored: &Stored, history: Vec<
         Payload::Opened { agent: agent.name.clone(), version: agent.version.clone(), digest: hex(&agent.digest) },
     );
     let loaded = history.into_iter().map(|message| {
-        Occurrence::new(
-            Event::Loaded { tokens: context::message_tokens(&message) },
-            Payload::Loaded { message },
-        )
+        Occurrence::new(Event::Loaded { tokens: context::message_tokens(&message) }, Payload::Loaded { message })
     });
     let tokens = context::messages_tokens(&stored.messages());
     let started = Occurrence::new(Event::Started { tokens }, Payload::Started);

@@ -75,9 +75,7 @@ pub(super) fn expires_at(agent: &Agent, submission: &Submission, now: UnixMs) ->
 pub(super) fn bounds(shared: &Shared, stored: &Stored, expires_at: Option<UnixMs>) -> Limits {
     let agent = &shared.agent;
     let (limits, context, per_run) = (&agent.limits, &agent.context, agent.budget.per_run);
-    let narrowed = |agents: Option<u64>, asked: Option<u64>| {
-        agents.unwrap_or(u64::MAX).min(asked.unwrap_or(u64::MAX))
-    };
+    let narrowed = |agents: Option<u64>, asked: Option<u64>| agents.unwrap_or(u64::MAX).min(asked.unwrap_or(u64::MAX));
     let prices = || agent.models.iter().map(|model| model.price);
     let output = agent.models.iter().map(|model| model.output_tokens_max).min().unwrap_or(0);
     Limits {

@@ -113,7 +113,13 @@ impl Transcript {
         }
     }
 
-    fn reply(&mut self, finish: Finish, message: &Message, refused: &[super::payload::RefusedCall], feedback: Option<&str>) {
+    fn reply(
+        &mut self,
+        finish: Finish,
+        message: &Message,
+        refused: &[super::payload::RefusedCall],
+        feedback: Option<&str>,
+    ) {
         self.last = Some(message.clone());
         match finish {
             Finish::Calls => {

@@ -11,7 +11,8 @@ use crate::clock::UnixMs;
 use crate::message::{Message, Part};
 use crate::model::{self, Reply};
 use crate::tools::builtin::Wait;
-use crate::tools::registry::Binding;
+use crate::tools::registry::Target;
+use crate::tools::validation;
 use crate::tools::{Effect, key};
 use crate::{config::Builtin, context};
 
@@ -70,14 +71,14 @@ fn refusal(name: &str, arguments: &str, reason: &str) -> CallSpec {
 }
 
 fn specify(shared: &Shared, name: &str, arguments: &str, now: UnixMs) -> Result<CallSpec, String> {
-    let binding = shared.registry.binding(name).ok_or_else(|| {
-        let known: Vec<&str> = shared.registry.names().collect();
+    let binding = shared.registry.get(name).ok_or_else(|| {
+        let known: Vec<&str> = shared.registry.definitions().iter().map(|tool| tool.name.as_str()).collect();
         format!("there is no tool {name}; the tools are: {}", known.join(", "))
     })?;
     let arguments = shared.registry.validate(name, arguments)?;
     let digest = key::call_digest(name, &arguments);
-    let (kind, tool, timeout_ms) = match binding {
-        Binding::Tool(tool) => {
+    let (kind, timeout_ms) = match &binding.target {
+        Target::Tool(tool) => {
             let effect = match tool.effect() {
                 Effect::Read => mote_core::Effect::Read,
                 Effect::Idempotent => mote_core::Effect::Idempotent,
@@ -85,11 +86,11 @@ fn specify(shared: &Shared, name: &str, arguments: &str, now: UnixMs) -> Result<
             };
             let key_ttl_ms = tool.key_ttl().map_or(u64::MAX, millis);
             let kind = CallKind::Tool { effect, key_ttl_ms, approval: tool.needs_approval() };
-            (kind, short(&tool.digest()), u32::try_from(millis(tool.timeout())).unwrap_or(u32::MAX))
+            (kind, u32::try_from(millis(tool.timeout())).unwrap_or(u32::MAX))
         }
-        Binding::Builtin(builtin) => (wait_kind(builtin, &arguments, now)?, builtin_digest(builtin), 0),
+        Target::Builtin(builtin) => (wait_kind(*builtin, &arguments, now)?, 0),
     };
-    Ok(CallSpec { kind, tool, digest, timeout_ms })
+    Ok(CallSpec { kind, tool: short(&binding.digest()), digest, timeout_ms })
 }
 
 fn wait_kind(builtin: Builtin, arguments: &Value, now: UnixMs) -> Result<CallKind, String> {
@@ -109,21 +110,14 @@ pub(super) fn signal_hash(name: &str) -> u64 {
     key::call_digest("signal", &Value::from(name))
 }
 
-fn builtin_digest(builtin: Builtin) -> u64 {
-    key::call_digest("builtin", &Value::from(builtin.name()))
-}
-
 /// What the core knows of a tool's binding.
-pub(super) fn short(digest: &[u8; 32]) -> u64 {
+fn short(digest: &[u8; 32]) -> u64 {
     digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// The digest that a call to `name` would carry now; `None` if there is no such tool any more.
 pub(super) fn binding_digest(shared: &Shared, name: &str) -> Option<u64> {
-    shared.registry.binding(name).map(|binding| match binding {
-        Binding::Tool(tool) => short(&tool.digest()),
-        Binding::Builtin(builtin) => builtin_digest(builtin),
-    })
+    shared.registry.get(name).map(|binding| short(&binding.digest()))
 }
 
 fn check_answer(shared: &Shared, message: &Message, reading: &mut Reading) {
@@ -132,7 +126,7 @@ fn check_answer(shared: &Shared, message: &Message, reading: &mut Reading) {
     let violations = match serde_json::from_str::<Value>(unfenced(&text)) {
         Ok(value) => match schema.validate(&value) {
             Ok(()) => return,
-            Err(violations) => violations,
+            Err(violations) => validation::describe(&violations),
         },
         Err(error) => format!("it is not JSON: {error}"),
     };

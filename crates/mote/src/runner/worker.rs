@@ -43,12 +43,8 @@ pub(super) struct Holdings(Mutex<HashMap<String, Arc<Held>>>);
 
 impl Holdings {
     pub(super) fn take(&self, task: &str, epoch: u64, until: UnixMs) -> Arc<Held> {
-        let held = Arc::new(Held {
-            epoch,
-            until: AtomicU64::new(until),
-            lost: CancellationToken::new(),
-            mail: Notify::new(),
-        });
+        let held =
+            Arc::new(Held { epoch, until: AtomicU64::new(until), lost: CancellationToken::new(), mail: Notify::new() });
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(task.to_owned(), Arc::clone(&held));
         held
     }
@@ -124,10 +120,19 @@ impl Shared {
         });
     }
 
+    /// Forgets a task that was taken for a submission that came to nothing.
+    pub(super) fn abandoned(&self, task: &str) {
+        self.holdings.drop(task, 1);
+        self.live.close(task);
+    }
+
     fn ended(&self, task: &str, epoch: u64, stop: Stop, place: OwnedSemaphorePermit) {
         tracing::debug!(task_id = task, epoch, ?stop, "a worker lets go of a task");
         self.holdings.drop(task, epoch);
         drop(place);
+        if stop == Stop::Finished {
+            self.finished.notify_one();
+        }
         self.place_free.notify_one();
     }
 
@@ -212,7 +217,7 @@ async fn renew_loop(shared: Arc<Shared>) {
             Ok(lost) => {
                 for (task, held) in &held {
                     if lost.contains(task) {
-                        shared.telemetry.metrics.lease_lost();
+                        super::observe::lease_lost(&shared);
                         held.lost.cancel();
                     } else {
                         held.until.store(lease.until, Ordering::Release);
