@@ -34,7 +34,10 @@ pub fn render(scenario: &Scenario, play: &Golden) -> String {
 /// The records of a file, and its trailer.
 pub fn parse(text: &str) -> (Vec<Vec<u8>>, Vec<String>) {
     let digits = |line: &str| -> Vec<u8> {
-        assert!(line.len() % 2 == 0 && line.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')), "no hex: {line}");
+        assert!(
+            line.len().is_multiple_of(2) && line.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')),
+            "no hex: {line}"
+        );
         (0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap()).collect()
     };
     let records = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(digits).collect();

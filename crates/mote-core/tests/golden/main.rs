@@ -15,8 +15,10 @@ use mote_core::journal::{self, Malformed, ReplayError};
 use mote_core::{Actions, Refusal, Run};
 use scenarios::{CALLS, SCENARIOS, UNITS};
 
-/// Every checked-in journal: name, records, trailer.
-fn files() -> Vec<(&'static str, Vec<Vec<u8>>, Vec<String>)> {
+/// A checked-in journal: name, records, trailer.
+type File = (&'static str, Vec<Vec<u8>>, Vec<String>);
+
+fn files() -> Vec<File> {
     let read = |name| std::fs::read_to_string(journal_file::path(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     SCENARIOS
         .iter()

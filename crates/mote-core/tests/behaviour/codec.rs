@@ -1,0 +1,147 @@
+//! Single records: the room that they take, and bytes that are almost one.
+
+use mote_core::journal::{self, Malformed};
+use mote_core::{Actions, CallKind, CallSpec, Change, Effect, Event, Finish, Limits, ModelFailure, Run, Spend};
+
+use crate::CALLS;
+use crate::play::{Play, replied_with};
+
+const MOST: Spend = Spend { input: u64::MAX, output: u64::MAX, nano_usd: u64::MAX };
+
+fn largest_limits() -> Limits {
+    Limits {
+        steps: u32::MAX,
+        tool_calls: u32::MAX,
+        calls: u16::MAX,
+        parallel: u16::MAX,
+        units: u16::MAX,
+        model_attempts: u16::MAX,
+        tool_attempts: u16::MAX,
+        backoff_ms: u32::MAX,
+        backoff_ms_max: u32::MAX,
+        repeats: u16::MAX,
+        repairs: u16::MAX,
+        active_ms: u64::MAX,
+        expires_at: u64::MAX,
+        window: u32::MAX,
+        reserve: u32::MAX,
+        low_water: u8::MAX,
+        fixed: u32::MAX,
+        output: u32::MAX,
+        budget_tokens: u64::MAX,
+        budget_nano_usd: u64::MAX,
+        price_input: u64::MAX,
+        price_output: u64::MAX,
+    }
+}
+
+fn largest_call() -> CallSpec {
+    let kind = CallKind::Signal { name: u64::MAX, until: u64::MAX };
+    CallSpec { kind, tool: u64::MAX, digest: u64::MAX, timeout_ms: u32::MAX }
+}
+
+/// Encodes the event without actions and decodes it again.
+fn there_and_back(event: Event<CALLS>) -> Vec<u8> {
+    let mut buffer = vec![0; journal::record_bytes_max(CALLS)];
+    let len = journal::encode(u64::MAX, &event, &Actions::default(), &mut buffer).unwrap();
+    buffer.truncate(len);
+    let (record, actions) = journal::decode::<CALLS>(&buffer).unwrap();
+    assert_eq!((record.now, record.event), (u64::MAX, event));
+    assert_eq!(actions.count(), 0);
+    buffer
+}
+
+#[test]
+fn the_largest_value_of_every_field_survives_and_fits() {
+    let kinds = [
+        CallKind::Tool { effect: Effect::Write, key_ttl_ms: u64::MAX, approval: true },
+        CallKind::Rejected { tokens: u32::MAX },
+        CallKind::Timer { at: u64::MAX },
+        CallKind::Question { until: u64::MAX },
+    ];
+    let (digest, jitter, retry_after_ms) = ([0xff; 32], u16::MAX, u32::MAX);
+    there_and_back(Event::Opened { limits: largest_limits(), digest });
+    there_and_back(Event::Rebound { digest, change: Change::PendingCall });
+    there_and_back(replied_with(Finish::Filtered, MOST, u32::MAX, &[largest_call(); CALLS]));
+    there_and_back(replied_with(Finish::Calls, MOST, u32::MAX, &kinds.map(|kind| CallSpec { kind, ..largest_call() })));
+    let failure = ModelFailure::Rejected;
+    there_and_back(Event::ModelFailed { failure, spend: MOST, retry_after_ms, jitter, alternative: true });
+    there_and_back(Event::CallAnswered { call: u16::MAX, tokens: u32::MAX, is_error: true });
+    there_and_back(Event::Cancelled { spend: MOST });
+}
+
+#[test]
+fn the_busiest_turn_fits_into_the_room_that_is_promised() {
+    let limits = Limits { calls: 16, parallel: 16, units: 8, output: u32::MAX, ..Limits::default() };
+    let mut play = Play::<8, 16>::think(limits);
+    let kind = CallKind::Tool { effect: Effect::Write, key_ttl_ms: u64::MAX, approval: false };
+    let spend = Spend { input: u64::MAX / 2, output: u64::MAX / 2, nano_usd: 1 << 63 };
+    play.take(replied_with(Finish::Calls, spend, 1_000, &[CallSpec { kind, ..largest_call() }; 16]));
+    // A conclusion of each call takes at most five bytes more.
+    let longest = play.records.iter().map(Vec::len).max().unwrap();
+    assert!(longest + 16 * 5 <= journal::record_bytes_max(16), "{longest}");
+}
+
+#[test]
+fn a_buffer_without_room_is_an_error_at_every_length() {
+    let event = Event::<CALLS>::Opened { limits: largest_limits(), digest: [0; 32] };
+    let len = there_and_back(event).len();
+    for short in 0..len {
+        assert!(journal::encode(u64::MAX, &event, &Actions::default(), &mut vec![0; short]).is_err());
+    }
+    assert_eq!(journal::NoRoom.to_string(), "the buffer is too small for the record");
+}
+
+#[track_caller]
+fn check(bytes: &[u8], expected: Malformed) {
+    assert_eq!(journal::decode::<CALLS>(bytes).err(), Some(expected));
+}
+
+#[test]
+fn bytes_that_are_almost_a_record_are_told_apart() {
+    check(&[], Malformed::Truncated);
+    check(&[0], Malformed::Format(0));
+    check(&[1, 0], Malformed::Truncated);
+    check(&[1, 0, 0], Malformed::Tag { what: "event", tag: 0 });
+    check(&[1, 0, 18], Malformed::Tag { what: "event", tag: 18 });
+    check(&[1, 0, 7, 3], Malformed::Tag { what: "model failure", tag: 3 });
+    check(&[1, 0, 9, 0, 3], Malformed::Tag { what: "call failure", tag: 3 });
+    check(&[1, 0, 6, 0, 0, 0, 0, 5], Malformed::Tag { what: "finish", tag: 5 });
+    check(&[1, 0, 6, 0, 0, 0, 0, 2, 1, 5], Malformed::Tag { what: "call", tag: 5 });
+    check(&[1, 0, 6, 0, 0, 0, 0, 2, 1, 0, 3], Malformed::Tag { what: "effect", tag: 3 });
+    check(&[1, 0, 6, 0, 0, 0, 0, 2, 5], Malformed::Calls { found: 5, has: CALLS });
+    check(&[1, 0, 8, 0, 0, 2], Malformed::Range("is_error"));
+    // A call index of 65,536, and 5 billion tokens.
+    check(&[1, 0, 12, 0x80, 0x80, 0x04], Malformed::Range("call"));
+    check(&[1, 0, 2, 0x80, 0xe4, 0x97, 0xd0, 0x12], Malformed::Range("tokens"));
+}
+
+#[test]
+fn a_number_has_one_spelling_and_sixty_four_bits() {
+    check(&[1, 0x80, 0x00, 10], Malformed::Range("number"));
+    check(&[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 10], Malformed::Range("number"));
+    check(&[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x81, 0x00, 10], Malformed::Range("number"));
+    let largest = [1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 10];
+    assert_eq!(journal::decode::<CALLS>(&largest).unwrap().0.now, u64::MAX);
+}
+
+#[test]
+fn an_action_that_is_none_ends_the_reading() {
+    let (_, mut actions) = journal::decode::<CALLS>(&[1, 0, 10, 7, 0, 9, 7, 0]).unwrap();
+    assert_eq!(actions.next(), Some(Ok(mote_core::Action::Suspend { until: 0 })));
+    assert_eq!(actions.next(), Some(Err(Malformed::Tag { what: "action", tag: 9 })));
+    assert_eq!(actions.next(), None);
+    for (bytes, what) in [(&[2, 0, 6][..], "call outcome"), (&[8, 2], "outcome"), (&[8, 30], "outcome")] {
+        let record = [&[1, 0, 10], bytes].concat();
+        let (_, mut actions) = journal::decode::<CALLS>(&record).unwrap();
+        assert!(matches!(actions.next(), Some(Err(Malformed::Tag { what: found, .. })) if found == what));
+    }
+}
+
+#[test]
+fn a_record_that_the_run_refuses_says_why_and_changes_nothing() {
+    let mut run = Run::<8, CALLS>::new();
+    let error = run.replay(&[1, 0, 10]).unwrap_err();
+    assert_eq!(error.to_string(), "the event is refused: the event makes no sense in the run's phase");
+    assert_eq!(run, Run::new());
+}

@@ -1,0 +1,86 @@
+//! The context, modelled as a plain list of sizes: which units must be in it, and what was folded. It does not check
+//! what is spent on it.
+
+use std::collections::VecDeque;
+
+use mote_core::{Action, Actions, CallKind, Event, Finish, ModelFailure, NOTICE_TOKENS, Phase, Run};
+use proptest::prelude::*;
+
+#[derive(Default)]
+pub struct Sizes {
+    input: u64,
+    units: VecDeque<u64>,
+    folded: (u32, u64),
+}
+
+impl Sizes {
+    pub fn watch<const U: usize, const C: usize>(
+        &mut self,
+        event: &Event<C>,
+        actions: &Actions<C>,
+        after: &Run<U, C>,
+    ) -> Result<(), TestCaseError> {
+        let units_max = usize::from(after.limits().units).max(1);
+        match event {
+            Event::Loaded { tokens } => self.push(u64::from(*tokens), units_max),
+            Event::Started { tokens } => self.input = u64::from(*tokens),
+            Event::ModelReplied { tokens, finish: Finish::Invalid, .. } => self.push(u64::from(*tokens), units_max),
+            Event::ModelReplied { tokens, finish: Finish::Calls, calls, .. } => {
+                self.push(u64::from(*tokens), units_max);
+                // A call that the driver rejected has its answer from the beginning.
+                for spec in calls.as_slice() {
+                    let CallKind::Rejected { tokens } = spec.kind else { continue };
+                    self.grow(u64::from(tokens));
+                }
+            }
+            Event::CallAnswered { tokens, .. } | Event::Signalled { tokens, .. } | Event::Replied { tokens, .. } => {
+                self.grow(u64::from(*tokens));
+            }
+            Event::ModelFailed { failure: ModelFailure::ContextLength, .. } => self.fold_to(self.tokens() / 2),
+            _ => {}
+        }
+        let notices = actions.iter().filter(|action| matches!(action, Action::Conclude { .. })).count() as u64;
+        self.grow(notices * u64::from(NOTICE_TOKENS));
+        if matches!(after.phase(), Phase::Finished(_)) {
+            return Ok(());
+        }
+        let usable = u64::from(after.limits().usable());
+        let plans = actions.iter().any(|action| matches!(action, Action::Reserve { .. }));
+        if plans && self.tokens() > usable {
+            self.fold_to(usable * u64::from(after.limits().low_water.min(100)) / 100);
+        }
+        let context = after.context();
+        prop_assert_eq!(context.tokens(), self.tokens());
+        prop_assert_eq!((context.folded_units(), context.folded_tokens()), self.folded);
+        Ok(())
+    }
+
+    fn tokens(&self) -> u64 {
+        self.input + self.units.iter().sum::<u64>()
+    }
+
+    fn push(&mut self, tokens: u64, units_max: usize) {
+        while self.units.len() >= units_max {
+            self.fold();
+        }
+        self.units.push_back(tokens);
+    }
+
+    fn grow(&mut self, tokens: u64) {
+        if let Some(newest) = self.units.back_mut() {
+            *newest += tokens;
+        }
+    }
+
+    fn fold_to(&mut self, tokens: u64) {
+        while self.tokens() > tokens && self.units.len() > 1 {
+            self.fold();
+        }
+    }
+
+    fn fold(&mut self) {
+        let tokens = self.units.pop_front().unwrap();
+        self.folded.0 += 1;
+        self.folded.1 += tokens;
+    }
+}
