@@ -27,6 +27,28 @@ pub const STORE_QUEUE: usize = 8192;
 pub const STORE_GROUP: usize = 512;
 /// Journal payloads above this many bytes are kept in the blob table by content digest.
 pub const STORE_INLINE_BYTES: usize = 16 << 10;
+/// Reads that may wait for the store's readers; a full queue is overload (503).
+pub const STORE_READ_QUEUE: usize = 1024;
+/// Threads that read the store.
+pub const STORE_READERS: usize = 2;
+/// Stack of one of the store's threads, bytes.
+pub const STORE_STACK_BYTES: usize = 512 << 10;
+/// How long the store waits for another process to let go of the file, milliseconds.
+pub const STORE_LOCK_WAIT_MS: u64 = 5_000;
+/// Page cache of the store's writer, KiB.
+pub const STORE_WRITER_CACHE_KIB: u32 = 1024;
+/// Page cache of each of the store's readers, KiB.
+pub const STORE_READER_CACHE_KIB: u32 = 256;
+/// Prepared statements that one connection of the store keeps.
+pub const STORE_STATEMENTS: usize = 64;
+/// Growth of the write-ahead log after which it is copied back into the store's file, pages of 4 KiB.
+pub const STORE_WAL_PAGES: u32 = 1024;
+/// Length of the write-ahead log at which writers wait until it starts again from its beginning, pages of 4 KiB.
+pub const STORE_WAL_PAGES_MAX: u32 = 16_384;
+/// Pages that one step of a backup copies.
+pub const STORE_BACKUP_PAGES: i32 = 1024;
+/// How long a budget window that nobody uses any more is remembered, milliseconds (400 days: longer than any window).
+pub const STORE_BUDGET_KEPT_MS: u64 = 400 * 24 * 60 * 60 * 1000;
 /// Entries that one page of a listing or of a journal read returns at most.
 pub const PAGE_MAX: usize = 200;
 /// Tasks in state `queued` above which a submission is refused as overload.

@@ -3,6 +3,8 @@
 //! A backend knows rows, epochs and sequence numbers. It does not know what an event means: records and payloads are
 //! opaque to it.
 
+pub mod sqlite;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -226,7 +228,7 @@ pub enum EffectOp {
 }
 
 /// A budget that several runs share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetLine {
     /// What it bounds: `agent`, `tenant:…`, `session:…`, `user:…`.
     pub scope: String,
@@ -398,7 +400,7 @@ pub enum CommitError {
 }
 
 /// Why the store failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The writer's queue is full: answer 503.
     #[error("the store is overloaded: {queued} commands wait")]

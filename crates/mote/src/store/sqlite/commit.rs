@@ -1,0 +1,247 @@
+//! The commit: one batch, whole or not at all, by the worker that holds the task.
+//!
+//! It does not look into records and payloads.
+
+use rusqlite::params;
+use sha2::{Digest, Sha256};
+
+use super::budget;
+use super::row::{Standing, sql, standing, word};
+use super::session::{self, Addition};
+use super::writer::{Outcome, Tx};
+use crate::limits::STORE_INLINE_BYTES;
+use crate::model::Usage;
+use crate::store::{Batch, Commit, CommitError, EffectOp, Error, NewEntry, OutboxMessage, Status, StatusChange};
+
+/// What of a batch is encoded before it comes to the writer.
+pub(super) struct Prepared {
+    /// For each entry the digest of a payload that goes to the blobs.
+    digests: Vec<Option<String>>,
+    /// The session's turn, message by message.
+    turn: Option<Vec<String>>,
+}
+
+impl Prepared {
+    /// Encodes.
+    pub(super) fn new(batch: &Batch) -> Result<Self, Error> {
+        let digest = |entry: &NewEntry| {
+            let payload = entry.payload.as_deref().filter(|payload| payload.len() > STORE_INLINE_BYTES)?;
+            Some(hex(&Sha256::digest(payload.as_bytes())))
+        };
+        let turn = match &batch.session {
+            Some(turn) => {
+                let encode = |message| super::encode("commit a session's turn", message);
+                Some(turn.messages.iter().map(encode).collect::<Result<_, _>>()?)
+            }
+            None => None,
+        };
+        Ok(Self { digests: batch.entries.iter().map(digest).collect(), turn })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Applies a commit.
+pub(super) fn apply(tx: &mut Tx<'_>, commit: &Commit, prepared: &Prepared) -> Outcome<(), CommitError> {
+    let task = &commit.task;
+    let fenced =
+        |current| CommitError::Fenced { task: task.clone(), epoch: commit.epoch, current }.into();
+    let Some(standing) = standing(tx.connection, task)? else { return Err(fenced(0)) };
+    // A lease that has run out is lost even if nobody has taken it yet: anybody may, at any moment.
+    let held = standing.status == Status::Running && standing.due_at.is_some_and(|until| until > commit.now);
+    if standing.epoch != commit.epoch || !held {
+        return Err(fenced(standing.epoch));
+    }
+    if standing.seq != commit.expected_seq {
+        let (expected, found) = (commit.expected_seq, standing.seq);
+        return Err(CommitError::Sequence { task: task.clone(), expected, found }.into());
+    }
+    let batch = &commit.batch;
+    append(tx, commit, prepared)?;
+    keep_effects(tx, task, &batch.effects, commit.now)?;
+    let open = budget::apply(tx, task, &standing, &batch.budget, commit.now)?;
+    for mail in &batch.mail_consumed {
+        tx.connection.prepare_cached("DELETE FROM mail WHERE id = ?1 AND task = ?2")?.execute(params![mail, task])?;
+    }
+    send(tx, task, &batch.outbox, commit.now)?;
+    let addition = Addition {
+        turn: prepared.turn.as_deref(),
+        usage: usage_since(&standing, batch.totals.usage),
+        cost_nano_usd: batch.totals.cost_nano_usd.saturating_sub(standing.cost_nano_usd),
+    };
+    session::add(tx, &standing.owner, task, &addition, commit.now)?;
+    let reservation = match (&batch.status, open) {
+        (_, None) => None,
+        (StatusChange::Finished { .. }, Some(open)) => {
+            budget::release(tx, &open, commit.now)?;
+            None
+        }
+        (_, Some(open)) => Some(super::encode("commit a reservation", &open)?),
+    };
+    update(tx, commit, &standing, reservation)?;
+    tx.changed(task);
+    Ok(())
+}
+
+fn usage_since(standing: &Standing, now: Usage) -> Usage {
+    let before = standing.usage;
+    Usage {
+        input: now.input.saturating_sub(before.input),
+        cache_read: now.cache_read.saturating_sub(before.cache_read),
+        cache_write: now.cache_write.saturating_sub(before.cache_write),
+        output: now.output.saturating_sub(before.output),
+        reasoning: now.reasoning.saturating_sub(before.reasoning),
+    }
+}
+
+fn append(tx: &Tx<'_>, commit: &Commit, prepared: &Prepared) -> Outcome<()> {
+    let mut insert = tx.connection.prepare_cached(
+        "INSERT INTO journal (task, seq, epoch, at, kind, record, payload, blob)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
+    let entries = commit.batch.entries.iter().zip(&prepared.digests);
+    for (seq, (entry, digest)) in (sql(commit.expected_seq) + 1..).zip(entries) {
+        if let Some(digest) = digest {
+            tx.connection
+                .prepare_cached(
+                    "INSERT INTO blobs (digest, content, refs) VALUES (?1, ?2, 1)
+                     ON CONFLICT (digest) DO UPDATE SET refs = refs + 1",
+                )?
+                .execute(params![digest, entry.payload])?;
+        }
+        let inline = entry.payload.as_deref().filter(|_| digest.is_none());
+        insert.execute(params![
+            commit.task,
+            seq,
+            sql(commit.epoch),
+            sql(entry.at),
+            entry.kind,
+            entry.record,
+            inline,
+            digest
+        ])?;
+    }
+    Ok(())
+}
+
+fn keep_effects(tx: &Tx<'_>, task: &str, effects: &[EffectOp], now: u64) -> Outcome<()> {
+    for effect in effects {
+        match effect {
+            EffectOp::Reserve { key, tool, class, attempt } => tx
+                .connection
+                .prepare_cached(
+                    "INSERT INTO effects (task, key, tool, class, attempt, outcome, at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, 'reserved', ?6)
+                     ON CONFLICT (task, key) DO UPDATE SET attempt = ?5, outcome = 'reserved', at = ?6",
+                )?
+                .execute(params![task, key, tool, class, attempt, sql(now)])?,
+            EffectOp::Finalise { key, outcome } => tx
+                .connection
+                .prepare_cached("UPDATE effects SET outcome = ?3, at = ?4 WHERE task = ?1 AND key = ?2")?
+                .execute(params![task, key, outcome, sql(now)])?,
+        };
+    }
+    Ok(())
+}
+
+fn send(tx: &mut Tx<'_>, task: &str, messages: &[OutboxMessage], now: u64) -> Outcome<()> {
+    for message in messages {
+        tx.connection
+            .prepare_cached("INSERT INTO outbox (message_id, task, body, due_at) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![message.id, task, message.body, sql(now)])?;
+        tx.outbox(1);
+    }
+    Ok(())
+}
+
+/// Where a commit leaves the row.
+struct Rest<'a> {
+    status: Status,
+    /// `None` keeps the lease as it is.
+    due_at: Option<Option<i64>>,
+    waiting: Option<&'a str>,
+    result: Option<&'a str>,
+    error: Option<&'a crate::store::TaskError>,
+    dead: bool,
+}
+
+fn rest<'a>(tx: &Tx<'_>, commit: &'a Commit, standing: &Standing) -> Outcome<Rest<'a>> {
+    let mut rest = Rest { status: Status::Running, due_at: None, waiting: None, result: None, error: None, dead: false };
+    match &commit.batch.status {
+        StatusChange::Running => {}
+        StatusChange::Waiting { wake_at, waiting, mail_seen } => {
+            rest.status = Status::Waiting;
+            rest.waiting = Some(waiting);
+            // Mail that came after the worker last looked must not be slept through.
+            let mut query = tx.connection.prepare_cached("SELECT 1 FROM mail WHERE task = ?1 AND id > ?2 LIMIT 1")?;
+            let woken = query.exists(params![commit.task, mail_seen])?.then_some(commit.now);
+            // It also wakes to expire.
+            let due_at = [woken, *wake_at, standing.expires_at].into_iter().flatten().min();
+            rest.due_at = Some(due_at.map(sql));
+        }
+        StatusChange::Finished { status, result, error, dead } => {
+            if !status.is_terminal() {
+                let what = format!("task {} cannot finish as {}", commit.task, word(*status));
+                return Err(Error::Conflict { what }.into());
+            }
+            rest.status = *status;
+            rest.due_at = Some(None);
+            (rest.result, rest.error, rest.dead) = (result.as_deref(), error.as_ref(), *dead);
+        }
+    }
+    Ok(rest)
+}
+
+fn update(tx: &mut Tx<'_>, commit: &Commit, standing: &Standing, reservation: Option<String>) -> Outcome<()> {
+    let rest = rest(tx, commit, standing)?;
+    let totals = &commit.batch.totals;
+    let finished = rest.status.is_terminal();
+    tx.connection
+        .prepare_cached(
+            "UPDATE tasks SET status = ?2, due_at = iif(?3, ?4, due_at), worker = iif(?3, NULL, worker), seq = ?5,
+               claims = 0, waiting = ?6, reservation = ?7, result = ?8, error_code = ?9, error_message = ?10, dead = ?11,
+               tokens_input = ?12, tokens_cache_read = ?13, tokens_cache_write = ?14, tokens_output = ?15,
+               tokens_reasoning = ?16, cost_nano_usd = ?17, steps = ?18, tool_calls = ?19, updated_at = ?20,
+               finished_at = ?21
+             WHERE n = ?1",
+        )?
+        .execute(params![
+            standing.n,
+            word(rest.status),
+            rest.due_at.is_some(),
+            rest.due_at.flatten(),
+            sql(commit.expected_seq + commit.batch.entries.len() as u64),
+            rest.waiting,
+            reservation,
+            rest.result,
+            rest.error.map(|error| &error.code),
+            rest.error.map(|error| &error.message),
+            rest.dead,
+            sql(totals.usage.input),
+            sql(totals.usage.cache_read),
+            sql(totals.usage.cache_write),
+            sql(totals.usage.output),
+            sql(totals.usage.reasoning),
+            sql(totals.cost_nano_usd),
+            totals.steps,
+            totals.tool_calls,
+            sql(commit.now),
+            finished.then(|| sql(commit.now)),
+        ])?;
+    tx.moved(Some(Status::Running), Some(rest.status));
+    if rest.due_at.flatten().is_some_and(|due| due <= sql(commit.now)) {
+        tx.work();
+    }
+    if finished {
+        tx.dead(i64::from(rest.dead));
+        tx.connection.prepare_cached("DELETE FROM mail WHERE task = ?1")?.execute([&commit.task])?;
+        session::leave(tx, &standing.owner, commit.now)?;
+    }
+    Ok(())
+}

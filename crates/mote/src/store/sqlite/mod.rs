@@ -1,0 +1,243 @@
+//! The embedded store: SQLite in one file, with one writer thread, a few readers, and checkpoints beside them.
+//!
+//! Every call answers only after what it changed is on the disk. No SQLite call is made on an async worker. Several
+//! processes may use the same file. `docs/store.md` explains the tables; it does not run anything.
+
+mod backup;
+mod budget;
+mod checkpoint;
+mod claim;
+mod commit;
+mod connection;
+mod list;
+mod mail;
+mod reader;
+mod row;
+mod schema;
+mod session;
+mod submit;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, watch as channel};
+
+use self::checkpoint::Checkpointer;
+use self::commit::Prepared;
+use self::reader::Readers;
+use self::submit::Submission;
+use self::watch::Watchers;
+use self::writer::{WhenFull, Writer};
+use super::{
+    Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Lease, Mail, MailRow, NewTask, OutboxMessage, Page,
+    Session, Store, Submitted, Task,
+};
+use crate::clock::UnixMs;
+use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITER_CACHE_KIB};
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long to wait for another process that holds the file.
+    pub lock_wait: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { lock_wait: Duration::from_millis(STORE_LOCK_WAIT_MS) }
+    }
+}
+
+/// What every connection is opened with.
+#[derive(Debug)]
+struct Settings {
+    path: PathBuf,
+    lock_wait: Duration,
+}
+
+/// A store in one SQLite file. Dropping it writes what is queued and joins its threads.
+pub struct SqliteStore {
+    // In the order in which they end: the last connection to close, which folds the log in, must be one that writes.
+    readers: Readers,
+    writer: Writer,
+    watchers: Arc<Watchers>,
+    settings: Arc<Settings>,
+}
+
+impl SqliteStore {
+    /// Opens the file, or makes it; an older schema is brought up to date.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is damaged or not a store, [`Error::SchemaTooNew`], [`Error::Locked`],
+    /// [`Error::DiskFull`]; the file is then as it was.
+    pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
+        connection::assert_version()?;
+        let settings = Arc::new(Settings { path: path.to_owned(), lock_wait: options.lock_wait });
+        create_private(path).map_err(|error| Error::Backend {
+            operation: "open the store",
+            detail: format!("{error} ({})", path.display()),
+        })?;
+        let mut connection = connection::open(&settings, STORE_WRITER_CACHE_KIB)?;
+        // Look before anything is changed: the file may be somebody else's.
+        schema::found(&connection, path, schema::MIGRATIONS)?;
+        connection::enter_wal(&connection, &settings)?;
+        schema::migrate(&mut connection, path, schema::MIGRATIONS)?;
+        let watchers = Arc::new(Watchers::default());
+        let checkpointer = Checkpointer::start(Arc::clone(&settings))?;
+        let readers = Readers::start(Arc::clone(&settings))?;
+        let writer = Writer::start(connection, Arc::clone(&settings), Arc::clone(&watchers), checkpointer)?;
+        Ok(Self { writer, readers, watchers, settings })
+    }
+
+    /// Reads the whole file for damage (`PRAGMA quick_check`).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with the first thing found.
+    pub async fn check(&self) -> Result<(), Error> {
+        let path = self.settings.path.display().to_string();
+        self.readers
+            .run("check the store", move |connection| {
+                let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+                if found == "ok" { Ok(()) } else { Err(Error::Corrupt { path, detail: found }.into()) }
+            })
+            .await
+    }
+}
+
+/// Makes an empty file that only its owner may read, if there is none; SQLite gives its companions the same mode.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(|_| ())
+}
+
+fn encode<T: serde::Serialize + ?Sized>(operation: &'static str, value: &T) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|error| Error::Backend { operation, detail: error.to_string() })
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn submit(&self, task: NewTask) -> Result<Submitted, Error> {
+        let submission = Submission::new(task)?;
+        self.writer.run("submit a task", WhenFull::Refuse, move |tx| submission.apply(tx)).await
+    }
+
+    async fn claim(&self, lease: Lease, now: UnixMs, limit: usize) -> Result<Vec<Claim>, Error> {
+        let limit = limit.min(STORE_GROUP);
+        self.writer.run("claim tasks", WhenFull::Wait, move |tx| claim::claim(tx, &lease, now, limit)).await
+    }
+
+    async fn renew(&self, worker: &str, held: &[(String, u64)], until: UnixMs) -> Result<Vec<String>, Error> {
+        let mut lost = Vec::new();
+        // In pieces, so that ten thousand leases do not hold up everybody's commits.
+        for piece in held.chunks(STORE_GROUP) {
+            let (worker, piece) = (worker.to_owned(), piece.to_vec());
+            let work = move |tx: &mut writer::Tx<'_>| claim::renew(tx, &worker, &piece, until);
+            let mut gone: Vec<String> = self.writer.run("renew leases", WhenFull::Wait, work).await?;
+            lost.append(&mut gone);
+        }
+        Ok(lost)
+    }
+
+    async fn release(&self, task: &str, epoch: u64) -> Result<(), Error> {
+        let task = task.to_owned();
+        self.writer.run("release a task", WhenFull::Wait, move |tx| claim::release(tx, &task, epoch)).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+        let prepared = Prepared::new(&commit.batch)?;
+        self.writer.run("commit", WhenFull::Wait, move |tx| commit::apply(tx, &commit, &prepared)).await
+    }
+
+    async fn task(&self, tenant: Option<&str>, id: &str) -> Result<Option<Task>, Error> {
+        let (tenant, id) = (tenant.map(str::to_owned), id.to_owned());
+        self.readers.run("read a task", move |connection| list::task(connection, tenant.as_deref(), &id)).await
+    }
+
+    async fn list(&self, filter: Filter, cursor: Option<String>, limit: usize) -> Result<Page, Error> {
+        self.readers
+            .run("list tasks", move |connection| list::list(connection, &filter, cursor.as_deref(), limit))
+            .await
+    }
+
+    async fn journal(&self, task: &str, after: u64, limit: usize) -> Result<Vec<Entry>, Error> {
+        let task = task.to_owned();
+        self.readers.run("read a journal", move |connection| list::journal(connection, &task, after, limit)).await
+    }
+
+    async fn post(&self, task: &str, mail: Mail, now: UnixMs) -> Result<(), Error> {
+        let body = encode("post mail", &mail)?;
+        let task = task.to_owned();
+        self.writer.run("post mail", WhenFull::Refuse, move |tx| mail::post(tx, &task, &mail, &body, now)).await
+    }
+
+    async fn mail(&self, task: &str) -> Result<Vec<MailRow>, Error> {
+        let task = task.to_owned();
+        self.readers.run("read mail", move |connection| mail::unread(connection, &task)).await
+    }
+
+    async fn session(&self, tenant: &str, id: &str) -> Result<Option<Session>, Error> {
+        let (tenant, id) = (tenant.to_owned(), id.to_owned());
+        self.readers.run("read a session", move |connection| session::read(connection, &tenant, &id)).await
+    }
+
+    async fn requeue(&self, task: &str, now: UnixMs) -> Result<(), Error> {
+        let task = task.to_owned();
+        self.writer.run("requeue a task", WhenFull::Refuse, move |tx| claim::requeue(tx, &task, now)).await
+    }
+
+    async fn erase(&self, what: Erase) -> Result<u64, Error> {
+        self.writer.run("erase", WhenFull::Refuse, move |tx| sweep::erase(tx, &what)).await
+    }
+
+    async fn sweep(&self, before: UnixMs, now: UnixMs, limit: usize) -> Result<u64, Error> {
+        self.writer.run("sweep", WhenFull::Wait, move |tx| sweep::sweep(tx, before, now, limit)).await
+    }
+
+    async fn outbox(&self, now: UnixMs, limit: usize) -> Result<Vec<(i64, OutboxMessage)>, Error> {
+        self.readers.run("read the outbox", move |connection| mail::outbox(connection, now, limit)).await
+    }
+
+    async fn outbox_done(&self, row: i64, retry_at: Option<UnixMs>) -> Result<(), Error> {
+        let work = move |tx: &mut writer::Tx<'_>| mail::outbox_done(tx, row, retry_at);
+        self.writer.run("update the outbox", WhenFull::Wait, work).await
+    }
+
+    async fn counts(&self) -> Result<Counts, Error> {
+        self.readers.run("read counts", list::counts).await
+    }
+
+    async fn backup(&self, to: &Path) -> Result<(), Error> {
+        let (settings, to) = (Arc::clone(&self.settings), to.to_owned());
+        let copied = tokio::task::spawn_blocking(move || backup::copy(&settings, &to)).await;
+        copied.map_err(|error| Error::Backend { operation: "back up the store", detail: error.to_string() })?
+    }
+
+    async fn ping(&self, timeout: Duration) -> Result<(), Error> {
+        let written = self.writer.run("write the store", WhenFull::Refuse, |tx| {
+            tx.connection.prepare_cached("UPDATE health SET writes = writes + 1")?.execute([])?;
+            Ok(())
+        });
+        tokio::time::timeout(timeout, written).await.unwrap_or_else(|_| {
+            let detail = format!("it took longer than {} ms", timeout.as_millis());
+            Err(Error::Backend { operation: "write the store", detail })
+        })
+    }
+
+    fn subscribe(&self, task: &str) -> channel::Receiver<u64> {
+        self.watchers.subscribe(task)
+    }
+
+    fn work(&self) -> Arc<Notify> {
+        Arc::clone(self.watchers.work())
+    }
+}

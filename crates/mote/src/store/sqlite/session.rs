@@ -1,0 +1,145 @@
+//! Sessions: one task at a time, in order of submission, and a transcript across their turns.
+//!
+//! The rule in rows: of a session's open tasks only the first may have a time at which it is due. It does not decide
+//! what of the transcript a model sees.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::row::{json, native, number, sql, usage};
+use super::writer::{Outcome, Tx};
+use crate::limits::CONTEXT_UNITS;
+use crate::message::{Message, Role};
+use crate::model::Usage;
+use crate::store::{NewTask, Owner, Session};
+
+/// A new task comes to its session: whether the session is free.
+pub(super) fn enter(tx: &Tx<'_>, task: &NewTask, session: &str) -> Outcome<bool> {
+    tx.connection
+        .prepare_cached(
+            "INSERT INTO sessions (tenant, id, user, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)
+             ON CONFLICT (tenant, id) DO UPDATE SET updated_at = max(updated_at, excluded.updated_at)",
+        )?
+        .execute(params![task.owner.tenant, session, task.owner.user, sql(task.now)])?;
+    Ok(!is_open(tx, &task.owner.tenant, session)?)
+}
+
+/// Whether a task of the session is queued, running or waiting.
+pub(super) fn is_open(tx: &Tx<'_>, tenant: &str, session: &str) -> Outcome<bool> {
+    let mut query = tx.connection.prepare_cached(
+        "SELECT 1 FROM tasks WHERE tenant = ?1 AND session = ?2 AND finished_at IS NULL LIMIT 1",
+    )?;
+    Ok(query.exists((tenant, session))?)
+}
+
+/// The session's first open task is gone: the next one is due.
+pub(super) fn leave(tx: &mut Tx<'_>, owner: &Owner, now: u64) -> Outcome<()> {
+    let Some(session) = &owner.session else { return Ok(()) };
+    let promoted = tx
+        .connection
+        .prepare_cached(
+            "UPDATE tasks SET due_at = ?3
+             WHERE n = (SELECT n FROM tasks WHERE tenant = ?1 AND session = ?2 AND finished_at IS NULL
+                        ORDER BY n LIMIT 1)
+               AND status = 'queued' AND due_at IS NULL",
+        )?
+        .execute(params![owner.tenant, session, sql(now)])?;
+    if promoted > 0 {
+        tx.work();
+    }
+    Ok(())
+}
+
+/// What a commit adds to its session.
+pub(super) struct Addition<'a> {
+    /// Messages of a finished turn, encoded; `None` while it goes on.
+    pub(super) turn: Option<&'a [String]>,
+    /// Tokens since the last commit.
+    pub(super) usage: Usage,
+    /// Nano-USD since the last commit.
+    pub(super) cost_nano_usd: u64,
+}
+
+/// Books a commit on its session.
+pub(super) fn add(tx: &Tx<'_>, owner: &Owner, task: &str, addition: &Addition<'_>, now: u64) -> Outcome<()> {
+    let Some(session) = &owner.session else { return Ok(()) };
+    let messages = addition.turn.unwrap_or_default();
+    if addition.turn.is_none() && addition.usage == Usage::default() && addition.cost_nano_usd == 0 {
+        return Ok(());
+    }
+    let last: i64 = tx
+        .connection
+        .prepare_cached(
+            "UPDATE sessions SET turns = turns + ?3, messages = messages + ?4, tokens_input = tokens_input + ?5,
+               tokens_cache_read = tokens_cache_read + ?6, tokens_cache_write = tokens_cache_write + ?7,
+               tokens_output = tokens_output + ?8, tokens_reasoning = tokens_reasoning + ?9,
+               cost_nano_usd = cost_nano_usd + ?10, updated_at = max(updated_at, ?11)
+             WHERE tenant = ?1 AND id = ?2 RETURNING messages",
+        )?
+        .query_row(
+            params![
+                owner.tenant,
+                session,
+                i64::from(addition.turn.is_some()),
+                sql(messages.len() as u64),
+                sql(addition.usage.input),
+                sql(addition.usage.cache_read),
+                sql(addition.usage.cache_write),
+                sql(addition.usage.output),
+                sql(addition.usage.reasoning),
+                sql(addition.cost_nano_usd),
+                sql(now),
+            ],
+            |row| row.get(0),
+        )?;
+    let mut insert = tx.connection.prepare_cached(
+        "INSERT INTO session_messages (tenant, session, n, task, message) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let first = last - sql(messages.len() as u64) + 1;
+    for (n, message) in (first..).zip(messages) {
+        insert.execute(params![owner.tenant, session, n, task, message])?;
+    }
+    if !messages.is_empty() {
+        tx.connection
+            .prepare_cached("DELETE FROM session_messages WHERE tenant = ?1 AND session = ?2 AND n <= ?3")?
+            .execute(params![owner.tenant, session, last - sql(CONTEXT_UNITS as u64)])?;
+    }
+    Ok(())
+}
+
+/// Reads a session.
+pub(super) fn read(connection: &Connection, tenant: &str, id: &str) -> Outcome<Option<Session>> {
+    // One snapshot for the row, the transcript and the active task.
+    let snapshot = connection.unchecked_transaction()?;
+    let mut query = snapshot.prepare_cached(
+        "SELECT user, turns, tokens_input, tokens_cache_read, tokens_cache_write, tokens_output, tokens_reasoning,
+           cost_nano_usd, created_at, updated_at,
+           (SELECT t.id FROM tasks t WHERE t.tenant = ?1 AND t.session = ?2 AND t.finished_at IS NULL
+              AND t.status IN ('running', 'waiting') LIMIT 1)
+         FROM sessions WHERE tenant = ?1 AND id = ?2",
+    )?;
+    let found = query
+        .query_row((tenant, id), |row| {
+            Ok(Session {
+                id: id.to_owned(),
+                tenant: tenant.to_owned(),
+                user: row.get(0)?,
+                messages: Vec::new(),
+                turns: number(row, 1)?,
+                active_task: row.get(10)?,
+                usage: usage(row, 2)?,
+                cost_nano_usd: row.get(7).map(native)?,
+                created_at: number(row, 8)?,
+                updated_at: number(row, 9)?,
+            })
+        })
+        .optional()?;
+    let Some(mut session) = found else { return Ok(None) };
+    let mut query = snapshot
+        .prepare_cached("SELECT message FROM session_messages WHERE tenant = ?1 AND session = ?2 ORDER BY n")?;
+    let messages = query.query_map((tenant, id), |row| json::<Message>(row, 0))?;
+    session.messages = messages.collect::<Result<_, _>>()?;
+    // Where the oldest were dropped, the results of calls that went with them go too: never one without the other.
+    let orphans = session.messages.iter().take_while(|message| message.role == Role::Tool).count();
+    session.messages.drain(..orphans);
+    Ok(Some(session))
+}
