@@ -615,9 +615,9 @@ pub trait Store: Send + Sync + 'static {
     async fn commit(&self, commit: Commit) -> Result<(), CommitError>;
     /// A task, if the tenant may see it (`None` sees all).
     async fn task(&self, tenant: Option<&str>, id: &str) -> Result<Option<Task>, Error>;
-    /// A page of tasks.
+    /// A page of tasks, at most [`crate::limits::PAGE_MAX`]; [`Error::Conflict`] for a cursor that no page gave.
     async fn list(&self, filter: Filter, cursor: Option<String>, limit: usize) -> Result<Page, Error>;
-    /// Journal entries with `seq > after`, oldest first.
+    /// Journal entries with `seq > after`, oldest first, at most [`crate::limits::PAGE_MAX`]: an empty page is the end.
     async fn journal(&self, task: &str, after: u64, limit: usize) -> Result<Vec<Entry>, Error>;
     /// Leaves mail for a task; refused with [`Error::Conflict`] if it is terminal. A queued task that gets
     /// [`Mail::Cancel`] becomes cancelled at once.

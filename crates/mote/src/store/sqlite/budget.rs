@@ -90,7 +90,8 @@ fn reserve(tx: &Tx<'_>, line: &BudgetLine, amount: Amount, now: u64) -> Outcome<
         .query_row(params![line.scope, sql(line.window_start)], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let (tokens, nano_usd) = taken.unwrap_or((0, 0));
-    let exceeds = |taken: i64, more: u64, max: Option<u64>| max.is_some_and(|max| native(taken).saturating_add(more) > max);
+    let exceeds =
+        |taken: i64, more: u64, max: Option<u64>| max.is_some_and(|max| native(taken).saturating_add(more) > max);
     if exceeds(tokens, amount.tokens, line.tokens_max) || exceeds(nano_usd, amount.nano_usd, line.nano_usd_max) {
         return Err(CommitError::Budget { scope: line.scope.clone() }.into());
     }
@@ -101,13 +102,7 @@ fn reserve(tx: &Tx<'_>, line: &BudgetLine, amount: Amount, now: u64) -> Outcome<
              ON CONFLICT (scope, window_start) DO UPDATE SET reserved_tokens = reserved_tokens + ?3,
                reserved_nano_usd = reserved_nano_usd + ?4, updated_at = ?5",
         )?
-        .execute(params![
-            line.scope,
-            sql(line.window_start),
-            sql(amount.tokens),
-            sql(amount.nano_usd),
-            sql(now)
-        ])?;
+        .execute(params![line.scope, sql(line.window_start), sql(amount.tokens), sql(amount.nano_usd), sql(now)])?;
     Ok(())
 }
 

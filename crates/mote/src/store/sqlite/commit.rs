@@ -50,8 +50,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Applies a commit.
 pub(super) fn apply(tx: &mut Tx<'_>, commit: &Commit, prepared: &Prepared) -> Outcome<(), CommitError> {
     let task = &commit.task;
-    let fenced =
-        |current| CommitError::Fenced { task: task.clone(), epoch: commit.epoch, current }.into();
+    let fenced = |current| CommitError::Fenced { task: task.clone(), epoch: commit.epoch, current }.into();
     let Some(standing) = standing(tx.connection, task)? else { return Err(fenced(0)) };
     // A lease that has run out is lost even if nobody has taken it yet: anybody may, at any moment.
     let held = standing.status == Status::Running && standing.due_at.is_some_and(|until| until > commit.now);
@@ -172,7 +171,8 @@ struct Rest<'a> {
 }
 
 fn rest<'a>(tx: &Tx<'_>, commit: &'a Commit, standing: &Standing) -> Outcome<Rest<'a>> {
-    let mut rest = Rest { status: Status::Running, due_at: None, waiting: None, result: None, error: None, dead: false };
+    let mut rest =
+        Rest { status: Status::Running, due_at: None, waiting: None, result: None, error: None, dead: false };
     match &commit.batch.status {
         StatusChange::Running => {}
         StatusChange::Waiting { wake_at, waiting, mail_seen } => {

@@ -22,8 +22,9 @@ pub(super) fn list(connection: &Connection, filter: &Filter, cursor: Option<&str
     let (conditions, mut values) = conditions(filter);
     let mut sql_text = format!("SELECT {TASK}, n FROM tasks WHERE {conditions}");
     if let Some(cursor) = cursor {
-        let before: i64 =
-            cursor.parse().map_err(|_| Error::NotFound { what: "cursor", id: cursor.chars().take(64).collect() })?;
+        let before: i64 = cursor
+            .parse()
+            .map_err(|_| Error::Conflict { what: "the cursor is not one that a listing gave".to_owned() })?;
         sql_text.push_str(" AND n < ?");
         values.push(before.into());
     }
@@ -31,9 +32,8 @@ pub(super) fn list(connection: &Connection, filter: &Filter, cursor: Option<&str
     // One more than asked for tells whether there is a next page.
     values.push((sql(limit as u64) + 1).into());
     let mut query = connection.prepare(&sql_text)?;
-    let rows = query.query_map(params_from_iter(values), |found| {
-        Ok((row::task(found)?, found.get::<_, i64>(TASK_COLUMNS)?))
-    })?;
+    let rows = query
+        .query_map(params_from_iter(values), |found| Ok((row::task(found)?, found.get::<_, i64>(TASK_COLUMNS)?)))?;
     let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
     let more = rows.len() > limit;
     rows.truncate(limit);

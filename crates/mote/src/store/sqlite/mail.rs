@@ -34,9 +34,11 @@ pub(super) fn post(tx: &mut Tx<'_>, task: &str, mail: &Mail, body: &str, now: u6
     if !cancel && unread >= sql(MAIL_MAX as u64) {
         return Err(Error::Limit { name: "MAIL_MAX", max: MAIL_MAX as u64 }.into());
     }
-    tx.connection
-        .prepare_cached("INSERT INTO mail (task, at, body) VALUES (?1, ?2, ?3)")?
-        .execute(params![task, sql(now), body])?;
+    tx.connection.prepare_cached("INSERT INTO mail (task, at, body) VALUES (?1, ?2, ?3)")?.execute(params![
+        task,
+        sql(now),
+        body
+    ])?;
     if standing.status == Status::Waiting {
         tx.connection
             .prepare_cached("UPDATE tasks SET due_at = min(ifnull(due_at, ?2), ?2) WHERE n = ?1")?

@@ -36,8 +36,8 @@ use self::submit::Submission;
 use self::watch::Watchers;
 use self::writer::{WhenFull, Writer};
 use super::{
-    Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Lease, Mail, MailRow, NewTask, OutboxMessage, Page,
-    Session, Store, Submitted, Task,
+    Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Lease, Mail, MailRow, NewTask, OutboxMessage,
+    Page, Session, Store, Submitted, Task,
 };
 use crate::clock::UnixMs;
 use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITER_CACHE_KIB};

@@ -34,7 +34,10 @@ impl Readers {
                 .name("store-reader".to_owned())
                 .stack_size(STORE_STACK_BYTES)
                 .spawn(move || run(&settings, &reads))
-                .map_err(|error| Error::Backend { operation: "start the store's readers", detail: error.to_string() })?;
+                .map_err(|error| Error::Backend {
+                    operation: "start the store's readers",
+                    detail: error.to_string(),
+                })?;
             readers.threads.push(thread);
         }
         Ok(readers)

@@ -25,9 +25,9 @@ pub(super) fn enter(tx: &Tx<'_>, task: &NewTask, session: &str) -> Outcome<bool>
 
 /// Whether a task of the session is queued, running or waiting.
 pub(super) fn is_open(tx: &Tx<'_>, tenant: &str, session: &str) -> Outcome<bool> {
-    let mut query = tx.connection.prepare_cached(
-        "SELECT 1 FROM tasks WHERE tenant = ?1 AND session = ?2 AND finished_at IS NULL LIMIT 1",
-    )?;
+    let mut query = tx
+        .connection
+        .prepare_cached("SELECT 1 FROM tasks WHERE tenant = ?1 AND session = ?2 AND finished_at IS NULL LIMIT 1")?;
     Ok(query.exists((tenant, session))?)
 }
 

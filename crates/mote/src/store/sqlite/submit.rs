@@ -134,7 +134,9 @@ fn replayed(tx: &Tx<'_>, task: &NewTask, key: &IdempotencyKey) -> Outcome<Option
            AND EXISTS (SELECT 1 FROM tasks WHERE id = idempotency.task)",
     )?;
     let found = query
-        .query_row(params![task.owner.tenant, key.route, key.key, sql(task.now)], |row| Ok((row.get::<_, [u8; 32]>(0)?, row.get(1)?)))
+        .query_row(params![task.owner.tenant, key.route, key.key, sql(task.now)], |row| {
+            Ok((row.get::<_, [u8; 32]>(0)?, row.get(1)?))
+        })
         .optional()?;
     match found {
         None => Ok(None),

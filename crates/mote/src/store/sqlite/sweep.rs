@@ -153,9 +153,12 @@ fn erase_rows(tx: &mut Tx<'_>, what: &Erase) -> Outcome<u64> {
             // A session that others use too stays, without the user's name and turns.
             let alone = "tenant = ?1 AND user = ?2 AND NOT EXISTS
                            (SELECT 1 FROM tasks t WHERE t.tenant = sessions.tenant AND t.session = sessions.id)";
-            run(tx, &format!(
-                "DELETE FROM session_messages WHERE (tenant, session) IN (SELECT tenant, id FROM sessions WHERE {alone})"
-            ))?;
+            run(
+                tx,
+                &format!(
+                    "DELETE FROM session_messages WHERE (tenant, session) IN (SELECT tenant, id FROM sessions WHERE {alone})"
+                ),
+            )?;
             run(tx, &format!("DELETE FROM sessions WHERE {alone}"))?;
             run(tx, "UPDATE sessions SET user = NULL WHERE tenant = ?1 AND user = ?2")?;
         }

@@ -104,13 +104,8 @@ async fn two_processes_share_a_file() {
     assert!(two.claim(lease(2_000), 1_500, 8).await.unwrap().is_empty());
     let second = two.claim(lease(4_000), 2_000, 8).await.unwrap();
     assert_eq!(second[0].epoch, 2);
-    let commit = Commit {
-        task: "a".to_owned(),
-        epoch: 1,
-        expected_seq: 0,
-        now: 1_900,
-        batch: batch(StatusChange::Running),
-    };
+    let commit =
+        Commit { task: "a".to_owned(), epoch: 1, expected_seq: 0, now: 1_900, batch: batch(StatusChange::Running) };
     let fenced = one.commit(commit.clone()).await.unwrap_err();
     assert!(matches!(fenced, CommitError::Fenced { epoch: 1, current: 2, .. }), "{fenced}");
     two.commit(Commit { epoch: 2, now: 2_100, ..commit }).await.unwrap();
@@ -124,7 +119,10 @@ fn a_file_that_is_no_store_is_left_alone() {
         make(&path);
         let before = std::fs::read(&path).unwrap();
         let error = SqliteStore::open(&path, options()).err().unwrap();
-        assert!(matches!(&error, Error::Corrupt { path: named, .. } if *named == path.display().to_string()), "{error}");
+        assert!(
+            matches!(&error, Error::Corrupt { path: named, .. } if *named == path.display().to_string()),
+            "{error}"
+        );
         assert_eq!(std::fs::read(&path).unwrap(), before);
     };
     check("text", &|path| std::fs::write(path, "not a database, but a text of some length ".repeat(40)).unwrap());
