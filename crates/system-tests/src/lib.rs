@@ -7,5 +7,6 @@ pub mod backend;
 pub mod fake_model;
 pub mod limits;
 pub mod listener;
+pub mod load;
 pub mod otlp;
 pub mod process;

@@ -16,3 +16,5 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const POLL: Duration = Duration::from_millis(20);
 /// Lines of a process's output that are kept.
 pub const OUTPUT_LINES_MAX: usize = 100_000;
+/// Requests that the open-loop load generator may have in flight; at more, the target is not keeping up.
+pub const LOAD_IN_FLIGHT_MAX: usize = 20_000;
