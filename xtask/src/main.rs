@@ -2,6 +2,7 @@
 //!
 //! It runs the binaries that the workspace builds; it does not link any of the workspace's crates.
 
+mod bench;
 mod checklist;
 mod dist;
 mod process;
@@ -34,6 +35,8 @@ enum Command {
     Checklist(checklist::Options),
     /// Builds the binary that ships: `target/dist/mote`.
     Dist(dist::Options),
+    /// Measures footprint and speed beside the peers.
+    Bench(bench::Options),
     /// Writes the generated documents anew.
     Schemas(schemas::Options),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Tidy(options) => tidy::run(&options),
         Command::Checklist(options) => checklist::run(&options),
         Command::Dist(options) => dist::run(&options).map(|_| ()),
+        Command::Bench(options) => bench::run(&options),
         Command::Schemas(options) => schemas::run(&options),
     };
     match ended {

@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn a_missed_goal_says_by_how_much_and_a_met_one_says_so() {
-        let figure = |value| Figure::new("id", "what", "MiB", vec![value]).goal(Goal::AtMost(6.0)).goal(Goal::AtMost(4.0));
+        let figure =
+            |value| Figure::new("id", "what", "MiB", vec![value]).goal(Goal::AtMost(6.0)).goal(Goal::AtMost(4.0));
         assert_eq!(figure(4.0).verdict(), "met");
         assert_eq!(figure(5.0).verdict(), "above 4 by 25 %");
         assert_eq!(figure(9.0).verdict(), "above 6 by 50 %; above 4 by 125 %");

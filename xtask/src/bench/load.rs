@@ -13,7 +13,6 @@ use crate::process;
 pub(super) struct Outcome {
     pub(super) good: u64,
     pub(super) bad: u64,
-    pub(super) seconds: f64,
     pub(super) per_second: f64,
     pub(super) p50_us: u64,
     pub(super) p99_us: u64,
@@ -46,7 +45,11 @@ pub(super) fn run(programs: &Programs, url: &str, body: &str, arguments: &[Strin
 
 /// Arguments of a closed loop for a time.
 pub(super) fn closed(connections: usize, seconds: f64, warmup: f64) -> Vec<String> {
-    flags(&[("--connections", connections.to_string()), ("--seconds", seconds.to_string()), ("--warmup", warmup.to_string())])
+    flags(&[
+        ("--connections", connections.to_string()),
+        ("--seconds", seconds.to_string()),
+        ("--warmup", warmup.to_string()),
+    ])
 }
 
 /// Arguments of a closed loop of so many requests.

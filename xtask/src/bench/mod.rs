@@ -3,6 +3,7 @@
 //! Each figure is measured several times; the document says the median, the spread and the goal, and by how much a goal is
 //! missed. It does not tune anything: the binary is the one that ships, the machine is as it is.
 
+mod agent;
 mod document;
 mod figure;
 mod footprint;
@@ -75,8 +76,15 @@ struct Effort {
     suspended: u64,
 }
 
-const FULL: Effort =
-    Effort { rounds: 3, seconds: 10.0, warmup: 3.0, idle_seconds: 60, starts: 20, in_flight: 10_000, suspended: 100_000 };
+const FULL: Effort = Effort {
+    rounds: 3,
+    seconds: 10.0,
+    warmup: 3.0,
+    idle_seconds: 60,
+    starts: 20,
+    in_flight: 10_000,
+    suspended: 100_000,
+};
 const QUICK: Effort =
     Effort { rounds: 1, seconds: 2.0, warmup: 0.5, idle_seconds: 3, starts: 3, in_flight: 500, suspended: 2_000 };
 
@@ -90,13 +98,16 @@ struct Bench {
     scratch: PathBuf,
 }
 
+/// One section of the document.
+type Measurement = fn(&Bench) -> Result<Section>;
+
 /// Measures and writes.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let What::Service(options) = &options.what;
     let root = workspace::root();
     let target = workspace::Metadata::read()?.target_directory;
     let bench = prepare(options, &root, &target)?;
-    let sections: [(&str, fn(&Bench) -> Result<Section>); 7] = [
+    let sections: [(&str, Measurement); 7] = [
         ("size", footprint::size),
         ("idle", footprint::idle),
         ("start", footprint::start),
@@ -142,7 +153,8 @@ fn prepare(options: &Service, root: &Path, target: &Path) -> Result<Bench> {
     let scratch = base.join(format!("bench-{}", std::process::id()));
     std::fs::create_dir_all(&scratch).with_context(|| format!("failed to make {}", scratch.display()))?;
     let release = |name: &str| target.join("release").join(name);
-    let programs = Programs { mote, fake_model: release("fake-model"), load: release("load"), peers: root.join("xtask/peers") };
+    let programs =
+        Programs { mote, fake_model: release("fake-model"), load: release("load"), peers: root.join("xtask/peers") };
     Ok(Bench { programs, effort: if options.quick { QUICK } else { FULL }, python, scratch })
 }
 

@@ -1,0 +1,84 @@
+//! `docs/benchmarks.md`: everything that was measured, with goals, misses and reasons. Written by the command alone.
+//!
+//! It does not measure, and it does not know why a goal is missed: people write that in [`REASONS`].
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
+
+use super::Effort;
+use super::figure::{Figure, Section, number};
+
+/// Why goals are missed, by the figure's id.
+pub(super) const REASONS: &str = "xtask/bench-reasons.toml";
+
+/// The whole document.
+pub(super) fn text(machine: &[(&str, String)], effort: &Effort, sections: &[Section], reasons: &str) -> Result<String> {
+    let reasons: BTreeMap<String, String> =
+        toml::from_str(reasons).with_context(|| format!("failed to read {REASONS}"))?;
+    let mut out = String::from(
+        "# Benchmarks\n\nWritten by `cargo xtask bench service`; do not edit. The load generator, the fake model and what is \
+         measured share one machine.\n\n",
+    );
+    for (name, value) in machine {
+        writeln!(out, "- {name}: {value}")?;
+    }
+    writeln!(
+        out,
+        "\nEach figure is the median of {} rounds unless its method says otherwise, with the lowest and the highest.",
+        effort.rounds
+    )?;
+    missed(&mut out, sections, &reasons)?;
+    for section in sections {
+        writeln!(out, "\n## {}\n\n{}\n", section.title, section.method)?;
+        out.push_str("| figure | median | lowest to highest | unit | goal | |\n|---|---:|---:|---|---|---|\n");
+        for figure in &section.figures {
+            row(&mut out, figure)?;
+        }
+    }
+    Ok(out)
+}
+
+fn row(out: &mut String, figure: &Figure) -> Result<()> {
+    let (low, high) = figure.spread();
+    let spread = if figure.values.len() > 1 { format!("{} to {}", number(low), number(high)) } else { String::new() };
+    let (middle, goals, verdict) = (number(figure.median()), figure.goals_text(), figure.verdict());
+    writeln!(out, "| {} | {middle} | {spread} | {} | {goals} | {verdict} |", figure.what, figure.unit)?;
+    Ok(())
+}
+
+/// What is missed, first of all, because a reader looks for it.
+fn missed(out: &mut String, sections: &[Section], reasons: &BTreeMap<String, String>) -> Result<()> {
+    out.push_str("\n## Missed goals\n\n");
+    let figures = sections.iter().flat_map(|section| &section.figures);
+    let missed: Vec<&Figure> = figures.filter(|figure| !matches!(figure.verdict().as_str(), "" | "met")).collect();
+    if missed.is_empty() {
+        out.push_str("None.\n");
+    }
+    for figure in missed {
+        let why = reasons.get(figure.id).map_or("why is not known yet.", String::as_str);
+        writeln!(out, "- {}: {} {}, {}: {why}", figure.what, number(figure.median()), figure.unit, figure.verdict())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::{FULL, figure::Goal};
+    use super::*;
+
+    #[test]
+    fn a_missed_goal_stands_first_with_its_reason() {
+        let figures = vec![
+            Figure::new("size", "the binary", "MiB", vec![9.0]).goal(Goal::AtMost(8.0)),
+            Figure::new("start", "start", "ms", vec![5.0, 7.0, 6.0]).goal(Goal::AtMost(15.0)),
+        ];
+        let sections = [Section { title: "Size", method: "How.".to_owned(), figures }];
+        let text = text(&[("kernel", "Linux".to_owned())], &FULL, &sections, "size = \"SQLite.\"\n").unwrap();
+        assert!(text.contains("- the binary: 9 MiB, above 8 by 12.5 %: SQLite.\n"), "{text}");
+        assert!(text.contains("| start | 6 | 5 to 7 | ms | <= 15 | met |\n"), "{text}");
+        assert!(text.contains("- kernel: Linux\n"), "{text}");
+    }
+}

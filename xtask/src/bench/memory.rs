@@ -1,0 +1,125 @@
+//! Memory of many runs at once: waiting for a model, and suspended.
+//!
+//! Memory at rest is measured in [`super::footprint`].
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::agent::Agent;
+use super::figure::{Figure, Goal, Section};
+use super::program::Running;
+use super::{Bench, load};
+
+/// Connections that submit.
+const CONNECTIONS: usize = 32;
+/// How long the tasks may take to get to where they wait.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// Growth below this is none: pages move that much by themselves, KiB.
+const NO_GROWTH_KIB: f64 = 1024.0;
+
+/// Both.
+pub(super) fn measure(bench: &Bench) -> Result<Section> {
+    let (in_flight, suspended) = (in_flight(bench)?, suspended(bench)?);
+    let method = format!(
+        "`VmRSS` with {} tasks waiting for a model that does not answer, less `VmRSS` before them, a task; each has its \
+         connection to the fake model, without TLS. Then {} tasks that wait for a signal: what they add in all, after as many \
+         had been run once already to fill caches and pools.",
+        bench.effort.in_flight, bench.effort.suspended
+    );
+    Ok(Section { title: "Memory of many runs", method, figures: vec![in_flight, suspended] })
+}
+
+fn in_flight(bench: &Bench) -> Result<Figure> {
+    let fake = bench.fake_model()?;
+    let runs = bench.effort.in_flight;
+    let agent = Agent { model_url: &fake.url, model: "fake/hang", runs: Some(runs), ..Agent::default() };
+    let values = bench.rounds(|| {
+        let state = bench.folder("in-flight")?;
+        let mote = bench.programs.mote(&agent.write(&state)?, &state)?;
+        let before = mote.weight()?.rss;
+        submit(bench, &mote, runs)?;
+        await_status(&mote, "running", runs)?;
+        settle(&mote)?;
+        Ok((mote.weight()?.rss - before) / runs as f64)
+    })?;
+    let what = format!("a run in flight, of {runs}");
+    Ok(Figure::new("in-flight", what, "KiB", values).goal(Goal::AtMost(10.0)))
+}
+
+fn suspended(bench: &Bench) -> Result<Figure> {
+    let fake = bench.fake_model()?;
+    let tasks = bench.effort.suspended;
+    let tools = "  - builtin: wait_for_signal\n";
+    let agent = Agent { model_url: &fake.url, model: "fake/tool-then-answer", tools, ..Agent::default() };
+    let state = bench.folder("suspended")?;
+    let mote = bench.programs.mote(&agent.write(&state)?, &state)?;
+    // A tenth first: pools, caches and the allocator reach the size that this load gives them.
+    submit(bench, &mote, tasks / 10)?;
+    await_status(&mote, "waiting", tasks / 10)?;
+    settle(&mote)?;
+    let before = mote.weight()?.rss;
+    submit(bench, &mote, tasks - tasks / 10)?;
+    await_status(&mote, "waiting", tasks)?;
+    settle(&mote)?;
+    let growth = (mote.weight()?.rss - before).max(0.0);
+    let what = format!("growth by {} suspended tasks, in all", tasks - tasks / 10);
+    Ok(Figure::new("suspended", what, "KiB", vec![growth]).goal(Goal::AtMost(NO_GROWTH_KIB)))
+}
+
+fn submit(bench: &Bench, mote: &Running, tasks: u64) -> Result<()> {
+    load::run(&bench.programs, &mote.url("/tasks"), "{\"input\":\"hello\"}", &load::requests(CONNECTIONS, tasks))
+        .map(|_| ())
+}
+
+/// Waits until so many tasks have the status, as the service's own metrics count them.
+fn await_status(mote: &Running, status: &str, tasks: u64) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let text = mote.ask("GET", "/metrics", &[], "")?;
+        let now = gauge(&text, status);
+        if now.is_some_and(|now| now >= tasks as f64) {
+            return Ok(());
+        }
+        if started.elapsed() > PATIENCE {
+            bail!(
+                "failed to get {tasks} tasks to the status {status}: {} after {} s",
+                now.unwrap_or(0.0),
+                PATIENCE.as_secs()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
+/// The value of the gauge of tasks by status.
+fn gauge(metrics: &str, status: &str) -> Option<f64> {
+    let label = format!("status=\"{status}\"");
+    let mut lines = metrics.lines().filter(|line| line.starts_with("mote_tasks{") && line.contains(&label));
+    lines.next()?.rsplit(' ').next()?.parse().ok()
+}
+
+/// Until memory has stopped moving.
+fn settle(mote: &Running) -> Result<()> {
+    let mut last = mote.weight()?.rss;
+    for _ in 0..30 {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = mote.weight()?.rss;
+        if (now - last).abs() < 64.0 {
+            break;
+        }
+        last = now;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gauge_of_a_status_is_found() {
+        let metrics = "# TYPE mote_tasks gauge\nmote_tasks{status=\"running\"} 7\nmote_tasks{status=\"waiting\"} 12\n";
+        assert_eq!((gauge(metrics, "waiting"), gauge(metrics, "queued")), (Some(12.0), None));
+    }
+}
