@@ -154,3 +154,15 @@ pub const OUTBOX_BATCH: usize = 16;
 pub const REPLAY_PAGE: usize = 500;
 /// Tasks that one retention sweep removes at most.
 pub const SWEEP_BATCH: usize = 1000;
+/// Largest prompt file, bytes.
+pub const PROMPT_BYTES_MAX: usize = 256 << 10;
+/// Deepest nesting of `agent.yaml`.
+pub const CONFIG_DEPTH_MAX: usize = 64;
+/// Nodes that `agent.yaml` may have, aliases expanded.
+pub const CONFIG_NODES_MAX: usize = 50_000;
+/// Aliases that `agent.yaml` may use.
+pub const CONFIG_ALIASES_MAX: usize = 256;
+/// Tools that one agent may have.
+pub const TOOLS_MAX: usize = 128;
+/// Fallback models that one agent may have.
+pub const FALLBACKS_MAX: usize = 8;

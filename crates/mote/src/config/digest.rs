@@ -1,0 +1,149 @@
+//! SHA-256 over the canonical JSON of what an agent can do.
+//!
+//! Canonical means: object keys sorted, no spaces. Where secrets are kept, where the service listens and what is logged
+//! do not change what the agent can do and are not part of it.
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{Agent, Bound, Builtin, HeaderValue, HttpTool, Model, OnChange, Provider, Windowed};
+
+/// The digest of an agent's capability set; its own `digest` field is not read.
+#[must_use]
+pub fn capabilities(agent: &Agent) -> [u8; 32] {
+    let mut tools: Vec<Value> = agent.tools.iter().map(tool).collect();
+    // The order of tools means nothing; the order of models does.
+    tools.sort_by_cached_key(canonical);
+    let mut builtins: Vec<&str> = agent.builtins.iter().map(|builtin| Builtin::name(*builtin)).collect();
+    builtins.sort_unstable();
+    let limits = &agent.limits;
+    of(&json!({
+        "name": agent.name,
+        "prompt": agent.prompt,
+        "models": agent.models.iter().map(|each| model(each, agent)).collect::<Vec<_>>(),
+        "tools": tools,
+        "builtins": builtins,
+        "output": agent.output,
+        "limits": {
+            "steps": limits.steps,
+            "tool_calls": limits.tool_calls,
+            "parallel": limits.parallel,
+            "model_attempts": limits.model_attempts,
+            "tool_attempts": limits.tool_attempts,
+            "backoff_ms": millis(limits.backoff),
+            "backoff_max_ms": millis(limits.backoff_max),
+            "repeats": limits.repeats,
+            "repairs": limits.repairs,
+            "active_ms": millis(limits.active),
+            "expires_ms": millis(limits.expires),
+        },
+        "on_change": match agent.on_change { OnChange::Continue => "continue", OnChange::Fail => "fail" },
+        "budget": {
+            "per_run": bound(&agent.budget.per_run),
+            "agent": agent.budget.agent.as_ref().map(windowed),
+            "per_tenant": agent.budget.per_tenant.as_ref().map(windowed),
+            "per_user": agent.budget.per_user.as_ref().map(windowed),
+            "per_session": agent.budget.per_session.as_ref().map(bound),
+        },
+        "context": {
+            "window": agent.context.window,
+            "reserve": agent.context.reserve,
+            "low_water": agent.context.low_water,
+        },
+    }))
+}
+
+/// The digest of one tool's binding: a pending call whose tool's digest changed is not resumed.
+#[must_use]
+pub fn tool_binding(declared: &HttpTool) -> [u8; 32] {
+    of(&tool(declared))
+}
+
+/// SHA-256 of a value's canonical JSON.
+#[must_use]
+pub fn of(value: &Value) -> [u8; 32] {
+    Sha256::digest(canonical(value)).into()
+}
+
+/// JSON with sorted keys and no spaces.
+#[must_use]
+pub fn canonical(value: &Value) -> String {
+    sorted(value).to_string()
+}
+
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            // Inserted in order, so that it holds whether or not `serde_json` keeps insertion order.
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort_unstable();
+            Value::Object(keys.into_iter().map(|key| (key.clone(), sorted(&map[key]))).collect::<Map<_, _>>())
+        }
+        Value::Array(list) => list.iter().map(sorted).collect(),
+        scalar => scalar.clone(),
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn model(model: &Model, agent: &Agent) -> Value {
+    let relative = |path: &std::path::Path| path.strip_prefix(&agent.folder).unwrap_or(path).display().to_string();
+    let provider = match &model.provider {
+        Provider::Anthropic => json!("anthropic"),
+        Provider::OpenAi => json!("openai"),
+        Provider::Scripted { plan } => json!({"scripted": relative(plan)}),
+        Provider::Cassette { file, record } => {
+            json!({"cassette": relative(file), "record": record.as_deref().map(|inner| self::model(inner, agent))})
+        }
+    };
+    json!({
+        "provider": provider,
+        "name": model.name,
+        "base_url": model.base_url,
+        "output_tokens_max": model.output_tokens_max,
+        "timeout_ms": millis(model.timeout),
+        "idle_timeout_ms": millis(model.idle_timeout),
+        "temperature": model.temperature,
+        "price": [model.price.input, model.price.cache_read, model.price.cache_write, model.price.output],
+    })
+}
+
+fn tool(tool: &HttpTool) -> Value {
+    let headers: Map<String, Value> = tool
+        .headers
+        .iter()
+        .map(|(name, value)| {
+            let value = match value {
+                HeaderValue::Literal(text) => json!(text),
+                HeaderValue::Secret { prefix, .. } => json!({"prefix": prefix}),
+            };
+            (name.clone(), value)
+        })
+        .collect();
+    json!({
+        "name": tool.name,
+        "version": tool.version,
+        "description": tool.description,
+        "method": tool.method,
+        "url": tool.url,
+        "headers": headers,
+        "input": tool.input,
+        "effect": tool.effect,
+        "timeout_ms": millis(tool.timeout),
+        "output_max": tool.output_max,
+        "key_ttl_ms": tool.key_ttl.map(millis),
+        "allow_hosts": tool.allow_hosts,
+        "allow_private": tool.allow_private,
+        "approval": tool.approval,
+    })
+}
+
+fn bound(bound: &Bound) -> Value {
+    json!({"nano_usd": bound.nano_usd, "tokens": bound.tokens})
+}
+
+fn windowed(windowed: &Windowed) -> Value {
+    json!({"bound": bound(&windowed.bound), "every_ms": millis(windowed.every)})
+}
