@@ -71,7 +71,7 @@ pub fn canonical(value: &Value) -> String {
     sorted(value).to_string()
 }
 
-fn sorted(value: &Value) -> Value {
+pub(super) fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             // Inserted in order, so that it holds whether or not `serde_json` keeps insertion order.

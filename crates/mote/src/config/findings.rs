@@ -48,6 +48,19 @@ impl<'a> Findings<'a> {
         self.broken.iter().any(|broken| broken.contains(path) || path.contains(broken))
     }
 
+    /// Whether the field as a whole was replaced by a stand-in.
+    pub(super) fn is_replaced(&self, path: &FieldPath) -> bool {
+        self.broken.contains(path)
+    }
+
+    /// Where the tool of this name is declared.
+    pub(super) fn tool_path(&self, name: &str) -> Option<FieldPath> {
+        let document = self.document.to_json();
+        let tools = document.get("tools")?.as_array()?;
+        let index = tools.iter().position(|tool| tool.get("name").and_then(serde_json::Value::as_str) == Some(name))?;
+        Some(FieldPath::top("tools").index(index))
+    }
+
     /// Whether an error was found.
     pub(super) fn has_errors(&self) -> bool {
         self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)

@@ -3,7 +3,21 @@
 //! Two types a concern: what the file says (`raw`) and what was validated (here). It does not open connections or read
 //! secrets' values; components do, when built.
 
+mod advice;
+mod diagnostic;
+pub mod digest;
+mod document;
+mod findings;
+mod json_schema;
+mod load;
+mod raw;
+mod schema_keywords;
 mod secret;
+mod structure;
+#[cfg(test)]
+mod tests;
+pub mod units;
+mod validate;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,6 +26,9 @@ use std::time::Duration;
 
 use crate::tools::Effect;
 
+pub use diagnostic::{Diagnostic, Severity};
+pub use json_schema::json_schema;
+pub use load::{Loaded, ModelChoice, Options, file_of, load, load_with};
 pub use secret::{Error as SecretError, SecretValue};
 
 /// A validated agent.
@@ -65,6 +82,21 @@ pub enum Builtin {
     WaitUntil,
     /// Asks a person a question.
     AskPerson,
+}
+
+impl Builtin {
+    /// Every built-in tool.
+    pub const ALL: [Self; 3] = [Self::WaitForSignal, Self::WaitUntil, Self::AskPerson];
+
+    /// The name under which the model calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WaitForSignal => "wait_for_signal",
+            Self::WaitUntil => "wait_until",
+            Self::AskPerson => "ask_person",
+        }
+    }
 }
 
 /// Where a secret comes from; its value is read when a component is built.
@@ -309,4 +341,9 @@ pub struct EventSink {
     pub url: String,
     /// Authorization header, if any.
     pub authorization: Option<Secret>,
+}
+
+/// The built-in price of a model, if it is known.
+fn price_of(_name: &str) -> Option<Price> {
+    None
 }

@@ -17,14 +17,14 @@ use crate::tools::Effect;
 pub(super) struct Agent {
     /// The format's version.
     #[serde(rename = "apiVersion")]
-    #[schemars(example = "mote/v1")]
+    #[schemars(example = &"mote/v1")]
     pub(super) _api_version: ApiVersion,
     /// What the file describes.
     #[serde(rename = "kind")]
-    #[schemars(example = "Agent")]
+    #[schemars(example = &"Agent")]
     pub(super) _kind: Kind,
     /// The agent's name: lower-case letters, digits and hyphens, at most 63.
-    #[schemars(example = "my-agent", regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"))]
+    #[schemars(example = &"my-agent", regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"))]
     pub(super) name: String,
     /// The agent's semantic version. Default: `0.0.0`.
     #[schemars(extend("x-hint" = "a version is text: put it in quotes, such as \"1.4.0\""))]
@@ -130,7 +130,7 @@ pub(super) enum Provider {
 #[serde(deny_unknown_fields)]
 pub(super) struct Model {
     /// The wire format.
-    #[schemars(example = "openai")]
+    #[schemars(example = &"openai")]
     pub(super) provider: Provider,
     /// The model's name at the endpoint. Needed by `anthropic` and `openai`.
     pub(super) name: Option<String>,
@@ -215,13 +215,13 @@ pub(super) enum Builtin {
 #[schemars(example = serde_json::json!({"name": "stand_in", "description": "x", "http": {"url": "https://example.com/"}, "input": {"type": "object"}, "effect": "read"}))]
 pub(super) struct HttpTool {
     /// The tool's name: letters, digits, `_` and `-`, at most 64.
-    #[schemars(example = "get_ticket", regex(pattern = "^[a-zA-Z0-9_-]{1,64}$"))]
+    #[schemars(example = &"get_ticket", regex(pattern = "^[a-zA-Z0-9_-]{1,64}$"))]
     pub(super) name: String,
     /// The tool's semantic version. Default: `1.0.0`.
     #[schemars(extend("x-hint" = "a version is text: put it in quotes, such as \"1.4.0\""))]
     pub(super) version: Option<String>,
     /// What the tool does and when to use it, for the model.
-    #[schemars(example = "Reads a ticket by its id.")]
+    #[schemars(example = &"Reads a ticket by its id.")]
     pub(super) description: String,
     /// The request.
     pub(super) http: Http,
@@ -230,7 +230,7 @@ pub(super) struct HttpTool {
     pub(super) input: Value,
     /// What repeating a call means: `read` may be repeated freely; `idempotent` is retried with the same
     /// `Idempotency-Key`; `write` is never retried once it may have reached the backend.
-    #[schemars(example = "read", extend("x-hint" = "say what repeating a call means: `effect: read`, `idempotent` or `write`; it decides what may be retried after a failure"))]
+    #[schemars(example = &"read", extend("x-hint" = "say what repeating a call means: `effect: read`, `idempotent` or `write`; it decides what may be retried after a failure"))]
     pub(super) effect: Effect,
     /// Bound on one attempt. Default: `30s`.
     pub(super) timeout: Option<Duration>,
@@ -256,7 +256,7 @@ pub(super) struct Http {
     pub(super) method: Option<Method>,
     /// The URL. `{name}` stands for the argument of that name, percent-encoded; the other arguments go to the query (GET,
     /// HEAD, DELETE) or to a JSON body.
-    #[schemars(example = "https://tickets.internal/{id}")]
+    #[schemars(example = &"https://tickets.internal/{id}")]
     pub(super) url: String,
     /// Headers to send. A value is text, or a secret's place.
     #[serde(default)]
@@ -493,7 +493,7 @@ pub(super) enum Switch {
 #[serde(deny_unknown_fields)]
 pub(super) struct Events {
     /// The URL that takes them by POST.
-    #[schemars(example = "https://events.internal/mote")]
+    #[schemars(example = &"https://events.internal/mote")]
     pub(super) sink: String,
     /// The place of the `Authorization` header's value.
     pub(super) authorization: Option<Secret>,
@@ -502,19 +502,19 @@ pub(super) struct Events {
 /// A duration: a number and `ms`, `s`, `m`, `h`, `d` or `w`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(transparent)]
-#[schemars(example = "10s", extend("x-hint" = "write a unit: 250ms, 10s, 5m, 2h or 30d"))]
+#[schemars(example = &"10s", extend("x-hint" = "write a unit: 250ms, 10s, 5m, 2h or 30d"))]
 pub(super) struct Duration(#[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)? *(ms|s|m|h|d|w)$"))] pub(super) String);
 
 /// A size: a number and `B`, `KB`, `MB`, `GB`, `KiB`, `MiB` or `GiB`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(transparent)]
-#[schemars(example = "64KiB", extend("x-hint" = "write a unit: 512B, 64KiB or 1MB"))]
+#[schemars(example = &"64KiB", extend("x-hint" = "write a unit: 512B, 64KiB or 1MB"))]
 pub(super) struct Size(#[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)? *([kKMG]B|[KMG]iB|B)$"))] pub(super) String);
 
 /// A token count: a number, alone or with `k` or `M`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
-#[schemars(example = "120k")]
+#[schemars(example = &"120k")]
 pub(super) enum Tokens {
     /// With `k` or `M`.
     Text(#[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)? *[kKM]?$"))] String),

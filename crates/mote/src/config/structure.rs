@@ -164,10 +164,12 @@ impl<'a> Checker<'a, '_> {
         if allowed.contains(&text.as_str()) {
             return Some(text.clone().into());
         }
-        let hint = closest(text, allowed.iter().copied()).map(|name| format!("did you mean `{name}`?"));
-        let message = match allowed {
-            [only] => format!("must be `{only}`"),
-            _ => format!("must be one of {}", join(allowed.iter().copied())),
+        let (message, hint) = match allowed {
+            [only] => (format!("must be `{only}`"), None),
+            _ => (
+                format!("must be one of {}", join(allowed.iter().copied())),
+                closest(text, allowed.iter().copied()).map(|name| format!("did you mean `{name}`?")),
+            ),
         };
         self.findings.broken(path, message, hint);
         None

@@ -1,0 +1,80 @@
+//! How commands end: exit codes, and errors that carry one.
+//!
+//! The codes are documented in `mote --help` and docs/cli.md; scripts depend on them.
+
+use std::process::ExitCode;
+
+use super::terminal::Terminal;
+
+/// An exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// All went well.
+    Done = 0,
+    /// The task failed or was cancelled, or the command failed.
+    Failed = 1,
+    /// The command line or agent.yaml is wrong.
+    Usage = 2,
+    /// The service cannot be reached, or is overloaded.
+    Unreachable = 3,
+    /// The service refused the request.
+    Refused = 4,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// The end of a command that did not go well.
+#[derive(Debug)]
+pub(crate) struct Exit {
+    code: Code,
+    /// What to print; nothing if the command has said it all.
+    error: Option<anyhow::Error>,
+}
+
+impl Exit {
+    /// An end with its own code.
+    pub(crate) fn new(code: Code, error: impl Into<anyhow::Error>) -> Self {
+        Self { code, error: Some(error.into()) }
+    }
+
+    /// A mistake of whoever wrote the command line.
+    pub(crate) fn usage(message: impl std::fmt::Display) -> Self {
+        Self::new(Code::Usage, anyhow::anyhow!("{message}"))
+    }
+
+    /// An end of which everything was said already.
+    pub(crate) fn silent(code: Code) -> Self {
+        Self { code, error: None }
+    }
+
+    /// Prints the error and what caused it.
+    pub(crate) fn report(self, terminal: &mut Terminal) -> Code {
+        let Some(error) = self.error else { return self.code };
+        let closed = error.chain().any(|cause| {
+            cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        });
+        if closed {
+            // Whoever read the output (`head`, a pager) has seen enough.
+            return Code::Done;
+        }
+        // Nothing can be done if stderr is closed.
+        let _ = terminal.note(&format!("{} {error:#}", terminal.paint(super::terminal::Style::Bad, "error:")));
+        self.code
+    }
+}
+
+impl From<anyhow::Error> for Exit {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(Code::Failed, error)
+    }
+}
+
+impl From<std::io::Error> for Exit {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(Code::Failed, error)
+    }
+}

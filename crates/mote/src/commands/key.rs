@@ -1,0 +1,65 @@
+//! `mote key`: API keys of a service.
+//!
+//! A key is printed once and kept nowhere; the service knows its hash alone.
+
+use mote::auth::{self, Scope};
+
+use super::exit::Exit;
+use super::terminal::Terminal;
+
+const AFTER_HELP: &str = "\
+Scopes: run (submit, cancel, answer), read (see tasks and sessions), admin (everything, also erase and re-run).
+
+Examples:
+  mote key new --name ci --scope run --scope read
+  mote key new --name acme --tenant acme --json";
+
+/// Make API keys for a service
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    New(New),
+}
+
+/// Make a key: printed once, with its line for the file of `auth.keys`
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+struct New {
+    /// Who holds it; shown in logs
+    #[arg(long, default_value = "default")]
+    name: String,
+    /// What it may do; repeatable
+    #[arg(long, value_name = "SCOPE", value_parser = ["run", "read", "admin"], default_values = ["run", "read"])]
+    scope: Vec<String>,
+    /// Bind it to this tenant: it sees no other
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn execute(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
+    let Command::New(new) = &arguments.command;
+    let scopes: Vec<Scope> = new.scope.iter().filter_map(|scope| Scope::parse(scope)).collect();
+    let made = auth::generate(&new.name, &scopes, new.tenant.as_deref()).map_err(Exit::usage)?;
+    if new.json {
+        terminal.line(&serde_json::json!({"key": made.key, "line": made.line}).to_string())?;
+    } else {
+        terminal.note("The key, shown this once (send it as `Authorization: Bearer KEY`):")?;
+        terminal.line(&made.key)?;
+        terminal.note("Its line for the file of `auth.keys`, which holds no secret:")?;
+        terminal.line(&made.line)?;
+    }
+    Ok(())
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,103 @@
+//! The command line: its arguments and, a file each, its commands.
+//!
+//! Commands talk to the library and to the terminal. What an agent does is not decided here.
+
+mod check;
+mod completions;
+pub(crate) mod exit;
+mod key;
+mod progress;
+mod replay;
+mod run;
+mod run_file;
+mod runtime;
+mod schema;
+mod serve;
+mod services;
+mod store;
+mod task;
+pub(crate) mod terminal;
+
+use clap::{Parser, Subcommand};
+
+use exit::Exit;
+use terminal::Terminal;
+
+const AFTER_HELP: &str = "\
+Examples:
+  mote run examples/quickstart                run an agent once, here, and show its steps
+  mote check agent.yaml                       every mistake with its line and column
+  mote serve agent.yaml --state /var/lib/mote the service
+  mote task submit \"Sort ticket 42\" --watch   give a running service a task and follow it
+
+Exit codes:
+  0  done
+  1  the task failed or was cancelled, or the command failed
+  2  the command line or agent.yaml is wrong
+  3  the service cannot be reached, or is overloaded
+  4  the service refused the request
+
+Documentation: docs/cli.md, docs/agent-yaml.md";
+
+/// Runs agents: one agent.yaml becomes one small process that plans, acts and observes, and whose tasks survive it.
+#[derive(Debug, Parser)]
+#[command(name = "mote", version, about, after_help = AFTER_HELP, propagate_version = true, max_term_width = 100)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Serve(serve::Arguments),
+    Check(check::Arguments),
+    Task(task::Arguments),
+    Replay(replay::Arguments),
+    Schema(schema::Arguments),
+    Store(store::Arguments),
+    Key(key::Arguments),
+    Completions(completions::Arguments),
+}
+
+impl CommandLine {
+    /// Runs the command to its end.
+    pub(crate) fn execute(self, terminal: &mut Terminal) -> Result<(), Exit> {
+        match self.command {
+            Command::Run(arguments) => run::execute(arguments, terminal),
+            Command::Serve(arguments) => serve::execute(arguments, terminal),
+            Command::Check(arguments) => check::execute(&arguments, terminal),
+            Command::Task(arguments) => task::execute(arguments, terminal),
+            Command::Replay(arguments) => replay::execute(arguments, terminal),
+            Command::Schema(arguments) => schema::execute(&arguments, terminal),
+            Command::Store(arguments) => store::execute(arguments, terminal),
+            Command::Key(arguments) => key::execute(&arguments, terminal),
+            Command::Completions(arguments) => completions::execute(&arguments, terminal),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_explains_itself() {
+        fn check(command: &clap::Command, path: &str) {
+            assert!(command.get_about().is_some(), "{path} has no help");
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{path} {} has no help", argument.get_id());
+            }
+            for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+                check(below, &format!("{path} {}", below.get_name()));
+            }
+        }
+        check(&CommandLine::command(), "mote");
+    }
+}

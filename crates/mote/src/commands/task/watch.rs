@@ -1,0 +1,167 @@
+//! `mote task watch`: a task as it happens, over Server-Sent Events, resumed where a connection broke.
+//!
+//! It does not interpret events; [`super::super::progress`] says what they look like.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use mote_wire::sse::{Buffer, Framer, Full};
+use serde_json::Value;
+
+use super::client::Client;
+use super::print;
+use crate::commands::exit::{Code, Exit};
+use crate::commands::progress::Progress;
+use crate::commands::terminal::Terminal;
+
+/// Longest event, bytes: a journal event with a model's whole reply fits.
+const EVENT_BYTES_MAX: usize = 16 << 20;
+/// Times that a broken stream is resumed without an event between.
+const RESUMES_MAX: u32 = 5;
+/// Pause before the first resumption; it doubles.
+const RESUME_PAUSE: Duration = Duration::from_millis(500);
+
+/// How a stream went on.
+enum Pass {
+    /// The task is terminal.
+    Ended(Value),
+    /// The connection broke or was closed; events up to here were shown.
+    Broken,
+}
+
+/// Follows a task to its end; the exit code tells how it ended.
+pub(super) async fn follow(
+    client: &Client,
+    task: &str,
+    after: u64,
+    json: bool,
+    terminal: &mut Terminal,
+) -> Result<(), Exit> {
+    let mut cursor = after;
+    let mut failures = 0;
+    let mut progress = Progress::default();
+    loop {
+        let before = cursor;
+        let ended = match client.events(task, cursor).await {
+            Ok(response) => match read(response, &mut cursor, json, &mut progress, terminal).await? {
+                Pass::Ended(task) => Some(task),
+                Pass::Broken => None,
+            },
+            // Before the first event a service that is not there is an error at once.
+            Err(exit) if cursor == after || failures >= RESUMES_MAX => return Err(exit),
+            Err(_) => None,
+        };
+        if let Some(task) = ended {
+            return finish(&task, json, terminal);
+        }
+        failures = if cursor > before { 0 } else { failures + 1 };
+        if failures > RESUMES_MAX {
+            return Err(Exit::new(Code::Unreachable, anyhow!("failed to follow {task}: the stream broke {failures} times")));
+        }
+        terminal.status("connection lost, resuming…");
+        tokio::time::sleep(RESUME_PAUSE * 2u32.pow(failures.min(RESUMES_MAX))).await;
+    }
+}
+
+async fn read(
+    mut response: reqwest::Response,
+    cursor: &mut u64,
+    json: bool,
+    progress: &mut Progress,
+    terminal: &mut Terminal,
+) -> Result<Pass, Exit> {
+    let mut framer = Framer::new(Growing::default());
+    while let Ok(Some(chunk)) = response.chunk().await {
+        let mut input = chunk.as_ref();
+        loop {
+            let event = framer.next(&mut input).map_err(|error| anyhow!("failed to read the stream: {error}"))?;
+            let Some(event) = event else { break };
+            let message: Value = serde_json::from_str(event.data)
+                .map_err(|error| anyhow!("failed to read an event of the stream: {error}"))?;
+            if let Some(seq) = message["seq"].as_u64() {
+                *cursor = seq;
+            }
+            if message["type"] == "end" {
+                return Ok(Pass::Ended(message["task"].clone()));
+            }
+            if json {
+                terminal.line(event.data)?;
+            } else {
+                progress.show(&message, terminal)?;
+            }
+        }
+    }
+    Ok(Pass::Broken)
+}
+
+fn finish(task: &Value, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
+    if json {
+        terminal.line(&serde_json::json!({"type": "end", "task": task}).to_string())?;
+    } else {
+        print::task(task, false, terminal)?;
+    }
+    if task["status"] == "completed" { Ok(()) } else { Err(Exit::silent(Code::Failed)) }
+}
+
+/// A buffer that grows up to [`EVENT_BYTES_MAX`].
+#[derive(Debug, Default)]
+struct Growing(Vec<u8>);
+
+impl Buffer for Growing {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        if self.0.len() + bytes.len() > EVENT_BYTES_MAX {
+            return Err(Full(EVENT_BYTES_MAX));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A service that sends each of `streams` on a connection of its own; returns the requests it got.
+    async fn service(streams: Vec<&'static str>) -> (String, tokio::task::JoinHandle<Vec<String>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            let mut requests = Vec::new();
+            for stream in streams {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 4096];
+                let read = socket.read(&mut request).await.unwrap();
+                requests.push(String::from_utf8_lossy(&request[..read]).into_owned());
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+                socket.write_all(format!("{head}{stream}").as_bytes()).await.unwrap();
+            }
+            requests
+        });
+        (url, serving)
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_resumed_behind_the_last_event() {
+        mote::tls::install_provider();
+        let (url, serving) = service(vec![
+            "id: 1\nevent: run.started\ndata: {\"type\":\"event\",\"seq\":1,\"kind\":\"run.started\"}\n\n",
+            "event: end\ndata: {\"type\":\"end\",\"task\":{\"id\":\"t\",\"status\":\"failed\"}}\n\n",
+        ])
+        .await;
+        let client = Client::new(&url, Some("secret-key")).unwrap();
+        let end = follow(&client, "t", 0, false, &mut Terminal::detect()).await;
+        assert!(format!("{:?}", end.unwrap_err()).contains("Failed"));
+        let requests = serving.await.unwrap();
+        assert!(requests[0].contains("last-event-id: 0") && requests[0].contains("Bearer secret-key"), "{requests:?}");
+        assert!(requests[1].contains("last-event-id: 1"), "{requests:?}");
+    }
+}

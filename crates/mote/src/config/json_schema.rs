@@ -1,0 +1,72 @@
+//! The JSON Schema of `agent.yaml`, generated from [`super::raw`] and published as `docs/agent.schema.json`.
+//!
+//! It describes shapes; what needs more than one field or the file system is for [`super::validate`].
+
+use serde_json::Value;
+
+use super::raw;
+
+/// Where the schema is published.
+const ID: &str = "https://mote.dev/schemas/agent.v1.json";
+
+/// The schema, JSON Schema 2020-12.
+#[must_use]
+pub fn json_schema() -> Value {
+    let settings = schemars::generate::SchemaSettings::draft2020_12().for_deserialize();
+    let mut schema = settings.into_generator().into_root_schema_for::<raw::Agent>().to_value();
+    forbid_empty(&mut schema);
+    if let Some(map) = schema.as_object_mut() {
+        map.insert("$id".to_owned(), ID.into());
+    }
+    super::digest::sorted(&schema)
+}
+
+/// A field that may be left out may still not be written and left empty: that is a slip more often than a wish.
+fn forbid_empty(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::Array(kinds)) = map.get_mut("type") {
+                kinds.retain(|kind| kind != "null");
+                if let [only] = kinds.as_slice() {
+                    let only = only.clone();
+                    map.insert("type".to_owned(), only);
+                }
+            }
+            if let Some(Value::Array(variants)) = map.get_mut("anyOf") {
+                variants.retain(|variant| variant.get("type").and_then(Value::as_str) != Some("null"));
+                if let [Value::Object(only)] = variants.as_slice() {
+                    let only = only.clone();
+                    map.remove("anyOf");
+                    for (keyword, value) in only {
+                        map.entry(keyword).or_insert(value);
+                    }
+                }
+            }
+            // Defaults of lists and mappings say nothing; those of scalars are told in the descriptions.
+            map.remove("default");
+            map.values_mut().for_each(forbid_empty);
+        }
+        Value::Array(list) => list.iter_mut().for_each(forbid_empty),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_schema_is_the_generated_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/agent.schema.json");
+        let published = std::fs::read_to_string(path).unwrap_or_default();
+        let generated = format!("{}\n", serde_json::to_string_pretty(&json_schema()).unwrap());
+        assert!(published == generated, "docs/agent.schema.json is stale: run `mote schema > docs/agent.schema.json`");
+    }
+
+    #[test]
+    fn it_is_a_json_schema() {
+        let schema = json_schema();
+        assert!(jsonschema::draft202012::meta::is_valid(&schema));
+        assert!(!schema.to_string().contains("\"null\""), "no field may be written and left empty");
+    }
+}

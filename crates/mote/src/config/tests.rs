@@ -1,0 +1,268 @@
+//! What `mote check` says of a file: messages, places, hints.
+
+use std::path::{Path, PathBuf};
+
+use super::load::from_text;
+use super::*;
+
+const GOOD: &str = r#"apiVersion: mote/v1
+kind: Agent
+name: support-triage
+version: 1.4.0
+prompt: Sort the ticket.
+model:
+  provider: anthropic
+  name: claude-test
+  base_url: http://127.0.0.1:9999
+tools:
+  - name: get_ticket
+    description: Reads a ticket.
+    http: {method: GET, url: "https://tickets.internal/{id}"}
+    input: {type: object, required: [id], properties: {id: {type: string}}}
+    effect: read
+    timeout: 10s
+  - builtin: wait_until
+limits: {steps: 10, active: 5m}
+budget: {per_run: {usd: 0.50, tokens: 200k}, agent: {usd: 100, every: 1d}}
+context: {window: 120k, reserve: 8k}
+state: sqlite
+server: {listen: "127.0.0.1:8080"}
+telemetry: {otlp: "http://127.0.0.1:4318", content: off}
+"#;
+
+fn parse(text: &str) -> Result<Loaded, Vec<Diagnostic>> {
+    from_text(text, Path::new("/nonexistent"), &Options { compile_schemas: true, ..Options::default() })
+}
+
+fn rendered(list: &[Diagnostic]) -> Vec<String> {
+    list.iter().map(|diagnostic| diagnostic.render(Path::new("agent.yaml"))).collect()
+}
+
+/// Every error of the text, as it is printed.
+#[track_caller]
+fn check(text: &str, expected: &[&str]) {
+    let found = parse(text).err().map(|list| rendered(&list)).unwrap_or_default();
+    let expected: Vec<String> = expected.iter().map(|line| (*line).to_owned()).collect();
+    assert_eq!(found, expected, "found:\n{}", found.join("\n"));
+}
+
+/// The good file with one line replaced.
+fn with(line: &str, replacement: &str) -> String {
+    assert!(GOOD.contains(line), "{line}");
+    GOOD.replacen(line, replacement, 1)
+}
+
+#[test]
+fn a_good_file_is_accepted() {
+    let agent = parse(GOOD).unwrap().agent;
+    assert_eq!(agent.name, "support-triage");
+    assert_eq!(agent.limits.steps, 10);
+    assert_eq!(agent.limits.active, Duration::from_secs(300));
+    assert_eq!(agent.limits.tool_calls, 60);
+    assert_eq!(agent.budget.per_run, Bound { nano_usd: Some(500_000_000), tokens: Some(200_000) });
+    assert_eq!(agent.budget.agent.map(|window| window.every), Some(Duration::from_secs(86_400)));
+    assert_eq!(agent.tools[0].effect, Effect::Read);
+    assert_eq!(agent.builtins, [Builtin::WaitUntil]);
+    assert_eq!(agent.context, Context { window: 120_000, reserve: 8_000, low_water: 60 });
+    assert!(!agent.telemetry.content);
+}
+
+#[test]
+fn every_mistake_is_reported_with_its_place() {
+    let text = r#"apiVersion: mote/v2
+kind: Agent
+name: Support Triage
+version: 1.4
+prompt: {file: missing.md}
+model:
+  provider: antropic
+  timout: 10s
+  timeout: 10
+tools:
+  - name: get_ticket
+    description: Reads a ticket.
+    http: {url: "https://tickets.internal/{ticket}"}
+    input: {type: object, properties: {id: {type: strin}}}
+    timeout: soon
+  - name: get_ticket
+    description: Again.
+    http: {url: "https://tickets.internal/all", method: DELETE}
+    input: {type: object}
+    effect: read
+limits: {steps: 0}
+budgets: {}
+"#;
+    check(
+        text,
+        &[
+            "agent.yaml:1:13: error: apiVersion: must be `mote/v1`",
+            "agent.yaml:3:7: error: name: must be lower-case letters, digits and hyphens, at most 63, starting and ending with a letter or digit",
+            "agent.yaml:4:10: error: version: must be text, not a number\n    hint: a version is text: put it in quotes, such as \"1.4.0\"",
+            "agent.yaml:5:16: error: prompt.file: failed to read /nonexistent/missing.md: No such file or directory (os error 2)\n    hint: a relative path starts at the folder of agent.yaml",
+            "agent.yaml:7:13: error: model.provider: must be one of `anthropic`, `openai`, `scripted`, `cassette`\n    hint: did you mean `anthropic`?",
+            "agent.yaml:8:3: error: model.timout: unknown field `timout`\n    hint: did you mean `timeout`?",
+            "agent.yaml:9:12: error: model.timeout: must be text, not a number\n    hint: write a unit: 250ms, 10s, 5m, 2h or 30d",
+            "agent.yaml:11:5: error: tools[0].effect: `effect` is missing\n    hint: say what repeating a call means: `effect: read`, `idempotent` or `write`; it decides what may be retried after a failure",
+            "agent.yaml:13:17: error: tools[0].http.url: `{ticket}` is no property of `input`\n    hint: describe `ticket` under `input.properties`",
+            "agent.yaml:14:51: error: tools[0].input.properties.id.type: `type` must be one of array, boolean, integer, null, number, object, string\n    hint: did you mean `string`?",
+            "agent.yaml:15:14: error: tools[0].timeout: \"soon\" does not start with a number; write a duration such as 250ms, 10s, 5m, 2h or 30d",
+            "agent.yaml:16:11: error: tools[1].name: two tools are named `get_ticket`",
+            "agent.yaml:20:13: error: tools[1].effect: a DELETE request is not a `read`\n    hint: write `effect: idempotent` if the backend honours Idempotency-Key or the call may be repeated, else `effect: write`",
+            "agent.yaml:21:17: error: limits.steps: must be from 1 to 100000",
+            "agent.yaml:22:1: error: budgets: unknown field `budgets`\n    hint: did you mean `budget`?",
+        ],
+    );
+}
+
+#[test]
+fn an_inline_key_is_refused_and_not_repeated() {
+    let text = with("  name: claude-test\n", "  name: claude-test\n  key: sk-ant-123\n");
+    let shown = rendered(&parse(&text).unwrap_err());
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert!(shown[0].starts_with("agent.yaml:9:8: error: model.key: must be a mapping, not text\n    hint: a secret is never written"));
+    assert!(!shown[0].contains("sk-ant-123"));
+    let text = with("\"https://tickets.internal/{id}\"}", "\"https://tickets.internal/{id}\", headers: {Authorization: Bearer sk-1}}");
+    let shown = rendered(&parse(&text).unwrap_err());
+    assert!(shown[0].contains("`authorization` carries a secret, which stands here in the open"), "{shown:?}");
+    assert!(!shown[0].contains("sk-1"));
+}
+
+#[test]
+fn url_templates_agree_with_the_schema() {
+    let check_url = |url: &str, expected: &str| {
+        check(&with("https://tickets.internal/{id}", url), &[&format!("agent.yaml:13:30: error: tools[0].http.url: {expected}")]);
+    };
+    check_url("https://{id}.internal/", "the scheme, host and port of a tool's URL are fixed; `{…}` may stand in the path and the query only");
+    check_url("https://tickets.internal/{id", "`{` without `}` behind it");
+    check_url("ftp://tickets.internal/{id}", "must be an http or https URL, not ftp");
+    check_url("https://me:pw@tickets.internal/{id}", "a URL must not hold credentials\n    hint: send credentials in a header: `authorization: {env: VARIABLE, prefix: \"Bearer \"}`");
+    check_url("https://tickets.internal/{Id}", "`{Id}` is no property of `input`\n    hint: did you mean `{id}`?");
+    check(
+        &with("required: [id], ", ""),
+        &["agent.yaml:13:30: error: tools[0].http.url: `{id}` is not in `input.required`\n    hint: add it: `required: [id]`"],
+    );
+}
+
+#[test]
+fn providers_know_their_fields() {
+    check(
+        &with("  base_url: http://127.0.0.1:9999\n", ""),
+        &["agent.yaml:7:3: error: model: https://api.anthropic.com needs a key\n    hint: write `key: {env: ANTHROPIC_API_KEY}`, or a `base_url` of an endpoint that needs none"],
+    );
+    check(
+        &with("  name: claude-test\n", "  plan: plan.yaml\n"),
+        &[
+            "agent.yaml:7:3: error: model: provider `anthropic` needs `name`",
+            "agent.yaml:8:9: error: model.plan: provider `anthropic` has no `plan`",
+        ],
+    );
+}
+
+#[test]
+fn a_window_must_hold_something() {
+    check(
+        &with("window: 120k, reserve: 8k", "window: 12k, reserve: 8k"),
+        &["agent.yaml:20:19: error: context.window: a window of 12000 tokens leaves nothing for the transcript: `reserve` takes 8000, the reply (`output_max`) 4000\n    hint: give the model's whole window, or lower the other two"],
+    );
+}
+
+#[test]
+fn an_open_address_needs_a_word_about_auth() {
+    let open = with("127.0.0.1:8080", "0.0.0.0:8080");
+    let shown = rendered(&parse(&open).unwrap_err());
+    assert!(shown[0].contains("22:18: error: server.listen: 0.0.0.0:8080 is open to others and nothing is said of `auth`"), "{shown:?}");
+    let waived = parse(&format!("{open}auth: none\n")).unwrap();
+    assert!(waived.warnings.iter().any(|warning| warning.message.contains("everybody who reaches 0.0.0.0:8080")));
+    // The command line is held to the same rule.
+    let options = Options { listen: Some("0.0.0.0:80".parse().unwrap()), ..Options::default() };
+    assert!(from_text(GOOD, Path::new("."), &options).is_err());
+}
+
+#[test]
+fn empty_fields_repeated_keys_and_bad_patterns_are_refused() {
+    check(
+        &with("state: sqlite\n", "state: sqlite\noutput:\n"),
+        &["agent.yaml:22:7: error: output: must be a mapping, not empty"],
+    );
+    check(&with("state: sqlite\n", "state: sqlite\nstate: sqlite\n"), &["agent.yaml:22:1: error: state: `state` is written twice"]);
+    let text = with("{id: {type: string}}", "{id: {type: string, pattern: \"[\"}}");
+    let shown = rendered(&parse(&text).unwrap_err());
+    assert!(shown[0].starts_with("agent.yaml:14:12: error: tools[0].input: is not a usable JSON Schema"), "{shown:?}");
+}
+
+#[test]
+fn not_even_a_mapping() {
+    check(
+        "just text\n",
+        &["agent.yaml:1:1: error: must be a mapping, not text\n    hint: an agent.yaml is a mapping; see docs/agent-yaml.md"],
+    );
+}
+
+#[test]
+fn warnings_say_what_production_wants() {
+    let text = with("    effect: read\n", "    effect: write\n").replace("budget: {per_run: {usd: 0.50, tokens: 200k}, agent", "budget: {agent");
+    let text = text.replace("https://tickets", "http://tickets").replace("telemetry: {otlp: \"http://127.0.0.1:4318\", content: off}\n", "");
+    let messages: Vec<String> = parse(&text).unwrap().warnings.into_iter().map(|warning| warning.message).collect();
+    for expected in [
+        "`get_ticket` writes without a person's approval",
+        "plain HTTP to tickets.internal: readable on the way",
+        "nothing bounds what a run may spend",
+        "no traces are sent",
+        "the price of `claude-test` is not known: its cost counts as 0",
+    ] {
+        assert!(messages.iter().any(|message| message == expected), "{expected}: {messages:?}");
+    }
+}
+
+#[test]
+fn the_digest_covers_what_the_agent_can_do_and_nothing_else() {
+    let digest = |text: &str| parse(text).unwrap().agent.digest;
+    let original = digest(GOOD);
+    for (line, replacement) in [
+        ("Sort the ticket.", "Sort the tickets."),
+        ("name: claude-test", "name: claude-other"),
+        ("timeout: 10s", "timeout: 11s"),
+        ("steps: 10", "steps: 11"),
+        ("usd: 0.50", "usd: 0.51"),
+        ("window: 120k", "window: 121k"),
+        ("  - builtin: wait_until\n", ""),
+    ] {
+        assert_ne!(digest(&with(line, replacement)), original, "{line}");
+    }
+    for (line, replacement) in [
+        ("127.0.0.1:8080", "127.0.0.1:8081"),
+        ("127.0.0.1:4318", "127.0.0.1:4319"),
+        ("name: claude-test", "name: claude-test # the same"),
+        ("  provider: anthropic\n  name: claude-test", "  name: claude-test\n  provider: anthropic"),
+        ("timeout: 10s", "timeout: 10000ms"),
+    ] {
+        assert_eq!(digest(&with(line, replacement)), original, "{line}");
+    }
+}
+
+#[test]
+fn canonical_json_sorts_at_every_level() {
+    let value: serde_json::Value = serde_json::from_str(r#"{"b": [{"d": 1, "c": 2}], "a": null}"#).unwrap();
+    assert_eq!(digest::canonical(&value), r#"{"a":null,"b":[{"c":2,"d":1}]}"#);
+}
+
+#[test]
+fn the_command_line_replaces_the_model() {
+    let choice = ModelChoice::parse("openai/org/model", Some("http://127.0.0.1:11434/v1".to_owned())).unwrap();
+    assert_eq!(choice.name, "org/model");
+    let options = Options { model: Some(choice), ..Options::default() };
+    let agent = from_text(GOOD, Path::new("."), &options).unwrap().agent;
+    assert_eq!(agent.models[0].provider, Provider::OpenAi);
+    assert_eq!(agent.models[0].base_url, "http://127.0.0.1:11434/v1");
+    assert!(ModelChoice::parse("gpt", None).is_err());
+    assert!(ModelChoice::parse("mistral/x", None).is_err());
+}
+
+#[test]
+fn a_folder_means_its_agent_yaml() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert_eq!(file_of(folder), folder.join("agent.yaml"));
+    assert_eq!(file_of(Path::new("other.yaml")), PathBuf::from("other.yaml"));
+    let missing = load(Path::new("/nonexistent/agent.yaml")).unwrap_err();
+    assert!(missing[0].message.starts_with("failed to read /nonexistent/agent.yaml"), "{missing:?}");
+}
