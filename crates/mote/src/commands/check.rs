@@ -87,12 +87,7 @@ fn print(diagnostic: &Diagnostic, file: &Path, terminal: &mut Terminal) -> std::
     terminal.note(&text.replacen(&word, &painted, 1))
 }
 
-fn print_summary(
-    agent: &Agent,
-    warnings: &[Diagnostic],
-    file: &Path,
-    terminal: &mut Terminal,
-) -> std::io::Result<()> {
+fn print_summary(agent: &Agent, warnings: &[Diagnostic], file: &Path, terminal: &mut Terminal) -> std::io::Result<()> {
     let model = &agent.models[0];
     let ok = terminal.paint_output(Style::Good, "ok");
     terminal.line(&format!(

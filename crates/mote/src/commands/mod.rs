@@ -41,7 +41,7 @@ Documentation: docs/cli.md, docs/agent-yaml.md";
 
 /// Runs agents: one agent.yaml becomes one small process that plans, acts and observes, and whose tasks survive it.
 #[derive(Debug, Parser)]
-#[command(name = "mote", version, about, after_help = AFTER_HELP, propagate_version = true, max_term_width = 100)]
+#[command(name = "mote", version, after_help = AFTER_HELP, propagate_version = true, max_term_width = 100)]
 pub(crate) struct CommandLine {
     #[command(subcommand)]
     command: Command,

@@ -116,7 +116,8 @@ fn lines(kind: &str, payload: &Value) -> Vec<(Style, String)> {
 /// Steps, tokens and money of a task.
 pub(crate) fn spent(task: &Value) -> String {
     let steps = task["steps"].as_u64().unwrap_or_default();
-    let tokens = task["usage"]["input"].as_u64().unwrap_or_default() + task["usage"]["output"].as_u64().unwrap_or_default();
+    let tokens =
+        task["usage"]["input"].as_u64().unwrap_or_default() + task["usage"]["output"].as_u64().unwrap_or_default();
     let mut text = format!("{steps} step{}, {tokens} tokens", if steps == 1 { "" } else { "s" });
     let usd = task["cost"]["usd"].as_f64().or_else(|| task["cost"].as_f64());
     if let Some(usd) = usd.filter(|usd| *usd > 0.0) {

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use mote::config::{ModelChoice, Options};
+use mote::config::{Agent, ModelChoice, Options, Provider};
 
 use super::exit::Exit;
-use super::run_file::RunFile;
-use super::terminal::Terminal;
+use super::run_file::{RunFile, ServiceSpec};
+use super::services::{self, Services};
+use super::terminal::{Style, Terminal};
 
 const AFTER_HELP: &str = "\
 INPUT is the task; `-` reads it from stdin; without it, the `input` of the run.yaml beside agent.yaml is taken.
@@ -64,6 +65,21 @@ impl Arguments {
         }
     }
 
+    /// The services to start: of run.yaml and of the command line.
+    fn services(&self, run_file: &RunFile) -> Vec<ServiceSpec> {
+        let declared = if self.no_services { &[][..] } else { &run_file.services };
+        let shell = self.with.iter().enumerate().map(|(index, command)| services::from_shell(command, index));
+        declared.iter().cloned().chain(shell).collect()
+    }
+
+    /// Where services' output goes.
+    fn log_folder(&self) -> PathBuf {
+        match &self.state {
+            Some(state) => state.join("logs"),
+            None => std::env::temp_dir().join(format!("mote-run-{}", std::process::id())),
+        }
+    }
+
     /// The task's input: of the command line, of stdin, or of run.yaml.
     pub(crate) fn task_input(&self, run_file: &RunFile) -> Result<String, Exit> {
         match self.input.as_deref() {
@@ -78,9 +94,51 @@ impl Arguments {
 
 pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
     let run_file = RunFile::beside(&arguments.agent)?;
-    let options = Options { model: arguments.model_choice(&run_file)?, ..Options::default() };
+    let choice = arguments.model_choice(&run_file)?;
+    let options = Options { model: choice, ..Options::default() };
     let loaded = super::check::load(&arguments.agent, &options, terminal)?;
     let input = arguments.task_input(&run_file)?;
-    let _ = (loaded, input);
+    let runtime = super::runtime::single()?;
+    runtime.block_on(async {
+        announce(&loaded.agent, &run_file, terminal)?;
+        let specs = arguments.services(&run_file);
+        let services = Services::start(&specs, &run_file.folder, &arguments.log_folder()).await?;
+        if !services.names().is_empty() {
+            let line = format!("with {} (logs in {})", services.names().join(", "), arguments.log_folder().display());
+            let line = terminal.paint(Style::Dim, &line);
+            terminal.note(&line)?;
+        }
+        let end = perform(&arguments, loaded.agent, input, terminal).await;
+        services.stop().await;
+        end
+    })
+}
+
+/// Carries out the task on a runner of this process.
+async fn perform(arguments: &Arguments, agent: Agent, input: String, terminal: &mut Terminal) -> Result<(), Exit> {
+    let _ = (arguments, agent, input, terminal.is_interactive());
     Err(anyhow::anyhow!("failed to run: the runner is not part of this build").into())
+}
+
+/// Says which model answers, and for one that is not live, what to set.
+fn announce(agent: &Agent, run_file: &RunFile, terminal: &mut Terminal) -> std::io::Result<()> {
+    let model = &agent.models[0];
+    let title = terminal.paint(Style::Strong, &format!("{} {}", agent.name, agent.version));
+    match &model.provider {
+        Provider::Anthropic | Provider::OpenAi => terminal.note(&format!("{title}, model {}", model.name)),
+        Provider::Scripted { plan } => {
+            let plan = plan.display();
+            let replays = "no model is asked: a plan is replayed, its tools are called for real";
+            terminal.note(&format!("{title}, {replays} ({plan})"))?;
+            let hint = format!("for a live model:\n{}", run_file.live_hint());
+            let hint = terminal.paint(Style::Dim, &hint);
+            terminal.note(&hint)
+        }
+        Provider::Cassette { file, record: None } => {
+            terminal.note(&format!("{title}, no model is asked: {} is replayed", file.display()))
+        }
+        Provider::Cassette { file, record: Some(inner) } => {
+            terminal.note(&format!("{title}, model {}, recorded to {}", inner.name, file.display()))
+        }
+    }
 }

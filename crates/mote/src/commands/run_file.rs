@@ -98,7 +98,8 @@ impl RunFile {
         let mut lines: Vec<String> =
             self.live.iter().map(|live| format!("  export {}=…   to ask {}", live.key, live.model)).collect();
         lines.push(
-            "  --model openai/NAME --base-url http://127.0.0.1:11434/v1   for any OpenAI-compatible endpoint".to_owned(),
+            "  --model openai/NAME --base-url http://127.0.0.1:11434/v1   for any OpenAI-compatible endpoint"
+                .to_owned(),
         );
         lines.join("\n")
     }

@@ -2,6 +2,8 @@
 //!
 //! It prints; docs/ holds the checked-in copies, which tests compare.
 
+use anyhow::Context;
+
 use super::exit::Exit;
 use super::terminal::Terminal;
 
@@ -10,15 +12,24 @@ Editors complete and check agent.yaml with it. As the file's first line:
   # yaml-language-server: $schema=./agent.schema.json
 
 Examples:
-  mote schema > agent.schema.json";
+  mote schema > agent.schema.json
+  mote schema --openapi > openapi.json";
 
-/// Print the JSON Schema of agent.yaml
+/// Print the JSON Schema of agent.yaml, or the OpenAPI document of the service
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// The OpenAPI 3.1 document of the service instead
+    #[arg(long)]
+    openapi: bool,
+}
 
-pub(crate) fn execute(_arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
-    let text = format!("{:#}", mote::config::json_schema());
-    terminal.line(&text)?;
+pub(crate) fn execute(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
+    let text = if arguments.openapi {
+        mote::api::openapi_document().context("failed to write the OpenAPI document")?
+    } else {
+        format!("{:#}", mote::config::json_schema())
+    };
+    terminal.line(text.trim_end())?;
     Ok(())
 }

@@ -43,7 +43,8 @@ impl Services {
         if specs.is_empty() {
             return Ok(services);
         }
-        let client = mote::tls::http_client(None)?.timeout(PROBE_TIMEOUT).build().context("failed to build a client")?;
+        let client =
+            mote::tls::http_client(None)?.timeout(PROBE_TIMEOUT).build().context("failed to build a client")?;
         std::fs::create_dir_all(logs).with_context(|| format!("failed to make the folder {}", logs.display()))?;
         for spec in specs {
             services.start_one(spec, folder, logs, &client).await?;
@@ -59,10 +60,13 @@ impl Services {
         client: &reqwest::Client,
     ) -> anyhow::Result<()> {
         let name = &spec.name;
+        // Whatever takes the connection, even to break it, holds the port.
         if let Some(url) = &spec.ready
-            && client.get(url).send().await.is_ok()
+            && client.get(url).send().await.map_or_else(|error| !error.is_connect(), |_| true)
         {
-            bail!("failed to start {name}: something answers at {url} already; stop it, or use --no-services to run with it");
+            bail!(
+                "failed to start {name}: something answers at {url} already; stop it, or use --no-services to run with it"
+            );
         }
         let log = logs.join(format!("{}.log", file_name(name)));
         let output = std::fs::File::create(&log).with_context(|| format!("failed to write {}", log.display()))?;
@@ -92,14 +96,20 @@ impl Services {
         loop {
             if let Some(status) = service.child.try_wait().context("failed to look after a service")? {
                 let tail = log_tail(&service.log);
-                bail!("failed to start {}: it ended with {status}; its log {} ends:\n{tail}", service.name, service.log.display());
+                bail!(
+                    "failed to start {}: it ended with {status}; its log {} ends:\n{tail}",
+                    service.name,
+                    service.log.display()
+                );
             }
             if client.get(url).send().await.is_ok_and(|response| response.status().is_success()) {
                 return Ok(());
             }
             if tokio::time::Instant::now() >= deadline {
                 let (name, log) = (&service.name, service.log.display());
-                bail!("failed to start {name}: {url} did not answer within {READY_TIMEOUT:?} (READY_TIMEOUT); its log: {log}");
+                bail!(
+                    "failed to start {name}: {url} did not answer within {READY_TIMEOUT:?} (READY_TIMEOUT); its log: {log}"
+                );
             }
             tokio::time::sleep(READY_POLL).await;
         }
@@ -133,7 +143,8 @@ fn file_name(name: &str) -> String {
 fn log_tail(log: &Path) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
     let tail = &bytes[bytes.len().saturating_sub(LOG_TAIL_BYTES)..];
-    let lines = String::from_utf8_lossy(tail).lines().map(|line| format!("  {}", shorten(line, 200))).collect::<Vec<_>>();
+    let lines =
+        String::from_utf8_lossy(tail).lines().map(|line| format!("  {}", shorten(line, 200))).collect::<Vec<_>>();
     lines.join("\n")
 }
 
@@ -167,8 +178,9 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/health", listener.local_addr().unwrap());
         let answering = tokio::spawn(async move {
-            use tokio::io::AsyncWriteExt;
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
             let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         });
         let logs = logs("taken");

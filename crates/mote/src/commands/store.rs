@@ -48,14 +48,9 @@ pub(crate) struct Backup {
 /// Erase everything of a session or of a user
 #[derive(Debug, clap::Args)]
 #[command(after_help = ERASE_HELP)]
-#[group(id = "whose", required = true, multiple = false, args = ["session", "user"])]
 pub(crate) struct Erase {
-    /// The session
-    #[arg(long)]
-    pub(crate) session: Option<String>,
-    /// The user
-    #[arg(long)]
-    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
     /// The tenant; empty is the default tenant
     #[arg(long, default_value = "")]
     pub(crate) tenant: String,
@@ -65,6 +60,18 @@ pub(crate) struct Erase {
     /// Do it; without this, only say what would be done
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+/// What is erased: one of these.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Whose {
+    /// The session
+    #[arg(long)]
+    pub(crate) session: Option<String>,
+    /// The user
+    #[arg(long)]
+    pub(crate) user: Option<String>,
 }
 
 pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(), Exit> {

@@ -57,7 +57,8 @@ fn advise_tools(agent: &Agent, findings: &mut Findings<'_>) {
         // Built-in tools stand in the same list of the file, so the position is looked up by name.
         let Some(path) = findings.tool_path(&tool.name) else { continue };
         if tool.effect == Effect::Write && !tool.approval {
-            let hint = "add `approval: true`, or make the backend honour Idempotency-Key and write `effect: idempotent`";
+            let hint =
+                "add `approval: true`, or make the backend honour Idempotency-Key and write `effect: idempotent`";
             let message = format!("`{}` writes without a person's approval", tool.name);
             findings.warn(&path.key("effect"), message, hint);
         }
@@ -86,7 +87,11 @@ fn advise_service(agent: &Agent, findings: &mut Findings<'_>) {
     }
     let telemetry = FieldPath::top("telemetry");
     match &agent.telemetry.otlp {
-        None => findings.warn(&telemetry.key("otlp"), "no traces are sent", "add `telemetry: {otlp: http://collector:4318}`"),
+        None => findings.warn(
+            &telemetry.key("otlp"),
+            "no traces are sent",
+            "add `telemetry: {otlp: http://collector:4318}`",
+        ),
         Some(url) => plain_http(url, &telemetry.key("otlp"), findings),
     }
     if agent.telemetry.content {

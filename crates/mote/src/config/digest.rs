@@ -1,23 +1,23 @@
 //! SHA-256 over the canonical JSON of what an agent can do.
 //!
-//! Canonical means: object keys sorted, no spaces. Where secrets are kept, where the service listens and what is logged
+//! Where secrets are kept, where the service listens and what is logged
 //! do not change what the agent can do and are not part of it.
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::{Agent, Bound, Builtin, HeaderValue, HttpTool, Model, OnChange, Provider, Windowed};
+use crate::tools::key;
 
 /// The digest of an agent's capability set; its own `digest` field is not read.
 #[must_use]
 pub fn capabilities(agent: &Agent) -> [u8; 32] {
     let mut tools: Vec<Value> = agent.tools.iter().map(tool).collect();
     // The order of tools means nothing; the order of models does.
-    tools.sort_by_cached_key(canonical);
+    tools.sort_by_cached_key(key::canonical);
     let mut builtins: Vec<&str> = agent.builtins.iter().map(|builtin| Builtin::name(*builtin)).collect();
     builtins.sort_unstable();
     let limits = &agent.limits;
-    of(&json!({
+    key::digest(&json!({
         "name": agent.name,
         "prompt": agent.prompt,
         "models": agent.models.iter().map(|each| model(each, agent)).collect::<Vec<_>>(),
@@ -51,37 +51,6 @@ pub fn capabilities(agent: &Agent) -> [u8; 32] {
             "low_water": agent.context.low_water,
         },
     }))
-}
-
-/// The digest of one tool's binding: a pending call whose tool's digest changed is not resumed.
-#[must_use]
-pub fn tool_binding(declared: &HttpTool) -> [u8; 32] {
-    of(&tool(declared))
-}
-
-/// SHA-256 of a value's canonical JSON.
-#[must_use]
-pub fn of(value: &Value) -> [u8; 32] {
-    Sha256::digest(canonical(value)).into()
-}
-
-/// JSON with sorted keys and no spaces.
-#[must_use]
-pub fn canonical(value: &Value) -> String {
-    sorted(value).to_string()
-}
-
-pub(super) fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            // Inserted in order, so that it holds whether or not `serde_json` keeps insertion order.
-            let mut keys: Vec<&String> = map.keys().collect();
-            keys.sort_unstable();
-            Value::Object(keys.into_iter().map(|key| (key.clone(), sorted(&map[key]))).collect::<Map<_, _>>())
-        }
-        Value::Array(list) => list.iter().map(sorted).collect(),
-        scalar => scalar.clone(),
-    }
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! It describes shapes; what needs more than one field or the file system is for [`super::validate`].
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::raw;
 
@@ -18,7 +18,21 @@ pub fn json_schema() -> Value {
     if let Some(map) = schema.as_object_mut() {
         map.insert("$id".to_owned(), ID.into());
     }
-    super::digest::sorted(&schema)
+    sorted(&schema)
+}
+
+/// The same value with its keys in order, whether or not `serde_json` keeps the order of insertion: the published file
+/// must not depend on a feature of a dependency.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort_unstable();
+            Value::Object(keys.into_iter().map(|key| (key.clone(), sorted(&map[key]))).collect::<Map<_, _>>())
+        }
+        Value::Array(list) => list.iter().map(sorted).collect(),
+        scalar => scalar.clone(),
+    }
 }
 
 /// A field that may be left out may still not be written and left empty: that is a slip more often than a wish.

@@ -87,16 +87,6 @@ pub enum Builtin {
 impl Builtin {
     /// Every built-in tool.
     pub const ALL: [Self; 3] = [Self::WaitForSignal, Self::WaitUntil, Self::AskPerson];
-
-    /// The name under which the model calls it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::WaitForSignal => "wait_for_signal",
-            Self::WaitUntil => "wait_until",
-            Self::AskPerson => "ask_person",
-        }
-    }
 }
 
 /// Where a secret comes from; its value is read when a component is built.

@@ -148,7 +148,8 @@ impl<'a> Checker<'a, '_> {
         }
         let kind_of = |variant: &Json| variant.get("type").and_then(Json::as_str).unwrap_or("object").to_owned();
         let fitting = variants.iter().filter(|variant| is_of(node, &kind_of(variant)));
-        match fitting.max_by_key(|variant| (shared_keys(node, variant), std::cmp::Reverse(missing_keys(node, variant)))) {
+        match fitting.max_by_key(|variant| (shared_keys(node, variant), std::cmp::Reverse(missing_keys(node, variant))))
+        {
             Some(variant) => self.check(node, variant, path),
             None => {
                 let kinds: Vec<String> = variants.iter().map(|variant| kind_of(variant)).collect();
@@ -231,7 +232,8 @@ impl<'a> Checker<'a, '_> {
             Some("boolean") => false.into(),
             _ => {
                 let fields = strings(schema.get("required"));
-                let fields = fields.iter().map(|name| ((*name).to_owned(), self.placeholder(&schema["properties"][*name])));
+                let fields =
+                    fields.iter().map(|name| ((*name).to_owned(), self.placeholder(&schema["properties"][*name])));
                 Json::Object(fields.collect())
             }
         }

@@ -119,9 +119,14 @@ fn an_inline_key_is_refused_and_not_repeated() {
     let text = with("  name: claude-test\n", "  name: claude-test\n  key: sk-ant-123\n");
     let shown = rendered(&parse(&text).unwrap_err());
     assert_eq!(shown.len(), 1, "{shown:?}");
-    assert!(shown[0].starts_with("agent.yaml:9:8: error: model.key: must be a mapping, not text\n    hint: a secret is never written"));
+    assert!(shown[0].starts_with(
+        "agent.yaml:9:8: error: model.key: must be a mapping, not text\n    hint: a secret is never written"
+    ));
     assert!(!shown[0].contains("sk-ant-123"));
-    let text = with("\"https://tickets.internal/{id}\"}", "\"https://tickets.internal/{id}\", headers: {Authorization: Bearer sk-1}}");
+    let text = with(
+        "\"https://tickets.internal/{id}\"}",
+        "\"https://tickets.internal/{id}\", headers: {Authorization: Bearer sk-1}}",
+    );
     let shown = rendered(&parse(&text).unwrap_err());
     assert!(shown[0].contains("`authorization` carries a secret, which stands here in the open"), "{shown:?}");
     assert!(!shown[0].contains("sk-1"));
@@ -130,16 +135,27 @@ fn an_inline_key_is_refused_and_not_repeated() {
 #[test]
 fn url_templates_agree_with_the_schema() {
     let check_url = |url: &str, expected: &str| {
-        check(&with("https://tickets.internal/{id}", url), &[&format!("agent.yaml:13:30: error: tools[0].http.url: {expected}")]);
+        check(
+            &with("https://tickets.internal/{id}", url),
+            &[&format!("agent.yaml:13:30: error: tools[0].http.url: {expected}")],
+        );
     };
-    check_url("https://{id}.internal/", "the scheme, host and port of a tool's URL are fixed; `{…}` may stand in the path and the query only");
+    check_url(
+        "https://{id}.internal/",
+        "the scheme, host and port of a tool's URL are fixed; `{…}` may stand in the path and the query only",
+    );
     check_url("https://tickets.internal/{id", "`{` without `}` behind it");
     check_url("ftp://tickets.internal/{id}", "must be an http or https URL, not ftp");
-    check_url("https://me:pw@tickets.internal/{id}", "a URL must not hold credentials\n    hint: send credentials in a header: `authorization: {env: VARIABLE, prefix: \"Bearer \"}`");
+    check_url(
+        "https://me:pw@tickets.internal/{id}",
+        "a URL must not hold credentials\n    hint: send credentials in a header: `authorization: {env: VARIABLE, prefix: \"Bearer \"}`",
+    );
     check_url("https://tickets.internal/{Id}", "`{Id}` is no property of `input`\n    hint: did you mean `{id}`?");
     check(
         &with("required: [id], ", ""),
-        &["agent.yaml:13:30: error: tools[0].http.url: `{id}` is not in `input.required`\n    hint: add it: `required: [id]`"],
+        &[
+            "agent.yaml:13:30: error: tools[0].http.url: `{id}` is not in `input.required`\n    hint: add it: `required: [id]`",
+        ],
     );
 }
 
@@ -147,7 +163,9 @@ fn url_templates_agree_with_the_schema() {
 fn providers_know_their_fields() {
     check(
         &with("  base_url: http://127.0.0.1:9999\n", ""),
-        &["agent.yaml:7:3: error: model: https://api.anthropic.com needs a key\n    hint: write `key: {env: ANTHROPIC_API_KEY}`, or a `base_url` of an endpoint that needs none"],
+        &[
+            "agent.yaml:7:3: error: model: https://api.anthropic.com needs a key\n    hint: write `key: {env: ANTHROPIC_API_KEY}`, or a `base_url` of an endpoint that needs none",
+        ],
     );
     check(
         &with("  name: claude-test\n", "  plan: plan.yaml\n"),
@@ -162,7 +180,9 @@ fn providers_know_their_fields() {
 fn a_window_must_hold_something() {
     check(
         &with("window: 120k, reserve: 8k", "window: 12k, reserve: 8k"),
-        &["agent.yaml:20:19: error: context.window: a window of 12000 tokens leaves nothing for the transcript: `reserve` takes 8000, the reply (`output_max`) 4000\n    hint: give the model's whole window, or lower the other two"],
+        &[
+            "agent.yaml:20:19: error: context.window: a window of 12000 tokens leaves nothing for the transcript: `reserve` takes 8000, the reply (`output_max`) 4000\n    hint: give the model's whole window, or lower the other two",
+        ],
     );
 }
 
@@ -170,7 +190,10 @@ fn a_window_must_hold_something() {
 fn an_open_address_needs_a_word_about_auth() {
     let open = with("127.0.0.1:8080", "0.0.0.0:8080");
     let shown = rendered(&parse(&open).unwrap_err());
-    assert!(shown[0].contains("22:18: error: server.listen: 0.0.0.0:8080 is open to others and nothing is said of `auth`"), "{shown:?}");
+    assert!(
+        shown[0].contains("22:18: error: server.listen: 0.0.0.0:8080 is open to others and nothing is said of `auth`"),
+        "{shown:?}"
+    );
     let waived = parse(&format!("{open}auth: none\n")).unwrap();
     assert!(waived.warnings.iter().any(|warning| warning.message.contains("everybody who reaches 0.0.0.0:8080")));
     // The command line is held to the same rule.
@@ -184,7 +207,10 @@ fn empty_fields_repeated_keys_and_bad_patterns_are_refused() {
         &with("state: sqlite\n", "state: sqlite\noutput:\n"),
         &["agent.yaml:22:7: error: output: must be a mapping, not empty"],
     );
-    check(&with("state: sqlite\n", "state: sqlite\nstate: sqlite\n"), &["agent.yaml:22:1: error: state: `state` is written twice"]);
+    check(
+        &with("state: sqlite\n", "state: sqlite\nstate: sqlite\n"),
+        &["agent.yaml:22:1: error: state: `state` is written twice"],
+    );
     let text = with("{id: {type: string}}", "{id: {type: string, pattern: \"[\"}}");
     let shown = rendered(&parse(&text).unwrap_err());
     assert!(shown[0].starts_with("agent.yaml:14:12: error: tools[0].input: is not a usable JSON Schema"), "{shown:?}");
@@ -194,14 +220,19 @@ fn empty_fields_repeated_keys_and_bad_patterns_are_refused() {
 fn not_even_a_mapping() {
     check(
         "just text\n",
-        &["agent.yaml:1:1: error: must be a mapping, not text\n    hint: an agent.yaml is a mapping; see docs/agent-yaml.md"],
+        &[
+            "agent.yaml:1:1: error: must be a mapping, not text\n    hint: an agent.yaml is a mapping; see docs/agent-yaml.md",
+        ],
     );
 }
 
 #[test]
 fn warnings_say_what_production_wants() {
-    let text = with("    effect: read\n", "    effect: write\n").replace("budget: {per_run: {usd: 0.50, tokens: 200k}, agent", "budget: {agent");
-    let text = text.replace("https://tickets", "http://tickets").replace("telemetry: {otlp: \"http://127.0.0.1:4318\", content: off}\n", "");
+    let text = with("    effect: read\n", "    effect: write\n")
+        .replace("budget: {per_run: {usd: 0.50, tokens: 200k}, agent", "budget: {agent");
+    let text = text
+        .replace("https://tickets", "http://tickets")
+        .replace("telemetry: {otlp: \"http://127.0.0.1:4318\", content: off}\n", "");
     let messages: Vec<String> = parse(&text).unwrap().warnings.into_iter().map(|warning| warning.message).collect();
     for expected in [
         "`get_ticket` writes without a person's approval",
@@ -238,12 +269,6 @@ fn the_digest_covers_what_the_agent_can_do_and_nothing_else() {
     ] {
         assert_eq!(digest(&with(line, replacement)), original, "{line}");
     }
-}
-
-#[test]
-fn canonical_json_sorts_at_every_level() {
-    let value: serde_json::Value = serde_json::from_str(r#"{"b": [{"d": 1, "c": 2}], "a": null}"#).unwrap();
-    assert_eq!(digest::canonical(&value), r#"{"a":null,"b":[{"c":2,"d":1}]}"#);
 }
 
 #[test]

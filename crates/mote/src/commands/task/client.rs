@@ -91,7 +91,8 @@ impl Client {
         while let Some(source) = reason.source() {
             reason = source;
         }
-        let message = format!("failed to reach {}: {reason}; is `mote serve` running there? (--url, MOTE_URL)", self.base);
+        let message =
+            format!("failed to reach {}: {reason}; is `mote serve` running there? (--url, MOTE_URL)", self.base);
         Exit::new(Code::Unreachable, anyhow!(message))
     }
 }

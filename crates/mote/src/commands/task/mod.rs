@@ -152,13 +152,20 @@ struct Watch {
 
 /// Answer an approval or a question of a waiting task
 #[derive(Debug, clap::Args)]
-#[group(id = "answer_group", required = true, multiple = false, args = ["approve", "deny", "answer", "answer_json"])]
 struct Input {
     /// The task's id
     task: String,
     /// The call that asked; without it the oldest open one is answered
     #[arg(long)]
     call: Option<String>,
+    #[command(flatten)]
+    answer: Answer,
+}
+
+/// What is answered: one of these.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Answer {
     /// Approve the call
     #[arg(long)]
     approve: bool,
@@ -267,10 +274,11 @@ fn input_body(input: &Input) -> Value {
     if let Some(call) = &input.call {
         body.insert("call".to_owned(), json!(call));
     }
-    if input.approve || input.deny {
-        body.insert("approve".to_owned(), json!(input.approve));
+    let answer = &input.answer;
+    if answer.approve || answer.deny {
+        body.insert("approve".to_owned(), json!(answer.approve));
     }
-    let content = input.answer.as_ref().map(|text| json!(text)).or_else(|| input.answer_json.clone());
+    let content = answer.answer.as_ref().map(|text| json!(text)).or_else(|| answer.answer_json.clone());
     if let Some(content) = content {
         body.insert("content".to_owned(), content);
     }

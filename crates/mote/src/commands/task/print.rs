@@ -64,7 +64,7 @@ pub(super) fn page(page: &Value, json: bool, terminal: &mut Terminal) -> Result<
         let field = |name: &str| task[name].as_str().unwrap_or_default();
         let status = format!("{:<9}", field("status"));
         let status = terminal.paint_output(style(field("status")), &status);
-        let submitted = task["times"]["submitted"].as_str().or(task["times"]["created"].as_str()).unwrap_or_default();
+        let submitted = task["times"]["created"].as_str().unwrap_or_default();
         let session = shorten(field("session"), 30);
         terminal.line(&format!("{}  {status}  {submitted}  {}  {session}", field("id"), progress::spent(task)))?;
     }

@@ -56,7 +56,10 @@ pub(super) async fn follow(
         }
         failures = if cursor > before { 0 } else { failures + 1 };
         if failures > RESUMES_MAX {
-            return Err(Exit::new(Code::Unreachable, anyhow!("failed to follow {task}: the stream broke {failures} times")));
+            return Err(Exit::new(
+                Code::Unreachable,
+                anyhow!("failed to follow {task}: the stream broke {failures} times"),
+            ));
         }
         terminal.status("connection lost, resuming…");
         tokio::time::sleep(RESUME_PAUSE * 2u32.pow(failures.min(RESUMES_MAX))).await;

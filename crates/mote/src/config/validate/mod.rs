@@ -35,7 +35,8 @@ impl Surroundings<'_> {
 pub(super) fn agent(raw: raw::Agent, around: &Surroundings<'_>, findings: &mut Findings<'_>) -> Agent {
     let name_path = FieldPath::top("name");
     if !is_agent_name(&raw.name) {
-        let message = "must be lower-case letters, digits and hyphens, at most 63, starting and ending with a letter or digit";
+        let message =
+            "must be lower-case letters, digits and hyphens, at most 63, starting and ending with a letter or digit";
         findings.error(&name_path, message);
     }
     let version = raw.version.unwrap_or_else(|| "0.0.0".to_owned());
@@ -126,7 +127,9 @@ fn is_agent_name(name: &str) -> bool {
 fn check_version(version: &str, path: &FieldPath, findings: &mut Findings<'_>) {
     let core = version.split(['-', '+']).next().unwrap_or_default();
     let numbers: Vec<&str> = core.split('.').collect();
-    let number = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+    let number = |text: &&str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'))
+    };
     let rest = version[core.len()..].bytes().all(|b| b.is_ascii_alphanumeric() || b"-+.".contains(&b));
     if numbers.len() != 3 || !numbers.iter().all(number) || !rest || version.len() > 64 {
         findings.error(path, format!("{version:?} is not a semantic version; write MAJOR.MINOR.PATCH, such as 1.4.0"));

@@ -83,7 +83,11 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
             let record = raw.record.map(|inner| Box::new(model(*inner, &path.key("record"), around, findings)));
             if record.is_none() && raw.file.is_some() && !file.is_file() {
                 let hint = "add `record: {provider: …}` to make it";
-                findings.error_hint(&path.key("file"), format!("failed to find the recording {}", file.display()), hint);
+                findings.error_hint(
+                    &path.key("file"),
+                    format!("failed to find the recording {}", file.display()),
+                    hint,
+                );
             }
             Provider::Cassette { file, record }
         }

@@ -26,7 +26,11 @@ pub(super) fn server(raw: raw::Server, open: bool, findings: &mut Findings<'_>) 
     };
     if open && !listen.ip().is_loopback() && !findings.is_broken(&FieldPath::top("auth")) {
         let hint = "add `auth: {keys: {file: PATH}}` (`mote key new` makes keys), or write `auth: none` if something in front of the service authenticates";
-        findings.error_hint(&path.key("listen"), format!("{listen} is open to others and nothing is said of `auth`"), hint);
+        findings.error_hint(
+            &path.key("listen"),
+            format!("{listen} is open to others and nothing is said of `auth`"),
+            hint,
+        );
     }
     let lease = duration(raw.lease.as_ref(), Duration::from_secs(15), &path.key("lease"), findings);
     if lease < Duration::from_secs(1) {

@@ -66,12 +66,7 @@ fn builtin(raw: &raw::BuiltinTool) -> Builtin {
     }
 }
 
-fn http_tool(
-    raw: raw::HttpTool,
-    path: &FieldPath,
-    around: &Surroundings<'_>,
-    findings: &mut Findings<'_>,
-) -> HttpTool {
+fn http_tool(raw: raw::HttpTool, path: &FieldPath, around: &Surroundings<'_>, findings: &mut Findings<'_>) -> HttpTool {
     let named = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !(1..=64).contains(&raw.name.len()) || !raw.name.chars().all(named) {
         findings.error(&path.key("name"), "must be letters, digits, `_` and `-`, at most 64");
@@ -196,11 +191,12 @@ fn check_template(url: &str, input: &Value, path: &FieldPath, input_path: &Field
         Ok(parts) => parts,
         Err(message) => return findings.error(path, message),
     };
-    let authority_end = url.find("://").map_or(0, |start| {
-        url[start + 3..].find(['/', '?', '#']).map_or(url.len(), |end| start + 3 + end)
-    });
+    let authority_end = url
+        .find("://")
+        .map_or(0, |start| url[start + 3..].find(['/', '?', '#']).map_or(url.len(), |end| start + 3 + end));
     if url[..authority_end].contains('{') {
-        let message = "the scheme, host and port of a tool's URL are fixed; `{…}` may stand in the path and the query only";
+        let message =
+            "the scheme, host and port of a tool's URL are fixed; `{…}` may stand in the path and the query only";
         return findings.error(path, message);
     }
     let _ = http_url(&filled, path, findings);
@@ -275,7 +271,11 @@ fn headers(
             raw::Header::Literal(text) => {
                 if SECRET_HEADERS.contains(&lower.as_str()) {
                     let hint = "a secret is never written into agent.yaml: `{env: VARIABLE, prefix: \"Bearer \"}` or `{file: PATH}`";
-                    findings.error_hint(&path, format!("`{lower}` carries a secret, which stands here in the open"), hint);
+                    findings.error_hint(
+                        &path,
+                        format!("`{lower}` carries a secret, which stands here in the open"),
+                        hint,
+                    );
                 }
                 if http::HeaderValue::from_str(&text).is_err() {
                     findings.error(&path, "is not a header's value");
