@@ -12,7 +12,7 @@ pub(super) fn advise(agent: &Agent, findings: &mut Findings<'_>) {
     for (index, model) in agent.models.iter().enumerate() {
         let path = FieldPath::top("model");
         let path = if index == 0 { path } else { path.key("fallback").index(index - 1) };
-        advise_model(model, agent, &path, findings);
+        advise_model(model, &path, findings);
     }
     advise_tools(agent, findings);
     advise_service(agent, findings);
@@ -23,7 +23,7 @@ pub(super) fn advise(agent: &Agent, findings: &mut Findings<'_>) {
     }
 }
 
-fn advise_model(model: &Model, agent: &Agent, path: &FieldPath, findings: &mut Findings<'_>) {
+fn advise_model(model: &Model, path: &FieldPath, findings: &mut Findings<'_>) {
     match &model.provider {
         Provider::Scripted { .. } => {
             let hint = "use provider `anthropic` or `openai`, or run with --model";
@@ -34,7 +34,7 @@ fn advise_model(model: &Model, agent: &Agent, path: &FieldPath, findings: &mut F
             findings.warn(&path.key("provider"), "`cassette` replays a recording: no model is asked", hint);
         }
         Provider::Cassette { record: Some(inner), .. } => {
-            advise_model(inner, agent, &path.key("record"), findings);
+            advise_model(inner, &path.key("record"), findings);
             let hint = "record on a developer's machine only";
             findings.warn(&path.key("record"), "every exchange is written to a file, content included", hint);
         }

@@ -177,11 +177,8 @@ pub(super) fn object_schema(schema: &Value, path: &FieldPath, around: &Surroundi
 
 /// Whether the step (a number) is an element of a list and not a property that is named by a number.
 fn fault_is_in_list(schema: &Value, way: &[String], step: &String) -> bool {
-    let before = way.iter().take_while(|other| !std::ptr::eq(*other, step));
-    let parent = before.fold(Some(schema), |value, key| {
-        let value = value?;
-        value.get(key).or_else(|| value.get(key.parse::<usize>().ok()?))
-    });
+    let mut before = way.iter().take_while(|other| !std::ptr::eq(*other, step));
+    let parent = before.try_fold(schema, |value, key| value.get(key).or_else(|| value.get(key.parse::<usize>().ok()?)));
     parent.is_some_and(Value::is_array)
 }
 
