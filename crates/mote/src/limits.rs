@@ -166,3 +166,31 @@ pub const CONFIG_ALIASES_MAX: usize = 256;
 pub const TOOLS_MAX: usize = 128;
 /// Fallback models that one agent may have.
 pub const FALLBACKS_MAX: usize = 8;
+/// Largest single event of a model's stream, bytes.
+pub const MODEL_EVENT_BYTES_MAX: usize = 1 << 20;
+/// Characters of an endpoint's own error message that are passed on.
+pub const MODEL_MESSAGE_CHARS_MAX: usize = 400;
+/// How long connecting to a model endpoint may take, TLS included, milliseconds.
+pub const MODEL_CONNECT_MS: u64 = 10_000;
+/// Idle connections that are kept to one model endpoint, and for how long, seconds.
+pub const MODEL_POOL_IDLE_MAX: usize = 32;
+/// See [`MODEL_POOL_IDLE_MAX`].
+pub const MODEL_POOL_IDLE_S: u64 = 60;
+/// How long a finished stream is read on for its end, so that its connection can be used again, milliseconds.
+pub const MODEL_DRAIN_MS: u64 = 20;
+/// Longest wait that an endpoint's `Retry-After` is believed, seconds.
+pub const MODEL_RETRY_AFTER_S_MAX: u64 = 86_400;
+/// Failures in a row after which an endpoint's circuit opens.
+pub const BREAKER_FAILURES: u32 = 5;
+/// How long a circuit stays open the first time, milliseconds; it doubles with each failed probe.
+pub const BREAKER_OPEN_MS: u64 = 10_000;
+/// Longest time that a circuit stays open, milliseconds.
+pub const BREAKER_OPEN_MS_MAX: u64 = 300_000;
+/// Steps for which the chain remembers which endpoints failed them.
+pub const CHAIN_STEPS_MAX: usize = 16_384;
+/// Largest plan of the `scripted` provider, bytes.
+pub const PLAN_BYTES_MAX: u64 = 1 << 20;
+/// Longest delay that a plan may ask for, milliseconds.
+pub const PLAN_DELAY_MS_MAX: u64 = 60_000;
+/// Largest recording that the `cassette` provider loads, bytes.
+pub const CASSETTE_BYTES_MAX: u64 = 64 << 20;

@@ -3,12 +3,31 @@
 //! A provider speaks one wire format to one endpoint. [`chain::Chain`] orders several behind circuit breakers. Retrying
 //! is not done here: the core decides it.
 
+pub mod anthropic;
+mod assembly;
+pub mod breaker;
+mod build;
+pub mod cassette;
+pub mod chain;
+mod endpoint;
+pub mod estimate;
+mod failure;
+pub mod openai;
+pub mod price;
+mod schema;
+pub mod scripted;
+#[cfg(test)]
+mod test_support;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::message::Message;
+
+pub use build::{BuildError, build};
+use build::{headers, insert_key, output_tokens, reply, url, with_instruction};
 
 /// One call of a model: everything that the provider needs, nothing that it keeps.
 #[derive(Debug, Clone)]

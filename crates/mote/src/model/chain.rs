@@ -1,0 +1,223 @@
+//! Several endpoints in order of preference, each behind its circuit breaker.
+//!
+//! One call tries one endpoint. Whether to try again is the core's to say: an error marked `alternative` tells it that
+//! another endpoint may be tried at once, and the next attempt at the same step goes there. It does not wait and does not
+//! retry.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::breaker::{Breaker, Permit, State};
+use super::{DeltaSink, Error, ErrorKind, Provider, Reply, Request};
+use crate::clock::{SharedClock, UnixMs};
+use crate::limits::CHAIN_STEPS_MAX;
+
+/// One endpoint of the chain.
+pub struct Link {
+    /// The provider.
+    pub provider: Box<dyn Provider>,
+    /// The model, as configured.
+    pub model: String,
+    /// Scheme, host and port, or the file of a provider without a network.
+    pub endpoint: String,
+}
+
+/// Ordered fallbacks behind breakers.
+pub struct Chain {
+    links: Vec<Link>,
+    clock: SharedClock,
+    state: Mutex<Memory>,
+}
+
+/// What the chain remembers between calls. Lost in a crash, which costs a call to an endpoint that failed before.
+#[derive(Debug, Default)]
+struct Memory {
+    breakers: Vec<Breaker>,
+    /// Per task: the step, and the endpoints that failed it in this round.
+    failed: HashMap<String, (u32, u64)>,
+    /// Tasks in the order in which they came into `failed`.
+    order: VecDeque<String>,
+}
+
+impl Memory {
+    fn failed(&self, request: &Request) -> u64 {
+        match self.failed.get(&request.task) {
+            Some((step, failed)) if *step == request.step && request.attempt > 1 => *failed,
+            _ => 0,
+        }
+    }
+
+    fn remember(&mut self, request: &Request, failed: u64) {
+        if failed == 0 {
+            self.forget(&request.task);
+            return;
+        }
+        if self.failed.insert(request.task.clone(), (request.step, failed)).is_none() {
+            self.order.push_back(request.task.clone());
+        }
+        while self.failed.len() > CHAIN_STEPS_MAX {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.failed.remove(&oldest);
+        }
+    }
+
+    fn forget(&mut self, task: &str) {
+        if self.failed.remove(task).is_some() {
+            self.order.retain(|other| other != task);
+        }
+    }
+}
+
+impl Chain {
+    /// A chain of endpoints, the preferred one first. At most 64 are used.
+    #[must_use]
+    pub fn new(mut links: Vec<Link>, clock: SharedClock) -> Self {
+        links.truncate(64);
+        let breakers = vec![Breaker::default(); links.len()];
+        Self { links, clock, state: Mutex::new(Memory { breakers, ..Memory::default() }) }
+    }
+
+    /// Each endpoint's model and circuit, for `/ready` and for metrics.
+    #[must_use]
+    pub fn circuits(&self) -> Vec<(&str, &str, State)> {
+        let now = self.clock.now_ms();
+        let memory = self.memory();
+        let states = memory.breakers.iter().map(|breaker| breaker.state(now));
+        self.links
+            .iter()
+            .zip(states)
+            .map(|(link, state)| (link.model.as_str(), link.endpoint.as_str(), state))
+            .collect()
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // What a panicking holder left behind is still a valid memory.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first endpoint that may be called and has not failed this step in this round.
+    fn choose(&self, request: &Request, now: UnixMs) -> Option<(usize, Permit)> {
+        let mut memory = self.memory();
+        let failed = memory.failed(request);
+        let permitted = |(place, breaker): (usize, &mut Breaker)| breaker.permit(now).map(|permit| (place, permit));
+        let fresh = |(place, _): &(usize, &mut Breaker)| failed & (1 << place) == 0;
+        if let Some(chosen) = memory.breakers.iter_mut().enumerate().filter(fresh).find_map(permitted) {
+            return Some(chosen);
+        }
+        // A new round: all that may be called have failed once.
+        memory.remember(request, 0);
+        memory.breakers.iter_mut().enumerate().find_map(permitted)
+    }
+
+    /// Notes the failure; whether another endpoint may be tried at once.
+    fn failed(&self, request: &Request, place: usize, permit: Permit, error: &Error) -> bool {
+        let now = self.clock.now_ms();
+        let mut memory = self.memory();
+        if let Some(breaker) = memory.breakers.get_mut(place) {
+            let before = breaker.state(now);
+            match error.kind {
+                // The endpoint works; it is the request that it does not want.
+                ErrorKind::Rejected | ErrorKind::ContextLength | ErrorKind::CircuitOpen => breaker.succeed(permit),
+                _ => breaker.fail(permit, now, error.retry_after),
+            }
+            if let (false, State::Open { until }) = (before == breaker.state(now), breaker.state(now)) {
+                let (model, endpoint, ms) = (&error.model, &error.endpoint, until.saturating_sub(now));
+                tracing::warn!(model, endpoint, open_ms = ms, "model circuit opened");
+            }
+        }
+        if error.kind == ErrorKind::ContextLength {
+            // The same context is as long for the next endpoint: the core compacts it.
+            memory.remember(request, 0);
+            return false;
+        }
+        let failed = memory.failed(request) | (1 << place);
+        let open =
+            |breaker: &Breaker| !matches!(breaker.state(now), State::Closed | State::HalfOpen { probing: false });
+        let alternative =
+            memory.breakers.iter().enumerate().any(|(place, breaker)| failed & (1 << place) == 0 && !open(breaker));
+        memory.remember(request, if alternative { failed } else { 0 });
+        alternative
+    }
+
+    fn circuit_open(&self, now: UnixMs) -> Error {
+        let memory = self.memory();
+        let until = memory.breakers.iter().filter_map(|breaker| match breaker.state(now) {
+            State::Open { until } => Some(until),
+            // A probe is under way: ask again soon.
+            _ => Some(now.saturating_add(1_000)),
+        });
+        let wait = until.min().map(|until| Duration::from_millis(until.saturating_sub(now)));
+        let (model, endpoint) =
+            self.links.first().map(|link| (link.model.clone(), link.endpoint.clone())).unwrap_or_default();
+        let message = match self.links.len() {
+            1 => "its circuit is open after repeated failures".to_owned(),
+            all => format!("the circuits of all {all} endpoints are open after repeated failures"),
+        };
+        Error { kind: ErrorKind::CircuitOpen, model, endpoint, message, retry_after: wait, alternative: false }
+    }
+}
+
+/// Gives a permit back if the call is dropped before its end.
+struct Held<'c> {
+    chain: &'c Chain,
+    place: usize,
+    permit: Option<Permit>,
+}
+
+impl Held<'_> {
+    /// The permit; from here on the caller settles it.
+    fn take(mut self) -> Option<Permit> {
+        self.permit.take()
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take()
+            && let Some(breaker) = self.chain.memory().breakers.get_mut(self.place)
+        {
+            breaker.abandon(permit);
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Chain {
+    async fn complete(&self, request: &Request, deltas: DeltaSink<'_>) -> Result<Reply, Error> {
+        let now = self.clock.now_ms();
+        let Some((place, permit)) = self.choose(request, now) else { return Err(self.circuit_open(now)) };
+        let held = Held { chain: self, place, permit: Some(permit) };
+        let Some(link) = self.links.get(place) else { return Err(self.circuit_open(now)) };
+        let result = link.provider.complete(request, deltas).await;
+        let Some(permit) = held.take() else { return result };
+        match result {
+            Ok(reply) => {
+                let mut memory = self.memory();
+                memory.forget(&request.task);
+                if let Some(breaker) = memory.breakers.get_mut(place) {
+                    breaker.succeed(permit);
+                    if permit.probe {
+                        tracing::info!(model = link.model, endpoint = link.endpoint, "model circuit closed");
+                    }
+                }
+                Ok(reply)
+            }
+            Err(mut error) => {
+                error.alternative = self.failed(request, place, permit, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn available(&self) -> bool {
+        let now = self.clock.now_ms();
+        self.memory().breakers.iter().any(|breaker| !matches!(breaker.state(now), State::Open { .. }))
+    }
+}
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;

@@ -1,0 +1,200 @@
+//! What a failed call of an endpoint means: statuses, headers, bodies and transport errors to [`ErrorKind`].
+//!
+//! It does not retry and does not wait.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use http::HeaderMap;
+use mote_wire::fault::{Class, Fault, class_of_status};
+
+use super::ErrorKind;
+use crate::clock::UnixMs;
+use crate::limits::{MODEL_MESSAGE_CHARS_MAX, MODEL_RETRY_AFTER_S_MAX};
+
+/// A failure before it is some endpoint's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// What may be done about it.
+    pub(super) kind: ErrorKind,
+    /// What happened.
+    pub(super) message: String,
+    /// How long the endpoint asked to be left alone.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Failure {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), retry_after: None }
+    }
+
+    /// A stream that cannot be relied on; something may have been spent.
+    pub(super) fn broken(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Broken, message)
+    }
+
+    pub(super) fn timed_out(what: &str, bound: Duration) -> Self {
+        Self::new(ErrorKind::TimedOut, format!("{what} within {} ms", bound.as_millis()))
+    }
+
+    /// An answer with a status that is no success.
+    pub(super) fn of_answer(status: http::StatusCode, headers: &HeaderMap, body: &[u8], now: UnixMs) -> Self {
+        let body = String::from_utf8_lossy(body);
+        let fault = Fault::parse(&body);
+        let class = fault.class().unwrap_or_else(|| class_of_status(status.as_u16()));
+        // A redirect is not followed: the request would go where the configuration does not say.
+        let kind = if status.is_redirection() { ErrorKind::Rejected } else { kind(class) };
+        let words = match fault.message.or(fault.kind).or(fault.code) {
+            Some(text) => text.to_string(),
+            None => body.trim().to_owned(),
+        };
+        let message = match (status.is_redirection(), words.is_empty()) {
+            (true, _) => format!("HTTP {}: redirects are not followed", status.as_u16()),
+            (false, true) => format!("HTTP {}", status.as_u16()),
+            (false, false) => format!("HTTP {}: {}", status.as_u16(), shorten(&words)),
+        };
+        Self { kind, message, retry_after: retry_after(headers, now) }
+    }
+
+    /// An error that came within a stream.
+    pub(super) fn of_stream(class: Class, message: &str) -> Self {
+        Self::new(kind(class), format!("the endpoint gave up: {}", shorten(message)))
+    }
+
+    /// An error of the transport, before an answer (`in_stream` false) or within it.
+    pub(super) fn of_transport(error: &reqwest::Error, in_stream: bool) -> Self {
+        let kind = if error.is_connect() {
+            ErrorKind::Unreachable
+        } else if error.is_timeout() {
+            ErrorKind::TimedOut
+        } else if error.is_builder() {
+            ErrorKind::Rejected
+        } else {
+            ErrorKind::Broken
+        };
+        // The error's own text may name the URL; its causes say what happened.
+        let mut causes = Vec::new();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            causes.push(inner.to_string());
+            cause = inner.source();
+        }
+        causes.dedup();
+        let what = match (kind, in_stream) {
+            (ErrorKind::Unreachable, _) => "cannot connect",
+            (_, true) => "the stream broke off",
+            (_, false) => "the request failed",
+        };
+        let message = if causes.is_empty() { what.to_owned() } else { format!("{what}: {}", causes.join(": ")) };
+        Self::new(kind, shorten(&message))
+    }
+}
+
+fn kind(class: Class) -> ErrorKind {
+    match class {
+        Class::RateLimited => ErrorKind::RateLimited,
+        Class::Overloaded => ErrorKind::Overloaded,
+        Class::TimedOut => ErrorKind::TimedOut,
+        Class::ContextLength => ErrorKind::ContextLength,
+        Class::Server => ErrorKind::Broken,
+        Class::Rejected => ErrorKind::Rejected,
+    }
+}
+
+/// The first [`MODEL_MESSAGE_CHARS_MAX`] characters, on one line.
+fn shorten(text: &str) -> String {
+    let mut short: String =
+        text.chars().take(MODEL_MESSAGE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// `retry-after-ms` (milliseconds), or `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3).
+fn retry_after(headers: &HeaderMap, now: UnixMs) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let number = |text: &str| text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
+    let longest = Duration::from_secs(MODEL_RETRY_AFTER_S_MAX);
+    if let Some(ms) = text("retry-after-ms").and_then(number) {
+        return Some(Duration::try_from_secs_f64(ms / 1000.0).map_or(longest, |wait| wait.min(longest)));
+    }
+    let value = text("retry-after")?;
+    if let Some(seconds) = number(value) {
+        return Some(Duration::try_from_secs_f64(seconds).map_or(longest, |wait| wait.min(longest)));
+    }
+    let at = httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(at.saturating_sub(Duration::from_millis(now)).min(longest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(http::HeaderName::from_static(name), value.parse().unwrap())])
+    }
+
+    #[test]
+    fn retry_after_is_read_in_every_form() {
+        // 1994-11-06T08:49:37Z, the example of RFC 9110.
+        let now = 784_111_777_000 - 90_500;
+        let ms = |headers: &HeaderMap| retry_after(headers, now).map(|wait| wait.as_millis());
+        assert_eq!(ms(&headers("retry-after", "7")), Some(7_000));
+        assert_eq!(ms(&headers("retry-after", "0.25")), Some(250));
+        assert_eq!(ms(&headers("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")), Some(90_500));
+        assert_eq!(ms(&headers("retry-after", "Sun, 06 Nov 1983 08:49:37 GMT")), Some(0), "a past date");
+        assert_eq!(ms(&headers("retry-after-ms", "1500")), Some(1_500));
+        assert_eq!(ms(&headers("retry-after", "soon")), None);
+        assert_eq!(ms(&headers("retry-after", "-1")), None);
+        assert_eq!(ms(&headers("retry-after", "1e300")), Some(u128::from(MODEL_RETRY_AFTER_S_MAX) * 1000));
+        let mut both = headers("retry-after", "2");
+        both.extend(headers("retry-after-ms", "1700"));
+        assert_eq!(ms(&both), Some(1_700), "the finer one counts");
+    }
+
+    fn answer(status: u16, body: &str) -> (ErrorKind, String) {
+        let status = http::StatusCode::from_u16(status).unwrap();
+        let failure = Failure::of_answer(status, &HeaderMap::new(), body.as_bytes(), 0);
+        (failure.kind, failure.message)
+    }
+
+    #[test]
+    fn answers_are_classified() {
+        for (status, body, expected) in [
+            (400, r#"{"error":{"message":"no","type":"invalid_request_error"}}"#, ErrorKind::Rejected),
+            (400, r#"{"error":{"message":"m","code":"context_length_exceeded"}}"#, ErrorKind::ContextLength),
+            (
+                400,
+                r#"{"error":{"type":"invalid_request_error","message":"prompt is too long: 2 > 1"}}"#,
+                ErrorKind::ContextLength,
+            ),
+            (401, "", ErrorKind::Rejected),
+            (404, r#"{"error":"model not found"}"#, ErrorKind::Rejected),
+            (408, "", ErrorKind::TimedOut),
+            (413, "", ErrorKind::ContextLength),
+            (429, "", ErrorKind::RateLimited),
+            (429, r#"{"error":{"code":"insufficient_quota","message":"pay"}}"#, ErrorKind::Rejected),
+            (500, r#"{"error":{"type":"api_error","message":"oops"}}"#, ErrorKind::Broken),
+            (502, "<html>bad gateway</html>", ErrorKind::Broken),
+            (503, "", ErrorKind::Overloaded),
+            (504, "", ErrorKind::TimedOut),
+            (
+                529,
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+                ErrorKind::Overloaded,
+            ),
+            (307, "", ErrorKind::Rejected),
+        ] {
+            assert_eq!(answer(status, body).0, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn messages_are_short_and_on_one_line() {
+        assert_eq!(answer(400, r#"{"error":{"message":"a\nb"}}"#).1, "HTTP 400: a b");
+        assert_eq!(answer(500, "").1, "HTTP 500");
+        let long = answer(500, &"é".repeat(10_000)).1;
+        assert_eq!(long.chars().count(), "HTTP 500: ".len() + MODEL_MESSAGE_CHARS_MAX + 1);
+    }
+}
