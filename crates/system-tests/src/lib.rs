@@ -4,6 +4,7 @@
 //! Everything speaks real protocols over loopback sockets. It does not test anything itself; `tests/main.rs` does.
 
 pub mod backend;
+pub mod conformance;
 pub mod fake_model;
 pub mod limits;
 pub mod listener;

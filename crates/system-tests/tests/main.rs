@@ -3,5 +3,6 @@
 //! One binary, many modules. What a module of one crate can test alone stands beside its subject, not here.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod conformance;
 mod equipment;
 mod sdk;
