@@ -2,9 +2,7 @@
 
 use mote::limits::STORE_INLINE_BYTES;
 use mote::model::Usage;
-use mote::store::{
-    CommitError, EffectOp, Error, Mail, OutboxMessage, Status, StatusChange, Store, TaskError, Totals,
-};
+use mote::store::{CommitError, EffectOp, Error, Mail, OutboxMessage, Status, StatusChange, Store, TaskError, Totals};
 
 use super::Bench;
 use super::sample::{NOW, batch, commit, completed, entry, line, reserve, settle, start, task};

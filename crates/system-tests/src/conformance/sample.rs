@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mote::model::Usage;
 use mote::store::{
     Amount, Batch, BudgetLine, BudgetOp, Claim, Commit, CommitError, IdempotencyKey, Lease, NewEntry, NewTask, Owner,
-    StatusChange, Status, Store, Totals,
+    Status, StatusChange, Store, Totals,
 };
 
 /// When the tests happen, milliseconds since the Unix epoch.
@@ -104,12 +104,7 @@ pub fn entry(payload: &str) -> NewEntry {
 /// Finished with a result.
 #[must_use]
 pub fn completed() -> StatusChange {
-    StatusChange::Finished {
-        status: Status::Completed,
-        result: Some(r#""done""#.to_owned()),
-        error: None,
-        dead: false,
-    }
+    StatusChange::Finished { status: Status::Completed, result: Some(r#""done""#.to_owned()), error: None, dead: false }
 }
 
 /// Waiting, all mail up to `mail_seen` read.
@@ -124,13 +119,7 @@ pub async fn commit(store: &dyn Store, task: &str, seq: u64, batch: Batch) -> Re
 }
 
 /// Commits to a task under an epoch.
-pub async fn commit_as(
-    store: &dyn Store,
-    task: &str,
-    epoch: u64,
-    seq: u64,
-    batch: Batch,
-) -> Result<(), CommitError> {
+pub async fn commit_as(store: &dyn Store, task: &str, epoch: u64, seq: u64, batch: Batch) -> Result<(), CommitError> {
     store.commit(Commit { task: task.to_owned(), epoch, expected_seq: seq, now: NOW, batch }).await
 }
 
