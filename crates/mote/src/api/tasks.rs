@@ -102,11 +102,11 @@ pub(super) async fn list(
     let filter = filter(&principal, &mut params)?;
     params.finish()?;
     let Some(filter) = filter else { return Ok(Json(PageBody { tasks: Vec::new(), next: None })) };
-    let has_cursor = cursor.is_some();
     let limit = usize::try_from(limit).unwrap_or(limits::PAGE_MAX);
     let page = api.runner.store().list(filter, cursor, limit).await.map_err(|error| match error {
-        // The store's own words for a cursor that it never gave.
-        store::Error::Conflict { what } if has_cursor => Problem::field(Code::CursorInvalid, "cursor", what),
+        store::Error::NotFound { what: "cursor", .. } => {
+            Problem::field(Code::CursorInvalid, "cursor", "is not one that this listing gave")
+        }
         other => Problem::store(&other),
     })?;
     Ok(Json(PageBody { tasks: page.tasks.into_iter().map(TaskBody::from).collect(), next: page.next }))

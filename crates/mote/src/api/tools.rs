@@ -13,7 +13,9 @@ use super::access::Caller;
 use super::problem::Problem;
 use super::query::Params;
 use super::state::Api;
-use crate::config::{Builtin, HttpTool};
+use crate::config::HttpTool;
+use crate::model::ToolDefinition;
+use crate::tools::registry::{Binding, Target};
 
 /// The agent's tools.
 #[derive(Debug, Serialize, ToSchema)]
@@ -22,7 +24,7 @@ pub(super) struct ToolList {
     agent: String,
     /// Its version.
     version: String,
-    /// Its tools, declared ones first.
+    /// Its tools: the declared ones as configured, then the built-in ones.
     tools: Vec<ToolBody>,
 }
 
@@ -44,9 +46,8 @@ pub(super) struct ToolBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     effect: Option<crate::tools::Effect>,
     /// JSON Schema of the arguments.
-    #[schema(value_type = Option<serde_json::Value>)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    input: Option<serde_json::Value>,
+    #[schema(value_type = Object)]
+    input: serde_json::Value,
     /// Bound on one attempt, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
@@ -54,37 +55,20 @@ pub(super) struct ToolBody {
     approval: bool,
 }
 
-impl From<&HttpTool> for ToolBody {
-    fn from(tool: &HttpTool) -> Self {
+impl ToolBody {
+    /// What the model sees, and what agent.yaml says of it.
+    fn new(definition: &ToolDefinition, binding: Option<&Binding>, declared: Option<&HttpTool>) -> Self {
+        let builtin = binding.is_some_and(|binding| matches!(binding.target, Target::Builtin(_)));
+        let millis = |tool: &HttpTool| u64::try_from(tool.timeout.as_millis()).unwrap_or(u64::MAX);
         Self {
-            name: tool.name.clone(),
-            kind: "http",
-            version: Some(tool.version.clone()),
-            description: tool.description.clone(),
-            effect: Some(tool.effect),
-            input: Some(tool.input.clone()),
-            timeout_ms: Some(u64::try_from(tool.timeout.as_millis()).unwrap_or(u64::MAX)),
-            approval: tool.approval,
-        }
-    }
-}
-
-impl From<Builtin> for ToolBody {
-    fn from(tool: Builtin) -> Self {
-        let (name, description) = match tool {
-            Builtin::WaitForSignal => ("wait_for_signal", "Waits for a named signal."),
-            Builtin::WaitUntil => ("wait_until", "Waits for a time or a duration."),
-            Builtin::AskPerson => ("ask_person", "Asks a person a question."),
-        };
-        Self {
-            name: name.to_owned(),
-            kind: "builtin",
-            version: None,
-            description: description.to_owned(),
-            effect: None,
-            input: None,
-            timeout_ms: None,
-            approval: false,
+            name: definition.name.clone(),
+            kind: if builtin { "builtin" } else { "http" },
+            version: declared.map(|tool| tool.version.clone()),
+            description: definition.description.clone(),
+            effect: binding.map(Binding::effect),
+            input: definition.input_schema.clone(),
+            timeout_ms: declared.map(millis),
+            approval: declared.is_some_and(|tool| tool.approval),
         }
     }
 }
@@ -101,8 +85,9 @@ pub(super) async fn list(
     params: Params,
 ) -> Result<Json<ToolList>, Problem> {
     params.finish()?;
-    let agent = api.runner.agent();
-    let declared = agent.tools.iter().map(ToolBody::from);
-    let tools = declared.chain(agent.builtins.iter().copied().map(ToolBody::from)).collect();
+    let (agent, registry) = (api.runner.agent(), api.runner.registry());
+    let declared = |name: &str| agent.tools.iter().find(|tool| tool.name == name);
+    let body = |tool: &ToolDefinition| ToolBody::new(tool, registry.get(&tool.name), declared(&tool.name));
+    let tools = registry.definitions().iter().map(body).collect();
     Ok(Json(ToolList { agent: agent.name.clone(), version: agent.version.clone(), tools }))
 }
