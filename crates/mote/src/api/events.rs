@@ -267,7 +267,8 @@ impl Follower {
             }
             return Ok(None);
         }
-        self.stale = terminal || entries.len() == limits::PAGE_MAX;
+        let whole = entries.last().is_some_and(|last| last.seq >= task.seq);
+        self.stale = terminal || !whole;
         self.queue = entries.into();
         Ok(None)
     }

@@ -104,7 +104,7 @@ pub(super) async fn list(
     let Some(filter) = filter else { return Ok(Json(PageBody { tasks: Vec::new(), next: None })) };
     let limit = usize::try_from(limit).unwrap_or(limits::PAGE_MAX);
     let page = api.runner.store().list(filter, cursor, limit).await.map_err(|error| match error {
-        store::Error::NotFound { what: "cursor", .. } => {
+        store::Error::Conflict { .. } => {
             Problem::field(Code::CursorInvalid, "cursor", "is not one that this listing gave")
         }
         other => Problem::store(&other),

@@ -160,7 +160,10 @@ async fn a_request_id_is_echoed_or_made() {
     assert_eq!(given.json["instance"], "urn:mote:request:abc-1");
     let unfit = service.send(with_header(request("GET", "/health", None), "x-request-id", "a b\"")).await;
     assert!(unfit.header("x-request-id").starts_with("req_"));
-    assert_ne!(service.get("/health").await.header("x-request-id"), service.get("/health").await.header("x-request-id"));
+    assert_ne!(
+        service.get("/health").await.header("x-request-id"),
+        service.get("/health").await.header("x-request-id")
+    );
 }
 
 #[tokio::test]

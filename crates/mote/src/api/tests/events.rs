@@ -78,7 +78,10 @@ async fn events_are_streamed_as_they_are_committed_and_the_stream_closes_at_the_
     let mut stream = service.stream(request("GET", &path, None)).await;
     let first = stream.next().await.unwrap();
     assert_eq!((first.id.as_deref(), first.event.as_str()), (Some("1"), "run.opened"));
-    assert_eq!((&first.data["type"], &first.data["seq"], &first.data["epoch"]), (&"event".into(), &1.into(), &1.into()));
+    assert_eq!(
+        (&first.data["type"], &first.data["seq"], &first.data["epoch"]),
+        (&"event".into(), &1.into(), &1.into())
+    );
     assert_eq!(first.data["payload"]["type"], "run.opened");
     assert!(first.data["at"].as_str().unwrap().ends_with('Z'));
     assert_eq!(stream.kinds(1).await, named(&[("2", "run.started")]));
@@ -131,7 +134,8 @@ async fn a_wrong_cursor_is_refused() {
         ("?from=1", None, "invalid_query"),
     ] {
         let plain = request("GET", &format!("{path}{query}"), None);
-        let resuming = last.map(|last| with_header(request("GET", &format!("{path}{query}"), None), "last-event-id", last));
+        let resuming =
+            last.map(|last| with_header(request("GET", &format!("{path}{query}"), None), "last-event-id", last));
         let answer = service.send(resuming.unwrap_or(plain)).await;
         assert_eq!((answer.status.as_u16(), answer.problem()), (400, code), "{query} {last:?}");
     }
@@ -178,11 +182,17 @@ async fn the_text_under_way_is_shown_and_then_its_deltas() {
         assert!(frame.id.is_some(), "journal events come first: {frame:?}");
     };
     assert_eq!(snapshot.id, None);
-    assert_eq!((&snapshot.data["text"], &snapshot.data["step"], &snapshot.data["attempt"]), (&"hel".into(), &1.into(), &1.into()));
+    assert_eq!(
+        (&snapshot.data["text"], &snapshot.data["step"], &snapshot.data["attempt"]),
+        (&"hel".into(), &1.into(), &1.into())
+    );
     service.model.let_go();
     let delta = stream.next().await.unwrap();
     assert_eq!((delta.id, delta.event.as_str()), (None, "delta"));
-    assert_eq!((&delta.data["text"], &delta.data["part"], &delta.data["step"]), (&"lo".into(), &"text".into(), &1.into()));
+    assert_eq!(
+        (&delta.data["text"], &delta.data["part"], &delta.data["step"]),
+        (&"lo".into(), &"text".into(), &1.into())
+    );
     let mut last = delta.data;
     while let Some(frame) = stream.next().await {
         last = frame.data;

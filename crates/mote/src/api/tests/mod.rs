@@ -9,6 +9,7 @@ mod socket;
 mod tasks;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,7 +25,7 @@ use tower::ServiceExt;
 
 use crate::api::{ApiState, Metrics, ReadyCheck, router};
 use crate::auth::Keys;
-use crate::clock::{SharedClock, System};
+use crate::clock::{Clock, System, UnixMs};
 use crate::config;
 use crate::message::{Message, Role};
 use crate::model::{Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Usage};
@@ -86,6 +87,26 @@ impl Provider for Model {
     }
 }
 
+/// The machine's clock, which a test may put forward.
+#[derive(Default)]
+pub(super) struct Shifted(AtomicU64);
+
+impl Shifted {
+    fn advance(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Shifted {
+    fn now_ms(&self) -> UnixMs {
+        System.now_ms() + self.0.load(Ordering::Relaxed)
+    }
+
+    fn random(&self) -> u64 {
+        System.random()
+    }
+}
+
 /// Remembers requests.
 #[derive(Default)]
 pub(super) struct Counted(std::sync::Mutex<Vec<(String, String, u16)>>);
@@ -129,6 +150,7 @@ pub(super) struct Service {
     runner: Runner,
     store: Arc<dyn Store>,
     model: Arc<Model>,
+    clock: Arc<Shifted>,
     metrics: Arc<Counted>,
     closing: CancellationToken,
     folder: tempfile::TempDir,
@@ -158,7 +180,7 @@ impl Answer {
 impl Setup {
     pub(super) fn start(self) -> Service {
         let folder = tempfile::tempdir().unwrap();
-        let clock: SharedClock = Arc::new(System);
+        let clock = Arc::new(Shifted::default());
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&folder.path().join("state.sqlite"), Options::default()).unwrap());
         let model = Model::new(self.replies, self.failure);
@@ -174,7 +196,7 @@ impl Setup {
         let keys = (!self.keys.is_empty()).then(|| {
             let path = folder.path().join("keys");
             std::fs::write(&path, &self.keys).unwrap();
-            Arc::new(Keys::open(&path, clock).unwrap())
+            Arc::new(Keys::open(&path, clock.clone()).unwrap())
         });
         let (metrics, closing) = (Arc::new(Counted::default()), CancellationToken::new());
         let state = ApiState {
@@ -184,7 +206,7 @@ impl Setup {
             metrics: metrics.clone(),
             closing: closing.clone(),
         };
-        Service { router: router(state), runner, store, model, metrics, closing, folder }
+        Service { router: router(state), runner, store, model, clock, metrics, closing, folder }
     }
 }
 

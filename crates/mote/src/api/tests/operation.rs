@@ -1,7 +1,5 @@
 //! Probes, metrics and the description.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::*;
 
 #[tokio::test]
@@ -15,10 +13,11 @@ async fn health_tells_the_agent_and_touches_nothing() {
 
 #[tokio::test]
 async fn readiness_names_what_fails() {
-    let open = Arc::new(AtomicBool::new(true));
-    let model = open.clone();
-    let check = ReadyCheck::flag("model", "every endpoint's circuit is open", move || !model.load(Ordering::Relaxed));
-    let service = Setup { checks: vec![check], ..passive() }.start();
+    let with = |closed: bool| {
+        let model = ReadyCheck::flag("model", "every endpoint's circuit is open", move || closed);
+        Setup { checks: vec![model], ..passive() }.start()
+    };
+    let service = with(false);
     let answer = service.get("/ready").await;
     assert_eq!((answer.status.as_u16(), &answer.json["status"]), (503, &"unready".into()));
     let names = |answer: &Answer, ok: bool| -> Vec<String> {
@@ -29,18 +28,8 @@ async fn readiness_names_what_fails() {
     assert_eq!(names(&answer, true), ["store", "configuration", "drain"]);
     assert_eq!(answer.json["checks"][2]["detail"], "every endpoint's circuit is open");
 
-    open.store(false, Ordering::Relaxed);
-    let recovered = async {
-        loop {
-            let answer = service.get("/ready").await;
-            if answer.status == 200 {
-                return answer;
-            }
-            // The last report is given again for a moment.
-            tokio::task::yield_now().await;
-        }
-    };
-    assert_eq!(within(recovered).await.json["status"], "ready");
+    let answer = with(true).get("/ready").await;
+    assert_eq!((answer.status.as_u16(), &answer.json["status"]), (200, &"ready".into()));
 }
 
 #[tokio::test]
@@ -68,19 +57,12 @@ async fn a_check_that_hangs_fails_readiness_by_name() {
 async fn a_keys_file_that_breaks_fails_readiness_and_keeps_the_keys() {
     let key = crate::auth::generate("k", &[crate::auth::Scope::Read], None).unwrap();
     let service = Setup { keys: key.line.clone(), ..passive() }.start();
-    assert_eq!(service.get("/ready").await.status, 200);
     std::fs::write(service.folder.path().join("keys"), "nonsense").unwrap();
-    let broken = async {
-        loop {
-            let answer = service.get("/ready").await;
-            if answer.status == 503 {
-                return answer;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let answer = within(broken).await;
-    assert_eq!((&answer.json["checks"][1]["name"], &answer.json["checks"][1]["ok"]), (&"configuration".into(), &false.into()));
+    service.clock.advance(crate::limits::KEYS_CHECK_MS);
+    let answer = service.get("/ready").await;
+    let configuration = &answer.json["checks"][1];
+    assert_eq!((answer.status.as_u16(), &configuration["name"]), (503, &"configuration".into()));
+    assert_eq!(configuration["ok"], false);
     let list = with_header(request("GET", "/tasks", None), "x-api-key", &key.key);
     assert_eq!(service.send(list).await.status, 200);
 }
@@ -112,6 +94,7 @@ async fn the_description_is_served_and_has_every_route() {
         assert!(operation.is_object(), "{method} /{path} is documented and not described");
         routes += 1;
     }
-    let described: usize = answer.json["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum();
+    let described: usize =
+        answer.json["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum();
     assert_eq!(routes, described, "every described route stands in docs/http.md");
 }

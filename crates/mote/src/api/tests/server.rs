@@ -96,11 +96,12 @@ async fn a_head_that_is_too_large_is_refused() {
     let service = passive().start();
     let served = service.listen(PATIENCE).await;
     let mut stream = TcpStream::connect(served.address).await.unwrap();
-    let filler = "x".repeat(crate::limits::HEADER_BYTES_MAX);
-    let _ = stream.write_all(format!("GET /health HTTP/1.1\r\nHost: test\r\nX-Filler: {filler}\r\n\r\n").as_bytes()).await;
+    let filler = "x".repeat(2 * crate::limits::HEADER_BYTES_MAX);
+    let _ =
+        stream.write_all(format!("GET /health HTTP/1.1\r\nHost: test\r\nX-Filler: {filler}\r\n\r\n").as_bytes()).await;
     let mut answer = vec![0; 1024];
     let read = within(stream.read(&mut answer)).await.unwrap_or(0);
     let answer = String::from_utf8_lossy(&answer[..read]);
-    assert!(!answer.contains("200 OK"), "{answer}");
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     assert_eq!(service.get("/health").await.status, 200);
 }

@@ -117,7 +117,10 @@ async fn a_key_that_may_only_read_may_not_cancel() {
 async fn what_is_no_socket_is_refused() {
     let (service, served, id) = begun(passive()).await;
     let plain = service.get(&format!("/tasks/{id}/ws")).await;
-    assert_eq!((plain.status.as_u16(), plain.problem(), plain.header("upgrade")), (426, "upgrade_required", "websocket"));
+    assert_eq!(
+        (plain.status.as_u16(), plain.problem(), plain.header("upgrade")),
+        (426, "upgrade_required", "websocket")
+    );
     let wrong = service.get(&format!("/tasks/{id}/ws?after=9")).await;
     assert_eq!((wrong.status.as_u16(), wrong.problem()), (400, "cursor_invalid"));
     let foreign = open(&served, &format!("/tasks/{id}/ws"), &[("origin", "https://evil.example")]).await;

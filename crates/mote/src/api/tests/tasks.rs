@@ -9,7 +9,8 @@ const BODY: &str = r#"{"input": "hi"}"#;
 #[tokio::test]
 async fn a_submitted_task_is_durable_and_can_be_found() {
     let service = passive().start();
-    let body = r#"{"input": "hi", "session": "s", "tenant": "acme", "user": "u", "labels": {"team": "a"}, "expires": "1h"}"#;
+    let body =
+        r#"{"input": "hi", "session": "s", "tenant": "acme", "user": "u", "labels": {"team": "a"}, "expires": "1h"}"#;
     let answer = service.post("/tasks", body).await;
     assert_eq!(answer.status, 202, "{:?}", answer.json);
     let id = answer.json["id"].as_str().unwrap();
@@ -47,7 +48,11 @@ async fn a_repeated_submission_is_the_same_task() {
 async fn tasks_are_listed_by_page_and_by_filter() {
     let service = passive().start();
     for n in 0..3 {
-        service.submit(&format!(r#"{{"input": "hi", "session": "s{n}", "user": "u", "labels": {{"n": "{n}", "k": "v"}}}}"#)).await;
+        service
+            .submit(&format!(
+                r#"{{"input": "hi", "session": "s{n}", "user": "u", "labels": {{"n": "{n}", "k": "v"}}}}"#
+            ))
+            .await;
     }
     let ids = |answer: &Answer| -> Vec<String> {
         let tasks = answer.json["tasks"].as_array().unwrap();
