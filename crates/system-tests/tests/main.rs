@@ -1,8 +1,11 @@
 //! Tests across processes: the real binary, real sockets, real servers and clients.
 //!
 //! One binary, many modules. What a module of one crate can test alone stands beside its subject, not here.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used)]
 
 mod conformance;
+mod crash;
+mod e2e;
 mod equipment;
 mod sdk;
+mod stage;

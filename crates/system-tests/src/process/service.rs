@@ -86,7 +86,7 @@ impl Launch {
     /// # Errors
     /// When it does not become ready; the message has its output.
     pub async fn start(&self) -> anyhow::Result<Service> {
-        let service = self.listen().await?;
+        let mut service = self.listen().await?;
         service.ready().await?;
         Ok(service)
     }
@@ -167,23 +167,19 @@ impl Service {
     /// Waits until `/ready` says yes.
     ///
     /// # Errors
-    /// When it does not; the message has the last answer and the output.
-    pub async fn ready(&self) -> anyhow::Result<()> {
+    /// When it ends or does not say so in time; the message has the last answer and the output.
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
         let mut last = String::new();
-        let asked = async {
-            loop {
-                match self.get("/ready").send().await {
-                    Ok(answer) if answer.status().is_success() => return,
-                    Ok(answer) => last = answer.text().await.unwrap_or_default(),
-                    Err(error) => last = error.to_string(),
-                }
-                tokio::time::sleep(POLL).await;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.process.alive() && tokio::time::Instant::now() < deadline {
+            match self.get("/ready").send().await {
+                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) => last = answer.text().await.unwrap_or_default(),
+                Err(error) => last = error.to_string(),
             }
-        };
-        if tokio::time::timeout(PATIENCE, asked).await.is_err() {
-            bail!("it never became ready: {last}; it wrote:\n{}", self.process.output());
+            tokio::time::sleep(POLL).await;
         }
-        Ok(())
+        bail!("it never became ready: {last}; it wrote:\n{}", self.process.output());
     }
 
     /// Submits a task and returns its id.

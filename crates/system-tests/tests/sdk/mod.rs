@@ -1,6 +1,7 @@
 //! The official OpenAI and Anthropic SDKs for Python against the fake model: it speaks the formats that it claims.
 //!
-//! They are installed from PyPI into a venv under the target folder, once; `MOTE_TEST_VENV` names another.
+//! They are installed from PyPI into a venv under the target folder, once; `MOTE_TEST_VENV` names another. Versions are
+//! pinned in `xtask/requirements/tests.txt`. What the fake refuses to a client is tested in `equipment.rs`, not here.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,10 +9,7 @@ use std::sync::OnceLock;
 
 use serde_json::json;
 use system_tests::fake_model::{Behaviour, FakeModel, Plan, Tokens};
-use system_tests::process::binary::{environment, scratch};
-
-/// What was written against; pinned so that a new release does not fail an old commit.
-const PACKAGES: [&str; 2] = ["openai==3.54.0", "anthropic==2.12.0"];
+use system_tests::process::binary::{environment, scratch, workspace};
 
 fn python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
@@ -25,7 +23,8 @@ fn python() -> PathBuf {
             };
             if !has(&python) {
                 run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-                run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES));
+                let pinned = workspace().join("xtask/requirements/tests.txt");
+                run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(pinned));
             }
             python
         })

@@ -1,0 +1,169 @@
+//! The command line: `mote check`, `run`, `task`, `replay`, `schema`, completions.
+
+use serde_json::{Value, json};
+use system_tests::fake_model::{Behaviour, Plan};
+use system_tests::process::service::{Finished, run_mote};
+
+use super::run::three_tools;
+use crate::stage::{MODEL_KEY, Stage, TOOL_KEY};
+
+async fn mote(stage: &Stage, arguments: &[&str]) -> Finished {
+    stage.write_agent();
+    let variables = [("MODEL_KEY", MODEL_KEY), ("TOOL_KEY", TOOL_KEY)];
+    run_mote(&stage.path(""), arguments, &variables).await.unwrap()
+}
+
+#[tokio::test]
+async fn check_accepts_a_good_agent() {
+    let stage = Stage::new(Plan::default()).await;
+    let done = mote(&stage, &["check", "agent.yaml"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+}
+
+#[tokio::test]
+async fn check_names_every_mistake_with_line_and_column() {
+    let stage = Stage::new(Plan::default()).await;
+    let text = "apiVersion: mote/v1\nkind: Agent\nname: Bad Name\nprompt: hello\nmodel:\n  provider: openai\n  name: m\n  \
+                timeout: 10\nlimits:\n  stpes: 3\n";
+    stage.write("bad.yaml", text);
+    let done = mote(&stage, &["check", "bad.yaml"]).await;
+    assert_eq!(done.code, Some(2), "{done:?}");
+    let said = done.stdout + &done.stderr;
+    for place in ["bad.yaml:3:", "bad.yaml:8:", "bad.yaml:10:"] {
+        assert!(said.contains(place), "{place} is not named: {said}");
+    }
+    assert!(said.contains("stpes"), "{said}");
+}
+
+#[tokio::test]
+async fn run_shows_plain_lines_and_the_result_where_there_is_no_terminal() {
+    let stage = Stage::new(three_tools()).await;
+    let done = mote(&stage, &["run", "agent.yaml", "Order a lamp"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.stdout.contains("Done: "), "{done:?}");
+    let everything = done.stdout.clone() + &done.stderr;
+    assert!(everything.contains("look_up"), "the steps are shown: {done:?}");
+    assert!(!everything.contains('\u{1b}'), "no escapes: {done:?}");
+    assert_eq!(stage.backend.count("write/note").effects, 1);
+}
+
+#[tokio::test]
+async fn run_json_is_for_machines() {
+    let stage = Stage::new(three_tools()).await;
+    let done = mote(&stage, &["run", "--json", "agent.yaml", "Order a lamp"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let lines: Vec<Value> = done
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    assert!(lines.last().unwrap().to_string().contains("Done: "), "{done:?}");
+}
+
+#[tokio::test]
+async fn run_says_which_key_is_missing() {
+    let stage = Stage::new(Plan::default()).await.with(|agent| agent["model"]["key"] = json!({"env": "NO_SUCH_KEY"}));
+    let done = mote(&stage, &["run", "agent.yaml", "x"]).await;
+    assert_ne!(done.code, Some(0));
+    assert!(done.stderr.contains("NO_SUCH_KEY"), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_task_is_driven_and_replayed_from_the_command_line() {
+    let stage = Stage::new(three_tools()).await;
+    let mut service = stage.serve().await;
+    let url = service.url("");
+    let submitted = mote(&stage, &["task", "--url", &url, "submit", "Order a lamp"]).await;
+    assert_eq!(submitted.code, Some(0), "{submitted:?}");
+    let page: Value = service.get("/tasks").send().await.unwrap().json().await.unwrap();
+    let id = page["tasks"][0]["id"].as_str().unwrap().to_owned();
+    assert!(submitted.stdout.contains(&id), "{submitted:?}");
+    service.finished(&id).await.unwrap();
+    let got = mote(&stage, &["task", "--url", &url, "get", &id]).await;
+    assert!(got.stdout.contains("completed"), "{got:?}");
+    let watched = mote(&stage, &["task", "--url", &url, "watch", &id]).await;
+    assert_eq!(watched.code, Some(0), "{watched:?}");
+    service.terminate().await.unwrap();
+    let replayed = mote(&stage, &["replay", &id, "--state", "state"]).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    for shown in ["look_up", "send_note"] {
+        assert!(replayed.stdout.contains(shown), "{shown}: {replayed:?}");
+    }
+    // Nothing was asked and nothing was called again.
+    assert_eq!((stage.model.stats().requests, stage.backend.count("write/note").requests), (2, 1));
+}
+
+#[tokio::test]
+async fn a_waiting_task_is_answered_signalled_and_cancelled_from_the_command_line() {
+    let asks = Behaviour::call("ask_person", json!({"question": "Which?"}));
+    let waits = Behaviour::call("wait_for_signal", json!({"name": "go"}));
+    let stage = Stage::new(Plan::turns([asks, waits, Behaviour::text("Then: {{results}}")])).await;
+    let stage = stage.with(|agent| {
+        let tools = agent["tools"].as_array_mut().unwrap();
+        tools.extend(["wait_for_signal", "ask_person"].map(|name| json!({"builtin": name})));
+    });
+    let service = stage.serve().await;
+    let url = service.url("");
+    let id = service.submit(&json!({"input": "x"})).await.unwrap();
+    let other = service.submit(&json!({"input": "y"})).await.unwrap();
+    service.task_in(&id, "waiting").await.unwrap();
+    let answered = mote(&stage, &["task", "--url", &url, "input", &id, "--content", "\"blue\""]).await;
+    assert_eq!(answered.code, Some(0), "{answered:?}");
+    service.task_when(&id, |task| task["waiting"].to_string().contains("go")).await.unwrap();
+    let signalled = mote(&stage, &["task", "--url", &url, "signal", &id, "go", "--payload", "{\"n\": 7}"]).await;
+    assert_eq!(signalled.code, Some(0), "{signalled:?}");
+    let task = service.finished(&id).await.unwrap();
+    assert!(task["result"].to_string().contains("blue"), "{task}");
+    let cancelled = mote(&stage, &["task", "--url", &url, "cancel", &other]).await;
+    assert_eq!(cancelled.code, Some(0), "{cancelled:?}");
+    assert_eq!(service.finished(&other).await.unwrap()["status"], "cancelled");
+}
+
+#[tokio::test]
+async fn a_store_is_copied_while_it_is_in_use_and_the_copy_serves() {
+    let mut stage = Stage::new(three_tools()).await;
+    let service = stage.serve().await;
+    let id = service.submit(&json!({"input": "Order a lamp"})).await.unwrap();
+    let task = service.finished(&id).await.unwrap();
+    std::fs::create_dir(stage.path("copy")).unwrap();
+    let files = std::fs::read_dir(stage.path("state")).unwrap().map(|entry| entry.unwrap().path());
+    let store = files.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "db")).unwrap();
+    let copy = stage.path("copy").join(store.file_name().unwrap()).display().to_string();
+    let done = mote(&stage, &["store", "backup", &copy, "--state", "state"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    drop(service);
+    stage.agent["description"] = json!("Another.");
+    let config = stage.write_agent();
+    let launch = system_tests::process::service::Launch::new(config, stage.path("copy"));
+    let copied = launch.env("MODEL_KEY", MODEL_KEY).env("TOOL_KEY", TOOL_KEY).start().await.unwrap();
+    assert_eq!(copied.task(&id).await.unwrap(), task);
+}
+
+#[tokio::test]
+async fn schema_is_json_and_knows_the_agent() {
+    let stage = Stage::new(Plan::default()).await;
+    let done = mote(&stage, &["schema"]).await;
+    let schema: Value = serde_json::from_str(&done.stdout).unwrap();
+    for field in ["model", "tools", "limits", "budget"] {
+        assert!(schema["properties"][field].is_object(), "{field}");
+    }
+}
+
+#[tokio::test]
+async fn help_and_completions_are_there() {
+    let stage = Stage::new(Plan::default()).await;
+    let help = mote(&stage, &["--help"]).await;
+    for command in ["run", "serve", "check", "task", "replay", "schema"] {
+        assert!(help.stdout.contains(command), "{command}: {}", help.stdout);
+    }
+    let done = mote(&stage, &["completions", "bash"]).await;
+    assert!(done.stdout.contains("complete"), "{done:?}");
+}
+
+#[tokio::test]
+async fn serve_refuses_a_bad_agent_and_names_the_place() {
+    let stage = Stage::new(Plan::default()).await.with(|agent| agent["limits"] = json!({"steps": 0}));
+    let done = mote(&stage, &["serve", "agent.yaml", "--state", "state"]).await;
+    assert_ne!(done.code, Some(0));
+    assert!(done.stderr.contains("agent.yaml:") || done.stdout.contains("agent.yaml:"), "{done:?}");
+}

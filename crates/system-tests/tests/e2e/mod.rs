@@ -1,0 +1,16 @@
+//! The service from end to end: the real binary against real sockets, as its clients and operators see it.
+
+mod access;
+mod budgets;
+mod command;
+mod disconnects;
+mod drain;
+mod misbehaviour;
+mod run;
+mod service;
+mod sessions;
+mod streams;
+mod tasks;
+mod telemetry;
+mod tools;
+mod waits;
