@@ -19,13 +19,13 @@ pub struct Limits {
     pub tool_calls: u32,
     /// Calls in one turn; at most the run's `CALLS`.
     pub calls: u16,
-    /// Calls of one turn under way at once.
+    /// Calls of one turn under way at once; 0 is taken as 1.
     pub parallel: u16,
     /// Context units kept; at most the run's `UNITS`.
     pub units: u16,
-    /// Attempts at one model step.
+    /// Attempts at one model step; 0 is taken as 1.
     pub model_attempts: u16,
-    /// Attempts at one tool call.
+    /// Attempts at one tool call; 0 is taken as 1.
     pub tool_attempts: u16,
     /// Back-off before the second attempt; it doubles from there.
     pub backoff_ms: u32,

@@ -84,6 +84,15 @@ fn a_keyed_call_is_unknown_once_the_backend_may_have_forgotten_the_key() {
 }
 
 #[test]
+fn the_keys_life_begins_with_the_first_attempt() {
+    let mut play = Play::act(limits(), &[keyed_tool(10_000)]);
+    play.wait(6_000).take(call_failed(0, CallFailure::Unknown));
+    assert_eq!(play.wake(), [call_tool(0, 2)]);
+    play.wait(6_000);
+    assert_eq!(conclusion(&play.take(call_failed(0, CallFailure::Unknown))), Some(CallOutcome::Unknown));
+}
+
+#[test]
 fn retry_after_beyond_the_keys_life_is_not_waited_for() {
     let mut play = Play::act(limits(), &[keyed_tool(10_000)]);
     let failed = Event::CallFailed { call: 0, failure: CallFailure::Unknown, retry_after_ms: 10_001, jitter: 0 };

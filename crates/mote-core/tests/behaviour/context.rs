@@ -122,23 +122,24 @@ fn a_run_takes_no_more_memory_than_is_promised() {
 }
 
 #[test]
-fn a_model_is_never_called_for_less_than_a_useful_reply() {
+fn room_for_a_useful_reply_is_made_whatever_the_reserve_says() {
     for reserve in [0, 1, 100] {
-        // The window is full to the reserve: what is left would be too little to answer in.
-        let limits = Limits { reserve, output: 4_096, fixed: 0, ..small() };
-        let mut play = Play::open(limits);
-        let tokens = 2_000 - reserve - 100;
-        for part in [100, tokens - 50] {
-            play.take(Event::Loaded { tokens: part });
+        // All of it fits beside the reserve, but leaves too little to answer in.
+        let mut play = Play::open(Limits { reserve, output: 4_096, fixed: 0, ..small() });
+        for tokens in [1_700 - reserve, 150] {
+            play.take(Event::Loaded { tokens });
         }
         play.take(Event::Started { tokens: 50 });
-        match play.run.phase() {
-            Phase::Reserving { output, .. } => {
-                assert!(output >= OUTPUT_TOKENS_MIN, "{output} with {reserve} kept free")
-            }
-            phase => assert_eq!(phase, Phase::Finished(mote_core::Outcome::Failed(Failure::ContextOverflow))),
-        }
+        let Phase::Reserving { output, .. } = play.run.phase() else { panic!("{:?}", play.run.phase()) };
+        assert!(output >= OUTPUT_TOKENS_MIN, "{output} with {reserve} kept free");
+        assert_eq!(play.run.context().folded_units(), 1);
     }
+}
+
+#[test]
+fn a_window_without_room_for_a_reply_ends_the_run() {
+    let mut play = Play::open(Limits { reserve: 0, output: 4_096, fixed: 0, ..small() });
+    assert_eq!(play.take(Event::Started { tokens: 1_900 }), [crate::failed(Failure::ContextOverflow)]);
     let mut play = Play::open(Limits { window: 100, fixed: 500, ..small() });
     assert_eq!(play.take(Event::Started { tokens: 0 }), [crate::failed(Failure::ContextOverflow)]);
 }

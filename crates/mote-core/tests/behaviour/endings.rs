@@ -122,6 +122,22 @@ fn a_client_may_cancel_in_every_phase_that_is_not_over() {
 }
 
 #[test]
+fn an_end_frees_the_reservation_that_was_asked_for() {
+    let ends: [fn(&mut Play) -> Vec<Action>; 3] = [
+        |play| play.take(Event::Cancelled { spend: SPEND }),
+        |play| play.take(Event::Rebound { digest: [1; 32], change: Change::Fail }),
+        Play::wake,
+    ];
+    for end in ends {
+        let mut play = Play::start(Limits { expires_at: START + 100, price_input: 3, ..limits() });
+        assert!(play.run.budget().reserved_tokens > 0 && play.run.budget().reserved_nano_usd > 0);
+        assert!(matches!(end(&mut play)[..], [Action::Finish(_)]));
+        assert_eq!((play.run.budget().reserved_tokens, play.run.budget().reserved_nano_usd), (0, 0));
+        assert_eq!(play.run.budget().spent, Spend::default(), "and nothing was spent");
+    }
+}
+
+#[test]
 fn a_changed_capability_set_ends_the_run_or_goes_on_as_the_agent_says() {
     let read = tool(Effect::Read, 1);
     for (change, ends) in [(Change::Continue, false), (Change::Fail, true), (Change::PendingCall, true)] {

@@ -81,6 +81,16 @@ fn what_is_left_of_the_working_time_stays_over_a_wait() {
 }
 
 #[test]
+fn a_run_that_rests_is_not_ended_for_its_working_time_until_it_works_again() {
+    let mut play = Play::think(Limits { active_ms: 1_000, ..limits() });
+    // The reply came after the deadline, and before its timer.
+    play.wait(1_500).take(crate::play::replied(&[timer(START + 60_000)]));
+    assert_eq!(play.wake()[0], conclude(0, CallOutcome::TimeReached));
+    assert_eq!(play.run.poll_at(), Some(play.now));
+    assert_eq!(play.wake(), [crate::failed(Failure::Active)]);
+}
+
+#[test]
 fn wall_time_ends_the_run_in_every_phase_waits_included() {
     let limits = Limits { expires_at: START + 5_000, ..limits() };
     let mut back_off = Play::think(limits);

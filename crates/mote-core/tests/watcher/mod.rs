@@ -54,6 +54,10 @@ impl Watcher {
         let finishes = actions.iter().filter(|action| matches!(action, Action::Finish(_))).count();
         prop_assert_eq!(finishes, usize::from(matches!(after.phase(), Phase::Finished(_))));
         self.finished = finishes == 1;
+        if self.finished {
+            prop_assert_eq!((after.budget().reserved_tokens, after.budget().reserved_nano_usd), (0, 0));
+            prop_assert_eq!(after.poll_at(), None);
+        }
         self.check_money(before, event, actions, after)?;
         self.check_time(before, event, actions, after)?;
         self.sizes.watch(event, actions, after)?;
@@ -110,7 +114,7 @@ impl Watcher {
             Action::CallTool { call, attempt } => self.call_tool(call, attempt, after)?,
             Action::CallModel { attempt, from, output, .. } => {
                 prop_assert!(std::mem::take(&mut self.reserved), "a model call without a reservation");
-                prop_assert!(attempt <= after.limits().model_attempts);
+                prop_assert!(attempt <= after.limits().model_attempts.max(1));
                 prop_assert!(after.context().tokens() <= u64::from(after.limits().usable()), "context over the window");
                 prop_assert_eq!(from, after.context().first());
                 prop_assert!(u64::from(output) <= after.budget().reserved_tokens);
