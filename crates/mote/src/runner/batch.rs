@@ -91,7 +91,7 @@ impl Driver {
                 self.publish(last, now, &mut batch);
             }
             // Nothing happened: only a run at rest commits that, to go back to rest.
-            None => batch.status = self.at_rest(run, None, run.poll_at().unwrap_or(0)),
+            None => batch.status = self.at_rest(run, None),
         }
         batch
     }
@@ -137,32 +137,23 @@ impl Driver {
     }
 
     fn status(&self, last: &Step) -> StatusChange {
-        for action in last.actions.iter() {
-            match action {
-                Action::Finish(outcome) => {
-                    let failure = self.last_failure(last);
-                    let (status, error) =
-                        ending::of(outcome, last.run.limits(), failure.as_deref(), self.scope(last).as_deref());
-                    let result = (status == Status::Completed)
-                        .then(|| self.final_message(last).map(|message| turn::result(&self.shared, message)))
-                        .flatten();
-                    return StatusChange::Finished { status, result, error, dead: false };
-                }
-                Action::Suspend { until } => {
-                    return self.at_rest(&last.run, Some(&last.occurrence.payload), until);
-                }
-                _ => {}
-            }
+        if let Some(outcome) = last.actions.finish() {
+            let failure = self.last_failure(last);
+            let (status, error) =
+                ending::of(outcome, last.run.limits(), failure.as_deref(), self.scope(last).as_deref());
+            let result = (status == Status::Completed)
+                .then(|| self.final_message(last).map(|message| turn::result(&self.shared, message)))
+                .flatten();
+            return StatusChange::Finished { status, result, error, dead: false };
+        }
+        if last.run.is_suspended() {
+            return self.at_rest(&last.run, Some(&last.occurrence.payload));
         }
         StatusChange::Running
     }
 
-    fn at_rest(&self, run: &Core, payload: Option<&Payload>, until: UnixMs) -> StatusChange {
-        StatusChange::Waiting {
-            wake_at: (until != 0).then_some(until),
-            waiting: self.waiting(run, payload),
-            mail_seen: self.mail_seen,
-        }
+    fn at_rest(&self, run: &Core, payload: Option<&Payload>) -> StatusChange {
+        StatusChange::Waiting { wake_at: run.poll_at(), waiting: self.waiting(run, payload), mail_seen: self.mail_seen }
     }
 
     fn final_message<'a>(&'a self, last: &'a Step) -> Option<&'a Message> {

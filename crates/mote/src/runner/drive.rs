@@ -68,7 +68,7 @@ impl Driver {
         while stop.is_none() {
             stop = self.next().await;
         }
-        self.shared.live.close(&self.task);
+        self.shared.live.close(&self.task, &self.live);
         stop.unwrap_or(Stop::Store)
     }
 
@@ -78,7 +78,7 @@ impl Driver {
         while stop.is_none() {
             stop = self.next().await;
         }
-        self.shared.live.close(&self.task);
+        self.shared.live.close(&self.task, &self.live);
         stop.unwrap_or(Stop::Store)
     }
 
@@ -200,15 +200,15 @@ impl Driver {
             self.early.retain(|row| step.occurrence.mail != Some(row.id));
             observe::step(self, &step);
             for action in step.actions.iter() {
-                match self.perform(action) {
-                    Some(Stop::Released) => return self.release().await,
-                    None => {}
-                    stop => return stop,
+                if let Some(stop) = self.perform(action) {
+                    return Some(stop);
                 }
             }
         }
-        (self.holds_back() && self.under_way.is_empty()).then_some(())?;
-        self.release().await
+        if self.run.is_suspended() {
+            return Some(Stop::Suspended);
+        }
+        if self.holds_back() && self.under_way.is_empty() { self.release().await } else { None }
     }
 
     fn perform(&mut self, action: Action) -> Option<Stop> {
@@ -218,10 +218,13 @@ impl Driver {
         match action {
             Action::CallModel { step, attempt, from, output } => self.call_model(step, attempt, from, output),
             Action::CallTool { call, attempt } => self.call_tool(call, attempt),
-            Action::Suspend { .. } => return Some(Stop::Suspended),
             Action::Finish(_) => return Some(Stop::Finished),
-            // The commit itself carried these out, or a client does.
-            Action::Settle { .. } | Action::Conclude { .. } | Action::Ask { .. } | Action::Reserve { .. } => {}
+            // The commit itself carried these out, or a client does; a rest may be over by the batch's last step.
+            Action::Settle { .. }
+            | Action::Conclude { .. }
+            | Action::Ask { .. }
+            | Action::Reserve { .. }
+            | Action::Suspend { .. } => {}
         }
         None
     }

@@ -70,8 +70,12 @@ impl LiveRuns {
         run
     }
 
-    pub(super) fn close(&self, task: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(task);
+    /// Forgets a run, unless it was taken up again meanwhile.
+    pub(super) fn close(&self, task: &str, run: &Arc<LiveRun>) {
+        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if runs.get(task).is_some_and(|open| Arc::ptr_eq(open, run)) {
+            runs.remove(task);
+        }
     }
 
     pub(super) fn view(&self, task: &str) -> Option<LiveView> {

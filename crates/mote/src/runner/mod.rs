@@ -19,6 +19,9 @@ mod transcript;
 mod turn;
 mod worker;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -394,7 +397,7 @@ struct Prepared {
 impl Prepared {
     /// The submission came to nothing.
     fn abandon(&self, shared: &Shared) {
-        shared.abandoned(&self.driver.task);
+        shared.abandoned(&self.driver);
     }
 }
 
@@ -405,7 +408,7 @@ fn first_commit(shared: &Arc<Shared>, task: &Task, stored: &request::Stored, lea
     let first = recover::begin(shared, task, stored, Vec::new());
     let now = shared.clock.now_ms();
     let Ok(steps) = driver.step_all(first, now) else {
-        shared.abandoned(&task.id);
+        shared.abandoned(&driver);
         return None;
     };
     let batch = driver.batch(&steps, now);

@@ -121,9 +121,9 @@ impl Shared {
     }
 
     /// Forgets a task that was taken for a submission that came to nothing.
-    pub(super) fn abandoned(&self, task: &str) {
-        self.holdings.drop(task, 1);
-        self.live.close(task);
+    pub(super) fn abandoned(&self, driver: &Driver) {
+        self.holdings.drop(&driver.task, driver.held.epoch);
+        self.live.close(&driver.task, &driver.live);
     }
 
     fn ended(&self, task: &str, epoch: u64, stop: Stop, place: OwnedSemaphorePermit) {
@@ -204,7 +204,7 @@ async fn renew_loop(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             // Leases are renewed while runs wind down; the loop ends with the last of them.
-            () = shared.runs.wait(), if shared.drain.is_cancelled() => return,
+            () = async { shared.drain.cancelled().await; shared.runs.wait().await } => return,
             () = tokio::time::sleep(every) => {}
         }
         let held = shared.holdings.all();
