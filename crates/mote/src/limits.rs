@@ -194,3 +194,29 @@ pub const PLAN_BYTES_MAX: u64 = 1 << 20;
 pub const PLAN_DELAY_MS_MAX: u64 = 60_000;
 /// Largest recording that the `cassette` provider loads, bytes.
 pub const CASSETTE_BYTES_MAX: u64 = 64 << 20;
+/// Log lines that wait for standard output; beyond them lines are dropped and counted.
+pub const LOG_QUEUE: usize = 512;
+/// Bytes of log lines that are written at once.
+pub const LOG_WRITE_BYTES: usize = 32 << 10;
+/// Longest value of one log field, bytes.
+pub const LOG_FIELD_BYTES_MAX: usize = 8 << 10;
+/// Fields of one log line, its spans' included one by one.
+pub const LOG_FIELDS_MAX: usize = 64;
+/// How long a scrape waits for the store's counts.
+pub const SCRAPE_STORE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Finished spans that wait for export; beyond them spans are dropped and counted.
+pub const SPAN_QUEUE: usize = 2048;
+/// Spans of one export.
+pub const SPAN_BATCH: usize = 256;
+/// How long spans are gathered before an export.
+pub const SPAN_DELAY: Duration = Duration::from_secs(1);
+/// Bound on one export.
+pub const SPAN_EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest captured content of one span attribute, bytes.
+pub const SPAN_CONTENT_BYTES_MAX: usize = 16 << 10;
+/// Largest answer of a trace collector that is read, bytes.
+pub const COLLECTOR_ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Attempts at one export of spans.
+pub const SPAN_EXPORT_ATTEMPTS: u32 = 3;
+/// Pause before an export is tried again.
+pub const SPAN_RETRY_DELAY: Duration = Duration::from_millis(500);
