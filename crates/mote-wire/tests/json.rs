@@ -1,5 +1,7 @@
 //! The JSON reader against serde_json: it accepts what that accepts, and reads the same.
 
+#![allow(clippy::unwrap_used)]
+
 use mote_wire::json::{DEPTH_MAX, Reason, Value};
 use proptest::prelude::*;
 
@@ -99,7 +101,11 @@ fn rebuild(value: Value<'_>) -> serde_json::Value {
         return text.to_string().into();
     }
     let mut items = Vec::new();
-    if value.items(|item| Ok::<_, mote_wire::json::Error>(items.push(rebuild(item)))).is_ok() {
+    let mut each = |item| {
+        items.push(rebuild(item));
+        Ok::<_, mote_wire::json::Error>(())
+    };
+    if value.items(&mut each).is_ok() {
         return items.into();
     }
     let mut members = serde_json::Map::new();

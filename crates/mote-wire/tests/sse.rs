@@ -1,5 +1,7 @@
 //! The framer against the specification's rules, and against every way of cutting a stream.
 
+#![allow(clippy::unwrap_used)]
+
 use mote_wire::sse::{Error, Fixed, Framer};
 use proptest::prelude::*;
 

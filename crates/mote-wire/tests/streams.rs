@@ -1,5 +1,7 @@
 //! Whole streams of both providers, decoded: what comes out, however the bytes are cut.
 
+#![allow(clippy::unwrap_used)]
+
 use mote_wire::delta::{Delta, Finish, Usage};
 use mote_wire::fault::{Class, Fault, class_of_status};
 use mote_wire::sse::{Fixed, Framer};

@@ -334,6 +334,6 @@ pub struct EventSink {
 }
 
 /// The built-in price of a model, if it is known.
-fn price_of(_name: &str) -> Option<Price> {
-    None
+fn price_of(name: &str) -> Option<Price> {
+    crate::model::price::default_price(name)
 }

@@ -144,10 +144,10 @@ impl Chain {
 
     fn circuit_open(&self, now: UnixMs) -> Error {
         let memory = self.memory();
-        let until = memory.breakers.iter().filter_map(|breaker| match breaker.state(now) {
-            State::Open { until } => Some(until),
+        let until = memory.breakers.iter().map(|breaker| match breaker.state(now) {
+            State::Open { until } => until,
             // A probe is under way: ask again soon.
-            _ => Some(now.saturating_add(1_000)),
+            _ => now.saturating_add(1_000),
         });
         let wait = until.min().map(|until| Duration::from_millis(until.saturating_sub(now)));
         let (model, endpoint) =

@@ -248,3 +248,7 @@ impl Buffer for Growing {
         self.bytes.clear();
     }
 }
+
+#[cfg(test)]
+#[path = "endpoint_tests.rs"]
+mod tests;
