@@ -88,12 +88,16 @@ fn write_event<const CALLS: usize>(w: &mut Writer<'_>, event: &Event<CALLS>) -> 
         Event::Rebound { digest, change } => {
             w.byte(17)?;
             w.raw(digest)?;
-            w.byte(match change {
-                Change::Continue => 0,
-                Change::Fail => 1,
-                Change::PendingCall => 2,
-            })
+            w.byte(change_number(*change))
         }
+    }
+}
+
+fn change_number(change: Change) -> u8 {
+    match change {
+        Change::Continue => 0,
+        Change::Fail => 1,
+        Change::PendingCall => 2,
     }
 }
 
