@@ -30,12 +30,16 @@ pub(super) async fn visible(api: &Api, principal: &Principal, id: &str) -> Resul
     task.ok_or_else(|| Problem::task_not_found(id))
 }
 
-/// 202, the task and where to find it.
+/// 202, the task as it stands and where to find it.
 async fn accepted(api: &Api, principal: &Principal, id: &str) -> Result<Response, Problem> {
-    let task = visible(api, principal, id).await?;
+    Ok(accepted_as(visible(api, principal, id).await?))
+}
+
+fn accepted_as(task: Task) -> Response {
+    let location = location(&task.id);
     let mut response = (StatusCode::ACCEPTED, Json(TaskBody::from(task))).into_response();
-    response.headers_mut().insert(header::LOCATION, location(id));
-    Ok(response)
+    response.headers_mut().insert(header::LOCATION, location);
+    response
 }
 
 /// Makes a task durable, then answers.
@@ -61,7 +65,10 @@ pub(super) async fn submit(
     let mut submission = dto::parse::<RunRequest>(&bytes)?.into_submission(&principal)?;
     let keyed = annotate(&mut submission, &headers, ROUTE)?;
     let outcome = api.runner.submit(submission, false).await?;
-    let mut response = accepted(&api, &principal, &outcome.task).await?;
+    let mut response = match outcome.queued {
+        Some(task) => accepted_as(*task),
+        None => accepted(&api, &principal, &outcome.task).await?,
+    };
     if keyed {
         let ttl = api.runner.agent().server.idempotency_ttl;
         idempotency::mark(response.headers_mut(), ttl, outcome.replayed);

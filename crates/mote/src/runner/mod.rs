@@ -73,12 +73,14 @@ pub struct Submission {
 }
 
 /// What became of a submission.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     /// The task's id.
     pub task: String,
     /// Whether this was a replay of an earlier request.
     pub replayed: bool,
+    /// The task as it was queued, so that answering costs no read; `None` for a replay and for one that runs already.
+    pub queued: Option<Box<Task>>,
 }
 
 /// Why a submission was refused.
@@ -280,7 +282,7 @@ impl Runner {
         match submitted {
             Ok(Submitted::Replayed { task: first }) => {
                 prepared.iter().for_each(|prepared| prepared.abandon(shared));
-                Ok(Accepted { task: first, replayed: true })
+                Ok(Accepted { task: first, replayed: true, queued: None })
             }
             Ok(Submitted::Created { epoch }) => {
                 if let (Some(epoch), Some(place)) = (epoch, place) {
@@ -289,7 +291,8 @@ impl Runner {
                         None => shared.run_claimed(Task { epoch, ..task.clone() }, epoch, until, place),
                     }
                 }
-                Ok(Accepted { task: task.id, replayed: false })
+                let id = task.id.clone();
+                Ok(Accepted { task: id, replayed: false, queued: epoch.is_none().then(|| Box::new(task)) })
             }
             Err(error) => {
                 prepared.iter().for_each(|prepared| prepared.abandon(shared));
