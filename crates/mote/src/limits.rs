@@ -168,6 +168,9 @@ pub const TOOLS_MAX: usize = 128;
 pub const FALLBACKS_MAX: usize = 8;
 /// Largest single event of a model's stream, bytes.
 pub const MODEL_EVENT_BYTES_MAX: usize = 1 << 20;
+/// Tool calls in one reply that are read at all; the runner answers those beyond [`CALLS_PER_TURN`] without performing
+/// them.
+pub const MODEL_REPLY_CALLS_MAX: usize = 128;
 /// Characters of an endpoint's own error message that are passed on.
 pub const MODEL_MESSAGE_CHARS_MAX: usize = 400;
 /// How long connecting to a model endpoint may take, TLS included, milliseconds.

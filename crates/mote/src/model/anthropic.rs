@@ -109,8 +109,7 @@ impl Provider for Anthropic {
         let (body, past) = self.body(request);
         let mut decoder = mote_wire::anthropic::Decoder::default();
         let traceparent = request.traceparent.as_deref();
-        let assembly = self.endpoint.call(&body, traceparent, &mut decoder, deltas).await?;
-        drop(body);
+        let assembly = self.endpoint.call(body, traceparent, &mut decoder, deltas).await?;
         let reply = assembly.into_reply(|reasoning| {
             Some(match reasoning {
                 Reasoning::Open { signature, .. } => json!({"provider": KIND, "past": past, "signature": signature}),

@@ -10,7 +10,7 @@ use mote_wire::json::Text;
 use serde_json::Value;
 
 use super::{Delta, DeltaSink, Finish, Usage};
-use crate::limits::{CALLS_PER_TURN, MODEL_REPLY_BYTES_MAX};
+use crate::limits::{MODEL_REPLY_BYTES_MAX, MODEL_REPLY_CALLS_MAX};
 use crate::message::Part;
 
 /// Why a reply is given up.
@@ -18,7 +18,7 @@ use crate::message::Part;
 pub(super) enum Refusal {
     /// It is larger than [`MODEL_REPLY_BYTES_MAX`].
     TooLarge,
-    /// It has more calls than [`CALLS_PER_TURN`].
+    /// It has more calls than [`MODEL_REPLY_CALLS_MAX`].
     TooManyCalls,
     /// The provider said so.
     Fault {
@@ -223,7 +223,7 @@ impl Assembly {
 
     fn check_calls(&self) -> Result<(), Refusal> {
         let calls = self.blocks.iter().filter(|block| block.kind == Kind::Call).count();
-        if calls > CALLS_PER_TURN { Err(Refusal::TooManyCalls) } else { Ok(()) }
+        if calls > MODEL_REPLY_CALLS_MAX { Err(Refusal::TooManyCalls) } else { Ok(()) }
     }
 }
 
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(assembly.take(piece, &mut |_| {}), Ok(()));
         assert_eq!(assembly.take(piece, &mut |_| {}), Err(Refusal::TooLarge));
         let mut assembly = Assembly::default();
-        for index in 0..CALLS_PER_TURN {
+        for index in 0..MODEL_REPLY_CALLS_MAX {
             assert_eq!(assembly.take(arguments(u32::try_from(index).unwrap(), "1"), &mut |_| {}), Ok(()));
         }
         assert_eq!(assembly.take(call(999, "z", "late"), &mut |_| {}), Err(Refusal::TooManyCalls));

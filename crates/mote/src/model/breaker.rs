@@ -58,6 +58,12 @@ impl Breaker {
         }
     }
 
+    /// Whether a call would be let through now.
+    #[must_use]
+    pub fn permits(&self, now: UnixMs) -> bool {
+        matches!(self.state(now), State::Closed | State::HalfOpen { probing: false })
+    }
+
     /// Leave to call now, if there is any.
     pub fn permit(&mut self, now: UnixMs) -> Option<Permit> {
         match self.state(now) {

@@ -36,31 +36,52 @@ pub struct Chain {
 #[derive(Debug, Default)]
 struct Memory {
     breakers: Vec<Breaker>,
-    /// Per task: the step, and the endpoints that failed it in this round.
-    failed: HashMap<String, (u32, u64)>,
+    /// Per task: the round of its step.
+    failed: HashMap<String, Round>,
     /// Tasks in the order in which they came into `failed`.
     order: VecDeque<String>,
 }
 
+/// One round of a step over the endpoints: each is tried once.
+#[derive(Debug, Clone, Copy, Default)]
+struct Round {
+    step: u32,
+    /// The endpoints that failed, a bit each.
+    failed: u64,
+    /// The last failure that may pass by itself.
+    passing: Option<(ErrorKind, Option<Duration>)>,
+}
+
 impl Memory {
-    fn failed(&self, request: &Request) -> u64 {
-        match self.failed.get(&request.task) {
-            Some((step, failed)) if *step == request.step && request.attempt > 1 => *failed,
-            _ => 0,
-        }
+    fn round(&self, request: &Request) -> Round {
+        let known = self.failed.get(&request.task).copied();
+        known
+            .filter(|round| round.step == request.step && request.attempt > 1)
+            .unwrap_or(Round { step: request.step, ..Round::default() })
     }
 
-    fn remember(&mut self, request: &Request, failed: u64) {
-        if failed == 0 {
-            self.forget(&request.task);
-            return;
-        }
-        if self.failed.insert(request.task.clone(), (request.step, failed)).is_none() {
+    fn remember(&mut self, request: &Request, round: Round) {
+        if self.failed.insert(request.task.clone(), round).is_none() {
             self.order.push_back(request.task.clone());
         }
         while self.failed.len() > CHAIN_STEPS_MAX {
             let Some(oldest) = self.order.pop_front() else { break };
             self.failed.remove(&oldest);
+        }
+    }
+
+    /// Tells the endpoint's breaker how its call ended.
+    fn settle(&mut self, place: usize, permit: Permit, now: UnixMs, error: &Error) {
+        let Some(breaker) = self.breakers.get_mut(place) else { return };
+        let before = breaker.state(now);
+        match error.kind {
+            // The endpoint works; it is the request that it does not want.
+            ErrorKind::Rejected | ErrorKind::ContextLength | ErrorKind::CircuitOpen => breaker.succeed(permit),
+            _ => breaker.fail(permit, now, error.retry_after),
+        }
+        if let (false, State::Open { until }) = (before == breaker.state(now), breaker.state(now)) {
+            let (model, endpoint, open_ms) = (&error.model, &error.endpoint, until.saturating_sub(now));
+            tracing::warn!(model, endpoint, open_ms, "model circuit opened");
         }
     }
 
@@ -101,45 +122,47 @@ impl Chain {
     /// The first endpoint that may be called and has not failed this step in this round.
     fn choose(&self, request: &Request, now: UnixMs) -> Option<(usize, Permit)> {
         let mut memory = self.memory();
-        let failed = memory.failed(request);
+        let failed = memory.round(request).failed;
         let permitted = |(place, breaker): (usize, &mut Breaker)| breaker.permit(now).map(|permit| (place, permit));
         let fresh = |(place, _): &(usize, &mut Breaker)| failed & (1 << place) == 0;
         if let Some(chosen) = memory.breakers.iter_mut().enumerate().filter(fresh).find_map(permitted) {
             return Some(chosen);
         }
         // A new round: all that may be called have failed once.
-        memory.remember(request, 0);
+        memory.forget(&request.task);
         memory.breakers.iter_mut().enumerate().find_map(permitted)
     }
 
-    /// Notes the failure; whether another endpoint may be tried at once.
-    fn failed(&self, request: &Request, place: usize, permit: Permit, error: &Error) -> bool {
+    /// Notes the failure, and says in it whether another endpoint may be tried, at once or later.
+    fn failed(&self, request: &Request, place: usize, permit: Permit, mut error: Error) -> Error {
         let now = self.clock.now_ms();
         let mut memory = self.memory();
-        if let Some(breaker) = memory.breakers.get_mut(place) {
-            let before = breaker.state(now);
-            match error.kind {
-                // The endpoint works; it is the request that it does not want.
-                ErrorKind::Rejected | ErrorKind::ContextLength | ErrorKind::CircuitOpen => breaker.succeed(permit),
-                _ => breaker.fail(permit, now, error.retry_after),
-            }
-            if let (false, State::Open { until }) = (before == breaker.state(now), breaker.state(now)) {
-                let (model, endpoint, ms) = (&error.model, &error.endpoint, until.saturating_sub(now));
-                tracing::warn!(model, endpoint, open_ms = ms, "model circuit opened");
-            }
-        }
+        memory.settle(place, permit, now, &error);
         if error.kind == ErrorKind::ContextLength {
-            // The same context is as long for the next endpoint: the core compacts it.
-            memory.remember(request, 0);
-            return false;
+            // The same context is as long for the next endpoint: the core trims it.
+            memory.forget(&request.task);
+            return error;
         }
-        let failed = memory.failed(request) | (1 << place);
-        let open =
-            |breaker: &Breaker| !matches!(breaker.state(now), State::Closed | State::HalfOpen { probing: false });
-        let alternative =
-            memory.breakers.iter().enumerate().any(|(place, breaker)| failed & (1 << place) == 0 && !open(breaker));
-        memory.remember(request, if alternative { failed } else { 0 });
-        alternative
+        let mut round = memory.round(request);
+        round.failed |= 1 << place;
+        let mut others = memory.breakers.iter().enumerate().filter(|(place, _)| round.failed & (1 << place) == 0);
+        error.alternative = others.clone().any(|(_, breaker)| breaker.permits(now));
+        if error.kind != ErrorKind::Rejected {
+            round.passing = Some((error.kind, error.retry_after));
+        } else if !error.alternative {
+            // What one endpoint refuses for good, another may take once it is back.
+            let closed_now = others.next().map(|_| (ErrorKind::CircuitOpen, None));
+            if let Some((kind, retry_after)) = round.passing.or(closed_now) {
+                (error.kind, error.retry_after) = (kind, retry_after);
+                error.message.push_str(" (another endpoint may answer later)");
+            }
+        }
+        if error.alternative {
+            memory.remember(request, round);
+        } else {
+            memory.forget(&request.task);
+        }
+        error
     }
 
     fn circuit_open(&self, now: UnixMs) -> Error {
@@ -205,10 +228,7 @@ impl Provider for Chain {
                 }
                 Ok(reply)
             }
-            Err(mut error) => {
-                error.alternative = self.failed(request, place, permit, &error);
-                Err(error)
-            }
+            Err(error) => Err(self.failed(request, place, permit, error)),
         }
     }
 

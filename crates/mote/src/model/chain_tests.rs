@@ -112,6 +112,28 @@ async fn a_refused_request_goes_to_the_next_but_a_long_context_does_not() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_final_only_if_every_endpoint_refused() {
+    let (chain, _) = chain(&[("a", &[Rejected]), ("b", &[Rejected])]);
+    assert_eq!(attempt(&chain, "t", 1).await, Err(("a".into(), Rejected, true)));
+    assert_eq!(attempt(&chain, "t", 2).await, Err(("b".into(), Rejected, false)));
+}
+
+#[tokio::test]
+async fn a_refusing_fallback_does_not_end_what_the_first_may_yet_do() {
+    let (chain, _) = chain(&[("a", &[Overloaded]), ("b", &[Rejected])]);
+    assert_eq!(attempt(&chain, "t", 1).await, Err(("a".into(), Overloaded, true)));
+    assert_eq!(attempt(&chain, "t", 2).await, Err(("b".into(), Overloaded, false)));
+    assert_eq!(attempt(&chain, "t", 3).await, Ok("a".into()));
+
+    let refusing = [Rejected; 9];
+    let (chain, _) = self::chain(&[("a", &[Broken; BREAKER_FAILURES as usize]), ("b", &refusing)]);
+    for n in 0..BREAKER_FAILURES {
+        let _ = attempt(&chain, &n.to_string(), 1).await;
+    }
+    assert_eq!(attempt(&chain, "t", 1).await, Err(("b".into(), CircuitOpen, false)), "a is not asked, but may return");
+}
+
+#[tokio::test]
 async fn an_open_circuit_is_passed_over_until_a_probe_closes_it() {
     let (chain, clock) = chain(&[("a", &[Overloaded; BREAKER_FAILURES as usize]), ("b", &[])]);
     for n in 0..BREAKER_FAILURES {
@@ -172,7 +194,7 @@ async fn memory_of_failures_is_bounded() {
     let (chain, _) = chain(&[("a", &[]), ("b", &[])]);
     let mut memory = chain.memory();
     for n in 0..CHAIN_STEPS_MAX + 10 {
-        memory.remember(&Request { task: n.to_string(), ..request("x") }, 1);
+        memory.remember(&Request { task: n.to_string(), ..request("x") }, Round::default());
     }
     assert_eq!((memory.failed.len(), memory.order.len()), (CHAIN_STEPS_MAX, CHAIN_STEPS_MAX));
     assert!(!memory.failed.contains_key("0"));

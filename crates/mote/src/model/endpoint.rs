@@ -16,8 +16,8 @@ use super::{DeltaSink, Error, ErrorKind};
 use crate::clock::SharedClock;
 use crate::config::SecretValue;
 use crate::limits::{
-    CALLS_PER_TURN, MODEL_CONNECT_MS, MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX,
-    MODEL_POOL_IDLE_MAX, MODEL_POOL_IDLE_S, MODEL_REPLY_BYTES_MAX,
+    MODEL_CONNECT_MS, MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_POOL_IDLE_MAX,
+    MODEL_POOL_IDLE_S, MODEL_REPLY_BYTES_MAX, MODEL_REPLY_CALLS_MAX,
 };
 
 /// Sets the client's bounds on connecting and on what it keeps.
@@ -100,15 +100,17 @@ impl Endpoint {
     /// Sends one request and gathers its reply.
     pub(super) async fn call(
         &self,
-        body: &Value,
+        body: Value,
         traceparent: Option<&str>,
         decoder: &mut dyn Decoder,
         deltas: DeltaSink<'_>,
     ) -> Result<Assembly, Error> {
-        let body = serde_json::to_vec(body).map_err(|error| {
+        let bytes = serde_json::to_vec(&body).map_err(|error| {
             self.error(Failure::new(ErrorKind::Rejected, format!("the request is not JSON: {error}")))
         })?;
-        let mut request = self.client.post(self.url.clone()).headers(self.headers.clone()).body(body);
+        // The tree is many times the size of its text: a call that waits holds neither for longer than it must.
+        drop(body);
+        let mut request = self.client.post(self.url.clone()).headers(self.headers.clone()).body(bytes);
         if let Some(value) = traceparent.and_then(|value| HeaderValue::from_str(value).ok()) {
             request = request.header("traceparent", value);
         }
@@ -218,9 +220,9 @@ fn refusal(refusal: Refusal) -> Failure {
         Refusal::TooLarge => Failure::broken(format!(
             "the reply is larger than {MODEL_REPLY_BYTES_MAX} bytes (limit MODEL_REPLY_BYTES_MAX)"
         )),
-        Refusal::TooManyCalls => {
-            Failure::broken(format!("the reply has more than {CALLS_PER_TURN} tool calls (limit CALLS_PER_TURN)"))
-        }
+        Refusal::TooManyCalls => Failure::broken(format!(
+            "the reply has more than {MODEL_REPLY_CALLS_MAX} tool calls (limit MODEL_REPLY_CALLS_MAX)"
+        )),
         Refusal::Fault { class, message } => Failure::of_stream(class, &message),
     }
 }

@@ -132,8 +132,7 @@ impl Provider for OpenAi {
         let body = self.body(request);
         let mut decoder = mote_wire::openai::Decoder;
         let traceparent = request.traceparent.as_deref();
-        let assembly = self.endpoint.call(&body, traceparent, &mut decoder, deltas).await?;
-        drop(body);
+        let assembly = self.endpoint.call(body, traceparent, &mut decoder, deltas).await?;
         let model = &self.endpoint.model;
         let reply = assembly.into_reply(|reasoning| match reasoning {
             Reasoning::Open { index, .. } => {

@@ -59,20 +59,21 @@ impl<'r> Scope<'r> {
     }
 }
 
-/// The text that the run began with: before the assistant's messages of this run, the user's last.
+/// The text that the run began with: before the assistant's messages of this run, the first of what the user said last.
+/// (What follows it there is not the task's text but facts that stand beside it.)
 fn input(messages: &[Message], step: u32) -> String {
     let mut earlier_replies = step.saturating_sub(1);
-    let mut oldest = None;
+    let mut found = None;
     for message in messages.iter().rev() {
         match message.role {
-            Role::Assistant => earlier_replies = earlier_replies.saturating_sub(1),
-            Role::User if earlier_replies == 0 => return message.plain_text(),
-            // The beginning may have been trimmed away: then the oldest there is.
-            Role::User => oldest = Some(message),
+            Role::Assistant if earlier_replies == 0 => break,
+            Role::Assistant => earlier_replies -= 1,
+            // If the beginning has been trimmed away, this ends with the oldest there is.
+            Role::User => found = Some(message),
             Role::Tool => {}
         }
     }
-    oldest.map(Message::plain_text).unwrap_or_default()
+    found.map(Message::plain_text).unwrap_or_default()
 }
 
 /// The results that follow the last assistant's message, in order.
@@ -186,12 +187,13 @@ mod tests {
         let mut asked = request("first task");
         asked.messages.push(Message::text(Role::Assistant, "done"));
         asked.messages.push(Message::text(Role::User, "second task"));
+        asked.messages.push(Message::text(Role::User, "Context for this task (JSON): {}"));
         assert_eq!(Scope::of(&asked).input, "second task");
         asked.messages.push(Message::text(Role::Assistant, "not good enough"));
         asked.messages.push(Message::text(Role::User, "your answer must be JSON"));
         asked.step = 2;
         assert_eq!(Scope::of(&asked).input, "second task", "a correction is not the input");
-        asked.messages.drain(..3);
+        asked.messages.drain(..4);
         assert_eq!(Scope::of(&asked).input, "your answer must be JSON", "trimmed away: the oldest there is");
     }
 }
