@@ -14,6 +14,7 @@ pub mod limits;
 pub mod message;
 pub mod model;
 pub mod runner;
+pub mod service;
 pub mod store;
 pub mod telemetry;
 pub mod timestamp;

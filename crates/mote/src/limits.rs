@@ -223,3 +223,7 @@ pub const COLLECTOR_ANSWER_BYTES_MAX: usize = 64 << 10;
 pub const SPAN_EXPORT_ATTEMPTS: u32 = 3;
 /// Pause before an export is tried again.
 pub const SPAN_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// How long connections may go on after the runs have wound down.
+pub const CONNECTION_GRACE: Duration = Duration::from_secs(5);
+/// How long a stopping process waits for its last spans and log lines.
+pub const TELEMETRY_FLUSH: Duration = Duration::from_secs(3);

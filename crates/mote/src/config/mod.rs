@@ -119,6 +119,19 @@ pub enum Provider {
     },
 }
 
+impl Provider {
+    /// The provider's kind, as agent.yaml spells it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Anthropic => "anthropic",
+            Self::OpenAi => "openai",
+            Self::Scripted { .. } => "scripted",
+            Self::Cassette { .. } => "cassette",
+        }
+    }
+}
+
 /// A model endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {

@@ -214,13 +214,13 @@ impl Driver {
                 "specversion": "1.0",
                 "id": self.task,
                 "source": format!("/agents/{}", self.shared.agent.name),
-                "type": format!("dev.mote.task.{}", status_name(*status)),
+                "type": format!("dev.mote.task.{}", ending::status_name(*status)),
                 "subject": self.task,
                 "time": crate::timestamp::format_rfc3339(now),
                 "datacontenttype": "application/json",
                 "data": {
                     "id": self.task,
-                    "status": status_name(*status),
+                    "status": ending::status_name(*status),
                     "result": result.as_deref().and_then(|json| serde_json::from_str::<serde_json::Value>(json).ok()),
                     "error": error,
                     "usage": totals.usage,
@@ -242,17 +242,6 @@ fn spent_on(payload: &Payload, tokens: u64) -> (String, Usage) {
         Payload::ModelReplied { model, usage, .. } => (model.clone(), *usage),
         Payload::ModelFailed { model, .. } => (model.clone(), lost),
         _ => (String::new(), lost),
-    }
-}
-
-fn status_name(status: Status) -> &'static str {
-    match status {
-        Status::Queued => "queued",
-        Status::Running => "running",
-        Status::Waiting => "waiting",
-        Status::Completed => "completed",
-        Status::Failed => "failed",
-        Status::Cancelled => "cancelled",
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use mote_core::{Action, CallKind, Event, Phase};
+use tracing::Instrument;
 
 use super::batch::{Occurrence, Step, empty};
 use super::live::LiveRun;
 use super::payload::Payload;
-use super::perform::{self, Done};
+use super::perform::{self, Done, Observer};
 use super::transcript::Transcript;
 use super::worker::Held;
 use super::{Core, Shared, ending, observe, outcome};
@@ -21,6 +22,7 @@ use crate::context;
 use crate::limits::COMMIT_RETRIES_MAX;
 use crate::model::{Request, Usage};
 use crate::store::{self, Commit, CommitError, MailRow, Owner, StatusChange};
+use crate::telemetry::traces::{RunSpan, ToolStart};
 use crate::tools::registry::Target;
 use crate::tools::{Invocation, key};
 
@@ -49,6 +51,7 @@ pub(super) struct Driver {
     pub(super) run: Box<Core>,
     pub(super) transcript: Transcript,
     pub(super) usage: Usage,
+    pub(super) created_at: UnixMs,
     pub(super) failure: Option<String>,
     /// Newest mail that was read.
     pub(super) mail_seen: i64,
@@ -56,7 +59,8 @@ pub(super) struct Driver {
     pub(super) early: Vec<MailRow>,
     /// When the present turn of calls began.
     pub(super) turn_began: UnixMs,
-    pub(super) traceparent: Option<String>,
+    /// This worker's stretch of the run, in the trace.
+    pub(super) span: RunSpan,
     pub(super) live: Arc<LiveRun>,
     pub(super) under_way: FuturesUnordered<futures_util::future::BoxFuture<'static, Done>>,
 }
@@ -64,22 +68,36 @@ pub(super) struct Driver {
 impl Driver {
     /// Goes on until the run ends, rests or is lost.
     pub(super) async fn drive(mut self, first: Vec<Occurrence>) -> Stop {
-        let mut stop = if first.is_empty() { self.resting() } else { self.happen(first).await };
-        while stop.is_none() {
-            stop = self.next().await;
+        let span = self.span.log_span();
+        async move {
+            let stop = if first.is_empty() { self.resting() } else { self.happen(first).await };
+            self.to_the_end(stop).await
         }
-        self.shared.live.close(&self.task, &self.live);
-        stop.unwrap_or(Stop::Store)
+        .instrument(span)
+        .await
     }
 
     /// Performs what a first commit, made with the submission, already asked for.
     pub(super) async fn drive_committed(mut self, steps: Vec<Step>) -> Stop {
-        let mut stop = self.settle_in(steps).await;
-        while stop.is_none() {
-            stop = self.next().await;
+        let span = self.span.log_span();
+        async move {
+            let stop = self.settle_in(steps).await;
+            self.to_the_end(stop).await
         }
+        .instrument(span)
+        .await
+    }
+
+    async fn to_the_end(mut self, mut stop: Option<Stop>) -> Stop {
+        let stop = loop {
+            match stop {
+                Some(stop) => break stop,
+                None => stop = self.next().await,
+            }
+        };
         self.shared.live.close(&self.task, &self.live);
-        stop.unwrap_or(Stop::Store)
+        observe::ended(self, stop);
+        stop
     }
 
     /// Waits for the next thing to happen, and takes it.
@@ -245,10 +263,14 @@ impl Driver {
             task: self.task.clone(),
             step,
             attempt: attempt.into(),
-            traceparent: self.traceparent.clone(),
+            traceparent: None,
         };
+        let first = &agent.models[0];
+        let span = self.span.model_call(first.provider.kind(), &first.name, &first.base_url, &request);
+        let request = Request { traceparent: span.traceparent(), ..request };
+        let observer = self.observer(span);
         let provider = Arc::clone(&self.shared.provider);
-        self.under_way.push(perform::model_call(provider, request, attempt, Arc::clone(&self.live)));
+        self.under_way.push(perform::model_call(provider, request, attempt, Arc::clone(&self.live), observer));
     }
 
     fn call_tool(&mut self, call: u16, attempt: u16) {
@@ -257,15 +279,32 @@ impl Driver {
             return;
         };
         let Some(key) = self.key(call) else { return };
+        let arguments = serde_json::from_str(&named.arguments).unwrap_or_default();
+        let definition = tool.definition();
+        let span = self.span.tool_call(&ToolStart {
+            name: &definition.name,
+            description: &definition.description,
+            call_id: &named.id,
+            step: self.run.steps(),
+            attempt: attempt.into(),
+            effect: tool.effect(),
+            arguments: &arguments,
+        });
         let invocation = Invocation {
             task: self.task.clone(),
             call_id: named.id.clone(),
             key,
-            arguments: serde_json::from_str(&named.arguments).unwrap_or_default(),
+            arguments,
             attempt: attempt.into(),
-            traceparent: self.traceparent.clone(),
+            traceparent: span.traceparent(),
         };
-        self.under_way.push(perform::tool_call(Arc::clone(tool), invocation, call));
+        let observer = self.observer(span);
+        self.under_way.push(perform::tool_call(Arc::clone(tool), invocation, call, observer));
+    }
+
+    fn observer<S>(&self, span: S) -> Observer<S> {
+        let provider = self.shared.agent.models[0].provider.kind();
+        Observer { span, metrics: Arc::clone(&self.shared.metrics), provider }
     }
 
     /// Idempotency key of a call of the present turn; none for a built-in.

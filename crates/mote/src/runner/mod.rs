@@ -39,6 +39,7 @@ use crate::limits::{CALLS_PER_TURN, CONTEXT_UNITS, QUEUED_TASKS_MAX};
 use crate::message::Message;
 use crate::model::{Delta, Provider};
 use crate::store::{self, IdempotencyKey, NewTask, Owner, Status, Store, Submitted, Task};
+use crate::telemetry::{Metrics, Tracer};
 use crate::tools::registry::Registry;
 use crate::tools::validation;
 
@@ -145,6 +146,10 @@ pub struct Parts {
     pub provider: Arc<dyn Provider>,
     /// The agent's tools.
     pub registry: Registry,
+    /// Where work is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where work is traced.
+    pub tracer: Tracer,
 }
 
 /// What every part of the runner shares.
@@ -154,6 +159,8 @@ struct Shared {
     clock: SharedClock,
     provider: Arc<dyn Provider>,
     registry: Registry,
+    metrics: Arc<Metrics>,
+    tracer: Tracer,
     output: Option<validation::Schema>,
     fixed_tokens: u32,
     worker: String,
@@ -181,7 +188,7 @@ impl Runner {
     /// # Errors
     /// If the agent's output schema does not compile.
     pub fn start(parts: Parts) -> Result<Self, validation::Error> {
-        let Parts { agent, store, clock, provider, registry } = parts;
+        let Parts { agent, store, clock, provider, registry, metrics, tracer } = parts;
         let output = agent.output.clone().map(validation::Schema::new).transpose()?;
         let shared = Arc::new(Shared {
             fixed_tokens: context::fixed_tokens(&agent, registry.definitions()),
@@ -193,6 +200,8 @@ impl Runner {
             clock,
             provider,
             registry,
+            metrics,
+            tracer,
             live: live::LiveRuns::default(),
             holdings: worker::Holdings::default(),
             place_free: Notify::new(),
@@ -247,9 +256,9 @@ impl Runner {
         self.admit(&submission)?;
         let place = if at_once {
             let place = Arc::clone(&shared.places).try_acquire_owned();
-            Some(place.map_err(|_| SubmitError::Overloaded {
-                reason: format!("all {} places for runs are taken", shared.agent.server.runs),
-                retry_after: Duration::from_secs(1),
+            Some(place.map_err(|_| {
+                let reason = format!("all {} places for runs are taken", shared.agent.server.runs);
+                self.overloaded("runs", reason, Duration::from_secs(1))
             })?)
         } else {
             None
@@ -291,6 +300,7 @@ impl Runner {
                         None => shared.run_claimed(Task { epoch, ..task.clone() }, epoch, until, place),
                     }
                 }
+                shared.metrics.task_submitted();
                 let id = task.id.clone();
                 Ok(Accepted { task: id, replayed: false, queued: epoch.is_none().then(|| Box::new(task)) })
             }
@@ -311,9 +321,14 @@ impl Runner {
         let queued = self.shared.backlog.load(Ordering::Relaxed);
         if queued >= QUEUED_TASKS_MAX {
             let reason = format!("{queued} tasks are queued, the limit is {QUEUED_TASKS_MAX}");
-            return Err(SubmitError::Overloaded { reason, retry_after: Duration::from_secs(5) });
+            return Err(self.overloaded("queued_tasks", reason, Duration::from_secs(5)));
         }
         Ok(())
+    }
+
+    fn overloaded(&self, limit: &'static str, reason: String, retry_after: Duration) -> SubmitError {
+        self.shared.metrics.overloaded(limit);
+        SubmitError::Overloaded { reason, retry_after }
     }
 
     fn task(&self, submission: &Submission, stored: &request::Stored, now: UnixMs) -> Result<Task, SubmitError> {

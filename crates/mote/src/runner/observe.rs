@@ -1,16 +1,117 @@
-//! What the runner tells the operator: metrics and log lines. It never decides anything.
+//! What the runner tells the operator: metrics, spans and log lines. It never decides anything.
 
 use std::time::Duration;
 
-use super::Shared;
+use mote_core::{Action, CallOutcome, Event};
+
 use super::batch::Step;
-use super::drive::Driver;
+use super::drive::{Driver, Stop};
+use super::payload::Payload;
+use super::request::Stored;
+use super::worker::Held;
+use super::{Shared, ending};
+use crate::store::Task;
+use crate::telemetry::metrics::Retried;
+use crate::telemetry::traces::{RunEnd, RunSpan, RunStart};
+
+/// Opens this worker's stretch of a run in its trace.
+pub(super) fn begin(shared: &Shared, task: &Task, stored: &Stored, held: &Held) -> RunSpan {
+    let (agent, owner) = (&shared.agent, &task.owner);
+    shared.tracer.run_span(&RunStart {
+        task: &task.id,
+        session: owner.session.as_deref(),
+        agent: &agent.name,
+        agent_version: &agent.version,
+        agent_description: &agent.description,
+        provider: agent.models[0].provider.kind(),
+        model: &agent.models[0].name,
+        tenant: &owner.tenant,
+        user: owner.user.as_deref(),
+        labels: &owner.labels,
+        epoch: held.epoch,
+        traceparent: stored.traceparent.as_deref(),
+    })
+}
 
 /// A commit took this long.
-pub(super) fn committed(_shared: &Shared, _took: Duration) {}
+pub(super) fn committed(shared: &Shared, took: Duration) {
+    shared.metrics.store_commit(took);
+}
 
 /// A lease was lost to another worker.
-pub(super) fn lease_lost(_shared: &Shared) {}
+pub(super) fn lease_lost(shared: &Shared) {
+    shared.metrics.lease_lost();
+}
 
 /// A step is durable.
-pub(super) fn step(_driver: &Driver, _step: &Step) {}
+pub(super) fn step(driver: &Driver, step: &Step) {
+    let metrics = &driver.shared.metrics;
+    if let Payload::ModelReplied { cost_nano_usd, .. } = &step.occurrence.payload {
+        metrics.cost(*cost_nano_usd);
+    }
+    if let Payload::ModelReplied { refused, message, .. } = &step.occurrence.payload {
+        for (_, name, _) in message.calls().filter(|(id, ..)| refused.iter().any(|call| call.id == *id)) {
+            if driver.shared.registry.get(name).is_some() {
+                metrics.tool_arguments_invalid(name);
+            }
+        }
+    }
+    if let Payload::BudgetRefused { scope } = &step.occurrence.payload {
+        metrics.budget_refused(budget_line(scope));
+    }
+    for action in step.actions.iter() {
+        match action {
+            Action::CallModel { attempt, .. } if attempt > 1 => metrics.retried(Retried::Model),
+            Action::CallTool { attempt, .. } if attempt > 1 => metrics.retried(Retried::Tool),
+            Action::Conclude { call, outcome: CallOutcome::Unknown } => {
+                if let Payload::CallFailed { tool, .. } = &step.occurrence.payload {
+                    metrics.effect_unknown(tool);
+                } else if let Some(call) = driver.transcript.call(call) {
+                    metrics.effect_unknown(&call.name);
+                }
+            }
+            Action::Finish(outcome) => {
+                let (status, error) = ending::of(outcome, step.run.limits(), None, None);
+                let lived = Duration::from_millis(step.run.now().saturating_sub(driver.created_at));
+                metrics.task_finished(ending::status_name(status), lived);
+                let code = error.map(|error| error.code);
+                tracing::info!(status = ending::status_name(status), code, steps = step.run.steps(), "a task ended");
+            }
+            _ => {}
+        }
+    }
+    if matches!(step.occurrence.event, Event::Recovered) {
+        tracing::info!(epoch = driver.held.epoch, "a run was taken over");
+    }
+}
+
+fn budget_line(scope: &str) -> &'static str {
+    match scope.split(':').next() {
+        Some("agent") => "agent",
+        Some("tenant") => "tenant",
+        Some("user") => "user",
+        Some("session") => "session",
+        _ => "other",
+    }
+}
+
+/// This worker's stretch of a run is over.
+pub(super) fn ended(driver: Driver, stop: Stop) {
+    let outcome = match driver.run.phase() {
+        mote_core::Phase::Finished(outcome) => Some(ending::of(outcome, driver.run.limits(), None, None)),
+        _ => None,
+    };
+    let status = match (&outcome, stop) {
+        (Some((status, _)), _) => ending::status_name(*status),
+        (None, Stop::Suspended) => "waiting",
+        (None, _) => "queued",
+    };
+    let error = outcome.and_then(|(_, error)| error).map(|error| error.code);
+    driver.span.end(&RunEnd {
+        status,
+        error: error.as_deref(),
+        usage: &driver.usage,
+        cost_nano_usd: driver.run.budget().spent.nano_usd,
+        steps: driver.run.steps(),
+    });
+}

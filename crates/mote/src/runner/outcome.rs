@@ -11,7 +11,7 @@ use super::payload::Payload;
 use super::request::millis;
 use super::turn;
 use crate::context;
-use crate::model::{self, ErrorKind, Reply, Usage};
+use crate::model::{self, ErrorKind, Reply, Usage, price};
 use crate::tools::{self, FailureKind};
 
 /// A model call's end.
@@ -38,7 +38,7 @@ fn replied(driver: &Driver, attempt: u16, reply: Reply, took: Duration) -> Occur
     });
     let models = &shared.agent.models;
     let model = models.iter().find(|model| model.name == reply.model).or(models.first());
-    let cost_nano_usd = model.map_or(0, |model| cost(&usage, &model.price));
+    let cost_nano_usd = model.map_or(0, |model| price::cost(&usage, &model.price));
     let reading = turn::read(shared, &reply, shared.clock.now_ms());
     let spend = Spend { input: usage.input, output: usage.output, nano_usd: cost_nano_usd };
     Occurrence::new(
@@ -165,16 +165,4 @@ pub(super) fn of_call(
             )
         }
     })
-}
-
-fn cost(usage: &Usage, price: &crate::config::Price) -> u64 {
-    let uncached = usage.input.saturating_sub(usage.cache_read).saturating_sub(usage.cache_write);
-    [
-        uncached.saturating_mul(price.input),
-        usage.cache_read.saturating_mul(price.cache_read),
-        usage.cache_write.saturating_mul(price.cache_write),
-        usage.output.saturating_mul(price.output),
-    ]
-    .into_iter()
-    .fold(0, u64::saturating_add)
 }

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use super::live::LiveRun;
 use crate::model::{self, Delta, Provider, Reply, Request};
+use crate::telemetry::Metrics;
+use crate::telemetry::traces::{ModelSpan, ToolSpan};
 use crate::tools::{Failure, FailureKind, Invocation, Output, Tool};
 
 /// What an action ended in.
@@ -31,40 +33,93 @@ pub(super) fn model_call(
     request: Request,
     attempt: u16,
     live: Arc<LiveRun>,
+    observer: Observer<ModelSpan>,
 ) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let began = Instant::now();
-        let mut streamed = 0;
+        let (mut streamed, mut first) = (0, None);
         live.begin(request.step, request.attempt);
         crate::crash::point("model.before_call");
         let mut sink = |delta: Delta| {
             if let Delta::Text(text) | Delta::Reasoning(text) = &delta {
                 streamed += text.len();
             }
+            first.get_or_insert_with(|| began.elapsed());
             live.push(delta);
         };
         let result = provider.complete(&request, &mut sink).await;
         crate::crash::point("model.after_call");
+        observer.model(&result, first, began.elapsed());
         Done::Model { attempt, result, streamed, took: began.elapsed() }
     })
 }
 
 /// Makes one attempt at a tool call, bounded by the tool's own time-out.
-pub(super) fn tool_call(tool: Arc<dyn Tool>, invocation: Invocation, call: u16) -> BoxFuture<'static, Done> {
+pub(super) fn tool_call(
+    tool: Arc<dyn Tool>,
+    invocation: Invocation,
+    call: u16,
+    observer: Observer<ToolSpan>,
+) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let began = Instant::now();
         let attempt = u16::try_from(invocation.attempt).unwrap_or(u16::MAX);
         crate::crash::point("tool.before_call");
         let timeout = tool.timeout();
-        let result = tokio::time::timeout(timeout, tool.call(invocation)).await.unwrap_or_else(|_| {
+        let answered = tokio::time::timeout(timeout, tool.call(invocation)).await;
+        crate::crash::point("tool.after_call");
+        let name = &tool.definition().name;
+        observer.tool(name, answered.as_ref().ok(), began.elapsed());
+        let result = answered.unwrap_or_else(|_| {
             Err(Failure {
                 kind: FailureKind::Unknown,
-                tool: tool.definition().name.clone(),
+                tool: name.clone(),
                 message: format!("no answer within {} ms", timeout.as_millis()),
                 retry_after: None,
             })
         });
-        crate::crash::point("tool.after_call");
         Done::Call { call, attempt, result, took: began.elapsed() }
     })
+}
+
+/// Where one attempt is recorded.
+pub(super) struct Observer<S> {
+    pub span: S,
+    pub metrics: Arc<Metrics>,
+    /// Kind of the provider that is asked first.
+    pub provider: &'static str,
+}
+
+impl Observer<ModelSpan> {
+    fn model(self, result: &Result<Reply, model::Error>, first: Option<Duration>, took: Duration) {
+        match result {
+            Ok(reply) => {
+                self.metrics.model_call(&reply.provider, &reply.model, Ok(()), took);
+                if let Some(first) = first {
+                    self.metrics.model_first_token(&reply.provider, &reply.model, first);
+                }
+                if let Some(usage) = &reply.usage {
+                    self.metrics.tokens(&reply.provider, &reply.model, usage);
+                }
+            }
+            Err(error) => self.metrics.model_call(self.provider, &error.model, Err(error.kind), took),
+        }
+        self.span.end(result.as_ref(), first);
+    }
+}
+
+impl Observer<ToolSpan> {
+    /// `answered` is `None` if the time ran out.
+    fn tool(self, tool: &str, answered: Option<&Result<Output, Failure>>, took: Duration) {
+        match answered {
+            Some(answered) => {
+                self.metrics.tool_call(tool, answered, took);
+                self.span.end(answered);
+            }
+            None => {
+                self.metrics.tool_timed_out(tool, took);
+                self.span.end_timed_out();
+            }
+        }
+    }
 }

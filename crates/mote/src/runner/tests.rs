@@ -254,6 +254,8 @@ fn start(
         clock: Arc::new(System),
         provider: Arc::clone(&model) as Arc<dyn Provider>,
         registry,
+        metrics: Arc::new(crate::telemetry::Metrics::new("test", 0)),
+        tracer: crate::telemetry::Tracer::off(Arc::new(System)),
     };
     (Runner::start(parts).unwrap(), model)
 }

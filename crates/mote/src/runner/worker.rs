@@ -90,7 +90,9 @@ impl Shared {
     /// Drives a claimed task until it ends, rests or is lost.
     pub(super) fn run_claimed(self: &Arc<Self>, task: Task, epoch: u64, until: UnixMs, place: OwnedSemaphorePermit) {
         let shared = Arc::clone(self);
+        let active = self.metrics.run_active();
         self.runs.spawn(async move {
+            let _active = active;
             let (id, seq) = (task.id.clone(), task.seq);
             let held = shared.holdings.take(&id, epoch, until);
             // Mail may have come before the claim.
@@ -113,7 +115,9 @@ impl Shared {
     /// Drives a task whose first commit came with its submission.
     pub(super) fn run_submitted(self: &Arc<Self>, driver: Driver, steps: Vec<Step>, place: OwnedSemaphorePermit) {
         let shared = Arc::clone(self);
+        let active = self.metrics.run_active();
         self.runs.spawn(async move {
+            let _active = active;
             let (id, epoch) = (driver.task.clone(), driver.held.epoch);
             let stop = driver.drive_committed(steps).await;
             shared.ended(&id, epoch, stop, place);
@@ -235,7 +239,10 @@ async fn renew_loop(shared: Arc<Shared>) {
 async fn sweep_loop(shared: Arc<Shared>) {
     loop {
         match shared.store.counts().await {
-            Ok(counts) => shared.backlog.store(counts.queued, Ordering::Relaxed),
+            Ok(counts) => {
+                shared.backlog.store(counts.queued, Ordering::Relaxed);
+                shared.metrics.set_counts(&counts);
+            }
             Err(error) => tracing::debug!(%error, "failed to count tasks"),
         }
         let now = shared.clock.now_ms();

@@ -191,7 +191,9 @@ impl Setup {
         let registry = Registry::build(&agent.tools, &agent.builtins).unwrap();
         let agent = Arc::new(agent);
         let provider: Arc<dyn Provider> = model.clone();
-        let parts = Parts { agent, store: store.clone(), clock: clock.clone(), provider, registry };
+        let metrics = Arc::new(crate::telemetry::Metrics::new("test", 0));
+        let tracer = crate::telemetry::Tracer::off(clock.clone());
+        let parts = Parts { agent, store: store.clone(), clock: clock.clone(), provider, registry, metrics, tracer };
         let runner = Runner::start(parts).unwrap();
         let keys = (!self.keys.is_empty()).then(|| {
             let path = folder.path().join("keys");

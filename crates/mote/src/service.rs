@@ -1,0 +1,162 @@
+//! Puts an agent's parts together: store, model, tools, telemetry, runner, API. The command line's `run` and `serve` both
+//! stand on it.
+//!
+//! It decides nothing about runs and reads no command line.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiState, ReadyCheck};
+use crate::auth::Keys;
+use crate::clock::{SharedClock, System, new_id};
+use crate::config::Agent;
+use crate::model::{self, Provider};
+use crate::runner::{Parts, Runner};
+use crate::store::sqlite::{self, SqliteStore};
+use crate::store::{self, Store};
+use crate::telemetry::{self, Exposition, Telemetry};
+use crate::tools::http::BuildError;
+use crate::tools::registry::Registry;
+use crate::tools::validation;
+use crate::{auth, limits};
+
+/// The store's file within the state folder.
+pub const STORE_FILE: &str = "mote.db";
+
+/// Why an agent could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state folder cannot be made.
+    #[error("failed to make the state folder {}: {source}", path.display())]
+    State {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A model cannot be set up.
+    #[error(transparent)]
+    Model(#[from] model::BuildError),
+    /// A tool cannot be set up.
+    #[error(transparent)]
+    Tool(#[from] BuildError),
+    /// The output schema does not compile.
+    #[error("failed to read the output schema: {0}")]
+    Output(#[from] validation::Error),
+    /// The keys file cannot be read.
+    #[error(transparent)]
+    Keys(#[from] auth::Error),
+    /// Telemetry cannot be set up.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::Error),
+}
+
+/// Opens the store of a state folder, which is made if it is not there.
+///
+/// # Errors
+/// [`Error::State`] or [`Error::Store`].
+pub async fn open_store(folder: &Path) -> Result<SqliteStore, Error> {
+    let path = folder.to_owned();
+    let opening = tokio::task::spawn_blocking(move || {
+        std::fs::create_dir_all(&path).map_err(|source| Error::State { path: path.clone(), source })?;
+        Ok(SqliteStore::open(&path.join(STORE_FILE), sqlite::Options::default())?)
+    });
+    match opening.await {
+        Ok(opened) => opened,
+        Err(error) => {
+            Err(store::Error::Backend { operation: "open the store", detail: error.to_string() }.into())
+        }
+    }
+}
+
+/// A running agent.
+pub struct Service {
+    runner: Runner,
+    telemetry: Telemetry,
+    keys: Option<Arc<Keys>>,
+}
+
+impl Service {
+    /// Starts an agent on the store of `state`. Its worker begins with whatever is due there.
+    ///
+    /// # Errors
+    /// [`Error`]: whatever cannot be set up, by name.
+    pub async fn start(agent: Agent, state: &Path, output: telemetry::Options) -> Result<Self, Error> {
+        let clock: SharedClock = Arc::new(System);
+        let instance = new_id("instance", &*clock);
+        let service = telemetry::Service { name: &agent.name, version: &agent.version, instance: &instance };
+        let telemetry = telemetry::init(&agent.telemetry, &service, output, Arc::clone(&clock))?;
+        let store: Arc<dyn Store> = Arc::new(open_store(state).await?);
+        let keys = agent.auth.as_ref().map(|auth| Keys::load(&auth.keys)).transpose()?.map(Arc::new);
+        let provider: Arc<dyn Provider> = Arc::new(model::build(&agent.models, None, Arc::clone(&clock))?);
+        let registry = Registry::build(&agent.tools, &agent.builtins)?;
+        let parts = Parts {
+            agent: Arc::new(agent),
+            store,
+            clock,
+            provider,
+            registry,
+            metrics: Arc::clone(&telemetry.metrics),
+            tracer: telemetry.tracer.clone(),
+        };
+        Ok(Self { runner: Runner::start(parts)?, telemetry, keys })
+    }
+
+    /// The runner.
+    #[must_use]
+    pub fn runner(&self) -> &Runner {
+        &self.runner
+    }
+
+    /// Serves the API until `stop` is cancelled, then winds down: nothing new is accepted, runs are given back at a step
+    /// boundary, and what is left at the drain's deadline is given up to the next process.
+    ///
+    /// # Errors
+    /// Those of the listener.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+        let closing = CancellationToken::new();
+        let runner = self.runner.clone();
+        let model = {
+            let runner = runner.clone();
+            ReadyCheck::flag("model", "every model's circuit is open", move || runner.model_available())
+        };
+        let metrics = Exposition::new(Arc::clone(&self.telemetry.metrics), Arc::clone(runner.store()));
+        let router = api::router(ApiState {
+            runner: runner.clone(),
+            keys: self.keys.clone(),
+            checks: vec![model],
+            metrics: Arc::new(metrics),
+            closing: closing.clone(),
+        });
+        let hang_up = CancellationToken::new();
+        let serving = api::serve(listener, router, hang_up.clone(), limits::CONNECTION_GRACE);
+        let winding = async {
+            stop.cancelled().await;
+            tracing::info!("shutting down: runs are given back at their next step boundary");
+            runner.drain(runner.agent().server.drain).await;
+            closing.cancel();
+            hang_up.cancel();
+        };
+        let (served, ()) = tokio::join!(serving, winding);
+        self.finish().await;
+        served
+    }
+
+    /// Winds down a service that was not served.
+    pub async fn stop(self) {
+        self.runner.drain(Duration::ZERO).await;
+        self.finish().await;
+    }
+
+    async fn finish(self) {
+        tracing::info!("stopped");
+        self.telemetry.shutdown(limits::TELEMETRY_FLUSH).await;
+    }
+}
