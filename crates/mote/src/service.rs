@@ -70,9 +70,7 @@ pub async fn open_store(folder: &Path) -> Result<SqliteStore, Error> {
     });
     match opening.await {
         Ok(opened) => opened,
-        Err(error) => {
-            Err(store::Error::Backend { operation: "open the store", detail: error.to_string() }.into())
-        }
+        Err(error) => Err(store::Error::Backend { operation: "open the store", detail: error.to_string() }.into()),
     }
 }
 
@@ -94,7 +92,8 @@ impl Service {
         let service = telemetry::Service { name: &agent.name, version: &agent.version, instance: &instance };
         let telemetry = telemetry::init(&agent.telemetry, &service, output, Arc::clone(&clock))?;
         let store: Arc<dyn Store> = Arc::new(open_store(state).await?);
-        let keys = agent.auth.as_ref().map(|auth| Keys::load(&auth.keys)).transpose()?.map(Arc::new);
+        let keys =
+            agent.auth.as_ref().map(|auth| Keys::open(&auth.keys, Arc::clone(&clock))).transpose()?.map(Arc::new);
         let provider: Arc<dyn Provider> = Arc::new(model::build(&agent.models, None, Arc::clone(&clock))?);
         let registry = Registry::build(&agent.tools, &agent.builtins)?;
         let parts = Parts {

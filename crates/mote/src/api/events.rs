@@ -150,7 +150,7 @@ pub(super) struct Follower {
     closing: CancellationToken,
     over: bool,
     guard: Option<CancelOnDrop>,
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 enum Woke {
@@ -170,9 +170,20 @@ impl Follower {
         place: OwnedSemaphorePermit,
         guard: Option<CancelOnDrop>,
     ) -> Self {
-        let changes = Changes::of(api.runner.store(), id);
+        Self::new(&api.runner, id, after, api.closing.clone(), Some(place), guard)
+    }
+
+    fn new(
+        runner: &Runner,
+        id: &str,
+        after: u64,
+        closing: CancellationToken,
+        place: Option<OwnedSemaphorePermit>,
+        guard: Option<CancelOnDrop>,
+    ) -> Self {
+        let changes = Changes::of(runner.store(), id);
         Self {
-            runner: api.runner.clone(),
+            runner: runner.clone(),
             id: id.to_owned(),
             cursor: after,
             changes,
@@ -182,7 +193,7 @@ impl Follower {
             attach_tries: limits::STREAM_ATTACH_TRIES,
             status: Status::Queued,
             quiet_until: Instant::now() + limits::STREAM_KEEP_ALIVE,
-            closing: api.closing.clone(),
+            closing,
             over: false,
             guard,
             _place: place,
@@ -307,6 +318,18 @@ impl Follower {
             guard.disarm();
         }
     }
+}
+
+/// The stream's messages of one task, for a watcher in this process: JSON, one object each, until the task ends.
+pub fn watch(runner: &Runner, task: &str) -> impl stream::Stream<Item = String> + use<> {
+    let follower = Follower::new(runner, task, 0, CancellationToken::new(), None, None);
+    stream::unfold(follower, async |mut follower| {
+        loop {
+            if let Item::Message(message) = follower.next().await? {
+                return Some((json(&message), follower));
+            }
+        }
+    })
 }
 
 fn event(entry: store::Entry) -> StreamMessage {

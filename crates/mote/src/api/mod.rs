@@ -33,6 +33,7 @@ use axum::routing::{delete, get, post};
 use http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+pub use events::watch;
 pub use health::ReadyCheck;
 pub use openapi::document as openapi_document;
 pub use problem::{Code, TaskCode};

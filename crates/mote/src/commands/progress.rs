@@ -14,6 +14,8 @@ pub(crate) struct Progress {
     text: String,
     /// Step and attempt that it belongs to.
     of: (u64, u64),
+    /// Where the spinner stands.
+    turn: usize,
 }
 
 impl Progress {
@@ -37,6 +39,15 @@ impl Progress {
                 terminal.note(&line)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Shows that the run lives while nothing is said.
+    pub(crate) fn spin(&mut self, terminal: &mut Terminal) {
+        const FRAMES: [&str; 4] = ["|", "/", "-", "\\"];
+        self.turn = (self.turn + 1) % FRAMES.len();
+        if self.text.is_empty() {
+            terminal.status(&format!("{} working…", FRAMES[self.turn]));
         }
     }
 

@@ -2,8 +2,15 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Context, anyhow};
+use mote::runner::{Core, Replayed, replay};
+use mote::service::STORE_FILE;
+use mote::store::Store;
+use mote_core::Action;
+use serde_json::json;
+
 use super::exit::Exit;
-use super::terminal::Terminal;
+use super::terminal::{Style, Terminal};
 
 const AFTER_HELP: &str = "\
 The journal is read, nothing is written, no model is asked and no tool is called. The core decides each step again
@@ -27,7 +34,107 @@ pub(crate) struct Arguments {
     pub(crate) json: bool,
 }
 
-pub(crate) fn execute(arguments: Arguments, _terminal: &mut Terminal) -> Result<(), Exit> {
-    let _ = (arguments.task, arguments.state, arguments.json);
-    Err(anyhow::anyhow!("failed to replay: the runner is not part of this build").into())
+pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
+    let path = arguments.state.join(STORE_FILE);
+    if !path.is_file() {
+        return Err(Exit::usage(format!("there is no store at {}", path.display())));
+    }
+    super::runtime::single()?.block_on(async {
+        let store = mote::service::open_store(&arguments.state).await.context("failed to open the store")?;
+        let found = store.task(None, &arguments.task).await.context("failed to read the task")?;
+        let task =
+            found.ok_or_else(|| Exit::usage(format!("there is no task {} in {}", arguments.task, path.display())))?;
+        let mut shown = Ok(());
+        let mut last = task.created_at;
+        let replayed = replay(&store, &task.id, |step| {
+            let waited = step.entry.at.saturating_sub(last);
+            last = step.entry.at;
+            if shown.is_ok() {
+                shown = show(&step, waited, arguments.json, terminal);
+            }
+        });
+        let run = replayed.await.context("failed to read the journal")?;
+        shown?;
+        match run {
+            Ok(run) if arguments.json => Ok(terminal.line(&summary(&run).to_string())?),
+            Ok(run) => Ok(terminal.line(&format!("replayed to the same end: {}", sentence(&run)))?),
+            Err(error) => Err(anyhow!("{}: {}", error.code, error.message).into()),
+        }
+    })
+}
+
+/// One step: when, what happened, what followed, what it cost so far.
+fn show(step: &Replayed, waited_ms: u64, json: bool, terminal: &mut Terminal) -> std::io::Result<()> {
+    let (entry, spent) = (&step.entry, step.run.budget().spent);
+    let actions: Vec<String> = step.actions.iter().map(describe).collect();
+    if json {
+        let line = json!({
+            "seq": entry.seq,
+            "at": mote::timestamp::format_rfc3339(entry.at),
+            "epoch": entry.epoch,
+            "after_ms": waited_ms,
+            "kind": entry.kind,
+            "payload": step.payload,
+            "actions": actions,
+            "phase": format!("{:?}", step.run.phase()),
+            "step": step.run.steps(),
+            "tokens": spent.tokens(),
+            "cost_nano_usd": spent.nano_usd,
+            "context_tokens": step.run.context().tokens(),
+        });
+        return terminal.line(&line.to_string());
+    }
+    let kind = terminal.paint_output(Style::Strong, &format!("{:<16}", entry.kind));
+    let cost = dollars(spent.nano_usd);
+    let follows = if actions.is_empty() { "-".to_owned() } else { actions.join(", ") };
+    terminal.line(&format!(
+        "{:>4}  +{:>7} ms  {kind}  {:>8} tokens  {cost}  {follows}",
+        entry.seq,
+        waited_ms,
+        spent.tokens()
+    ))
+}
+
+fn describe(action: Action) -> String {
+    match action {
+        Action::Settle { tokens, nano_usd } => format!("settle {tokens} tokens, {}", dollars(nano_usd)),
+        Action::Conclude { call, outcome } => format!("conclude call {call}: {outcome:?}"),
+        Action::Ask { call } => format!("ask a person about call {call}"),
+        Action::CallTool { call, attempt } => format!("call tool {call}, attempt {attempt}"),
+        Action::Reserve { tokens, nano_usd } => format!("reserve {tokens} tokens, {}", dollars(nano_usd)),
+        Action::CallModel { step, attempt, .. } => format!("call the model, step {step}, attempt {attempt}"),
+        Action::Suspend { until: 0 } => "rest until mail comes".to_owned(),
+        Action::Suspend { until } => format!("rest until {}", mote::timestamp::format_rfc3339(until)),
+        Action::Finish(outcome) => format!("finish: {outcome:?}"),
+    }
+}
+
+fn dollars(nano_usd: u64) -> String {
+    // Six decimals: a micro-dollar is the finest step that anybody bills.
+    format!("${}.{:06}", nano_usd / 1_000_000_000, nano_usd % 1_000_000_000 / 1_000)
+}
+
+fn summary(run: &Core) -> serde_json::Value {
+    let spent = run.budget().spent;
+    json!({
+        "phase": format!("{:?}", run.phase()),
+        "steps": run.steps(),
+        "tool_calls": run.tool_calls(),
+        "tokens": spent.tokens(),
+        "cost_nano_usd": spent.nano_usd,
+        "active_ms": run.active_ms(),
+    })
+}
+
+fn sentence(run: &Core) -> String {
+    let spent = run.budget().spent;
+    format!(
+        "{:?}, {} steps, {} tool calls, {} tokens, {}, {} ms of work",
+        run.phase(),
+        run.steps(),
+        run.tool_calls(),
+        spent.tokens(),
+        dollars(spent.nano_usd),
+        run.active_ms()
+    )
 }

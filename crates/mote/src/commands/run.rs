@@ -1,13 +1,26 @@
 //! `mote run`: one task, here, its steps shown live.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use mote::config::{Agent, ModelChoice, Options, Provider};
+use anyhow::{Context, anyhow};
+use futures_util::StreamExt;
+use mote::config::{Agent, Bound, ModelChoice, Options, Provider};
+use mote::message::{Message, Role};
+use mote::runner::{Runner, Submission};
+use mote::service::Service;
+use mote::store::{Mail, Owner};
+use mote::telemetry::{self, LogOutput};
+use serde_json::Value;
 
-use super::exit::Exit;
+use super::exit::{Code, Exit};
+use super::progress::Progress;
 use super::run_file::{RunFile, ServiceSpec};
 use super::services::{self, Services};
 use super::terminal::{Style, Terminal};
+
+/// How often the spinner turns.
+const SPIN: Duration = Duration::from_millis(120);
 
 const AFTER_HELP: &str = "\
 INPUT is the task; `-` reads it from stdin; without it, the `input` of the run.yaml beside agent.yaml is taken.
@@ -115,9 +128,116 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
 }
 
 /// Carries out the task on a runner of this process.
-async fn perform(arguments: &Arguments, agent: Agent, input: String, terminal: &mut Terminal) -> Result<(), Exit> {
-    let _ = (arguments, agent, input, terminal.is_interactive());
-    Err(anyhow::anyhow!("failed to run: the runner is not part of this build").into())
+async fn perform(arguments: &Arguments, mut agent: Agent, input: String, terminal: &mut Terminal) -> Result<(), Exit> {
+    // A person watches the steps; the log is for what went wrong.
+    agent.telemetry.log = "warn".to_owned();
+    let state = StateFolder::new(arguments.state.as_deref())?;
+    let output = telemetry::Options { output: LogOutput::Stderr, format: None, semconv: super::runtime::semconv() };
+    let service = Service::start(agent, state.path(), output).await.context("failed to start")?;
+    let submission = submission(input, arguments.session.clone());
+    let end = follow(service.runner(), submission, arguments.json, terminal).await;
+    service.stop().await;
+    report(&end?, arguments.json, terminal)
+}
+
+fn submission(input: String, session: Option<String>) -> Submission {
+    Submission {
+        owner: Owner { session, ..Owner::default() },
+        input: vec![Message::text(Role::User, input)],
+        context: None,
+        budget: Bound::default(),
+        active: None,
+        expires: None,
+        idempotency: None,
+        traceparent: None,
+    }
+}
+
+/// Submits the task and shows it to its end; Ctrl-C cancels it.
+async fn follow(runner: &Runner, submission: Submission, json: bool, terminal: &mut Terminal) -> Result<Value, Exit> {
+    let task = runner.submit(submission, false).await.context("failed to submit the task")?.task;
+    let mut progress = Progress::default();
+    let mut messages = std::pin::pin!(mote::api::watch(runner, &task));
+    let mut spinner = tokio::time::interval(SPIN);
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            _ = spinner.tick(), if terminal.is_interactive() && !json => {
+                progress.spin(terminal);
+                continue;
+            }
+            _ = tokio::signal::ctrl_c() => {
+                terminal.note("cancelling…")?;
+                runner.post(&task, Mail::Cancel).await.context("failed to cancel the task")?;
+                continue;
+            }
+        };
+        let message = message.ok_or_else(|| anyhow!("the task's events ended early"))?;
+        let event: Value = serde_json::from_str(&message).context("failed to read an event")?;
+        if json {
+            terminal.line(&message)?;
+        } else {
+            progress.show(&event, terminal)?;
+        }
+        match event["type"].as_str() {
+            Some("end") => return Ok(event["task"].clone()),
+            Some("error") => return Err(anyhow!("the task's events ended: {}", event["detail"]).into()),
+            _ => {}
+        }
+    }
+}
+
+/// The result on stdout; how it went and what it cost beside it.
+fn report(task: &Value, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let completed = task["status"] == "completed";
+    if !json {
+        terminal.clear_status();
+        let (style, title) =
+            if completed { (Style::Good, "completed".to_owned()) } else { (Style::Bad, text(&task["status"])) };
+        if completed {
+            let result = &task["result"];
+            terminal.line(&result.as_str().map_or_else(|| format!("{result:#}"), str::to_owned))?;
+        } else {
+            let error = &task["error"];
+            terminal.note(&format!("{}: {}", text(&error["code"]), text(&error["message"])))?;
+        }
+        let title = terminal.paint(style, &title);
+        terminal.note(&format!("{title}, {}", super::progress::spent(task)))?;
+    }
+    if completed { Ok(()) } else { Err(Exit::silent(Code::Failed)) }
+}
+
+/// Where the run is durable: the folder asked for, or one of its own that goes with it.
+enum StateFolder {
+    Kept(PathBuf),
+    Passing(PathBuf),
+}
+
+impl StateFolder {
+    fn new(asked: Option<&Path>) -> Result<Self, Exit> {
+        if let Some(path) = asked {
+            return Ok(Self::Kept(path.to_owned()));
+        }
+        let path = std::env::temp_dir().join(mote::clock::new_id("mote", &mote::clock::System));
+        std::fs::create_dir_all(&path).with_context(|| format!("failed to make {}", path.display()))?;
+        Ok(Self::Passing(path))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) | Self::Passing(path) => path,
+        }
+    }
+}
+
+impl Drop for StateFolder {
+    fn drop(&mut self) {
+        if let Self::Passing(path) = self {
+            // It is in the system's temporary folder: what cannot be removed now goes with that.
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
 }
 
 /// Says which model answers, and for one that is not live, what to set.

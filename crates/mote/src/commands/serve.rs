@@ -1,9 +1,16 @@
 //! `mote serve`: the service.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::exit::Exit;
+use anyhow::Context;
+use mote::config::Loaded;
+use mote::service::Service;
+use mote::telemetry::{self, LogOutput};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{Code, Exit};
 use super::terminal::Terminal;
 
 const AFTER_HELP: &str = "\
@@ -32,6 +39,44 @@ pub(crate) struct Arguments {
 pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
     let options = mote::config::Options { listen: arguments.listen, ..mote::config::Options::default() };
     let loaded = super::check::load(&arguments.agent, &options, terminal)?;
-    let _ = (loaded, arguments.state);
-    Err(anyhow::anyhow!("failed to serve: the runner is not part of this build").into())
+    super::runtime::service()?.block_on(serve(loaded, &arguments.state))
+}
+
+async fn serve(loaded: Loaded, state: &Path) -> Result<(), Exit> {
+    let Loaded { agent, warnings } = loaded;
+    let address = agent.server.listen;
+    // Signals first: one that comes while the service starts must not be missed.
+    let stop = CancellationToken::new();
+    watch_signals(stop.clone()).context("failed to watch for signals")?;
+    let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
+    let bound = listener.local_addr().context("failed to read the listening address")?;
+    let (name, version) = (agent.name.clone(), agent.version.clone());
+    let output = telemetry::Options { output: LogOutput::Stdout, format: None, semconv: super::runtime::semconv() };
+    let service = Service::start(agent, state, output).await.context("failed to start")?;
+    for warning in warnings {
+        tracing::warn!(line = warning.line, path = warning.path, "{}", warning.message);
+    }
+    tracing::info!(agent = name, version, address = %bound, state = %state.display(), "listening");
+    service.serve(listener, stop).await.context("failed to serve")?;
+    Ok(())
+}
+
+/// Cancels `stop` at the first SIGTERM or Ctrl-C; the second ends the process at once, its tasks durable as they are.
+fn watch_signals(stop: CancellationToken) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(i32::from(Code::Failed as u8));
+    });
+    Ok(())
 }
