@@ -25,7 +25,7 @@ async fn promtool_finds_nothing_wrong_with_the_metrics() {
     let service = stage.serve().await;
     assert_eq!(service.post("/run", &json!({"input": "Order a lamp"})).send().await.unwrap().status(), 200);
     let text = metrics(&service).await;
-    for family in ["gen_ai_client_operation_duration", "gen_ai_client_token_usage"] {
+    for family in ["mote_model_call_duration_seconds", "mote_model_tokens_total"] {
         assert!(text.contains(family), "{family} is missing: {text}");
     }
     let mut check = Command::new("promtool");

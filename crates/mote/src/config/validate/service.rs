@@ -74,7 +74,7 @@ pub(super) fn telemetry(raw: raw::Telemetry, findings: &mut Findings<'_>) -> Tel
         let _ = http_url(otlp, &path.key("otlp"), findings);
     }
     let log = raw.log.unwrap_or_else(|| "info".to_owned());
-    if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log) {
+    if let Err(error) = crate::telemetry::logs::parse_filter(&log) {
         findings.error(&path.key("log"), format!("is not a log filter: {error}"));
     }
     Telemetry { otlp: raw.otlp, content: raw.content == Some(raw::Switch::On), log }

@@ -14,7 +14,7 @@ use std::str::FromStr as _;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -35,12 +35,12 @@ pub enum Format {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The filter in the configuration is not one.
-    #[error("telemetry.log: {filter:?} is not a log filter: {message}")]
+    #[error("telemetry.log: {filter:?} is not a log filter: {source}")]
     Filter {
         /// What was given.
         filter: String,
         /// What is wrong.
-        message: String,
+        source: ParseError,
     },
     /// The process has a subscriber already.
     #[error("failed to set up logging: {0}")]
@@ -53,15 +53,15 @@ pub enum Error {
 /// Reads a filter: a level, and `target=level` after commas (`info,mote::store=debug`).
 ///
 /// # Errors
-/// [`Error::Filter`], naming what was given.
-pub fn parse_filter(filter: &str) -> Result<Targets, Error> {
-    Targets::from_str(filter).map_err(|error| Error::Filter { filter: filter.to_owned(), message: error.to_string() })
+/// What is wrong with it.
+pub fn parse_filter(filter: &str) -> Result<Targets, ParseError> {
+    Targets::from_str(filter)
 }
 
 /// A subscriber that writes to `sink`.
 ///
 /// # Errors
-/// As [`parse_filter`].
+/// [`Error::Filter`], naming what was given.
 pub fn subscriber(
     filter: &str,
     format: Format,
@@ -69,8 +69,9 @@ pub fn subscriber(
     clock: SharedClock,
     sink: Sink,
 ) -> Result<impl Subscriber + Send + Sync, Error> {
+    let targets = parse_filter(filter).map_err(|source| Error::Filter { filter: filter.to_owned(), source })?;
     let layer = Writer { format, content, clock, sink };
-    Ok(tracing_subscriber::registry().with(layer.with_filter(parse_filter(filter)?)))
+    Ok(tracing_subscriber::registry().with(layer.with_filter(targets)))
 }
 
 struct Writer {
