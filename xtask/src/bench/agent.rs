@@ -32,7 +32,7 @@ impl Agent<'_> {
         let mut yaml = format!(
             "apiVersion: mote/v1\nkind: Agent\nname: bench\nversion: 1.0.0\ndescription: Answers, for a bench.\n\
              prompt: You answer in one sentence.\nmodel:\n  provider: openai\n  name: {}\n  base_url: {}/v1\n  timeout: 1h\n  \
-             idle_timeout: 1h\nlimits: {{active: 2h, expires: 1d}}\ntelemetry: {{log: warn}}\n",
+             idle_timeout: 1h\nlimits: {{active: 2h, expires: 1d, tool_attempts: 1}}\ntelemetry: {{log: warn}}\n",
             self.model, self.model_url
         );
         if !self.tools.is_empty() {

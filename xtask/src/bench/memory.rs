@@ -92,9 +92,9 @@ fn await_status(mote: &Running, status: &str, tasks: u64) -> Result<()> {
     }
 }
 
-/// The value of the gauge of tasks by status.
+/// The value of the gauge of tasks by state.
 fn gauge(metrics: &str, status: &str) -> Option<f64> {
-    let label = format!("status=\"{status}\"");
+    let label = format!("state=\"{status}\"");
     let mut lines = metrics.lines().filter(|line| line.starts_with("mote_tasks{") && line.contains(&label));
     lines.next()?.rsplit(' ').next()?.parse().ok()
 }
@@ -118,8 +118,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gauge_of_a_status_is_found() {
-        let metrics = "# TYPE mote_tasks gauge\nmote_tasks{status=\"running\"} 7\nmote_tasks{status=\"waiting\"} 12\n";
+    fn the_gauge_of_a_state_is_found() {
+        let metrics = "# TYPE mote_tasks gauge\nmote_tasks{state=\"running\"} 7\nmote_tasks{state=\"waiting\"} 12\n";
         assert_eq!((gauge(metrics, "waiting"), gauge(metrics, "queued")), (Some(12.0), None));
     }
 }
