@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::{source, workspace};
+use crate::{process, workspace};
 
 /// Where the items are.
 const FILE: &str = "docs/checklist.toml";
@@ -52,8 +52,9 @@ struct Item {
 
 /// Reads the list, checks the names, prints.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let files = workspace::files(&workspace::root())?;
-    let known = tests(&files);
+    let root = workspace::root();
+    let files = workspace::files(&root)?;
+    let known = tests(&root)?;
     if options.tests {
         known.iter().for_each(|test| println!("{test}"));
         return Ok(());
@@ -118,32 +119,57 @@ fn exists(test: &str, known: &BTreeSet<String>, files: &BTreeMap<String, String>
     }
 }
 
-/// Every test of the workspace as `package::modules::name`.
-fn tests(files: &BTreeMap<String, String>) -> BTreeSet<String> {
+/// Every test that cargo builds, as `package::modules::name`: from the test binaries themselves, so that what a macro makes
+/// is there and what a `cfg` leaves out is not.
+fn tests(root: &Path) -> Result<BTreeSet<String>> {
+    let arguments = ["test", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"];
+    let messages = process::output(&mut process::cargo(root, &arguments))?;
     let mut tests = BTreeSet::new();
-    for (path, text) in files.iter().filter(|(path, _)| path.ends_with(".rs")) {
-        let Some(module) = module_of(path) else { continue };
-        for function in source::functions(&source::mask(text)).into_iter().filter(|function| function.is_test) {
-            let mut parts = vec![module.clone()];
-            parts.extend(function.modules);
-            parts.push(function.name);
-            tests.insert(parts.join("::"));
+    for line in messages.lines() {
+        let message: Message = serde_json::from_str(line).context("failed to read what cargo says")?;
+        let (Some(binary), Some(target), Some(manifest)) = (message.executable, message.target, message.manifest_path)
+        else {
+            continue;
+        };
+        if !message.profile.is_some_and(|profile| profile.test) {
+            continue;
         }
+        let Some(prefix) = prefix(&manifest, &target) else { continue };
+        let listing = process::output(&mut process::command(root, &binary, &["--list", "--format", "terse"]))?;
+        let names = listing.lines().filter_map(|line| line.strip_suffix(": test"));
+        tests.extend(names.map(|name| format!("{prefix}::{name}")));
     }
-    tests
+    if tests.is_empty() {
+        bail!("failed to find any test");
+    }
+    Ok(tests)
 }
 
-/// `crates/mote/src/store/mod.rs` is `mote::store`; a `main.rs`, as a `lib.rs`, is its package.
-fn module_of(path: &str) -> Option<String> {
-    let parts: Vec<&str> = path.split('/').collect();
-    let at = parts.iter().position(|part| matches!(*part, "src" | "tests" | "benches"))?;
-    let mut module = vec![*parts.get(at.checked_sub(1)?)?];
-    module.extend(&parts[at + 1..parts.len() - 1]);
-    let stem = Path::new(path).file_stem()?.to_str()?;
-    if !matches!(stem, "lib" | "main" | "mod") {
-        module.push(stem);
-    }
-    Some(module.join("::"))
+/// What cargo says of one thing that it built, as far as it is used here.
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<String>,
+    target: Option<Target>,
+    manifest_path: Option<String>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// The package's folder, and for a test binary of its own its name, unless that is only `main`.
+fn prefix(manifest: &str, target: &Target) -> Option<String> {
+    let package = Path::new(manifest).parent()?.file_name()?.to_str()?;
+    let own = target.kind.iter().any(|kind| kind == "test") && target.name != "main";
+    Some(if own { format!("{package}::{}", target.name) } else { package.to_owned() })
 }
 
 #[cfg(test)]
@@ -156,24 +182,11 @@ mod checks {
     }
 
     #[test]
-    fn tests_are_named_by_package_and_module() {
-        let test = "#[test]\nfn holds() {}\n";
-        let inner = format!("mod tests {{\n{test}}}\n");
-        let files = files(&[
-            ("crates/mote/src/store/mod.rs", &inner),
-            ("crates/mote/src/store/sqlite.rs", test),
-            ("crates/system-tests/tests/crash/matrix.rs", test),
-            ("crates/mote-core/src/lib.rs", test),
-            ("xtask/src/source.rs", "fn no_test() {}"),
-        ]);
-        let names: Vec<String> = tests(&files).into_iter().collect();
-        let expected = [
-            "mote-core::holds",
-            "mote::store::sqlite::holds",
-            "mote::store::tests::holds",
-            "system-tests::crash::matrix::holds",
-        ];
-        assert_eq!(names, expected);
+    fn tests_are_named_by_package_and_binary() {
+        let target = |name: &str, kind: &str| Target { name: name.to_owned(), kind: vec![kind.to_owned()] };
+        assert_eq!(prefix("/w/crates/mote/Cargo.toml", &target("mote", "lib")).unwrap(), "mote");
+        assert_eq!(prefix("/w/crates/mote-core/Cargo.toml", &target("golden", "test")).unwrap(), "mote-core::golden");
+        assert_eq!(prefix("/w/crates/system-tests/Cargo.toml", &target("main", "test")).unwrap(), "system-tests");
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub(crate) fn run(_options: &Options) -> Result<()> {
     process::run(process::cargo(&root, &arguments).env("UPDATE", "1"))?;
     let line = ["run", "--quiet", "--package", "mote", "--bin", "mote", "--", "schema"];
     let schema = process::output(&mut process::cargo(&root, &line))?;
-    serde_json::from_str::<serde_json::Value>(&schema).with_context(|| format!("failed to read what is to be {AGENT}"))?;
+    serde_json::from_str::<serde_json::Value>(&schema)
+        .with_context(|| format!("failed to read what is to be {AGENT}"))?;
     std::fs::write(root.join(AGENT), schema).with_context(|| format!("failed to write {AGENT}"))?;
     println!("xtask: wrote docs/openapi.json and {AGENT}");
     Ok(())

@@ -1,4 +1,4 @@
-//! Reading Rust source well enough for the rules: comments and strings blanked out, functions and tests found.
+//! Reading Rust source well enough for the rules: comments and strings blanked out, functions found.
 //!
 //! It is a scanner, not a parser: it does not expand macros and does not resolve names.
 
@@ -13,8 +13,6 @@ pub(crate) struct Function {
     pub(crate) line: usize,
     /// Lines from its `fn` to its closing brace, both counted.
     pub(crate) lines: usize,
-    /// Whether an attribute whose path ends in `test` stands above it.
-    pub(crate) is_test: bool,
 }
 
 /// The text with the contents of comments, strings and characters replaced by spaces; lines stay where they are.
@@ -154,19 +152,15 @@ pub(crate) fn functions(masked: &str) -> Vec<Function> {
     let mut found = Vec::new();
     let mut modules: Vec<(String, usize)> = Vec::new();
     let mut depth = 0_usize;
-    let mut test_above = false;
     let mut index = 0;
     while index < tokens.len() {
         let next = tokens.get(index + 1).map_or("", |token| token.text);
         match tokens[index].text {
             "#" if next == "[" => {
-                let end = close(&tokens, index + 1, "[", "]");
-                test_above |= is_test_attribute(&tokens[index + 2..end.min(tokens.len())]);
-                index = end;
+                index = close(&tokens, index + 1, "[", "]");
             }
             "mod" if tokens.get(index + 2).is_some_and(|token| token.text == "{") => {
                 modules.push((next.to_owned(), depth));
-                test_above = false;
             }
             "fn" if next.starts_with(|first: char| first.is_alphabetic() || first == '_') => {
                 if let Some(open) = body(&tokens, index + 2) {
@@ -177,10 +171,8 @@ pub(crate) fn functions(masked: &str) -> Vec<Function> {
                         modules: modules.iter().map(|(name, _)| name.clone()).collect(),
                         line: tokens[index].line,
                         lines: last + 1 - tokens[index].line,
-                        is_test: test_above,
                     });
                 }
-                test_above = false;
             }
             "{" => depth += 1,
             "}" => {
@@ -194,12 +186,6 @@ pub(crate) fn functions(masked: &str) -> Vec<Function> {
         index += 1;
     }
     found
-}
-
-/// `test`, `tokio::test`, `tokio::test(flavor = …)`; not `cfg(test)`.
-fn is_test_attribute(tokens: &[Token<'_>]) -> bool {
-    let path = tokens.iter().take_while(|token| token.text != "(").filter(|token| token.text != ":");
-    path.last().is_some_and(|token| token.text == "test")
 }
 
 /// The index of the bracket that closes the one at `open`.
@@ -254,18 +240,13 @@ mod tests {
     }
 
     #[test]
-    fn functions_are_found_with_their_modules_lengths_and_test_attributes() {
+    fn functions_are_found_with_their_modules_and_lengths() {
         let text = "fn plain() {\n    if true {\n    }\n}\ntrait T { fn declared(&self) -> [u8; 4]; }\n#[cfg(test)]\nmod tests {\n    \
                     #[test]\n    fn one() {}\n    #[tokio::test(flavor = \"multi_thread\")]\n    async fn two() {}\n    fn three() {}\n}\n";
         let found = functions(&mask(text));
-        let shape: Vec<_> = found.iter().map(|f| (f.name.as_str(), f.modules.join("::"), f.lines, f.is_test)).collect();
+        let shape: Vec<_> = found.iter().map(|f| (f.name.as_str(), f.modules.join("::"), f.lines)).collect();
         let inner = || "tests".to_owned();
-        let expected = [
-            ("plain", String::new(), 4, false),
-            ("one", inner(), 1, true),
-            ("two", inner(), 1, true),
-            ("three", inner(), 1, false),
-        ];
+        let expected = [("plain", String::new(), 4), ("one", inner(), 1), ("two", inner(), 1), ("three", inner(), 1)];
         assert_eq!(shape, expected);
     }
 
