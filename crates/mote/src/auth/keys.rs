@@ -1,7 +1,9 @@
 //! The file of keys: one line a key, read again when it changes.
 //!
-//!     # <sha256 of the key, hex> <name> <scopes, comma-separated> [tenant]
-//!     9f86d081…0a08 ci run,read acme
+//! ```text
+//! # <sha256 of the key, hex> <name> <scopes, comma-separated> [tenant]
+//! 9f86d081…0a08 ci run,read acme
+//! ```
 //!
 //! It does not write the file; a person or a deployment tool does.
 
