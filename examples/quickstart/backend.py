@@ -30,7 +30,6 @@ TICKETS = {
             "carrier": "Northline",
             "shipped": "9 November",
             "last_scan": "11 November",
-            "scans_since": 0,
         },
         "history": [
             {"from": "customer", "text": "Tracking has said 'in transit' for more than a week now. What happens next?"},

@@ -227,3 +227,25 @@ pub const SPAN_RETRY_DELAY: Duration = Duration::from_millis(500);
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(5);
 /// How long a stopping process waits for its last spans and log lines.
 pub const TELEMETRY_FLUSH: Duration = Duration::from_secs(3);
+/// Largest `output_max` of a tool, bytes.
+pub const TOOL_OUTPUT_BYTES_MAX: usize = 16 << 20;
+/// How long a service that `mote run` starts may take until it is ready.
+pub const SERVICE_READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time between two looks at whether such a service is ready.
+pub const SERVICE_READY_POLL: Duration = Duration::from_millis(50);
+/// Bound on one look.
+pub const SERVICE_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How much of such a service's log an error shows, bytes.
+pub const SERVICE_LOG_TAIL_BYTES: usize = 2_000;
+/// Bound on connecting to a service from `mote task`.
+pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound on one answer of a service to `mote task`; streams are bounded by silence instead.
+pub const CLIENT_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Silence on a stream after which `mote task watch` counts it as dead: a service shows life more often.
+pub const CLIENT_STREAM_SILENCE: Duration = Duration::from_secs(90);
+/// Longest event that `mote task watch` reads, bytes: one with a model's whole reply fits.
+pub const CLIENT_EVENT_BYTES_MAX: usize = 16 << 20;
+/// Times that `mote task watch` resumes a broken stream without an event between.
+pub const CLIENT_RESUMES_MAX: u32 = 5;
+/// Pause before the first resumption; it doubles.
+pub const CLIENT_RESUME_PAUSE: Duration = Duration::from_millis(500);

@@ -14,6 +14,7 @@ mod runtime;
 mod schema;
 mod serve;
 mod services;
+mod state;
 mod store;
 mod task;
 pub(crate) mod terminal;

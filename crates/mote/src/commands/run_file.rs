@@ -110,6 +110,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_quickstart_brings_its_backend_and_an_input() {
+        let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/quickstart");
+        let file = RunFile::beside(&quickstart).unwrap();
+        assert!(file.input.is_some());
+        let backend = &file.services[0];
+        assert!(quickstart.join(&backend.command[1]).is_file() && backend.ready.is_some());
+        assert!(file.live_hint().contains("ANTHROPIC_API_KEY") && file.live_hint().contains("OPENAI_API_KEY"));
+        assert!(file.live.iter().all(|live| ModelChoice::parse(&live.model, None).is_ok()));
+    }
+
+    #[test]
     fn a_missing_file_is_an_empty_one_and_a_wrong_one_is_named() {
         let folder = std::env::temp_dir().join(format!("mote-run-file-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();

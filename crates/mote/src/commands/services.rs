@@ -4,22 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
+use mote::limits::{SERVICE_LOG_TAIL_BYTES, SERVICE_PROBE_TIMEOUT, SERVICE_READY_POLL, SERVICE_READY_TIMEOUT};
 use tokio::process::{Child, Command};
 
 use super::run_file::ServiceSpec;
 use super::terminal::shorten;
-
-/// How long a service may take until it is ready.
-const READY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time between two looks at whether it is ready.
-const READY_POLL: Duration = Duration::from_millis(50);
-/// Bound on one look.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How much of a log an error shows, bytes.
-const LOG_TAIL_BYTES: usize = 2_000;
 
 /// Running services. Dropping it kills them.
 #[derive(Debug, Default)]
@@ -44,7 +35,7 @@ impl Services {
             return Ok(services);
         }
         let client =
-            mote::tls::http_client(None)?.timeout(PROBE_TIMEOUT).build().context("failed to build a client")?;
+            mote::tls::http_client(None)?.timeout(SERVICE_PROBE_TIMEOUT).build().context("failed to build a client")?;
         std::fs::create_dir_all(logs).with_context(|| format!("failed to make the folder {}", logs.display()))?;
         for spec in specs {
             services.start_one(spec, folder, logs, &client).await?;
@@ -92,7 +83,7 @@ impl Services {
 
     async fn wait_until_ready(&mut self, url: &str, client: &reqwest::Client) -> anyhow::Result<()> {
         let Some(service) = self.running.last_mut() else { return Ok(()) };
-        let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
+        let deadline = tokio::time::Instant::now() + SERVICE_READY_TIMEOUT;
         loop {
             if let Some(status) = service.child.try_wait().context("failed to look after a service")? {
                 let tail = log_tail(&service.log);
@@ -108,10 +99,10 @@ impl Services {
             if tokio::time::Instant::now() >= deadline {
                 let (name, log) = (&service.name, service.log.display());
                 bail!(
-                    "failed to start {name}: {url} did not answer within {READY_TIMEOUT:?} (READY_TIMEOUT); its log: {log}"
+                    "failed to start {name}: {url} did not answer within {SERVICE_READY_TIMEOUT:?} (SERVICE_READY_TIMEOUT); its log: {log}"
                 );
             }
-            tokio::time::sleep(READY_POLL).await;
+            tokio::time::sleep(SERVICE_READY_POLL).await;
         }
     }
 
@@ -142,7 +133,7 @@ fn file_name(name: &str) -> String {
 
 fn log_tail(log: &Path) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
-    let tail = &bytes[bytes.len().saturating_sub(LOG_TAIL_BYTES)..];
+    let tail = &bytes[bytes.len().saturating_sub(SERVICE_LOG_TAIL_BYTES)..];
     let lines =
         String::from_utf8_lossy(tail).lines().map(|line| format!("  {}", shorten(line, 200))).collect::<Vec<_>>();
     lines.join("\n")

@@ -4,7 +4,13 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
+use mote::limits::PAGE_MAX;
+use mote::store::sqlite::SqliteStore;
+use mote::store::{self, Store};
+
 use super::exit::Exit;
+use super::state;
 use super::terminal::Terminal;
 
 const BACKUP_HELP: &str = "\
@@ -75,6 +81,61 @@ pub(crate) struct Whose {
 }
 
 pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
-    let _ = (arguments, terminal);
-    Err(anyhow::anyhow!("failed to open the store: it is not part of this build").into())
+    let runtime = super::runtime::single()?;
+    match arguments.command {
+        Command::Backup(backup) => runtime.block_on(self::backup(&backup, terminal)),
+        Command::Erase(erase) => runtime.block_on(self::erase(&erase, terminal)),
+    }
+}
+
+async fn backup(arguments: &Backup, terminal: &mut Terminal) -> Result<(), Exit> {
+    let to = &arguments.to;
+    if to.exists() {
+        return Err(Exit::usage(format!("{} is there already; a backup overwrites nothing", to.display())));
+    }
+    let store = state::open_existing(&arguments.state)?;
+    store.backup(to).await.with_context(|| format!("failed to back the store up to {}", to.display()))?;
+    let bytes = std::fs::metadata(to).map_or(0, |data| data.len());
+    terminal.note(&format!("{}: {bytes} bytes", to.display()))?;
+    Ok(())
+}
+
+async fn erase(arguments: &Erase, terminal: &mut Terminal) -> Result<(), Exit> {
+    let Erase { whose, tenant, .. } = arguments;
+    let store = state::open_existing(&arguments.state)?;
+    let what = match (&whose.session, &whose.user) {
+        (Some(session), _) => store::Erase::Session { tenant: tenant.clone(), session: session.clone() },
+        (None, Some(user)) => store::Erase::User { tenant: tenant.clone(), user: user.clone() },
+        (None, None) => return Err(Exit::usage("--session or --user is needed")),
+    };
+    let whom = match &what {
+        store::Erase::Session { session, .. } => format!("session {session}"),
+        store::Erase::User { user, .. } => format!("user {user}"),
+    };
+    if !arguments.yes {
+        let count = count(&store, whose, tenant).await?;
+        terminal.note(&format!("{whom}: {count} tasks would be erased for good; --yes does it"))?;
+        return Ok(());
+    }
+    let erased = store.erase(what).await.with_context(|| format!("failed to erase {whom}"))?;
+    terminal.note(&format!("{whom}: {erased} tasks erased"))?;
+    Ok(())
+}
+
+async fn count(store: &SqliteStore, whose: &Whose, tenant: &str) -> Result<usize, Exit> {
+    let filter = store::Filter {
+        tenant: Some(tenant.to_owned()),
+        session: whose.session.clone(),
+        user: whose.user.clone(),
+        ..store::Filter::default()
+    };
+    let (mut count, mut cursor) = (0, None);
+    loop {
+        let page = store.list(filter.clone(), cursor, PAGE_MAX).await.context("failed to list tasks")?;
+        count += page.tasks.len();
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(count);
+        }
+    }
 }

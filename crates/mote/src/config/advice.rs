@@ -5,6 +5,7 @@
 use super::diagnostic::FieldPath;
 use super::findings::Findings;
 use super::{Agent, HeaderValue, Model, Provider, Secret};
+use crate::model::price;
 use crate::tools::Effect;
 
 /// Adds the warnings. Called only for a file without errors.
@@ -39,7 +40,8 @@ fn advise_model(model: &Model, path: &FieldPath, findings: &mut Findings<'_>) {
             findings.warn(&path.key("record"), "every exchange is written to a file, content included", hint);
         }
         Provider::Anthropic | Provider::OpenAi => {
-            if model.price == super::Price::default() {
+            let priced = findings.is_written(&path.key("price")) || price::default_price(&model.name).is_some();
+            if !priced {
                 let hint = "add `price: {input: …, output: …}` in USD per million tokens";
                 let message = format!("the price of `{}` is not known: its cost counts as 0", model.name);
                 findings.warn(&path.key("name"), message, hint);

@@ -85,17 +85,25 @@ impl Node {
     pub(super) fn locate(&self, path: &FieldPath) -> Position {
         let mut node = self;
         for segment in &path.0 {
-            let below = match (segment, &node.value) {
-                (Segment::Key(key), Value::Map(pairs)) => pairs.iter().find(|p| p.key == *key).map(|p| &p.node),
-                (Segment::Index(index), Value::List(nodes)) => nodes.get(*index),
-                _ => None,
-            };
-            match below {
+            match node.below(segment) {
                 Some(below) => node = below,
                 None => break,
             }
         }
         node.at
+    }
+
+    /// The field, if it is written.
+    pub(super) fn find(&self, path: &FieldPath) -> Option<&Self> {
+        path.0.iter().try_fold(self, |node, segment| node.below(segment))
+    }
+
+    fn below(&self, segment: &Segment) -> Option<&Self> {
+        match (segment, &self.value) {
+            (Segment::Key(key), Value::Map(pairs)) => pairs.iter().find(|pair| pair.key == *key).map(|pair| &pair.node),
+            (Segment::Index(index), Value::List(nodes)) => nodes.get(*index),
+            _ => None,
+        }
     }
 }
 

@@ -345,8 +345,3 @@ pub struct EventSink {
     /// Authorization header, if any.
     pub authorization: Option<Secret>,
 }
-
-/// The built-in price of a model, if it is known.
-fn price_of(name: &str) -> Option<Price> {
-    crate::model::price::default_price(name)
-}

@@ -291,3 +291,39 @@ fn a_folder_means_its_agent_yaml() {
     let missing = load(Path::new("/nonexistent/agent.yaml")).unwrap_err();
     assert!(missing[0].message.starts_with("failed to read /nonexistent/agent.yaml"), "{missing:?}");
 }
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+#[test]
+fn the_quickstart_is_valid() {
+    let loaded = load(&repository("examples/quickstart")).map_err(|list| rendered(&list)).unwrap();
+    assert!(matches!(loaded.agent.models[0].provider, Provider::Scripted { .. }));
+    assert!(loaded.agent.tools.iter().any(|tool| tool.effect == Effect::Idempotent));
+}
+
+#[test]
+fn the_documented_file_is_valid_and_every_field_is_documented() {
+    let document = std::fs::read_to_string(repository("docs/agent-yaml.md")).unwrap();
+    let example = document.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    parse(example).map_err(|list| rendered(&list)).unwrap();
+    fn properties(schema: &serde_json::Value, names: &mut Vec<String>) {
+        if let Some(map) = schema["properties"].as_object() {
+            names.extend(map.keys().cloned());
+        }
+        match schema {
+            serde_json::Value::Object(map) => map.values().for_each(|below| properties(below, names)),
+            serde_json::Value::Array(list) => list.iter().for_each(|below| properties(below, names)),
+            _ => {}
+        }
+    }
+    let mut names = Vec::new();
+    properties(&json_schema(), &mut names);
+    assert!(names.len() > 60, "{names:?}");
+    let missing: Vec<&String> = names
+        .iter()
+        .filter(|name| !document.contains(&format!("`{name}`")) && !document.contains(&format!("{name}:")))
+        .collect();
+    assert!(missing.is_empty(), "docs/agent-yaml.md does not mention {missing:?}");
+}

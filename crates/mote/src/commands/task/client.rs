@@ -2,20 +2,12 @@
 //!
 //! It does not retry: every request but a submission with a key may have been done.
 
-use std::time::Duration;
-
 use anyhow::anyhow;
 use mote::config::SecretValue;
+use mote::limits::{CLIENT_ANSWER_TIMEOUT, CLIENT_CONNECT_TIMEOUT, CLIENT_STREAM_SILENCE};
 use serde_json::Value;
 
 use crate::commands::exit::{Code, Exit};
-
-/// Bound on connecting.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bound on one answer; streams are bounded by silence instead.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Silence on a stream after which it counts as dead: the service shows life more often.
-const STREAM_SILENCE: Duration = Duration::from_secs(90);
 
 /// A client of one service.
 pub(super) struct Client {
@@ -32,7 +24,7 @@ impl Client {
         }
         let http = mote::tls::http_client(None)
             .and_then(|builder| {
-                let builder = builder.connect_timeout(CONNECT_TIMEOUT).read_timeout(STREAM_SILENCE);
+                let builder = builder.connect_timeout(CLIENT_CONNECT_TIMEOUT).read_timeout(CLIENT_STREAM_SILENCE);
                 builder.build().map_err(|error| mote::tls::Error::Client(error.to_string()))
             })
             .map_err(anyhow::Error::new)?;
@@ -41,13 +33,13 @@ impl Client {
 
     /// GET; the JSON answer.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Exit> {
-        let request = self.request(reqwest::Method::GET, path).timeout(ANSWER_TIMEOUT);
+        let request = self.request(reqwest::Method::GET, path).timeout(CLIENT_ANSWER_TIMEOUT);
         self.answer(request).await
     }
 
     /// POST of JSON; the JSON answer.
     pub(super) async fn post(&self, path: &str, body: &Value, idempotency_key: Option<&str>) -> Result<Value, Exit> {
-        let mut request = self.request(reqwest::Method::POST, path).timeout(ANSWER_TIMEOUT).json(body);
+        let mut request = self.request(reqwest::Method::POST, path).timeout(CLIENT_ANSWER_TIMEOUT).json(body);
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", quoted(key)?);
         }

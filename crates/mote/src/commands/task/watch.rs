@@ -2,9 +2,8 @@
 //!
 //! It does not interpret events; [`super::super::progress`] says what they look like.
 
-use std::time::Duration;
-
 use anyhow::anyhow;
+use mote::limits::{CLIENT_EVENT_BYTES_MAX, CLIENT_RESUME_PAUSE, CLIENT_RESUMES_MAX};
 use mote_wire::sse::{Buffer, Framer, Full};
 use serde_json::Value;
 
@@ -13,13 +12,6 @@ use super::print;
 use crate::commands::exit::{Code, Exit};
 use crate::commands::progress::Progress;
 use crate::commands::terminal::Terminal;
-
-/// Longest event, bytes: a journal event with a model's whole reply fits.
-const EVENT_BYTES_MAX: usize = 16 << 20;
-/// Times that a broken stream is resumed without an event between.
-const RESUMES_MAX: u32 = 5;
-/// Pause before the first resumption; it doubles.
-const RESUME_PAUSE: Duration = Duration::from_millis(500);
 
 /// How a stream went on.
 enum Pass {
@@ -48,21 +40,21 @@ pub(super) async fn follow(
                 Pass::Broken => None,
             },
             // Before the first event a service that is not there is an error at once.
-            Err(exit) if cursor == after || failures >= RESUMES_MAX => return Err(exit),
+            Err(exit) if cursor == after || failures >= CLIENT_RESUMES_MAX => return Err(exit),
             Err(_) => None,
         };
         if let Some(task) = ended {
             return finish(&task, json, terminal);
         }
         failures = if cursor > before { 0 } else { failures + 1 };
-        if failures > RESUMES_MAX {
+        if failures > CLIENT_RESUMES_MAX {
             return Err(Exit::new(
                 Code::Unreachable,
                 anyhow!("failed to follow {task}: the stream broke {failures} times"),
             ));
         }
         terminal.status("connection lost, resuming…");
-        tokio::time::sleep(RESUME_PAUSE * 2u32.pow(failures.min(RESUMES_MAX))).await;
+        tokio::time::sleep(CLIENT_RESUME_PAUSE * 2u32.pow(failures.min(CLIENT_RESUMES_MAX))).await;
     }
 }
 
@@ -106,14 +98,14 @@ fn finish(task: &Value, json: bool, terminal: &mut Terminal) -> Result<(), Exit>
     if task["status"] == "completed" { Ok(()) } else { Err(Exit::silent(Code::Failed)) }
 }
 
-/// A buffer that grows up to [`EVENT_BYTES_MAX`].
+/// A buffer that grows up to [`CLIENT_EVENT_BYTES_MAX`].
 #[derive(Debug, Default)]
 struct Growing(Vec<u8>);
 
 impl Buffer for Growing {
     fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        if self.0.len() + bytes.len() > EVENT_BYTES_MAX {
-            return Err(Full(EVENT_BYTES_MAX));
+        if self.0.len() + bytes.len() > CLIENT_EVENT_BYTES_MAX {
+            return Err(Full(CLIENT_EVENT_BYTES_MAX));
         }
         self.0.extend_from_slice(bytes);
         Ok(())

@@ -9,6 +9,7 @@ use super::super::findings::Findings;
 use super::super::{Model, Price, Provider, raw, units};
 use super::{Surroundings, duration, http_url, secret, tokens_32};
 use crate::limits::FALLBACKS_MAX;
+use crate::model::scripted::Plan;
 
 const OUTPUT_TOKENS: u32 = 4_000;
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -66,15 +67,17 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
     });
     let price = match &raw.price {
         Some(price) => self::price(price, &path.key("price"), findings),
-        None => super::super::price_of(&name).unwrap_or_default(),
+        None => crate::model::price::default_price(&name).unwrap_or_default(),
     };
     let provider = match raw.provider {
         raw::Provider::Anthropic => Provider::Anthropic,
         raw::Provider::Openai => Provider::OpenAi,
         raw::Provider::Scripted => {
             let plan = around.resolve(raw.plan.as_deref().unwrap_or_default());
-            if raw.plan.is_some() && !plan.is_file() {
-                findings.error(&path.key("plan"), format!("failed to find the plan {}", plan.display()));
+            if raw.plan.is_some()
+                && let Err(error) = Plan::load(&plan)
+            {
+                findings.error(&path.key("plan"), error.to_string());
             }
             Provider::Scripted { plan }
         }

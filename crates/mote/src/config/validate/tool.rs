@@ -11,7 +11,7 @@ use super::super::diagnostic::FieldPath;
 use super::super::findings::Findings;
 use super::super::{Builtin, HeaderValue, HttpTool, Secret, raw, schema_keywords, units};
 use super::{Surroundings, check_variable, check_version, duration, http_url, optional_duration};
-use crate::limits::{TOOL_OUTPUT_BYTES, TOOLS_MAX};
+use crate::limits::{TOOL_OUTPUT_BYTES, TOOL_OUTPUT_BYTES_MAX, TOOLS_MAX};
 use crate::tools::Effect;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -95,8 +95,8 @@ fn http_tool(raw: raw::HttpTool, path: &FieldPath, around: &Surroundings<'_>, fi
             TOOL_OUTPUT_BYTES
         }
     };
-    if output_max == 0 || output_max > OUTPUT_BYTES_MAX {
-        findings.error(&path.key("output_max"), format!("must be from 1B to {OUTPUT_BYTES_MAX}B"));
+    if output_max == 0 || output_max > TOOL_OUTPUT_BYTES_MAX {
+        findings.error(&path.key("output_max"), format!("must be from 1B to {TOOL_OUTPUT_BYTES_MAX}B"));
     }
     let http = path.key("http");
     check_template(&raw.http.url, &raw.input, &http.key("url"), &path.key("input"), findings);
@@ -120,9 +120,6 @@ fn http_tool(raw: raw::HttpTool, path: &FieldPath, around: &Surroundings<'_>, fi
         approval: raw.approval.unwrap_or(false),
     }
 }
-
-/// Largest `output_max`, bytes.
-const OUTPUT_BYTES_MAX: usize = 16 << 20;
 
 fn check_effect(effect: Effect, method: raw::Method, path: &FieldPath, findings: &mut Findings<'_>) {
     let changes = matches!(method, raw::Method::Put | raw::Method::Patch | raw::Method::Delete);
