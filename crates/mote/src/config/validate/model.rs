@@ -42,25 +42,7 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
     let output_max = tokens_32(raw.output_max.as_ref(), OUTPUT_TOKENS, &path.key("output_max"), findings);
     let timeout = duration(raw.timeout.as_ref(), TIMEOUT, &path.key("timeout"), findings);
     let idle_timeout = duration(raw.idle_timeout.as_ref(), IDLE_TIMEOUT, &path.key("idle_timeout"), findings);
-    let default_url = match raw.provider {
-        raw::Provider::Anthropic => "https://api.anthropic.com",
-        raw::Provider::Openai => "https://api.openai.com/v1",
-        raw::Provider::Scripted | raw::Provider::Cassette => "",
-    };
-    let base_url = match raw.base_url {
-        Some(url) => {
-            let _ = http_url(&url, &path.key("base_url"), findings);
-            url.trim_end_matches('/').to_owned()
-        }
-        None => {
-            if known && !default_url.is_empty() && raw.key.is_none() && !findings.is_broken(&path.key("key")) {
-                let variable = key_variable(raw.provider);
-                let hint = format!("write `key: {{env: {variable}}}`, or a `base_url` of an endpoint that needs none");
-                findings.error_hint(path, format!("{default_url} needs a key"), hint);
-            }
-            default_url.to_owned()
-        }
-    };
+    let base_url = base_url(&raw, known, path, findings);
     let name = raw.name.unwrap_or_else(|| match raw.provider {
         raw::Provider::Scripted => "scripted".to_owned(),
         _ => "cassette".to_owned(),
@@ -107,6 +89,25 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
         temperature: raw.temperature,
         cache: raw.cache.unwrap_or(true),
     }
+}
+
+/// The endpoint: what is written, else the provider's own, which needs a key.
+fn base_url(raw: &raw::Model, known: bool, path: &FieldPath, findings: &mut Findings<'_>) -> String {
+    if let Some(url) = &raw.base_url {
+        let _ = http_url(url, &path.key("base_url"), findings);
+        return url.trim_end_matches('/').to_owned();
+    }
+    let default = match raw.provider {
+        raw::Provider::Anthropic => "https://api.anthropic.com",
+        raw::Provider::Openai => "https://api.openai.com/v1",
+        raw::Provider::Scripted | raw::Provider::Cassette => return String::new(),
+    };
+    if known && raw.key.is_none() && !findings.is_broken(&path.key("key")) {
+        let variable = key_variable(raw.provider);
+        let hint = format!("write `key: {{env: {variable}}}`, or a `base_url` of an endpoint that needs none");
+        findings.error_hint(path, format!("{default} needs a key"), hint);
+    }
+    default.to_owned()
 }
 
 /// The usual variable of a provider's key.

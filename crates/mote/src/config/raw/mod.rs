@@ -2,6 +2,9 @@
 //!
 //! Nothing here is validated beyond its type; units are still text. Validated values are in [`super`].
 
+mod service;
+mod unit;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -9,6 +12,9 @@ use serde::Deserialize;
 use serde_json::{Number, Value};
 
 use crate::tools::Effect;
+
+pub(super) use service::{Auth, Events, Server, Switch, Telemetry};
+pub(super) use unit::{Duration, Size, Tokens};
 
 /// One agent: everything that it is and may do.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -415,109 +421,4 @@ pub(super) struct Context {
     /// When the window is full, the oldest is folded away down to this share of it. Default: `60%`.
     #[schemars(regex(pattern = r"^[0-9]+ *%$"))]
     pub(super) low_water: Option<String>,
-}
-
-/// The HTTP service.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Server {
-    /// Address and port. Default: `127.0.0.1:8080`.
-    #[schemars(extend("x-hint" = "write an address and a port, such as 127.0.0.1:8080"))]
-    pub(super) listen: Option<String>,
-    /// Runs at once in this process. Default: 256.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub(super) runs: Option<u32>,
-    /// How long a worker holds a task without renewing; a dead worker's tasks move on after it. Default: `15s`.
-    pub(super) lease: Option<Duration>,
-    /// How long a shutdown waits for runs to reach a step boundary. Default: `25s`.
-    pub(super) drain: Option<Duration>,
-    /// Requests a minute for each key, or for each address without keys. Default: unlimited.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub(super) rate: Option<u32>,
-    /// Origins that browsers may call from, such as `https://app.example.com`. Default: none.
-    #[serde(default)]
-    pub(super) cors: Vec<String>,
-    /// How long an `Idempotency-Key` is remembered. Default: `1d`.
-    pub(super) idempotency_ttl: Option<Duration>,
-    /// How long finished tasks are kept. Default: `30d`.
-    pub(super) retention: Option<Duration>,
-}
-
-/// Who may use the service: `none`, or the holders of keys.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum Auth {
-    /// Everybody who reaches the address.
-    None(NoAuth),
-    /// Holders of keys.
-    Keys(Keys),
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum NoAuth {
-    None,
-}
-
-/// Holders of keys.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Keys {
-    /// The file of hashed keys; `mote key new` makes its lines.
-    #[schemars(extend("x-hint" = "keys are kept in a file, as hashes: `keys: {file: PATH}`; `mote key new` makes its lines"))]
-    pub(super) keys: FileReference,
-}
-
-/// Logs and traces.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Telemetry {
-    /// The OTLP/HTTP collector, such as `http://collector:4318`. Default: none.
-    pub(super) otlp: Option<String>,
-    /// Whether prompts, tool arguments and results may appear in logs and traces. Default: `off`.
-    pub(super) content: Option<Switch>,
-    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,mote::runner=debug`.
-    /// Default: `info`.
-    pub(super) log: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Switch {
-    On,
-    Off,
-}
-
-/// Where finished tasks are published, as CloudEvents 1.0 in structured mode.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Events {
-    /// The URL that takes them by POST.
-    #[schemars(example = &"https://events.internal/mote")]
-    pub(super) sink: String,
-    /// The place of the `Authorization` header's value.
-    pub(super) authorization: Option<Secret>,
-}
-
-/// A duration: a number and `ms`, `s`, `m`, `h`, `d` or `w`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(example = &"10s", extend("x-hint" = "write a unit: 250ms, 10s, 5m, 2h or 30d"))]
-pub(super) struct Duration(#[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)? *(ms|s|m|h|d|w)$"))] pub(super) String);
-
-/// A size: a number and `B`, `KB`, `MB`, `GB`, `KiB`, `MiB` or `GiB`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(example = &"64KiB", extend("x-hint" = "write a unit: 512B, 64KiB or 1MB"))]
-pub(super) struct Size(#[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)? *([kKMG]B|[KMG]iB|B)$"))] pub(super) String);
-
-/// A token count: a number, alone or with `k` or `M`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(example = &"120k")]
-pub(super) enum Tokens {
-    /// With `k` or `M`.
-    Text(#[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)? *[kKM]?$"))] String),
-    /// Alone.
-    Number(#[schemars(range(min = 0))] u64),
 }
