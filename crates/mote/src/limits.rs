@@ -173,6 +173,8 @@ pub const MODEL_EVENT_BYTES_MAX: usize = 1 << 20;
 pub const MODEL_REPLY_CALLS_MAX: usize = 128;
 /// Characters of an endpoint's own error message that are passed on.
 pub const MODEL_MESSAGE_CHARS_MAX: usize = 400;
+/// Length from which a model's key is taken for a real one, and taken out of what an endpoint says, bytes.
+pub const MODEL_KEY_BYTES_MIN: usize = 8;
 /// How long connecting to a model endpoint may take, TLS included, milliseconds.
 pub const MODEL_CONNECT_MS: u64 = 10_000;
 /// Idle connections that are kept to one model endpoint, and for how long, seconds.

@@ -16,8 +16,8 @@ use super::{DeltaSink, Error, ErrorKind};
 use crate::clock::SharedClock;
 use crate::config::SecretValue;
 use crate::limits::{
-    MODEL_CONNECT_MS, MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_POOL_IDLE_MAX,
-    MODEL_POOL_IDLE_S, MODEL_REPLY_BYTES_MAX, MODEL_REPLY_CALLS_MAX,
+    MODEL_CONNECT_MS, MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_KEY_BYTES_MIN,
+    MODEL_POOL_IDLE_MAX, MODEL_POOL_IDLE_S, MODEL_REPLY_BYTES_MAX, MODEL_REPLY_CALLS_MAX,
 };
 
 /// Sets the client's bounds on connecting and on what it keeps.
@@ -122,7 +122,9 @@ impl Endpoint {
 
     fn error(&self, failure: Failure) -> Error {
         let Failure { kind, mut message, retry_after } = failure;
-        if let Some(key) = self.key.as_ref().map(SecretValue::expose).filter(|key| !key.is_empty()) {
+        // A shorter one is a stand-in (`none`, `ollama`), and would only garble the words around it.
+        let key = self.key.as_ref().map(SecretValue::expose).filter(|key| key.len() >= MODEL_KEY_BYTES_MIN);
+        if let Some(key) = key {
             message = message.replace(key, "[key]");
         }
         let (model, endpoint) = (self.model.clone(), self.origin());

@@ -41,7 +41,9 @@ impl Failure {
     pub(super) fn of_answer(status: http::StatusCode, headers: &HeaderMap, body: &[u8], now: UnixMs) -> Self {
         let body = String::from_utf8_lossy(body);
         let fault = Fault::parse(&body);
-        let class = fault.class().unwrap_or_else(|| class_of_status(status.as_u16()));
+        // `server_error` says less than a status such as 529.
+        let words = fault.class().filter(|class| *class != Class::Server);
+        let class = words.unwrap_or_else(|| class_of_status(status.as_u16()));
         // A redirect is not followed: the request would go where the configuration does not say.
         let kind = if status.is_redirection() { ErrorKind::Rejected } else { kind(class) };
         let words = match fault.message.or(fault.kind).or(fault.code) {
@@ -184,6 +186,7 @@ mod tests {
                 r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
                 ErrorKind::Overloaded,
             ),
+            (529, r#"{"error":{"type":"server_error","message":"busy"}}"#, ErrorKind::Overloaded),
             (307, "", ErrorKind::Rejected),
         ] {
             assert_eq!(answer(status, body).0, expected, "{status} {body}");
