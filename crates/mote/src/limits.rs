@@ -25,6 +25,8 @@ pub const CALLS_PER_TURN: usize = 16;
 pub const STORE_QUEUE: usize = 8192;
 /// Commands that one group commit takes together.
 pub const STORE_GROUP: usize = 512;
+/// Longest that a group commit waits to become as large as the one before.
+pub const STORE_LINGER_MAX: std::time::Duration = std::time::Duration::from_millis(1);
 /// Journal payloads above this many bytes are kept in the blob table by content digest.
 pub const STORE_INLINE_BYTES: usize = 16 << 10;
 /// Reads that may wait for the store's readers; a full queue is overload (503).
@@ -36,15 +38,15 @@ pub const STORE_STACK_BYTES: usize = 512 << 10;
 /// How long the store waits for another process to let go of the file, milliseconds.
 pub const STORE_LOCK_WAIT_MS: u64 = 5_000;
 /// Page cache of the store's writer, KiB.
-pub const STORE_WRITER_CACHE_KIB: u32 = 1024;
+pub const STORE_WRITER_CACHE_KIB: u32 = 2048;
 /// Page cache of each of the store's readers, KiB.
 pub const STORE_READER_CACHE_KIB: u32 = 256;
 /// Prepared statements that one connection of the store keeps.
 pub const STORE_STATEMENTS: usize = 64;
 /// Growth of the write-ahead log after which it is copied back into the store's file, pages of 4 KiB.
 pub const STORE_WAL_PAGES: u32 = 1024;
-/// Length of the write-ahead log at which writers wait until it starts again from its beginning, pages of 4 KiB.
-pub const STORE_WAL_PAGES_MAX: u32 = 16_384;
+/// Length of the write-ahead log at which it starts again from its beginning, pages of 4 KiB.
+pub const STORE_WAL_PAGES_MAX: u32 = 8192;
 /// Pages that one step of a backup copies.
 pub const STORE_BACKUP_PAGES: i32 = 1024;
 /// How long a budget window that nobody uses any more is remembered, milliseconds (400 days: longer than any window).

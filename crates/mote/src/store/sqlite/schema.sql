@@ -39,8 +39,7 @@ CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX tasks_status ON tasks (status);
 CREATE INDEX tasks_tenant ON tasks (tenant) WHERE tenant <> '';
 CREATE INDEX tasks_user ON tasks (tenant, user) WHERE user IS NOT NULL;
-CREATE INDEX tasks_session ON tasks (tenant, session) WHERE session IS NOT NULL;
-CREATE INDEX tasks_session_open ON tasks (tenant, session) WHERE session IS NOT NULL AND finished_at IS NULL;
+CREATE INDEX tasks_session ON tasks (tenant, session, finished_at) WHERE session IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX tasks_dead ON tasks (dead) WHERE dead = 1;
 
@@ -97,7 +96,6 @@ CREATE TABLE sessions (
   updated_at INTEGER NOT NULL,
   PRIMARY KEY (tenant, id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX sessions_updated ON sessions (updated_at);
 
 CREATE TABLE session_messages (
   tenant TEXT NOT NULL,

@@ -97,15 +97,13 @@ pub(super) fn sweep(tx: &mut Tx<'_>, before: u64, now: u64, limit: usize) -> Out
                (SELECT tenant, route, key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
         )?
         .execute((sql(now), limit))?;
-    let idle = "SELECT s.tenant, s.id FROM sessions s WHERE s.updated_at < ?1
-                  AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.tenant = s.tenant AND t.session = s.id)
-                ORDER BY s.updated_at LIMIT ?2";
-    tx.connection
-        .prepare_cached(&format!("DELETE FROM session_messages WHERE (tenant, session) IN ({idle})"))?
-        .execute((sql(before), limit))?;
-    tx.connection
-        .prepare_cached(&format!("DELETE FROM sessions WHERE (tenant, id) IN ({idle})"))?
-        .execute((sql(before), limit))?;
+    let mut emptied: Vec<(&str, &str)> = Vec::new();
+    emptied.extend(tasks.iter().filter_map(|task| Some((task.owner.tenant.as_str(), task.owner.session.as_deref()?))));
+    emptied.sort_unstable();
+    emptied.dedup();
+    for (tenant, session) in emptied {
+        forget_empty(tx, tenant, session)?;
+    }
     tx.connection
         .prepare_cached(
             "DELETE FROM budgets WHERE window_start > 0 AND updated_at < ?1 AND reserved_tokens = 0
@@ -113,6 +111,18 @@ pub(super) fn sweep(tx: &mut Tx<'_>, before: u64, now: u64, limit: usize) -> Out
         )?
         .execute([sql(now.saturating_sub(STORE_BUDGET_KEPT_MS))])?;
     Ok(tasks.len() as u64)
+}
+
+/// Removes a session whose last task is gone.
+fn forget_empty(tx: &Tx<'_>, tenant: &str, session: &str) -> Outcome<()> {
+    let left = "SELECT 1 FROM tasks WHERE tenant = ?1 AND session = ?2";
+    if tx.connection.prepare_cached(left)?.exists((tenant, session))? {
+        return Ok(());
+    }
+    let run = |sql_text: &str| tx.connection.prepare_cached(sql_text)?.execute((tenant, session));
+    run("DELETE FROM session_messages WHERE tenant = ?1 AND session = ?2")?;
+    run("DELETE FROM sessions WHERE tenant = ?1 AND id = ?2")?;
+    Ok(())
 }
 
 /// Erases a session or a user.

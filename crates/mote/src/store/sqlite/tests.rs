@@ -232,3 +232,25 @@ fn only_its_owner_may_read_the_file() {
         assert_eq!(mode & 0o077, 0, "{name} has mode {mode:o}");
     }
 }
+
+#[tokio::test]
+async fn looking_for_work_reads_only_what_is_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let plan = |sql: &'static str| {
+        store.readers.run("explain", move |connection| {
+            let mut query = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            let rows = query.query_map([], |row| row.get::<_, String>(3))?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?.join("; "))
+        })
+    };
+    // A scan or a sort here would cost every worker the whole backlog each time it asks.
+    let due = plan("SELECT n FROM tasks WHERE due_at <= 5 ORDER BY due_at, n LIMIT 8").await.unwrap();
+    assert_eq!(due, "SEARCH tasks USING COVERING INDEX tasks_due (due_at<?)");
+    let session = plan("SELECT 1 FROM tasks WHERE tenant = '' AND session = 's' AND finished_at IS NULL LIMIT 1");
+    assert!(session.await.unwrap().contains("tasks_session (tenant=? AND session=? AND finished_at=?)"));
+    let old = plan("SELECT n FROM tasks WHERE finished_at < 5 ORDER BY finished_at LIMIT 8").await.unwrap();
+    assert!(old.contains("tasks_finished (finished_at<?)"), "{old}");
+    let newest = plan("SELECT id FROM tasks WHERE status = 'queued' AND n < 9 ORDER BY n DESC LIMIT 8").await.unwrap();
+    assert!(newest.contains("tasks_status (status=?") && !newest.contains("TEMP B-TREE"), "{newest}");
+}

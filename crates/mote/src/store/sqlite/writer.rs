@@ -5,14 +5,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-use super::checkpoint::{Checkpointer, Demand};
+use super::checkpoint::{Checkpointer, Demand, end_log};
 use super::watch::Watchers;
 use super::{Settings, connection};
-use crate::limits::{STORE_GROUP, STORE_QUEUE, STORE_STACK_BYTES, STORE_WAL_PAGES};
+use crate::limits::{STORE_GROUP, STORE_LINGER_MAX, STORE_QUEUE, STORE_STACK_BYTES, STORE_WAL_PAGES};
 use crate::store::{CommitError, Error, Status};
 
 /// Why a command was not applied: SQLite's reason, or its own.
@@ -223,7 +225,16 @@ impl Writer {
         checkpointer: Checkpointer,
     ) -> Result<Self, Error> {
         let (queue, commands) = mpsc::channel(STORE_QUEUE);
-        let mut state = State { connection, settings, watchers, checkpointer, wal_pages: Arc::default(), wal_next: 0 };
+        let mut state = State {
+            connection,
+            settings,
+            watchers,
+            checkpointer,
+            wal_pages: Arc::default(),
+            wal_next: 0,
+            group: 1,
+            linger: Duration::ZERO,
+        };
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .stack_size(STORE_STACK_BYTES)
@@ -270,6 +281,10 @@ struct State {
     checkpointer: Checkpointer,
     wal_pages: Arc<AtomicU32>,
     wal_next: u32,
+    /// Commands in the last group.
+    group: usize,
+    /// How long the next group may wait to become as large.
+    linger: Duration,
 }
 
 impl State {
@@ -282,15 +297,11 @@ impl State {
         if let Err(error) = self.connection.wal_hook(Some(hook)) {
             tracing::warn!(%error, "failed to watch the length of the write-ahead log");
         }
-        let mut group: Vec<Box<dyn Job>> = Vec::new();
         while let Some(first) = commands.blocking_recv() {
-            group.push(first);
-            while group.len() < STORE_GROUP
-                && let Ok(next) = commands.try_recv()
-            {
-                group.push(next);
-            }
+            let mut group = self.gather(first, &mut commands);
+            let started = Instant::now();
             let result = self.commit(&mut group);
+            self.linger = (started.elapsed() / 8).min(STORE_LINGER_MAX);
             let failure = match result {
                 Ok(changes) => {
                     self.tell(changes);
@@ -298,9 +309,38 @@ impl State {
                 }
                 Err(error) => Some(connection::translate_waited("commit to the store", &self.settings, error)),
             };
-            for job in group.drain(..) {
+            for job in group {
                 job.answer(failure.as_ref(), &self.settings);
             }
+            self.tend_log();
+        }
+    }
+
+    /// Takes what waits, after `first`. When clients came in step before, those that were just answered are given a
+    /// moment to come again: an eighth of what the commit costs, to save them a whole one.
+    fn gather(&mut self, first: Box<dyn Job>, commands: &mut mpsc::Receiver<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+        let mut group = vec![first];
+        let until = Instant::now() + self.linger;
+        loop {
+            while group.len() < STORE_GROUP
+                && let Ok(next) = commands.try_recv()
+            {
+                group.push(next);
+            }
+            if group.len() >= self.group.min(STORE_GROUP) || Instant::now() >= until {
+                self.group = group.len();
+                return group;
+            }
+            std::thread::sleep(STORE_LINGER_MAX / 20);
+        }
+    }
+
+    fn tend_log(&mut self) {
+        let Some(demand) = self.checkpointer.take_over() else { return };
+        match end_log(&self.connection, demand) {
+            Ok(true) => {}
+            Ok(false) => self.checkpointer.postpone(demand),
+            Err(error) => tracing::warn!(%error, "failed to end the write-ahead log; trying again later"),
         }
     }
 
