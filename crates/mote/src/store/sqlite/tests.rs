@@ -254,3 +254,96 @@ async fn looking_for_work_reads_only_what_is_due() {
     let newest = plan("SELECT id FROM tasks WHERE status = 'queued' AND n < 9 ORDER BY n DESC LIMIT 8").await.unwrap();
     assert!(newest.contains("tasks_status (status=?") && !newest.contains("TEMP B-TREE"), "{newest}");
 }
+
+#[tokio::test]
+async fn every_connection_is_as_durable_as_it_claims() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let read = |tx: &mut writer::Tx<'_>| {
+        let number =
+            |pragma: &str| tx.connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
+        let mode = tx.connection.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0))?;
+        Ok((mode, number("synchronous")?, number("wal_autocheckpoint")?))
+    };
+    let found: Result<_, Error> = store.writer.run("read settings", WhenFull::Wait, read).await;
+    // 2 is FULL; checkpoints belong to their own thread.
+    assert_eq!(found.unwrap(), ("wal".to_owned(), 2, 0));
+    connection::assert_version().unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_command_takes_nobody_with_it_and_a_failed_group_fails_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = SqliteStore::open(&path, Options { lock_wait: Duration::from_millis(300) }).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // The first one meets the lock; the others queue up behind it and become one group.
+    let submit = |id: &str| store.submit(new_task(id));
+    let (first, second, third) = tokio::join!(submit("a"), submit("b"), submit("c"));
+    for result in [first, second, third] {
+        assert_eq!(result.unwrap_err(), Error::Locked { waited_ms: 300 });
+    }
+    other.execute_batch("COMMIT").unwrap();
+    let results = futures_util::future::join_all(["a", "b", "a", "c", "b"].map(submit)).await;
+    let refused = results.iter().filter(|result| matches!(result, Err(Error::Conflict { .. }))).count();
+    assert_eq!((refused, store.counts().await.unwrap().queued), (2, 3));
+}
+
+#[tokio::test]
+async fn a_full_queue_is_overload_and_what_was_taken_is_kept() {
+    use crate::limits::STORE_QUEUE;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = open(&dir);
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let count = STORE_QUEUE + STORE_GROUP + 1;
+    let submissions = (0..count).map(|n| store.submit(new_task(&format!("task-{n}")))).collect::<Vec<_>>();
+    let unlock = async {
+        // Every submission was polled once before this: the queue has seen all of them.
+        other.execute_batch("COMMIT").unwrap();
+    };
+    let (results, ()) = tokio::join!(futures_util::future::join_all(submissions), unlock);
+    let overloaded = |result: &&Result<Submitted, Error>| **result == Err(Error::Overloaded { queued: STORE_QUEUE });
+    let refused = results.iter().filter(overloaded).count();
+    assert!(refused >= 1, "a queue that takes everything is not bounded");
+    let taken = results.iter().filter(|result| result.is_ok()).count();
+    assert_eq!(taken + refused, count);
+    assert_eq!(store.counts().await.unwrap().queued, taken as u64);
+}
+
+#[tokio::test]
+async fn effects_and_large_payloads_stand_where_a_person_finds_them() {
+    use crate::store::{EffectOp, NewEntry};
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let payload = Some("x".repeat(crate::limits::STORE_INLINE_BYTES + 1));
+    let entry = |payload| NewEntry { at: 1_000, kind: "tool.finished", record: Vec::new(), payload };
+    for id in ["a", "b"] {
+        let mut first = batch(StatusChange::Running);
+        first.entries = vec![entry(payload.clone()), entry(Some("small".to_owned()))];
+        let (key, tool) = ("k".to_owned(), "pay".to_owned());
+        first.effects = vec![EffectOp::Reserve { key: key.clone(), tool, class: "write", attempt: 2 }];
+        if id == "b" {
+            first.effects.push(EffectOp::Finalise { key, outcome: "unknown" });
+        }
+        store.submit(NewTask { claim: Some(lease(9_000)), first: Some(first), ..new_task(id) }).await.unwrap();
+    }
+    let reader = Connection::open(dir.path().join("store.db")).unwrap();
+    let text = |sql: &str| reader.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+    let effects = "SELECT group_concat(task || ' ' || tool || ' ' || class || ' ' || attempt || ' ' || outcome)
+                   FROM effects ORDER BY task";
+    assert_eq!(text(effects), "a pay write 2 reserved,b pay write 2 unknown");
+    assert_eq!(text("SELECT count(*) || ' ' || sum(refs) FROM blobs"), "1 2", "one content, two that hold it");
+    assert_eq!(text("SELECT count(*) || ' ' || count(payload) || ' ' || count(blob) FROM journal"), "4 2 2");
+    let done = StatusChange::Finished { status: Status::Completed, result: None, error: None, dead: false };
+    let commit =
+        |id: &str| Commit { task: id.to_owned(), epoch: 1, expected_seq: 2, now: 2_000, batch: batch(done.clone()) };
+    for (id, left) in [("a", "1 1"), ("b", "0 0")] {
+        store.commit(commit(id)).await.unwrap();
+        store.sweep(3_000, 3_000, 8).await.unwrap();
+        assert_eq!(text("SELECT count(*) || ' ' || ifnull(sum(refs), 0) FROM blobs"), left);
+    }
+    assert_eq!(text("SELECT count(*) || '' FROM effects"), "0");
+}
