@@ -2,6 +2,8 @@
 //!
 //! Which units are in it is the core's decision; nothing is trimmed here.
 
+use std::sync::Arc;
+
 use crate::config::Agent;
 use crate::message::Message;
 use crate::model::ToolDefinition;
@@ -42,9 +44,9 @@ pub fn fixed_tokens(agent: &Agent, definitions: &[ToolDefinition]) -> u32 {
 
 /// The system prompt, with a note where the context was trimmed.
 #[must_use]
-pub fn system(agent: &Agent, folded_units: u32) -> String {
+pub fn system(prompt: &Arc<str>, folded_units: u32) -> Arc<str> {
     if folded_units == 0 {
-        return agent.prompt.clone();
+        return Arc::clone(prompt);
     }
-    format!("{}\n\n(The {folded_units} oldest parts of this conversation were left out to fit.)", agent.prompt)
+    format!("{prompt}\n\n(The {folded_units} oldest parts of this conversation were left out to fit.)").into()
 }

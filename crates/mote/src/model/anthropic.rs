@@ -69,7 +69,7 @@ impl Anthropic {
 
     /// The request's body, and the digest of the conversation that a reply's reasoning will be bound to.
     fn body(&self, request: &Request) -> (Value, String) {
-        let mut system = request.system.clone();
+        let mut system = request.system.to_string();
         let mut body = json!({
             "model": self.endpoint.model,
             "max_tokens": super::output_tokens(self.output_tokens_max, request),
@@ -299,7 +299,7 @@ mod tests {
         trimmed.messages.drain(..1);
         assert!(!body(false, &trimmed).0.to_string().contains("thinking"), "the past changed");
         let mut rewritten = asked.clone();
-        rewritten.system.push('!');
+        rewritten.system = format!("{}!", rewritten.system).into();
         assert!(!body(false, &rewritten).0.to_string().contains("thinking"), "the system prompt changed");
     }
 
@@ -307,11 +307,11 @@ mod tests {
     fn output_is_constrained_where_the_model_and_the_schema_allow() {
         let closed = json!({"type": "object", "additionalProperties": false, "properties": {"a": {"type": "string"}}});
         let mut asked = request("x");
-        asked.output_schema = Some(closed.clone());
+        asked.output_schema = Some(closed.clone().into());
         let (native, _) = body(false, &asked);
         assert_eq!(native["output_config"], json!({"format": {"type": "json_schema", "schema": closed}}));
         assert_eq!(native["system"][0]["text"], "Be brief.");
-        asked.output_schema = Some(json!({"type": "object"}));
+        asked.output_schema = Some(json!({"type": "object"}).into());
         let (told, _) = body(false, &asked);
         assert!(told.get("output_config").is_none());
         assert!(told["system"][0]["text"].as_str().unwrap().ends_with("{\"type\":\"object\"}"));

@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::Rejected);
         assert!(error.message.starts_with("the cassette has no reply to step 4"), "{error}");
         let mut tools = request("one");
-        tools.tools.clear();
+        tools.tools = [].into();
         assert!(ask(&player, &tools).await.is_err(), "other tools");
         assert!(ask(&another_model, &request("one")).await.is_err());
     }

@@ -19,6 +19,7 @@ pub mod scripted;
 #[cfg(test)]
 mod test_support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,14 +33,14 @@ use build::{headers, insert_key, output_tokens, reply, url, with_instruction};
 /// One call of a model: everything that the provider needs, nothing that it keeps.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The system prompt.
-    pub system: String,
+    /// The system prompt; shared by all runs, of which thousands may wait for the model at once.
+    pub system: Arc<str>,
     /// The context packet, oldest first.
     pub messages: Vec<Message>,
     /// The tools that the model may call.
-    pub tools: Vec<ToolDefinition>,
+    pub tools: Arc<[ToolDefinition]>,
     /// JSON Schema that the final answer must satisfy.
-    pub output_schema: Option<serde_json::Value>,
+    pub output_schema: Option<Arc<serde_json::Value>>,
     /// Largest reply, tokens.
     pub output_tokens_max: u32,
     /// The run, for the `scripted` and `cassette` providers and for logs.

@@ -55,7 +55,7 @@ impl OpenAi {
     }
 
     fn body(&self, request: &Request) -> Value {
-        let mut system = request.system.clone();
+        let mut system = request.system.to_string();
         let mut body = json!({
             "model": self.endpoint.model,
             "stream": true,
@@ -195,14 +195,14 @@ mod tests {
     #[test]
     fn what_only_openai_knows_is_sent_only_there() {
         let mut asked = transcript();
-        asked.output_schema = Some(json!({"type": "object"}));
+        asked.output_schema = Some(json!({"type": "object"}).into());
         let own = provider("https://api.openai.com/v1").body(&asked);
         assert_eq!((&own["max_completion_tokens"], own.get("max_tokens")), (&json!(512), None));
         assert_eq!(own["response_format"]["json_schema"]["strict"], false);
         let compatible = provider("http://localhost:11434/v1").body(&asked);
         assert!(compatible.get("response_format").is_none(), "a grammar would keep the model from calling tools");
         assert!(compatible["messages"][0]["content"].as_str().unwrap().contains("JSON Schema"));
-        asked.tools.clear();
+        asked.tools = [].into();
         let compatible = provider("http://localhost:11434/v1").body(&asked);
         assert_eq!(compatible["response_format"]["type"], "json_schema");
     }
@@ -211,7 +211,7 @@ mod tests {
     fn a_strict_schema_is_sent_as_strict() {
         let mut asked = request("x");
         asked.output_schema = Some(json!({"type": "object", "additionalProperties": false, "required": ["a"],
-            "properties": {"a": {"type": "string"}}}));
+            "properties": {"a": {"type": "string"}}}).into());
         let body = provider("https://api.openai.com/v1").body(&asked);
         assert_eq!(body["response_format"]["json_schema"]["strict"], true);
     }

@@ -18,7 +18,7 @@ pub(crate) fn request(input: &str) -> Request {
     Request {
         system: "Be brief.".into(),
         messages: vec![Message::text(Role::User, input)],
-        tools: vec![tool],
+        tools: [tool].into(),
         output_schema: None,
         output_tokens_max: 512,
         task: "task_1".into(),

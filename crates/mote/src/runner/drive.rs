@@ -255,10 +255,10 @@ impl Driver {
     fn call_model(&mut self, step: u32, attempt: u16, from: u32, output: u32) {
         let agent = &self.shared.agent;
         let request = Request {
-            system: context::system(agent, self.run.context().folded_units()),
+            system: context::system(&self.shared.prompt, self.run.context().folded_units()),
             messages: self.transcript.packet(from),
-            tools: self.shared.registry.definitions().to_vec(),
-            output_schema: agent.output.clone(),
+            tools: Arc::clone(&self.shared.definitions),
+            output_schema: self.shared.output_schema.clone(),
             output_tokens_max: output,
             task: self.task.clone(),
             step,

@@ -37,7 +37,7 @@ use crate::config::Agent;
 use crate::context;
 use crate::limits::{CALLS_PER_TURN, CONTEXT_UNITS, QUEUED_TASKS_MAX};
 use crate::message::Message;
-use crate::model::{Delta, Provider};
+use crate::model::{Delta, Provider, ToolDefinition};
 use crate::store::{self, IdempotencyKey, NewTask, Owner, Status, Store, Submitted, Task};
 use crate::telemetry::{Metrics, Tracer};
 use crate::tools::registry::Registry;
@@ -161,7 +161,10 @@ struct Shared {
     registry: Registry,
     metrics: Arc<Metrics>,
     tracer: Tracer,
+    prompt: Arc<str>,
+    definitions: Arc<[ToolDefinition]>,
     output: Option<validation::Schema>,
+    output_schema: Option<Arc<serde_json::Value>>,
     fixed_tokens: u32,
     worker: String,
     live: live::LiveRuns,
@@ -194,6 +197,9 @@ impl Runner {
             fixed_tokens: context::fixed_tokens(&agent, registry.definitions()),
             worker: new_id("worker", &*clock),
             places: Arc::new(Semaphore::new(agent.server.runs.min(Semaphore::MAX_PERMITS))),
+            prompt: agent.prompt.as_str().into(),
+            output_schema: agent.output.clone().map(Arc::new),
+            definitions: registry.definitions().into(),
             output,
             agent,
             store,

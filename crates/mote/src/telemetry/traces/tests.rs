@@ -89,9 +89,9 @@ fn start<'a>(labels: &'a BTreeMap<String, String>, traceparent: Option<&'a str>)
 
 fn request() -> Request {
     Request {
-        system: "You sort.".to_owned(),
+        system: "You sort.".into(),
         messages: vec![Message::text(Role::User, "secret question")],
-        tools: Vec::new(),
+        tools: [].into(),
         output_schema: None,
         output_tokens_max: 100,
         task: "task_1".to_owned(),
