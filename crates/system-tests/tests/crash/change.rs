@@ -48,7 +48,7 @@ async fn a_run_fails_under_a_changed_agent_that_does_not_continue() {
 #[tokio::test]
 async fn a_change_of_what_the_agent_cannot_do_with_is_no_change() {
     let (_stage, task) = resumed("fail", |agent| {
-        agent["telemetry"] = json!({"log": "warn"});
+        agent["telemetry"] = json!({"log": "debug"});
         agent["server"]["runs"] = json!(7);
     })
     .await;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use system_tests::fake_model::{Behaviour, Plan};
+use system_tests::process::binary::workspace;
 use system_tests::process::service::{Finished, run_mote};
 
 use super::run::three_tools;
@@ -68,6 +69,31 @@ async fn run_says_which_key_is_missing() {
     assert!(done.stderr.contains("NO_SUCH_KEY"), "{done:?}");
 }
 
+/// A copy of the quickstart whose backend has a port of its own.
+fn quickstart() -> tempfile::TempDir {
+    let folder = tempfile::TempDir::with_prefix("mote-quickstart-").unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    for entry in std::fs::read_dir(workspace().join("examples/quickstart")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let text = std::fs::read_to_string(&path).unwrap().replace("4717", &port);
+            std::fs::write(folder.path().join(path.file_name().unwrap()), text).unwrap();
+        }
+    }
+    folder
+}
+
+#[tokio::test]
+async fn the_quickstart_runs_without_a_key_and_says_that_no_model_is_asked_and_what_to_set() {
+    let folder = quickstart();
+    let done = run_mote(folder.path(), &["run", "."], &[]).await.unwrap();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let said = done.stdout + &done.stderr;
+    for shown in ["no model is asked", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "base-url", "get_ticket", "T-1042"] {
+        assert!(said.contains(shown), "{shown}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn a_task_is_driven_and_replayed_from_the_command_line() {
     let stage = Stage::new(three_tools()).await;
@@ -86,7 +112,7 @@ async fn a_task_is_driven_and_replayed_from_the_command_line() {
     service.terminate().await.unwrap();
     let replayed = mote(&stage, &["replay", &id, "--state", "state"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    for shown in ["look_up", "send_note"] {
+    for shown in ["model.replied", "call.answered", "$0.00", " ms", "Completed"] {
         assert!(replayed.stdout.contains(shown), "{shown}: {replayed:?}");
     }
     // Nothing was asked and nothing was called again.
@@ -107,7 +133,7 @@ async fn a_waiting_task_is_answered_signalled_and_cancelled_from_the_command_lin
     let id = service.submit(&json!({"input": "x"})).await.unwrap();
     let other = service.submit(&json!({"input": "y"})).await.unwrap();
     service.task_in(&id, "waiting").await.unwrap();
-    let answered = mote(&stage, &["task", "--url", &url, "input", &id, "--content", "\"blue\""]).await;
+    let answered = mote(&stage, &["task", "--url", &url, "input", &id, "--answer", "blue"]).await;
     assert_eq!(answered.code, Some(0), "{answered:?}");
     service.task_when(&id, |task| task["waiting"].to_string().contains("go")).await.unwrap();
     let signalled = mote(&stage, &["task", "--url", &url, "signal", &id, "go", "--payload", "{\"n\": 7}"]).await;

@@ -24,10 +24,22 @@ async fn promtool_finds_nothing_wrong_with_the_metrics() {
     let stage = Stage::new(three_tools()).await;
     let service = stage.serve().await;
     assert_eq!(service.post("/run", &json!({"input": "Order a lamp"})).send().await.unwrap().status(), 200);
-    let text = metrics(&service).await;
-    for family in ["mote_model_call_duration_seconds", "mote_model_tokens_total"] {
-        assert!(text.contains(family), "{family} is missing: {text}");
-    }
+    let families = [
+        "mote_model_call_duration_seconds_bucket",
+        "mote_model_tokens_total",
+        "mote_tool_calls_total",
+        "mote_tasks_finished_total",
+        "mote_store_commit_duration_seconds_count",
+    ];
+    // The answer does not wait for the counters.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let text = loop {
+        let text = metrics(&service).await;
+        let counted = |family: &&str| text.lines().any(|line| line.starts_with(*family) && !line.ends_with(" 0"));
+        let Some(missing) = families.iter().find(|family| !counted(family)) else { break text };
+        assert!(tokio::time::Instant::now() < deadline, "{missing} counted nothing: {text}");
+        tokio::time::sleep(POLL).await;
+    };
     let mut check = Command::new("promtool");
     check.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = check.spawn().expect("promtool (Debian package prometheus)");
@@ -202,15 +214,17 @@ async fn a_service_whose_only_model_is_down_says_so_by_name() {
     let service = stage.serve().await;
     assert_eq!(service.get("/health").send().await.unwrap().status(), 200);
     // Failures open the circuit; while every circuit is open nothing can be answered.
-    for _ in 0..50 {
-        service.post("/run", &json!({"input": "x"})).send().await.unwrap();
-        let ready = service.get("/ready").send().await.unwrap();
-        if ready.status() == 503 {
-            let text = ready.text().await.unwrap();
-            assert!(text.contains("model"), "{text}");
-            assert_eq!(service.get("/health").send().await.unwrap().status(), 200, "alive nonetheless");
-            return;
+    let unready = async {
+        loop {
+            service.post("/run", &json!({"input": "x"})).send().await.unwrap();
+            let ready = service.get("/ready").send().await.unwrap();
+            if ready.status() == 503 {
+                return ready.text().await.unwrap();
+            }
+            tokio::time::sleep(POLL).await;
         }
-    }
-    panic!("it stayed ready with no model to call");
+    };
+    let text = tokio::time::timeout(PATIENCE, unready).await.expect("it stays ready with no model to call");
+    assert!(text.contains("model"), "{text}");
+    assert_eq!(service.get("/health").send().await.unwrap().status(), 200, "alive nonetheless");
 }

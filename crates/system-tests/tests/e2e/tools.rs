@@ -102,7 +102,7 @@ async fn a_long_result_is_cut_and_said_to_be() {
     let task = run(&stage).await;
     let result = task["result"].as_str().unwrap_or_default();
     assert!(result.contains("xxxx") && result.len() < 2048, "{} bytes", result.len());
-    assert_ne!(result.trim_end_matches('x'), result, "it says that something is missing: {result}");
+    assert!(result.contains("cut") && !result.ends_with('x'), "it says that something is missing: {result}");
 }
 
 #[tokio::test]
@@ -125,11 +125,22 @@ async fn a_redirect_leads_only_where_it_is_allowed_and_keeps_the_secret_at_home(
 
 #[tokio::test]
 async fn a_private_address_is_refused_unless_it_is_allowed() {
-    let stage = Stage::new(calling("look_up", "lamp")).await;
-    let stage = stage.with(|agent| agent["tools"][0]["http"]["allow_private"] = json!(false));
+    let forbid = |agent: &mut Value| agent["tools"][0]["http"]["allow_private"] = json!(false);
+    let stage = Stage::new(calling("look_up", "lamp")).await.with(forbid);
+    let mut refused = stage.launch().spawn().unwrap();
+    assert!(!refused.wait().await.unwrap().success());
+    let said = refused.output();
+    assert!(
+        said.contains("look_up") && said.contains("loopback"),
+        "written as an address, before anything runs: {said}"
+    );
+    let port = stage.backend.address().port();
+    let stage = stage.with(|agent| {
+        agent["tools"][0]["http"]["url"] = json!(format!("http://localhost:{port}/read/{{name}}"));
+    });
     let task = run(&stage).await;
-    assert_eq!(task["status"], "completed", "the model is told: {task}");
-    assert!(stage.backend.requests().is_empty());
+    assert_eq!(task["status"], "completed", "hidden behind a name, when it is called; the model is told: {task}");
+    assert!(stage.backend.requests().is_empty(), "{:?}", stage.backend.requests());
 }
 
 #[tokio::test]
