@@ -14,11 +14,12 @@ use crate::api::{self, ApiState, ReadyCheck};
 use crate::auth::Keys;
 use crate::clock::{SharedClock, System, new_id};
 use crate::config::Agent;
+use crate::model::chain::Chain;
 use crate::model::{self, Provider};
 use crate::runner::{Parts, Runner};
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{self, Store};
-use crate::telemetry::{self, Exposition, Telemetry};
+use crate::telemetry::{self, Exposition, Metrics, Telemetry};
 use crate::tools::http::BuildError;
 use crate::tools::registry::Registry;
 use crate::tools::validation;
@@ -62,11 +63,11 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error::State`] or [`Error::Store`].
-pub async fn open_store(folder: &Path) -> Result<SqliteStore, Error> {
+pub async fn open_store(folder: &Path, options: sqlite::Options) -> Result<SqliteStore, Error> {
     let path = folder.to_owned();
     let opening = tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(&path).map_err(|source| Error::State { path: path.clone(), source })?;
-        Ok(SqliteStore::open(&path.join(STORE_FILE), sqlite::Options::default())?)
+        Ok(SqliteStore::open(&path.join(STORE_FILE), options)?)
     });
     match opening.await {
         Ok(opened) => opened,
@@ -74,9 +75,20 @@ pub async fn open_store(folder: &Path) -> Result<SqliteStore, Error> {
     }
 }
 
+/// A store whose group commits are counted.
+fn observed(metrics: &Arc<Metrics>) -> sqlite::Options {
+    let metrics = Arc::clone(metrics);
+    let observer = move |group: sqlite::Group| {
+        metrics.store_group(group.size, group.took);
+        metrics.store_queue(group.queued);
+    };
+    sqlite::Options { observer: Some(Arc::new(observer)), ..sqlite::Options::default() }
+}
+
 /// A running agent.
 pub struct Service {
     runner: Runner,
+    models: Arc<Chain>,
     telemetry: Telemetry,
     keys: Option<Arc<Keys>>,
 }
@@ -91,21 +103,21 @@ impl Service {
         let instance = new_id("instance", &*clock);
         let service = telemetry::Service { name: &agent.name, version: &agent.version, instance: &instance };
         let telemetry = telemetry::init(&agent.telemetry, &service, output, Arc::clone(&clock))?;
-        let store: Arc<dyn Store> = Arc::new(open_store(state).await?);
+        let store: Arc<dyn Store> = Arc::new(open_store(state, observed(&telemetry.metrics)).await?);
         let keys =
             agent.auth.as_ref().map(|auth| Keys::open(&auth.keys, Arc::clone(&clock))).transpose()?.map(Arc::new);
-        let provider: Arc<dyn Provider> = Arc::new(model::build(&agent.models, None, Arc::clone(&clock))?);
+        let models = Arc::new(model::build(&agent.models, None, Arc::clone(&clock))?);
         let registry = Registry::build(&agent.tools, &agent.builtins)?;
         let parts = Parts {
             agent: Arc::new(agent),
             store,
             clock,
-            provider,
+            provider: Arc::clone(&models) as Arc<dyn Provider>,
             registry,
             metrics: Arc::clone(&telemetry.metrics),
             tracer: telemetry.tracer.clone(),
         };
-        Ok(Self { runner: Runner::start(parts)?, telemetry, keys })
+        Ok(Self { runner: Runner::start(parts)?, models, telemetry, keys })
     }
 
     /// The runner.
@@ -126,7 +138,9 @@ impl Service {
             let runner = runner.clone();
             ReadyCheck::flag("model", "every model's circuit is open", move || runner.model_available())
         };
-        let metrics = Exposition::new(Arc::clone(&self.telemetry.metrics), Arc::clone(runner.store()));
+        let providers = runner.agent().models.iter().map(|model| model.provider.kind()).collect();
+        let (metrics, store) = (Arc::clone(&self.telemetry.metrics), Arc::clone(runner.store()));
+        let metrics = Exposition::new(metrics, store, Arc::clone(&self.models), providers);
         let router = api::router(ApiState {
             runner: runner.clone(),
             keys: self.keys.clone(),

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
@@ -27,7 +27,7 @@ use super::dto::{self, TaskBody};
 use super::problem::{Code, Problem};
 use super::query::Params;
 use super::run::CancelOnDrop;
-use super::state::Api;
+use super::state::{Api, StreamPlace};
 use crate::limits;
 use crate::model::Delta;
 use crate::runner::{Live, Runner};
@@ -150,7 +150,7 @@ pub(super) struct Follower {
     closing: CancellationToken,
     over: bool,
     guard: Option<CancelOnDrop>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<StreamPlace>,
 }
 
 enum Woke {
@@ -163,13 +163,7 @@ enum Woke {
 
 impl Follower {
     /// Begins behind `after`. With a guard, the run is cancelled if the follower is dropped before the run waits or ends.
-    pub(super) fn open(
-        api: &Api,
-        id: &str,
-        after: u64,
-        place: OwnedSemaphorePermit,
-        guard: Option<CancelOnDrop>,
-    ) -> Self {
+    pub(super) fn open(api: &Api, id: &str, after: u64, place: StreamPlace, guard: Option<CancelOnDrop>) -> Self {
         Self::new(&api.runner, id, after, api.closing.clone(), Some(place), guard)
     }
 
@@ -178,7 +172,7 @@ impl Follower {
         id: &str,
         after: u64,
         closing: CancellationToken,
-        place: Option<OwnedSemaphorePermit>,
+        place: Option<StreamPlace>,
         guard: Option<CancelOnDrop>,
     ) -> Self {
         let changes = Changes::of(runner.store(), id);

@@ -2,6 +2,7 @@
 //!
 //! It owns no task and no store; it holds handles to them.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub trait Metrics: Send + Sync + 'static {
     /// A request was answered. `route` is the route's pattern (`/tasks/{id}`) or empty if none matched; `elapsed` ends
     /// with the response's head.
     fn request(&self, method: &Method, route: &str, status: u16, elapsed: Duration);
+    /// A stream was opened; it counts as open until what is returned is dropped.
+    fn stream(&self) -> Box<dyn Any + Send>;
 }
 
 /// What the process gives to the API.
@@ -40,6 +43,12 @@ pub struct ApiState {
     /// Cancelled once the runner has drained: streams end (clients resume elsewhere) and a waiting `POST /run` is answered
     /// with 202.
     pub closing: CancellationToken,
+}
+
+/// A place for one open stream.
+pub(super) struct StreamPlace {
+    _permit: OwnedSemaphorePermit,
+    _counted: Box<dyn Any + Send>,
 }
 
 /// What the routes share.
@@ -63,10 +72,11 @@ impl Api {
     }
 
     /// A place for one more stream, held as long as the stream is open.
-    pub(super) fn stream_place(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+    pub(super) fn stream_place(&self) -> Result<StreamPlace, Problem> {
+        let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             let detail = format!("{} event streams are open", limits::STREAMS_MAX);
             Problem::new(Code::StreamsExhausted, detail).retry_after(limits::RETRY_AFTER)
-        })
+        })?;
+        Ok(StreamPlace { _permit: permit, _counted: self.metrics.stream() })
     }
 }

@@ -90,12 +90,18 @@ impl Progress {
     }
 }
 
+/// Kinds that happen at every step and tell a person nothing.
+const ROUTINE: [&str; 5] = ["run.opened", "run.started", "session.loaded", "budget.granted", "timer.fired"];
+
 fn position(message: &Value) -> (u64, u64) {
     (message["step"].as_u64().unwrap_or_default(), message["attempt"].as_u64().unwrap_or_default())
 }
 
 /// What an event looks like, a line or several.
 fn lines(kind: &str, payload: &Value) -> Vec<(Style, String)> {
+    if ROUTINE.contains(&kind) {
+        return Vec::new();
+    }
     let said = || -> Vec<(Style, String)> {
         let parts = payload["message"]["parts"].as_array().or_else(|| payload["parts"].as_array());
         let part = |part: &Value| {
@@ -156,7 +162,8 @@ mod tests {
         ]}});
         check("model.replied", reply, &["Looking.", "→ get_ticket {\"id\":\"T-1\"}"]);
         check("tool.finished", json!({"tool": "get_ticket", "content": "{}"}), &["tool finished get_ticket {}"]);
-        check("run.started", Value::Null, &["run started"]);
+        check("run.recovered", Value::Null, &["run recovered"]);
+        check("budget.granted", Value::Null, &[]);
     }
 
     #[test]

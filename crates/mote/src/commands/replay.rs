@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow};
 use mote::runner::{Core, Replayed, replay};
 use mote::service::STORE_FILE;
 use mote::store::Store;
+use mote::store::sqlite::Options;
 use mote_core::Action;
 use serde_json::json;
 
@@ -40,7 +41,9 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
         return Err(Exit::usage(format!("there is no store at {}", path.display())));
     }
     super::runtime::single()?.block_on(async {
-        let store = mote::service::open_store(&arguments.state).await.context("failed to open the store")?;
+        let store = mote::service::open_store(&arguments.state, Options::default())
+            .await
+            .context("failed to open the store")?;
         let found = store.task(None, &arguments.task).await.context("failed to read the task")?;
         let task =
             found.ok_or_else(|| Exit::usage(format!("there is no task {} in {}", arguments.task, path.display())))?;

@@ -210,8 +210,11 @@ mod tests {
     #[test]
     fn a_strict_schema_is_sent_as_strict() {
         let mut asked = request("x");
-        asked.output_schema = Some(json!({"type": "object", "additionalProperties": false, "required": ["a"],
-            "properties": {"a": {"type": "string"}}}).into());
+        asked.output_schema = Some(
+            json!({"type": "object", "additionalProperties": false, "required": ["a"],
+            "properties": {"a": {"type": "string"}}})
+            .into(),
+        );
         let body = provider("https://api.openai.com/v1").body(&asked);
         assert_eq!(body["response_format"]["json_schema"]["strict"], true);
     }

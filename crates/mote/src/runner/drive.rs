@@ -71,7 +71,7 @@ impl Driver {
         let span = self.span.log_span();
         async move {
             let stop = if first.is_empty() { self.resting() } else { self.happen(first).await };
-            self.to_the_end(stop).await
+            self.go_on(stop).await
         }
         .instrument(span)
         .await
@@ -82,13 +82,13 @@ impl Driver {
         let span = self.span.log_span();
         async move {
             let stop = self.settle_in(steps).await;
-            self.to_the_end(stop).await
+            self.go_on(stop).await
         }
         .instrument(span)
         .await
     }
 
-    async fn to_the_end(mut self, mut stop: Option<Stop>) -> Stop {
+    async fn go_on(mut self, mut stop: Option<Stop>) -> Stop {
         let stop = loop {
             match stop {
                 Some(stop) => break stop,

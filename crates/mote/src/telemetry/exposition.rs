@@ -1,4 +1,4 @@
-//! What `GET /metrics` answers: the metrics, with the store's own counts read at the scrape.
+//! What `GET /metrics` answers: the metrics, with the store's own counts and the models' circuits read at the scrape.
 //!
 //! A store that does not answer in time leaves its gauges as they were; the scrape still succeeds.
 
@@ -8,21 +8,36 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use super::metrics::{Metrics, PROMETHEUS_TEXT};
+use super::metrics::{Circuit, Metrics, PROMETHEUS_TEXT};
 use crate::limits::SCRAPE_STORE_TIMEOUT;
+use crate::model::breaker;
+use crate::model::chain::Chain;
 use crate::store::Store;
 
 /// The metrics together with the store.
 pub struct Exposition {
     metrics: Arc<Metrics>,
     store: Arc<dyn Store>,
+    models: Arc<Chain>,
+    providers: Vec<&'static str>,
 }
 
 impl Exposition {
-    /// Shows `metrics` and counts of `store`.
+    /// Shows `metrics`, counts of `store` and circuits of `models`, whose providers' kinds are `providers`, in order.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, store: Arc<dyn Store>) -> Self {
-        Self { metrics, store }
+    pub fn new(metrics: Arc<Metrics>, store: Arc<dyn Store>, models: Arc<Chain>, providers: Vec<&'static str>) -> Self {
+        Self { metrics, store, models, providers }
+    }
+
+    fn circuits(&self) {
+        for (provider, (model, _, state)) in self.providers.iter().zip(self.models.circuits()) {
+            let state = match state {
+                breaker::State::Closed => Circuit::Closed,
+                breaker::State::Open { .. } => Circuit::Open,
+                breaker::State::HalfOpen { .. } => Circuit::HalfOpen,
+            };
+            self.metrics.circuit(provider, model, state);
+        }
     }
 }
 
@@ -32,9 +47,14 @@ impl crate::api::Metrics for Exposition {
             if let Ok(Ok(counts)) = tokio::time::timeout(SCRAPE_STORE_TIMEOUT, self.store.counts()).await {
                 self.metrics.set_counts(&counts);
             }
+            self.circuits();
             (self.metrics.render(), PROMETHEUS_TEXT)
         }
         .boxed()
+    }
+
+    fn stream(&self) -> Box<dyn std::any::Any + Send> {
+        Box::new(self.metrics.http_stream())
     }
 
     fn request(&self, method: &http::Method, route: &str, status: u16, elapsed: Duration) {

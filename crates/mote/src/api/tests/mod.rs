@@ -112,6 +112,10 @@ impl Clock for Shifted {
 pub(super) struct Counted(std::sync::Mutex<Vec<(String, String, u16)>>);
 
 impl Metrics for Counted {
+    fn stream(&self) -> Box<dyn std::any::Any + Send> {
+        Box::new(())
+    }
+
     fn render(&self) -> BoxFuture<'_, (String, &'static str)> {
         Box::pin(std::future::ready(("# EOF\n".to_owned(), "application/openmetrics-text; version=1.0.0")))
     }

@@ -42,16 +42,32 @@ use super::{
 use crate::clock::UnixMs;
 use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITER_CACHE_KIB};
 
+/// One group commit, as it is told to an observer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    /// Commands in it.
+    pub size: usize,
+    /// Commands that waited behind it.
+    pub queued: usize,
+    /// How long it took, its fsync included.
+    pub took: Duration,
+}
+
+/// Is told of every group commit, on the writer's thread: it must be quick.
+pub type GroupObserver = Arc<dyn Fn(Group) + Send + Sync>;
+
 /// How a store is opened.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// How long to wait for another process that holds the file.
     pub lock_wait: Duration,
+    /// Who is told of group commits.
+    pub observer: Option<GroupObserver>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lock_wait: Duration::from_millis(STORE_LOCK_WAIT_MS) }
+        Self { lock_wait: Duration::from_millis(STORE_LOCK_WAIT_MS), observer: None }
     }
 }
 
@@ -92,7 +108,8 @@ impl SqliteStore {
         let watchers = Arc::new(Watchers::default());
         let checkpointer = Checkpointer::start(Arc::clone(&settings))?;
         let readers = Readers::start(Arc::clone(&settings))?;
-        let writer = Writer::start(connection, Arc::clone(&settings), Arc::clone(&watchers), checkpointer)?;
+        let writer =
+            Writer::start(connection, Arc::clone(&settings), Arc::clone(&watchers), checkpointer, options.observer)?;
         Ok(Self { writer, readers, watchers, settings })
     }
 

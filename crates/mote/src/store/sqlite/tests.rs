@@ -40,7 +40,7 @@ fn open(dir: &tempfile::TempDir) -> SqliteStore {
 }
 
 fn options() -> Options {
-    Options { lock_wait: Duration::from_millis(20) }
+    Options { lock_wait: Duration::from_millis(20), ..Options::default() }
 }
 
 #[tokio::test]
@@ -275,7 +275,8 @@ async fn every_connection_is_as_durable_as_it_claims() {
 async fn a_refused_command_takes_nobody_with_it_and_a_failed_group_fails_whole() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.db");
-    let store = SqliteStore::open(&path, Options { lock_wait: Duration::from_millis(300) }).unwrap();
+    let store =
+        SqliteStore::open(&path, Options { lock_wait: Duration::from_millis(300), ..Options::default() }).unwrap();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     // The first one meets the lock; the others queue up behind it and become one group.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::checkpoint::{Checkpointer, Demand, end_log};
 use super::watch::Watchers;
-use super::{Settings, connection};
+use super::{Group, GroupObserver, Settings, connection};
 use crate::limits::{STORE_GROUP, STORE_LINGER_MAX, STORE_QUEUE, STORE_STACK_BYTES, STORE_WAL_PAGES};
 use crate::store::{CommitError, Error, Status};
 
@@ -223,6 +223,7 @@ impl Writer {
         settings: Arc<Settings>,
         watchers: Arc<Watchers>,
         checkpointer: Checkpointer,
+        observer: Option<GroupObserver>,
     ) -> Result<Self, Error> {
         let (queue, commands) = mpsc::channel(STORE_QUEUE);
         let mut state = State {
@@ -230,6 +231,7 @@ impl Writer {
             settings,
             watchers,
             checkpointer,
+            observer,
             wal_pages: Arc::default(),
             wal_next: 0,
             group: 1,
@@ -279,6 +281,7 @@ struct State {
     settings: Arc<Settings>,
     watchers: Arc<Watchers>,
     checkpointer: Checkpointer,
+    observer: Option<GroupObserver>,
     wal_pages: Arc<AtomicU32>,
     wal_next: u32,
     /// Commands in the last group.
@@ -301,7 +304,11 @@ impl State {
             let mut group = self.gather(first, &mut commands);
             let started = Instant::now();
             let result = self.commit(&mut group);
-            self.linger = (started.elapsed() / 8).min(STORE_LINGER_MAX);
+            let took = started.elapsed();
+            self.linger = (took / 8).min(STORE_LINGER_MAX);
+            if let Some(observer) = &self.observer {
+                observer(Group { size: group.len(), queued: commands.len(), took });
+            }
             let failure = match result {
                 Ok(changes) => {
                     self.tell(changes);
