@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::problem::{Code, Problem};
 use crate::auth::Principal;
-use crate::config::Bound;
+use crate::config::{Bound, units};
 use crate::limits;
 use crate::message::{Message, Role};
 use crate::model::Usage;
@@ -121,32 +121,19 @@ impl<'de> Deserialize<'de> for Input {
     }
 }
 
-/// A duration as agent.yaml writes it: a whole number and `ms`, `s`, `m`, `h` or `d`.
+/// A duration as agent.yaml writes it.
 #[derive(Debug, Clone, Copy)]
 struct DurationText(Duration);
 
 impl<'de> Deserialize<'de> for DurationText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let found = parse_duration(&text).filter(|duration| !duration.is_zero()).map(Self);
-        found.ok_or_else(|| {
-            de::Error::custom(format_args!("{text:?} is not a duration above zero, such as 90s, 10m or 2h"))
-        })
+        match units::duration(&text) {
+            Ok(duration) if !duration.is_zero() => Ok(Self(duration)),
+            Ok(_) => Err(de::Error::custom(format_args!("{text:?} is not above zero"))),
+            Err(error) => Err(de::Error::custom(error)),
+        }
     }
-}
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at(unit_at);
-    let ms = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(ms).map(Duration::from_millis)
 }
 
 /// Reads JSON strictly; the problem names the field.

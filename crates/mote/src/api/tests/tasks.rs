@@ -211,8 +211,9 @@ async fn a_dead_letter_is_listed_and_run_again() {
     let refused = service.send(request("POST", &format!("/tasks/{id}/rerun"), None)).await;
     assert_eq!((refused.status.as_u16(), refused.problem()), (409, "not_dead"));
 
-    for _ in 0..=limits::CLAIMS_WITHOUT_PROGRESS_MAX {
-        let now = service.runner.now();
+    let start = service.runner.now();
+    for claims in 0..=u64::from(limits::CLAIMS_WITHOUT_PROGRESS_MAX) {
+        let now = start + 10 * claims;
         service.store.claim(Lease { worker: "dying".into(), until: now }, now + 1, 10).await.unwrap();
     }
     let dead = service.get("/tasks?dead=true").await;

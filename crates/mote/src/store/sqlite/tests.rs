@@ -1,3 +1,4 @@
+//! What is SQLite's own: a full disk, a locked or damaged file, other schemas, durability settings.
 #![allow(clippy::unwrap_used)]
 
 use rusqlite::Connection;

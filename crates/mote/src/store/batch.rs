@@ -1,0 +1,182 @@
+//! What one commit changes: the parts of a batch. It applies nothing; a backend does.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Status, TaskError};
+use crate::clock::UnixMs;
+use crate::message::Message;
+use crate::model::Usage;
+
+/// One journal entry to be appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEntry {
+    /// When.
+    pub at: UnixMs,
+    /// Event kind for streams and for people (`model.replied`, …).
+    pub kind: &'static str,
+    /// The core's record: event and actions (`mote_core::journal`).
+    pub record: Vec<u8>,
+    /// Text that belongs to the event (JSON).
+    pub payload: Option<String>,
+}
+
+/// A change to the effects table: one row a (task, key).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EffectOp {
+    /// An attempt is about to be made.
+    Reserve {
+        /// Idempotency key.
+        key: String,
+        /// Tool name.
+        tool: String,
+        /// Effect class: `read`, `idempotent`, `write`.
+        class: &'static str,
+        /// Attempt, from 1.
+        attempt: u32,
+    },
+    /// The attempt's end is known: `done`, `failed` or `unknown`.
+    Finalise {
+        /// Idempotency key.
+        key: String,
+        /// `done`, `failed`, `unknown`.
+        outcome: &'static str,
+    },
+}
+
+/// A budget that several runs share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetLine {
+    /// What it bounds: `agent`, `tenant:…`, `session:…`, `user:…`.
+    pub scope: String,
+    /// Start of the window, ms since the epoch; 0 for a budget without a window.
+    pub window_start: UnixMs,
+    /// Most nano-USD in the window.
+    pub nano_usd_max: Option<u64>,
+    /// Most tokens in the window.
+    pub tokens_max: Option<u64>,
+}
+
+/// Tokens and money.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Tokens, in and out.
+    pub tokens: u64,
+    /// Nano-USD.
+    pub nano_usd: u64,
+}
+
+/// A change to budgets. At most one reservation is open a task; it is kept on the task's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BudgetOp {
+    /// Reserve on every line, or refuse the whole commit with [`CommitError::Budget`].
+    Reserve {
+        /// Lines to reserve on; none is allowed (the per-run budget is the core's).
+        lines: Vec<BudgetLine>,
+        /// How much.
+        amount: Amount,
+    },
+    /// Release the task's open reservation and book what was spent on the same lines.
+    Settle {
+        /// What was spent.
+        spent: Amount,
+        /// The model that it was spent on, for the ledger.
+        model: String,
+        /// Tokens by kind, for the ledger.
+        usage: Usage,
+        /// The step.
+        step: u32,
+    },
+}
+
+/// Where a commit leaves the task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatusChange {
+    /// Under way.
+    Running,
+    /// Waiting; the lease is released and the task is claimable from `wake_at`, or when it has unread mail that is newer
+    /// than `mail_seen`. Older unread mail (a signal that came before anybody waited for it) stays and wakes nobody.
+    Waiting {
+        /// When to wake at the latest.
+        wake_at: Option<UnixMs>,
+        /// What it waits for (JSON).
+        waiting: String,
+        /// Newest mail row that this worker has read; 0 if none.
+        mail_seen: i64,
+    },
+    /// Terminal. The lease and any open reservation are released.
+    Finished {
+        /// Completed, failed or cancelled.
+        status: Status,
+        /// Result (JSON).
+        result: Option<String>,
+        /// Error.
+        error: Option<TaskError>,
+        /// Whether it goes to the dead letters.
+        dead: bool,
+    },
+}
+
+/// A message for a sink, written in the same transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxMessage {
+    /// Unique id (the CloudEvents id).
+    pub id: String,
+    /// The body as it will be sent (JSON).
+    pub body: String,
+}
+
+/// What a finished turn adds to its session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionTurn {
+    /// Messages of the turn, oldest first.
+    pub messages: Vec<Message>,
+}
+
+/// What one commit changes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Journal entries, in order.
+    pub entries: Vec<NewEntry>,
+    /// Effects.
+    pub effects: Vec<EffectOp>,
+    /// Budgets, in order.
+    pub budget: Vec<BudgetOp>,
+    /// Mail that these events consumed.
+    pub mail_consumed: Vec<i64>,
+    /// Messages for sinks.
+    pub outbox: Vec<OutboxMessage>,
+    /// Turn to append to the session, on finishing.
+    pub session: Option<SessionTurn>,
+    /// Where the task then stands.
+    pub status: StatusChange,
+    /// Totals on the task's row after this commit.
+    pub totals: Totals,
+}
+
+/// Running totals on a task's row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Tokens.
+    pub usage: Usage,
+    /// Nano-USD.
+    pub cost_nano_usd: u64,
+    /// Model steps.
+    pub steps: u32,
+    /// Tool calls.
+    pub tool_calls: u32,
+}
+
+/// One commit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    /// The task.
+    pub task: String,
+    /// The epoch under which the caller holds it.
+    pub epoch: u64,
+    /// Sequence number of the last entry that the caller knows.
+    pub expected_seq: u64,
+    /// When.
+    pub now: UnixMs,
+    /// What changes.
+    pub batch: Batch,
+}
