@@ -11,6 +11,7 @@ pub mod config;
 pub mod context;
 pub mod crash;
 pub mod limits;
+pub mod memory;
 pub mod message;
 pub mod model;
 pub mod runner;

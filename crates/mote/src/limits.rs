@@ -253,3 +253,7 @@ pub const CLIENT_EVENT_BYTES_MAX: usize = 16 << 20;
 pub const CLIENT_RESUMES_MAX: u32 = 5;
 /// Pause before the first resumption; it doubles.
 pub const CLIENT_RESUME_PAUSE: Duration = Duration::from_millis(500);
+/// When an idle service gives its program text back for the first time after starting.
+pub const TEXT_RELEASE_FIRST: Duration = Duration::from_secs(2);
+/// How often an idle service gives its program text back again.
+pub const TEXT_RELEASE_EVERY: Duration = Duration::from_secs(30);

@@ -23,7 +23,7 @@ use crate::telemetry::{self, Exposition, Metrics, Telemetry};
 use crate::tools::http::BuildError;
 use crate::tools::registry::Registry;
 use crate::tools::validation;
-use crate::{auth, limits};
+use crate::{auth, limits, memory};
 
 /// The store's file within the state folder.
 pub const STORE_FILE: &str = "mote.db";
@@ -83,6 +83,20 @@ fn observed(metrics: &Arc<Metrics>) -> sqlite::Options {
         metrics.store_queue(group.queued);
     };
     sqlite::Options { observer: Some(Arc::new(observer)), ..sqlite::Options::default() }
+}
+
+/// Keeps an idle process small: gives its text back after starting, and again while nothing runs.
+async fn rest(runner: Runner) {
+    tokio::time::sleep(limits::TEXT_RELEASE_FIRST).await;
+    loop {
+        if runner.active() == 0
+            && let Err(error) = memory::release_text()
+        {
+            tracing::debug!(%error, "failed to give the program's text back; it stays resident");
+            return;
+        }
+        tokio::time::sleep(limits::TEXT_RELEASE_EVERY).await;
+    }
 }
 
 /// A running agent.
@@ -157,7 +171,9 @@ impl Service {
             closing.cancel();
             hang_up.cancel();
         };
+        let resting = tokio::spawn(rest(runner.clone()));
         let (served, ()) = tokio::join!(serving, winding);
+        resting.abort();
         self.finish().await;
         served
     }
