@@ -35,7 +35,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 pub use events::watch;
 pub use health::ReadyCheck;
-pub use openapi::document as openapi_document;
+pub use openapi::DOCUMENT as OPENAPI;
 pub use problem::{Code, TaskCode};
 pub use server::{ClientAddr, serve};
 pub use state::{ApiState, Metrics};

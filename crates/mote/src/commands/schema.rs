@@ -1,8 +1,6 @@
-//! `mote schema`: the documents that are generated from the code.
+//! `mote schema`: the documents that are generated from the code, as docs/ holds them.
 //!
-//! It prints; docs/ holds the checked-in copies, which tests compare.
-
-use anyhow::Context;
+//! It generates nothing: `cargo xtask schemas` does, and tests compare.
 
 use super::exit::Exit;
 use super::terminal::Terminal;
@@ -25,11 +23,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn execute(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
-    let text = if arguments.openapi {
-        mote::api::openapi_document().context("failed to write the OpenAPI document")?
-    } else {
-        format!("{:#}", mote::config::json_schema())
-    };
+    let text = if arguments.openapi { mote::api::OPENAPI } else { mote::config::JSON_SCHEMA };
     terminal.line(text.trim_end())?;
     Ok(())
 }

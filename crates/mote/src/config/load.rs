@@ -93,7 +93,8 @@ pub fn file_of(path: &Path) -> PathBuf {
 pub(super) fn from_text(text: &str, folder: &Path, options: &Options) -> Result<Loaded, Vec<Diagnostic>> {
     let document = document::parse(text).map_err(|diagnostic| vec![diagnostic])?;
     let mut findings = Findings::new(&document);
-    let schema = json_schema();
+    let schema = json_schema::published()
+        .map_err(|error| vec![Diagnostic::of_file(format!("failed to read the schema of agent.yaml: {error}"))])?;
     let checked = structure::check(&document, &schema, &mut findings);
     let mut raw: raw::Agent = match serde_json::from_value(checked) {
         Ok(raw) => raw,

@@ -27,7 +27,7 @@ use std::time::Duration;
 use crate::tools::Effect;
 
 pub use diagnostic::{Diagnostic, Severity};
-pub use json_schema::json_schema;
+pub use json_schema::JSON_SCHEMA;
 pub use load::{Loaded, ModelChoice, Options, file_of, load, load_with};
 pub use secret::{Error as SecretError, SecretValue};
 
