@@ -387,56 +387,6 @@ pub(super) struct PageBody {
     pub(super) next: Option<String>,
 }
 
-/// A session's state across turns.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Session)]
-pub(super) struct SessionBody {
-    /// Its name.
-    id: String,
-    /// Tenant; empty is the default tenant.
-    tenant: String,
-    /// User of its first task.
-    user: Option<String>,
-    /// Transcript, oldest first: the newest 128 messages.
-    messages: Vec<Message>,
-    /// Finished turns.
-    turns: u64,
-    /// The task under way.
-    active_task: Option<String>,
-    /// Tokens of all its tasks.
-    usage: Usage,
-    /// Cost of all its tasks.
-    cost: Cost,
-    /// First use, RFC 3339.
-    created: String,
-    /// Last use, RFC 3339.
-    updated: String,
-}
-
-impl From<store::Session> for SessionBody {
-    fn from(session: store::Session) -> Self {
-        Self {
-            id: session.id,
-            tenant: session.tenant,
-            user: session.user,
-            messages: session.messages,
-            turns: session.turns,
-            active_task: session.active_task,
-            usage: session.usage,
-            cost: Cost::new(session.cost_nano_usd),
-            created: format_rfc3339(session.created_at),
-            updated: format_rfc3339(session.updated_at),
-        }
-    }
-}
-
-/// What an erasure removed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Erased {
-    /// Tasks that are gone, with their journals and payloads.
-    pub(super) tasks: u64,
-}
-
 /// Stored JSON as it stands; text that is not JSON (an old or foreign row) becomes a JSON string.
 #[allow(clippy::needless_pass_by_value, reason = "mapped over owned rows")]
 pub(super) fn raw(text: String) -> Box<RawValue> {

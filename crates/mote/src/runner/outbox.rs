@@ -82,3 +82,41 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use serde_json::{Value, json};
+
+    use super::super::tests::{World, agent, ask, says};
+    use super::*;
+    use crate::config::{self, Agent};
+
+    #[tokio::test]
+    async fn a_finished_task_is_published_until_the_sink_takes_it() {
+        use axum::extract::State;
+        use axum::http::StatusCode;
+
+        type Seen = Arc<(AtomicU32, tokio::sync::mpsc::UnboundedSender<Value>)>;
+        async fn sink(State(seen): State<Seen>, body: String) -> StatusCode {
+            seen.1.send(serde_json::from_str(&body).unwrap()).unwrap();
+            // The first delivery fails: the event must come again.
+            if seen.0.fetch_add(1, Ordering::SeqCst) == 0 { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK }
+        }
+        let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}/events", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback(sink).with_state(Arc::new((AtomicU32::new(0), sender)));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+
+        let events = Some(config::EventSink { url, authorization: None });
+        let world = World::new(Agent { events, ..agent() }, vec![says("hello")], &[]);
+        let task = world.submit(ask("hi")).await;
+        let (first, again) = (received.recv().await.unwrap(), received.recv().await.unwrap());
+        assert_eq!(first, again);
+        assert_eq!((&first["type"], &first["subject"]), (&json!("dev.mote.task.completed"), &json!(task)));
+        assert_eq!((&first["specversion"], &first["data"]["result"]), (&json!("1.0"), &json!("hello")));
+    }
+}

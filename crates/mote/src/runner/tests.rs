@@ -52,7 +52,7 @@ fn reply(parts: Vec<Part>) -> Result<Reply, model::Error> {
     })
 }
 
-fn says(text: &str) -> Result<Reply, model::Error> {
+pub(super) fn says(text: &str) -> Result<Reply, model::Error> {
     reply(vec![Part::Text { text: text.into() }])
 }
 
@@ -61,7 +61,7 @@ fn calls(name: &str, arguments: Value) -> Result<Reply, model::Error> {
 }
 
 /// A tool that counts its attempts and fails the first `failures` of them.
-struct Counter {
+pub(super) struct Counter {
     definition: ToolDefinition,
     effect: Effect,
     approval: bool,
@@ -110,7 +110,7 @@ impl Tool for Counter {
 }
 
 /// An agent for tests: no file, generous limits.
-pub(crate) fn agent() -> Agent {
+pub(super) fn agent() -> Agent {
     let price = config::Price { input: 1_000, cache_read: 100, cache_write: 1_250, output: 5_000 };
     let model = config::Model {
         provider: config::Provider::OpenAi,
@@ -167,7 +167,7 @@ pub(crate) fn agent() -> Agent {
     }
 }
 
-struct World {
+pub(super) struct World {
     runner: Runner,
     store: Arc<dyn Store>,
     model: Arc<Model>,
@@ -181,7 +181,7 @@ impl Drop for World {
 }
 
 impl World {
-    fn new(agent: Agent, replies: Vec<Result<Reply, model::Error>>, tools: &[Arc<Counter>]) -> Self {
+    pub(super) fn new(agent: Agent, replies: Vec<Result<Reply, model::Error>>, tools: &[Arc<Counter>]) -> Self {
         Self::with(agent, replies, tools, None)
     }
 
@@ -200,7 +200,7 @@ impl World {
         Self { runner, store, model, folder }
     }
 
-    async fn submit(&self, submission: Submission) -> String {
+    pub(super) async fn submit(&self, submission: Submission) -> String {
         self.runner.submit(submission, true).await.unwrap().task
     }
 
@@ -260,7 +260,7 @@ fn start(
     (Runner::start(parts).unwrap(), model)
 }
 
-fn ask(text: &str) -> Submission {
+pub(super) fn ask(text: &str) -> Submission {
     Submission {
         owner: Owner::default(),
         input: vec![Message::text(Role::User, text)],
@@ -490,30 +490,4 @@ async fn a_journal_replays_to_what_the_task_says() {
     let run = super::replay(&*world.store, &task.id, |_| steps += 1).await.unwrap().unwrap();
     assert_eq!((steps, run.steps(), run.tool_calls()), (task.seq, task.steps, task.tool_calls));
     assert_eq!(run.budget().spent.nano_usd, task.cost_nano_usd);
-}
-
-#[tokio::test]
-async fn a_finished_task_is_published_until_the_sink_takes_it() {
-    use axum::extract::State;
-    use axum::http::StatusCode;
-
-    type Seen = Arc<(AtomicU32, tokio::sync::mpsc::UnboundedSender<Value>)>;
-    async fn sink(State(seen): State<Seen>, body: String) -> StatusCode {
-        seen.1.send(serde_json::from_str(&body).unwrap()).unwrap();
-        // The first delivery fails: the event must come again.
-        if seen.0.fetch_add(1, Ordering::SeqCst) == 0 { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK }
-    }
-    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let url = format!("http://{}/events", listener.local_addr().unwrap());
-    let router = axum::Router::new().fallback(sink).with_state(Arc::new((AtomicU32::new(0), sender)));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-
-    let events = Some(config::EventSink { url, authorization: None });
-    let world = World::new(Agent { events, ..agent() }, vec![says("hello")], &[]);
-    let task = world.submit(ask("hi")).await;
-    let (first, again) = (received.recv().await.unwrap(), received.recv().await.unwrap());
-    assert_eq!(first, again);
-    assert_eq!((&first["type"], &first["subject"]), (&json!("dev.mote.task.completed"), &json!(task)));
-    assert_eq!((&first["specversion"], &first["data"]["result"]), (&json!("1.0"), &json!("hello")));
 }
