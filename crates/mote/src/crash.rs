@@ -20,24 +20,44 @@ pub const POINTS: &[&str] = &[
 ];
 
 /// Ends the process here, as `kill -9` would, if `MOTE_CRASH_AT` names this point: `NAME` or `NAME:N` for the Nth passage.
+/// `MOTE_STOP_AT` stops it instead (SIGSTOP), so that a test can wake it where it must find itself fenced.
 #[cfg(feature = "crash-points")]
-#[allow(clippy::disallowed_methods, reason = "set by the crash matrix for the whole process")]
 pub fn point(name: &'static str) {
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    static TARGET: OnceLock<Option<(String, u64)>> = OnceLock::new();
-    static PASSED: AtomicU64 = AtomicU64::new(0);
-    let target = TARGET.get_or_init(|| {
-        let text = std::env::var("MOTE_CRASH_AT").ok()?;
-        let (name, nth) = text.split_once(':').unwrap_or((&text, "1"));
-        Some((name.to_owned(), nth.parse().unwrap_or(1)))
-    });
-    if let Some((target, nth)) = target
-        && target == name
-        && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == *nth
-    {
+    static CRASH: Target = Target::new("MOTE_CRASH_AT");
+    static STOP: Target = Target::new("MOTE_STOP_AT");
+    if CRASH.reached(name) {
         std::process::abort();
+    }
+    if STOP.reached(name) {
+        // It cannot fail: the process may signal itself.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+    }
+}
+
+/// The point that a variable names, and how often it was passed.
+#[cfg(feature = "crash-points")]
+struct Target {
+    variable: &'static str,
+    named: std::sync::OnceLock<Option<(String, u64)>>,
+    passed: std::sync::atomic::AtomicU64,
+}
+
+#[cfg(feature = "crash-points")]
+impl Target {
+    const fn new(variable: &'static str) -> Self {
+        Self { variable, named: std::sync::OnceLock::new(), passed: std::sync::atomic::AtomicU64::new(0) }
+    }
+
+    /// Counts a passage; whether it is the one.
+    #[allow(clippy::disallowed_methods, reason = "set by the crash matrix for the whole process")]
+    fn reached(&self, name: &str) -> bool {
+        let named = self.named.get_or_init(|| {
+            let text = std::env::var(self.variable).ok()?;
+            let (name, nth) = text.split_once(':').unwrap_or((&text, "1"));
+            Some((name.to_owned(), nth.parse().unwrap_or(1)))
+        });
+        let Some((target, nth)) = named else { return false };
+        target == name && self.passed.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1 == *nth
     }
 }
 

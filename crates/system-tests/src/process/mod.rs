@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use crate::limits::{OUTPUT_LINES_MAX, PATIENCE};
+use crate::limits::{OUTPUT_LINES_MAX, PATIENCE, POLL};
 
 /// Where a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +140,26 @@ impl Process {
     /// When the process is gone.
     pub fn pause(&self) -> anyhow::Result<()> {
         self.signal(Signal::STOP)
+    }
+
+    /// Waits until it stands still, after [`Process::pause`] or because it stopped itself.
+    ///
+    /// # Errors
+    /// When it does not in time, or is gone.
+    pub async fn stopped(&self) -> anyhow::Result<()> {
+        let path = format!("/proc/{}/stat", self.pid());
+        let standing = async {
+            loop {
+                let stat = std::fs::read_to_string(&path).with_context(|| format!("{} is gone", self.name))?;
+                // `pid (name) state …`: proc_pid_stat(5).
+                if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')) {
+                    return Ok(());
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, standing).await;
+        waited.unwrap_or_else(|_| Err(self.blame(anyhow!("{} does not stop", self.name))))
     }
 
     /// Lets it go on (SIGCONT).

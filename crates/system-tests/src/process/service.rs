@@ -50,9 +50,16 @@ impl Launch {
     ///
     /// # Errors
     /// When that build fails.
-    pub fn crashing_at(mut self, point: &str) -> anyhow::Result<Self> {
-        self.binary = Some(binary::mote_with_crash_points()?.to_path_buf());
-        Ok(self.env("MOTE_CRASH_AT", point))
+    pub fn crashing_at(self, point: &str) -> anyhow::Result<Self> {
+        Ok(self.with_crash_points()?.env("MOTE_CRASH_AT", point))
+    }
+
+    /// Stops itself (SIGSTOP) at a crash point (`name` or `name:nth`), in the build that has them.
+    ///
+    /// # Errors
+    /// When that build fails.
+    pub fn stopping_at(self, point: &str) -> anyhow::Result<Self> {
+        Ok(self.with_crash_points()?.env("MOTE_STOP_AT", point))
     }
 
     /// In the build with crash points, crashing nowhere.
