@@ -222,3 +222,63 @@ fn hex(digest: &[u8; 32]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rusqlite::Connection;
+    use serde_json::json;
+
+    use super::super::tests::{World, agent, ask, calls, says, start};
+    use crate::store::{Mail, Status, Task};
+
+    /// A task at rest, its journal changed by `edit` as another build might have left it, taken up by the next process.
+    async fn resumed(edit: impl Fn(&Connection, &str)) -> Task {
+        let world = World::new(agent(), vec![calls("wait_for_signal", json!({"name": "go"}))], &[]);
+        let task = world.submit(ask("wait")).await;
+        world.reach(&task, |task| task.status == Status::Waiting).await;
+        world.runner.drain(Duration::from_secs(5)).await;
+        edit(&Connection::open(world.folder.join("mote.db")).unwrap(), &task);
+        let (next, _model) = start(agent(), &world.store, vec![says("went")], &[], None);
+        next.post(&task, Mail::Signal { name: "go".into(), payload: json!(null) }).await.unwrap();
+        world.end(&task).await
+    }
+
+    fn record(store: &Connection, task: &str, seq: i64) -> Vec<u8> {
+        let query = "SELECT record FROM journal WHERE task = ?1 AND seq = ?2";
+        store.query_row(query, (task, seq), |row| row.get(0)).unwrap()
+    }
+
+    fn put(store: &Connection, task: &str, seq: i64, record: &[u8]) {
+        let update = "UPDATE journal SET record = ?3 WHERE task = ?1 AND seq = ?2";
+        assert_eq!(store.execute(update, (task, seq, record)).unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_another_core_wrote_goes_on_where_this_one_decides_alike() {
+        let task = resumed(|store, task| {
+            let mut opened = record(store, task, 1);
+            // Format, time (LEB128), tag, then the version of the core that wrote it.
+            let tag = 1 + opened[1..].iter().position(|byte| *byte < 0x80).unwrap() + 1;
+            assert_eq!(u16::from(opened[tag + 1]), mote_core::journal::CORE);
+            opened[tag + 1] = 0;
+            put(store, task, 1, &opened);
+        });
+        assert_eq!(task.await.result.as_deref(), Some("\"went\""));
+    }
+
+    #[tokio::test]
+    async fn a_journal_on_which_this_core_decides_otherwise_is_a_dead_letter_that_says_where() {
+        let task = resumed(|store, task| {
+            // The grant asked for a model call; a core that asked for nothing wrote this.
+            let granted = record(store, task, 3);
+            let event = 1 + granted[1..].iter().position(|byte| *byte < 0x80).unwrap() + 2;
+            put(store, task, 3, &granted[..event]);
+        });
+        let task = task.await;
+        let error = task.error.unwrap();
+        assert_eq!((task.dead, error.code.as_str()), (true, "divergence"));
+        assert!(error.message.starts_with("journal entry 3"), "{}", error.message);
+    }
+}

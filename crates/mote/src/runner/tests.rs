@@ -22,7 +22,7 @@ use crate::tools::registry::Registry;
 use crate::tools::{Effect, Failure, FailureKind, Invocation, Output, Tool};
 
 /// A model that plays replies in order, and can be made to hold each until it is told to go on.
-struct Model {
+pub(super) struct Model {
     replies: Mutex<VecDeque<Result<Reply, model::Error>>>,
     seen: Mutex<Vec<Request>>,
     hold: Option<Arc<Notify>>,
@@ -56,7 +56,7 @@ pub(super) fn says(text: &str) -> Result<Reply, model::Error> {
     reply(vec![Part::Text { text: text.into() }])
 }
 
-fn calls(name: &str, arguments: Value) -> Result<Reply, model::Error> {
+pub(super) fn calls(name: &str, arguments: Value) -> Result<Reply, model::Error> {
     reply(vec![Part::Call { id: format!("call-{name}"), name: name.into(), arguments: arguments.to_string() }])
 }
 
@@ -168,10 +168,10 @@ pub(super) fn agent() -> Agent {
 }
 
 pub(super) struct World {
-    runner: Runner,
-    store: Arc<dyn Store>,
+    pub(super) runner: Runner,
+    pub(super) store: Arc<dyn Store>,
     model: Arc<Model>,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 impl Drop for World {
@@ -204,7 +204,7 @@ impl World {
         self.runner.submit(submission, true).await.unwrap().task
     }
 
-    async fn reach(&self, task: &str, reached: impl Fn(&Task) -> bool) -> Task {
+    pub(super) async fn reach(&self, task: &str, reached: impl Fn(&Task) -> bool) -> Task {
         let mut changes = self.store.subscribe(task);
         let waiting = async {
             loop {
@@ -222,7 +222,7 @@ impl World {
         }
     }
 
-    async fn end(&self, task: &str) -> Task {
+    pub(super) async fn end(&self, task: &str) -> Task {
         self.reach(task, |task| task.status.is_terminal()).await
     }
 
@@ -235,7 +235,7 @@ impl World {
     }
 }
 
-fn start(
+pub(super) fn start(
     agent: Agent,
     store: &Arc<dyn Store>,
     replies: Vec<Result<Reply, model::Error>>,
