@@ -86,7 +86,7 @@ const FULL: Effort = Effort {
     suspended: 100_000,
 };
 const QUICK: Effort =
-    Effort { rounds: 1, seconds: 2.0, warmup: 0.5, idle_seconds: 3, starts: 3, in_flight: 500, suspended: 2_000 };
+    Effort { rounds: 1, seconds: 2.0, warmup: 0.5, idle_seconds: 15, starts: 3, in_flight: 500, suspended: 2_000 };
 
 /// What every section needs.
 struct Bench {
