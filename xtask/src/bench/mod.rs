@@ -133,13 +133,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
     }
+    let machine = machine::describe(&bench);
     std::fs::remove_dir_all(&bench.scratch).ok();
     if options.quick || options.only.is_some() || options.no_peers {
         println!("xtask: docs/benchmarks.md is written by a whole run only");
         return Ok(());
     }
     let reasons = std::fs::read_to_string(root.join(document::REASONS)).unwrap_or_default();
-    let mut text = document::text(&machine::describe(&bench)?, &bench.effort, &measured, &reasons)?;
+    let mut text = document::text(&machine?, &bench.effort, &measured, &reasons)?;
     if !failed.is_empty() {
         text.push_str(&format!("\n## Not measured in this run\n\n{}", failed.concat()));
     }
