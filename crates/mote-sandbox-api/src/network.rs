@@ -1,0 +1,112 @@
+//! What a sandbox may reach: rules over names, addresses and ports, and the secrets swapped at egress.
+//!
+//! It states and validates policy; it decides nothing about a packet or a connection: the daemon's `network` does.
+
+use serde::{Deserialize, Serialize};
+
+/// Allow or deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The connection is made.
+    Allow,
+    /// The connection is refused.
+    Deny,
+}
+
+/// One rule: a destination and what to do with it. Of the rules that match, deny wins over allow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// What happens.
+    pub verdict: Verdict,
+    /// A name (`pypi.org`), a wildcard (`*.pythonhosted.org`: one or more labels in front), an address, a CIDR block, or
+    /// `*` for every public destination.
+    pub to: String,
+    /// Ports; every port where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+    /// TLS is terminated by the daemon, whose authority the image trusts. Implied by `secrets` and by recording.
+    #[serde(default)]
+    pub inspect: bool,
+    /// Headers set on each request at egress; needs inspection for HTTPS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<Header>,
+}
+
+/// A header set at egress.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// Name.
+    pub name: String,
+    /// Value; never logged.
+    pub value: String,
+}
+
+impl std::fmt::Debug for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Header").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A secret of the daemon, bound to the hosts that may receive it. Inside stands a placeholder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretBinding {
+    /// Name of the secret in the daemon's store.
+    pub secret: String,
+    /// Variable of the environment that holds the placeholder inside.
+    pub env: String,
+    /// Names that may receive the value, as in [`Rule::to`].
+    pub hosts: Vec<String>,
+}
+
+/// Recording or replay of HTTP exchanges.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tape {
+    /// Exchanges are written to the named tape.
+    Record(String),
+    /// Only what the named tape holds is answered, from the tape; nothing leaves the host.
+    Replay(String),
+}
+
+/// What a sandbox may reach. The default reaches nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Rules; what none of them allows is denied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    /// Secrets swapped at egress.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretBinding>,
+    /// Private and special ranges that may be reached where a rule allows them, as CIDR blocks. Link-local, metadata and
+    /// the host's loopback are denied unless they stand here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub private_ranges: Vec<String>,
+    /// Ports inside that previews may reach from outside; `None`: every port, by the preview's own access rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_ports: Option<Vec<u16>>,
+    /// Previews need the sandbox's traffic token.
+    #[serde(default)]
+    pub ingress_token: bool,
+    /// Bytes a second in each direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_bytes: Option<u64>,
+    /// Connections open at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// Recording or replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tape: Option<Tape>,
+}
+
+impl Policy {
+    /// Whether any connection could be allowed, now or by an exchange on tape.
+    #[must_use]
+    pub fn reaches_anything(&self) -> bool {
+        self.tape.is_some() || self.rules.iter().any(|rule| rule.verdict == Verdict::Allow)
+    }
+}

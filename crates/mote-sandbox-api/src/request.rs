@@ -1,0 +1,242 @@
+//! The bodies of the native API: what is sent to `/v1` and what comes back.
+//!
+//! It does not hold routes: the daemon's `api/native` maps them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::guest;
+use crate::lifecycle::State;
+use crate::spec::{ImageSource, Profile, Spec};
+use crate::units;
+
+/// `POST /v1/sandboxes`: one sandbox, or a batch where `count` is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Create {
+    /// How it is made.
+    #[serde(default)]
+    pub spec: Spec,
+    /// How many (at most [`crate::limits::BATCH_MAX`]); the answer is then a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+}
+
+/// How a pause was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseKind {
+    /// Processes are frozen; memory stays.
+    Frozen,
+    /// Processes were ended; the filesystem stays.
+    Stopped,
+}
+
+/// A sandbox as it is told to callers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// `sb` and 20 characters of base32.
+    pub id: String,
+    /// Where it is in its life.
+    pub state: State,
+    /// Substrate that carries it.
+    pub substrate: String,
+    /// The profile it was made with.
+    pub profile: Profile,
+    /// The image it was made from.
+    pub image: ImageSource,
+    /// Free keys and values.
+    pub metadata: BTreeMap<String, String>,
+    /// Milliseconds since the epoch.
+    pub created_ms: u64,
+    /// When its lease runs out, milliseconds since the epoch; never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ends_ms: Option<u64>,
+    /// When it is removed whatever happens; never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// The sandbox that this one was forked from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The snapshot that its filesystem started from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// How it is paused, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<PauseKind>,
+    /// Token for the data plane; told only on creation and connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<String>,
+    /// Why it failed or ended, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// `POST /v1/sandboxes/{id}/exec`: one process from start to end, its output gathered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// Program and arguments, or a line for the shell.
+    pub command: Command,
+    /// Added to the sandbox's environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// User.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Text for its standard input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
+    /// Ended with all its children after this long.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "units::duration::option")]
+    pub timeout: Option<Duration>,
+}
+
+/// A program with arguments, or a line for `/bin/sh -c`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Command {
+    /// A line for the shell.
+    Line(String),
+    /// Program and arguments.
+    Arguments(Vec<String>),
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self::Line(String::new())
+    }
+}
+
+/// What came of an [`Exec`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecResult {
+    /// Standard output, lossily as UTF-8, cut at the daemon's bound.
+    pub stdout: String,
+    /// Standard error, the same.
+    pub stderr: String,
+    /// Bytes that were cut from both.
+    pub truncated_bytes: u64,
+    /// How it ended.
+    pub exit: guest::Exit,
+    /// It was ended because its time was over.
+    pub timed_out: bool,
+    /// Milliseconds from start to end.
+    pub duration_ms: u64,
+}
+
+/// `POST /v1/sandboxes/{id}/snapshots`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeSnapshot {
+    /// Free name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// `sn` and 20 characters of base32.
+    pub id: String,
+    /// Free name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The sandbox it was taken of.
+    pub sandbox: String,
+    /// The image below it.
+    pub image: ImageSource,
+    /// Milliseconds since the epoch.
+    pub created_ms: u64,
+    /// Whether the memory of processes is in it: never on containers.
+    pub memory: bool,
+    /// Bytes that only this snapshot holds, where the filesystem can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusive_bytes: Option<u64>,
+}
+
+/// `POST /v1/sandboxes/{id}/rollback`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// A snapshot of this sandbox or of an ancestor.
+    pub snapshot: String,
+}
+
+/// `POST /v1/sandboxes/{id}/fork`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fork {
+    /// How many (at most [`crate::limits::BATCH_MAX`]); 1 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// Lease of the forks; the parent's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "units::duration::option")]
+    pub lease: Option<Duration>,
+    /// Forks carry the parent's secrets; refused where the parent has secrets and this is not set.
+    #[serde(default)]
+    pub share_secrets: bool,
+}
+
+/// `POST /v1/sandboxes/{id}/commit`: an image from what the sandbox's root is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Commit {
+    /// Name of the image.
+    pub name: String,
+}
+
+/// One change of a `GET /v1/sandboxes/{id}/diff`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Absolute path inside.
+    pub path: String,
+    /// What happened to it.
+    pub kind: ChangeKind,
+    /// What it is now (what it was, where it was removed).
+    pub entry: guest::EntryKind,
+    /// Bytes, for a file.
+    pub size: u64,
+}
+
+/// What happened to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// It was not there.
+    Added,
+    /// Its content or its attributes differ.
+    Modified,
+    /// It is no longer there.
+    Removed,
+}
+
+/// What a sandbox uses now, from its cgroups and quota group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time since creation, microseconds.
+    pub cpu_us: u64,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Memory bound in bytes.
+    pub memory_bytes_max: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Times that the kernel ended a process for memory.
+    pub oom_kills: u64,
+    /// Bytes of its own filesystem in use, where the filesystem can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// Disk bound in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes_max: Option<u64>,
+    /// Bytes sent through the proxy.
+    pub sent_bytes: u64,
+    /// Bytes received through the proxy.
+    pub received_bytes: u64,
+}

@@ -1,0 +1,38 @@
+//! The keeper: the one process with privilege. It takes one verb at a time over a socket pair, carries it out, and answers.
+//!
+//! Verbs name things by id, never by a path that a caller chose: the keeper itself knows where its pool and its cgroups
+//! are. It parses no byte of a guest or a stranger: what does that (unpacking, diffing, proxying) runs elsewhere, without
+//! privilege. It is single-threaded: forking is then safe.
+
+pub mod client;
+pub mod wire;
+
+use serde::{Deserialize, Serialize};
+
+/// What the daemon can ask of the keeper, by the part that answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Are you there?
+    Ping,
+    /// Namespaces, cgroups, processes.
+    Namespace(crate::namespace::keeper::Verb),
+    /// Roots, snapshots, volumes, quotas.
+    Filesystem(crate::filesystem::keeper::Verb),
+    /// What has to be made inside a sandbox's network namespace.
+    Network(crate::network::keeper::Verb),
+}
+
+/// What came of a verb. Descriptors travel beside it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is done; there is nothing to tell.
+    Done,
+    /// Of [`Verb::Namespace`].
+    Namespace(crate::namespace::keeper::Outcome),
+    /// Of [`Verb::Filesystem`].
+    Filesystem(crate::filesystem::keeper::Outcome),
+    /// Of [`Verb::Network`].
+    Network(crate::network::keeper::Outcome),
+}

@@ -1,0 +1,10 @@
+//! The sandbox runtime's daemon, as a library: an unprivileged service and its small privileged keeper.
+//!
+//! `ARCHITECTURE.md` has the process tree. The library reads no environment variable and no command line: `main` does.
+
+pub mod descriptor;
+pub mod filesystem;
+pub mod keeper;
+pub mod limits;
+pub mod namespace;
+pub mod network;
