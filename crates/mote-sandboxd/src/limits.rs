@@ -2,9 +2,90 @@
 //!
 //! It does not hold the bounds of the contract (what one request may ask for): those are `mote_sandbox_api::limits`.
 
+use std::time::Duration;
+
 /// Bytes of one message between the daemon and the keeper.
 pub const KEEPER_MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// Descriptors that travel with one message between the daemon and the keeper.
 pub const KEEPER_DESCRIPTORS_MAX: usize = 8;
 /// Verbs that wait for the keeper; what comes beyond is answered `exhausted`.
 pub const KEEPER_QUEUE_MAX: usize = 1024;
+
+/// Rules, secrets and ranges of one network policy beside the contract's bound on rules.
+pub const NETWORK_SECRETS_MAX: usize = 64;
+/// Hosts that one secret may be bound to.
+pub const NETWORK_SECRET_HOSTS_MAX: usize = 64;
+/// Blocks of private ranges that one policy may open.
+pub const NETWORK_PRIVATE_RANGES_MAX: usize = 64;
+/// Headers that one rule sets.
+pub const NETWORK_HEADERS_MAX: usize = 32;
+/// Bytes of one secret's value.
+pub const NETWORK_SECRET_BYTES_MAX: usize = 16 * 1024;
+/// Connections that one sandbox has open at once where its policy does not say.
+pub const EGRESS_CONNECTIONS_DEFAULT: u32 = 1024;
+/// Connections that one sandbox may be given at most.
+pub const EGRESS_CONNECTIONS_MAX: u32 = 16 * 1024;
+/// Connections that wait in the kernel for the daemon to accept them, for each sandbox.
+pub const EGRESS_BACKLOG: i32 = 1024;
+/// Time to connect to a destination.
+pub const EGRESS_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time for the first bytes of a connection to tell what it is, and for a TLS handshake.
+pub const EGRESS_SNIFF_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time that a client may be silent before the destination is asked to speak first (SSH, SMTP).
+pub const EGRESS_SILENCE: Duration = Duration::from_millis(150);
+/// First bytes held back until it is clear what a connection is: a `ClientHello` may be as long as 64 KiB, in many records.
+pub const EGRESS_SNIFF_BYTES_MAX: usize = 80 * 1024;
+/// Bytes of a line that may still turn out to begin an HTTP request.
+pub const EGRESS_LINE_BYTES_MAX: usize = 16 * 1024;
+/// Buffer of one direction of a spliced connection.
+pub const EGRESS_BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes of the head of an HTTP request or response.
+pub const EGRESS_HEAD_BYTES_MAX: usize = 128 * 1024;
+/// Headers of one HTTP request or response.
+pub const EGRESS_HEADERS_MAX: usize = 256;
+/// Bytes of an HTTP request's body in which placeholders are swapped; a longer body passes as it is.
+pub const EGRESS_SWAP_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// TLS server configurations (one a name) kept by the daemon's authority.
+pub const AUTHORITY_LEAVES_MAX: usize = 1024;
+/// TLS sessions kept for resumption by clients inside.
+pub const AUTHORITY_SESSIONS_MAX: usize = 4096;
+/// Decisions kept for each sandbox.
+pub const DECISIONS_KEPT: usize = 1024;
+/// Decisions of one sandbox written to the log each second; those beyond are only counted and kept.
+pub const DECISIONS_LOGGED_PER_SECOND: u32 = 100;
+/// Queries a second that one sandbox may ask; what comes beyond is refused.
+pub const DNS_QUERIES_PER_SECOND: u64 = 200;
+/// Queries of one sandbox under way at once.
+pub const DNS_QUERIES_AT_ONCE: usize = 64;
+/// TCP connections for DNS of one sandbox at once.
+pub const DNS_CONNECTIONS_MAX: usize = 16;
+/// Time that a TCP connection for DNS may be idle.
+pub const DNS_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a DNS message that is read over UDP.
+pub const DNS_MESSAGE_BYTES_MAX: usize = 4096;
+/// Addresses told for one name.
+pub const DNS_ADDRESSES_MAX: usize = 16;
+/// Longest time to live that is told, seconds: so that a name is asked again soon after a policy changes.
+pub const DNS_TTL_SECONDS_MAX: u32 = 60;
+/// Time to live where the system's resolver tells none, seconds.
+pub const DNS_TTL_SECONDS_DEFAULT: u32 = 30;
+/// Time for one try of an upstream resolver.
+pub const DNS_TRY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Tries of an upstream resolver.
+pub const DNS_TRIES: u32 = 3;
+/// Answers of upstream resolvers kept by the daemon.
+pub const DNS_CACHE_MAX: usize = 4096;
+/// Addresses remembered as told, for each sandbox.
+pub const TOLD_ADDRESSES_MAX: usize = 4096;
+/// Names remembered for one address told.
+pub const TOLD_NAMES_MAX: usize = 64;
+/// Time that a told address may be connected to: clients keep answers far beyond their time to live.
+pub const TOLD_KEPT: Duration = Duration::from_secs(3600);
+/// Bytes of the body of one exchange on tape, request and response each.
+pub const TAPE_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of one tape.
+pub const TAPE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Exchanges of one tape.
+pub const TAPE_EXCHANGES_MAX: usize = 100_000;
+/// Bytes of a tape's name.
+pub const TAPE_NAME_BYTES_MAX: usize = 128;

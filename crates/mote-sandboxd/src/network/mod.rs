@@ -2,4 +2,7 @@
 //!
 //! It does not make namespaces (`namespace` does) and it never trusts a name or an address that comes from inside.
 
+pub mod address;
 pub mod keeper;
+pub mod name;
+mod netlink;
