@@ -2,3 +2,7 @@
 //!
 //! It holds no policy: what is called, in which order and with which limits is its callers' matter. Every `unsafe` block of
 //! the sandbox runtime stands here.
+
+pub mod btrfs;
+mod ioctl;
+pub mod loop_device;

@@ -89,3 +89,13 @@ pub const TAPE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const TAPE_EXCHANGES_MAX: usize = 100_000;
 /// Bytes of a tape's name.
 pub const TAPE_NAME_BYTES_MAX: usize = 128;
+// Filesystem and images.
+
+/// Bytes of the id of a sandbox, snapshot, layer or volume.
+pub const POOL_ID_BYTES_MAX: usize = 96;
+/// Bytes of the record beside a tree.
+pub const POOL_RECORD_BYTES_MAX: u64 = 256 * 1024;
+/// Bytes of the pool's file where the operator names no size. The file is sparse: it takes what is written.
+pub const POOL_BYTES_DEFAULT: u64 = 64 << 30;
+/// Read-only trees under one root; a commit beyond is flattened. (The kernel's own bound is 500.)
+pub const LOWER_TREES_MAX: usize = 32;

@@ -1,15 +1,289 @@
 //! The part of the keeper that serves `filesystem`: its verbs and how they are carried out, with privilege.
 //!
-//! It does not decide: whether a verb is due is the daemon's matter.
+//! It does not decide: whether a verb is due is the daemon's matter. It names nothing by a path that a caller chose, except
+//! host directories, which its own configuration must allow.
 
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_sys::btrfs;
 use serde::{Deserialize, Serialize};
+
+use super::id::Id;
+use super::pool::{self, Backend, Pool};
+use super::recipe::Lower;
+use crate::limits::POOL_BYTES_DEFAULT;
+
+/// How the keeper's filesystem part is set up, by the operator.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The state directory: it holds `pool/`, and `pool.img` where the pool is a file.
+    pub state: PathBuf,
+    /// A backend that must be used; found by trying where absent.
+    pub backend: Option<Backend>,
+    /// Bytes of the pool's file, where one has to be made.
+    pub pool_bytes: u64,
+    /// The pool's file survives a crash of the host. Without, snapshots do not wait for the disk, and a crash of the host
+    /// may cost the pool: for hosts whose sandboxes are worth nothing by then.
+    pub barriers: bool,
+    /// Host directories that may be images or data, with all below them.
+    pub allowed: Vec<PathBuf>,
+    /// The host's own root may be an image.
+    pub host_root: bool,
+    /// Paths of the host that an image of its root does not show, beside the state directory.
+    pub host_hidden: Vec<PathBuf>,
+    /// This program, which also is what works on trees without privilege.
+    pub program: PathBuf,
+}
+
+impl Options {
+    /// Defaults for a state directory: the backend as found, no host directory allowed.
+    #[must_use]
+    pub fn new(state: PathBuf) -> Self {
+        Self {
+            state,
+            backend: None,
+            pool_bytes: POOL_BYTES_DEFAULT,
+            barriers: true,
+            allowed: Vec::new(),
+            host_root: false,
+            host_hidden: super::host::HIDDEN.iter().map(PathBuf::from).collect(),
+            program: PathBuf::from("/proc/self/exe"),
+        }
+    }
+}
+
+/// What a new root starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// These read-only trees, the topmost first.
+    Image(Vec<Lower>),
+    /// What a snapshot holds.
+    Snapshot(Id),
+}
 
 /// What the daemon can ask.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verb {}
+pub enum Verb {
+    /// What the pool can do: one [`Outcome::Pool`].
+    Pool,
+    /// Makes a sandbox's root.
+    RootNew {
+        /// The sandbox.
+        sandbox: Id,
+        /// What it starts from.
+        origin: Origin,
+        /// Bytes that it may be charged with.
+        quota_bytes: Option<u64>,
+    },
+    /// Takes a snapshot of a root: one [`Outcome::Taken`].
+    Snapshot {
+        /// The sandbox.
+        sandbox: Id,
+        /// Id of the snapshot.
+        snapshot: Id,
+        /// No process but init lives in the sandbox; on plain directories a snapshot needs that.
+        quiet: bool,
+    },
+    /// Puts what a snapshot holds in the place of a root. No process may live in the sandbox.
+    Rollback {
+        /// The sandbox.
+        sandbox: Id,
+        /// The snapshot.
+        snapshot: Id,
+    },
+    /// Makes another sandbox's root from what a root holds: one [`Outcome::Taken`].
+    Fork {
+        /// The sandbox that is there.
+        from: Id,
+        /// The sandbox that is to be.
+        to: Id,
+        /// No process but init lives in `from`; on plain directories a fork needs that.
+        quiet: bool,
+    },
+    /// Makes a layer of what a root holds: one [`Outcome::Committed`].
+    Commit {
+        /// The sandbox.
+        sandbox: Id,
+        /// Id of the layer, where the root holds anything of its own.
+        layer: Id,
+        /// No process but init lives in the sandbox; on plain directories a commit needs that.
+        quiet: bool,
+    },
+    /// Removes a root.
+    RemoveRoot(Id),
+    /// Removes a snapshot. Roots that started from it keep what they have.
+    RemoveSnapshot(Id),
+    /// Every root and every snapshot: one [`Outcome::Held`].
+    Held,
+    /// Makes a volume; `conflict` where it is there.
+    VolumeNew {
+        /// Its name.
+        volume: Id,
+        /// Bytes that it may be charged with.
+        quota_bytes: Option<u64>,
+    },
+    /// Every volume: one [`Outcome::Volumes`].
+    Volumes,
+    /// Removes a volume with all it holds.
+    RemoveVolume(Id),
+    /// What a root is charged with: one [`Outcome::Usage`].
+    Usage(Id),
+    /// What a snapshot is charged with alone: one [`Outcome::Usage`].
+    SnapshotUsage(Id),
+}
 
 /// What is answered.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {}
+pub enum Outcome {
+    /// It is done; there is nothing to tell.
+    Done,
+    /// Of [`Verb::Pool`].
+    Pool(Description),
+    /// Of [`Verb::Snapshot`] and [`Verb::Fork`].
+    Taken {
+        /// The sandbox's root is now made up of other trees: it must be mounted anew, else what it writes is lost.
+        remount: bool,
+    },
+    /// Of [`Verb::Commit`].
+    Committed {
+        /// The trees that make up the image, the topmost first.
+        lower: Vec<Lower>,
+        /// As in [`Outcome::Taken`].
+        remount: bool,
+    },
+    /// Of [`Verb::Held`].
+    Held {
+        /// Sandboxes that have a root.
+        roots: Vec<Id>,
+        /// Snapshots.
+        snapshots: Vec<Id>,
+    },
+    /// Of [`Verb::Volumes`].
+    Volumes(Vec<Id>),
+    /// Of [`Verb::Usage`] and [`Verb::SnapshotUsage`].
+    Usage {
+        /// Bytes, where the filesystem can tell.
+        bytes: Option<u64>,
+        /// Bound in bytes, where there is one that is enforced.
+        bytes_max: Option<u64>,
+    },
+}
+
+/// What the pool can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// Snapshots are atomic whatever is being written.
+    pub live_snapshots: bool,
+    /// `simple` or `full`; quotas are not enforced where absent.
+    pub quota: Option<String>,
+    /// Half-made trees that the start found and removed or completed.
+    pub recovered: usize,
+    /// How it is kept, for people.
+    pub detail: String,
+}
+
+/// The keeper's filesystem part.
+#[derive(Debug)]
+pub struct Keeper {
+    pub(super) pool: Pool,
+    pub(super) options: Options,
+}
+
+impl Keeper {
+    /// Opens the pool: made where there is none, mounted where it is a file, cleaned of what a crash left half-made. Where
+    /// the caller has a mount namespace of its own, the pool is mounted in it and goes with it.
+    ///
+    /// # Errors
+    /// Where the pool cannot be made or mounted, with what is missing.
+    pub fn open(options: Options) -> Result<Self, Failure> {
+        let pool = Pool::open(&pool::Options {
+            state: options.state.clone(),
+            backend: options.backend,
+            bytes: options.pool_bytes,
+            barriers: options.barriers,
+            program: options.program.clone(),
+        })?;
+        let keeper = Self { pool, options };
+        if keeper.options.host_root {
+            keeper.make_host_mask()?;
+        }
+        Ok(keeper)
+    }
+
+    /// Carries out a verb.
+    ///
+    /// # Errors
+    /// What the daemon, and then the caller, is told.
+    pub fn carry_out(&mut self, verb: Verb, descriptors: Vec<OwnedFd>) -> Result<(Outcome, Vec<OwnedFd>), Failure> {
+        drop(descriptors);
+        let outcome = match verb {
+            Verb::Pool => Outcome::Pool(self.describe()),
+            Verb::RootNew { sandbox, origin, quota_bytes } => self.root_new(&sandbox, &origin, quota_bytes)?,
+            Verb::Snapshot { sandbox, snapshot, quiet } => self.snapshot(&sandbox, &snapshot, quiet)?,
+            Verb::Rollback { sandbox, snapshot } => self.rollback(&sandbox, &snapshot)?,
+            Verb::Fork { from, to, quiet } => self.fork(&from, &to, quiet)?,
+            Verb::Commit { sandbox, layer, quiet } => self.commit(&sandbox, &layer, quiet)?,
+            Verb::RemoveRoot(sandbox) => self.remove_root(&sandbox)?,
+            Verb::RemoveSnapshot(snapshot) => self.remove_snapshot(&snapshot)?,
+            Verb::Held => Outcome::Held {
+                roots: self.pool.list(pool::Folder::Roots)?,
+                snapshots: self.pool.list(pool::Folder::Snapshots)?,
+            },
+            Verb::VolumeNew { volume, quota_bytes } => self.volume_new(&volume, quota_bytes)?,
+            Verb::Volumes => Outcome::Volumes(self.pool.list(pool::Folder::Volumes)?),
+            Verb::RemoveVolume(volume) => {
+                self.pool.remove(pool::Folder::Volumes, &volume)?;
+                Outcome::Done
+            }
+            Verb::Usage(sandbox) => self.usage(&sandbox)?,
+            Verb::SnapshotUsage(snapshot) => self.snapshot_usage(&snapshot)?,
+        };
+        Ok((outcome, Vec::new()))
+    }
+
+    /// Where a host directory of an image or a data mount lies, its links resolved.
+    ///
+    /// # Errors
+    /// `forbidden` where the configuration does not allow it; `not_found` where it is not there.
+    pub fn host_directory(&self, path: &Path) -> Result<PathBuf, Failure> {
+        let shown = path.display();
+        let real = std::fs::canonicalize(path).map_err(|_| Failure::not_found("directory", &shown.to_string()))?;
+        let allowed = self.options.allowed.iter().filter_map(|allowed| std::fs::canonicalize(allowed).ok());
+        if !allowed.into_iter().any(|allowed| real.starts_with(allowed)) {
+            return Err(Failure::new(Code::Forbidden, format!("the host's {shown} may not be used by sandboxes"))
+                .with("path", shown)
+                .remedy("the administrator can allow the directory in the daemon's configuration"));
+        }
+        let state = std::fs::canonicalize(&self.options.state).unwrap_or_else(|_| self.options.state.clone());
+        if state.starts_with(&real) || real.starts_with(&state) {
+            return Err(Failure::new(Code::Forbidden, format!("the host's {shown} holds the daemon's own state")));
+        }
+        if !real.is_dir() {
+            return Err(Failure::invalid("path", format!("{shown} is not a directory")));
+        }
+        Ok(real)
+    }
+
+    fn describe(&self) -> Description {
+        let backend = self.pool.backend();
+        let detail = match backend {
+            Backend::Btrfs => "btrfs subvolumes",
+            Backend::Plain => "plain directories: a snapshot needs that no process but init lives",
+        };
+        let quota = self.pool.quota().map(|quota| match quota {
+            btrfs::Quota::Simple => "simple".to_owned(),
+            btrfs::Quota::Full => "full".to_owned(),
+        });
+        Description {
+            live_snapshots: backend == Backend::Btrfs,
+            quota,
+            recovered: self.pool.recovered(),
+            detail: detail.to_owned(),
+        }
+    }
+}

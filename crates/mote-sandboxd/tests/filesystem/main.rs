@@ -1,0 +1,7 @@
+//! The filesystem interface of the keeper, the same suite on btrfs and on plain directories, with real mounts: as root.
+//!
+//! It does not test what runs inside: the system tests do.
+#![allow(clippy::unwrap_used)]
+
+mod roots;
+mod stage;
