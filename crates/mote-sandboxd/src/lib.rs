@@ -2,9 +2,13 @@
 //!
 //! `ARCHITECTURE.md` has the process tree. The library reads no environment variable and no command line: `main` does.
 
+pub mod clock;
 pub mod descriptor;
 pub mod filesystem;
+pub mod guest;
 pub mod keeper;
+pub mod lifecycle;
 pub mod limits;
 pub mod namespace;
 pub mod network;
+pub mod state;

@@ -99,3 +99,43 @@ pub const POOL_RECORD_BYTES_MAX: u64 = 256 * 1024;
 pub const POOL_BYTES_DEFAULT: u64 = 64 << 30;
 /// Read-only trees under one root; a commit beyond is flattened. (The kernel's own bound is 500.)
 pub const LOWER_TREES_MAX: usize = 32;
+/// Writes that wait for the state; what comes beyond is answered `exhausted`.
+pub const STATE_QUEUE_MAX: usize = 4096;
+/// How long the state waits for another process (`key new`) that writes the same file.
+pub const STATE_BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Milliseconds for which an answer under an idempotency key is kept.
+pub const IDEMPOTENCY_KEPT_MS: u64 = 24 * 3_600_000;
+/// Lines of one sandbox's journal.
+pub const JOURNAL_LINES_MAX: usize = 512;
+/// Bytes of one line of a sandbox's journal.
+pub const JOURNAL_LINE_BYTES_MAX: usize = 1024;
+/// The longest lease or deadline.
+pub const LEASE_MAX: std::time::Duration = std::time::Duration::from_secs(366 * 86_400);
+/// The least memory or disk that a sandbox can be given, in bytes.
+pub const MEMORY_BYTES_MIN: u64 = 4 << 20;
+/// The least share of a processor that a sandbox can be given, in thousandths.
+pub const CPU_MILLI_MIN: u32 = 10;
+/// The least number of processes that a sandbox can be given.
+pub const PIDS_MIN: u32 = 4;
+/// Sandboxes that are not gone, where the configuration does not say otherwise.
+pub const SANDBOXES_MAX: usize = 2048;
+/// Sandboxes that are made at the same time; the others wait their turn.
+pub const CREATIONS_AT_ONCE: usize = 32;
+/// Creations that wait their turn; what comes beyond is answered `exhausted`.
+pub const CREATIONS_WAITING_MAX: usize = 1024;
+/// Records of gone sandboxes that are kept for lookups.
+pub const GONE_KEPT_MAX: usize = 1024;
+/// Milliseconds for which the record of a gone sandbox is kept.
+pub const GONE_KEPT_MS: u64 = 3_600_000;
+/// How long a request waits for a sandbox that is on its way to be usable.
+pub const AWAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long a new sandbox's first process may take to answer.
+pub const GUEST_START_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
+/// How long to wait before the warm pool tries again after a sandbox could not be made.
+pub const POOL_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+/// Sandboxes that one entry of the warm pool may hold.
+pub const POOL_SIZE_MAX: usize = 512;
+/// Milliseconds after which what was due and could not be done is tried again.
+pub const TIMER_RETRY_MS: u64 = 250;
+/// The longest sleep of the timers: the wall clock may be set meanwhile.
+pub const TIMER_SLEEP_MAX: std::time::Duration = std::time::Duration::from_secs(10);

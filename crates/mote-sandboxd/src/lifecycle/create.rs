@@ -1,0 +1,274 @@
+//! Creation: a record, a root, a first process, its configuration; or a claim from the warm pool.
+//!
+//! It makes one sandbox from an image or a snapshot; forks have a file of their own.
+
+use std::sync::Arc;
+
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::guest::Configuration;
+use mote_sandbox_api::lifecycle::{State, Transition};
+use mote_sandbox_api::limits::BATCH_MAX;
+use mote_sandbox_api::request::Sandbox;
+use mote_sandbox_api::spec::{ImageSource, Spec};
+use tokio::sync::SemaphorePermit;
+
+use super::cell::Cell;
+use super::measure::Operation;
+use super::record::Record;
+use super::substrate::{Alive, Launch, Origin, Volume};
+use super::{Sandboxes, check, to_the_end};
+use crate::clock::new_id;
+use crate::limits::{CREATIONS_WAITING_MAX, GUEST_START_TIMEOUT};
+
+impl Sandboxes {
+    /// Makes a sandbox. It can be used when this returns; its token is told.
+    ///
+    /// # Errors
+    /// `invalid`, `not_found` (image, snapshot, volume), `exhausted`, `no_space`, or the substrate's.
+    pub async fn create(&self, spec: Spec) -> Result<Sandbox, Failure> {
+        let spec = self.profiles.complete(spec);
+        check::spec(&spec)?;
+        let this = self.clone();
+        to_the_end(async move {
+            let taken = this.durations.start(Operation::Create);
+            let record = match this.claim(&spec).await {
+                Some(record) => record,
+                None => this.make(spec, false).await?,
+            };
+            taken.done();
+            Ok(this.told_with_token(&record))
+        })
+        .await
+    }
+
+    /// Makes several sandboxes of one specification, each with an outcome of its own.
+    ///
+    /// # Errors
+    /// `invalid` where the number or the specification is out of bounds: none is made then.
+    pub async fn create_many(&self, spec: Spec, count: u32) -> Result<Vec<Result<Sandbox, Failure>>, Failure> {
+        in_batch("count", count)?;
+        check::spec(&self.profiles.complete(spec.clone()))?;
+        let creations = (0..count).map(|_| self.create(spec.clone()));
+        Ok(futures_util::future::join_all(creations).await)
+    }
+
+    pub(super) fn told_with_token(&self, record: &Record) -> Sandbox {
+        Sandbox { access_token: Some(self.access_token(&record.id)), ..record.told() }
+    }
+
+    /// Whether one more sandbox may be made.
+    pub(super) fn admit(&self) -> Result<(), Failure> {
+        let alive = self.all().iter().filter(|cell| cell.state() != State::Gone).count();
+        if alive >= self.sandboxes_max {
+            return Err(exhausted(format!("there are {alive} sandboxes already"), self.sandboxes_max)
+                .remedy("remove some, or raise sandboxes_max in the daemon's configuration"));
+        }
+        Ok(())
+    }
+
+    /// A place among those that are being made now.
+    pub(super) async fn place(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        let waiting = self.waiting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let place = if waiting >= CREATIONS_WAITING_MAX {
+            Err(exhausted(format!("{waiting} creations wait already"), CREATIONS_WAITING_MAX))
+        } else {
+            self.creations.acquire().await.map_err(|_| Failure::new(Code::Internal, "the daemon is stopping"))
+        };
+        self.waiting.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        place
+    }
+
+    /// Makes a sandbox from nothing. `pooled`: nobody is told of it until it is claimed.
+    pub(super) async fn make(&self, spec: Spec, pooled: bool) -> Result<Record, Failure> {
+        self.refuse_when_stopping()?;
+        let _place = self.place().await?;
+        self.admit()?;
+        let (origin, snapshot) = self.origin(&spec).await?;
+        let image = match &origin {
+            Origin::Image(image) | Origin::Snapshot { image, .. } => image.clone(),
+        };
+        let mut record = self.blank(spec, image)?;
+        record.snapshot = snapshot;
+        record.pooled = pooled;
+        let volumes = self.volumes_of(&record.spec).await?;
+        let cell = Arc::new(Cell::new(record.clone()));
+        // The intent is durable before anything is made of it.
+        self.store.put_sandbox(&record).await?;
+        self.insert(&cell);
+        let disk = record.spec.resources.disk;
+        let work = cell.work.lock().await;
+        let made = async {
+            self.substrate.root(cell.id(), &origin, disk).await?;
+            self.launch(&cell, volumes).await
+        };
+        match made.await {
+            Ok(()) => drop(work),
+            Err(failure) => {
+                drop(work);
+                return Err(self.abandon(&cell, failure).await);
+            }
+        }
+        self.arrive(&cell).await
+    }
+
+    /// A record of a sandbox that is about to be made.
+    pub(super) fn blank(&self, spec: Spec, image: String) -> Result<Record, Failure> {
+        let mut record = Record {
+            id: new_id("sb")?,
+            state: State::Creating,
+            resting: false,
+            spec,
+            image,
+            substrate: self.substrate.name().to_owned(),
+            created_ms: 0,
+            lease_ends_ms: None,
+            deadline_ms: None,
+            parent: None,
+            snapshot: None,
+            pause: None,
+            rolling_back_to: None,
+            reason: None,
+            ended_ms: None,
+            pooled: false,
+        };
+        record.begin(self.clock.now_ms());
+        Ok(record)
+    }
+
+    /// The sandbox can be used from here on.
+    pub(super) async fn arrive(&self, cell: &Arc<Cell>) -> Result<Record, Failure> {
+        let now = self.clock.now_ms();
+        cell.shift(&self.store, Transition::Created, |record| record.begin(now))?.await?;
+        self.schedule(cell);
+        let record = cell.record();
+        if !record.pooled {
+            cell.note(now, "info", "created");
+        }
+        Ok(record)
+    }
+
+    /// Gives back what a creation that did not succeed has made; answers with the failure.
+    pub(super) async fn abandon(&self, cell: &Arc<Cell>, failure: Failure) -> Failure {
+        tracing::warn!(sandbox = cell.id(), code = failure.code.as_str(), error = %failure, "failed to make a sandbox");
+        let state = cell.state();
+        if matches!(state, State::Stopping | State::Gone) {
+            return cell.unusable();
+        }
+        if let Ok(pending) = cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(failure.to_string())) {
+            let _ = pending.await;
+        }
+        // What cannot be given back now is named by its record, and tried again at the next start.
+        if let Err(error) = self.remove_with(cell, "it could not be made").await {
+            tracing::error!(sandbox = cell.id(), %error, "failed to give a sandbox back");
+        }
+        self.forget(cell.id());
+        let _ = self.store.remove_sandbox(cell.id()).await;
+        failure
+    }
+
+    /// Where the root begins, and the snapshot's id where it is one.
+    async fn origin(&self, spec: &Spec) -> Result<(Origin, Option<String>), Failure> {
+        match &spec.image {
+            Some(ImageSource::Snapshot(id)) => {
+                let snapshot = self.snapshot_record(id).await?;
+                Ok((Origin::Snapshot { id: id.clone(), image: snapshot.image }, Some(id.clone())))
+            }
+            Some(source) => Ok((Origin::Image(self.substrate.image(source).await?), None)),
+            None => Err(Failure::invalid("spec.image", "no image is given and the profile has none")),
+        }
+    }
+
+    /// The volumes that a specification names.
+    pub(super) async fn volumes_of(&self, spec: &Spec) -> Result<Vec<Volume>, Failure> {
+        let mut volumes = Vec::with_capacity(spec.volumes.len());
+        for mount in &spec.volumes {
+            let volume = self.store.volume(&mount.name).await?;
+            let volume = volume.ok_or_else(|| Failure::not_found("volume", &mount.name))?;
+            volumes.push(Volume { id: volume.id, path: mount.path.clone(), read_only: mount.read_only });
+        }
+        Ok(volumes)
+    }
+
+    /// Starts the first process in a root that is there, and tells it what it has to know.
+    pub(super) async fn launch(&self, cell: &Arc<Cell>, volumes: Vec<Volume>) -> Result<(), Failure> {
+        let (spec, image) = cell.read(|record| (record.spec.clone(), record.image.clone()));
+        let starting = async {
+            let alive = self.substrate.start(cell.id(), Launch { spec: spec.clone(), image, volumes }).await?;
+            self.substrate.configure(&alive.guest, configuration(&spec, &alive)).await?;
+            Ok(alive)
+        };
+        let alive = tokio::time::timeout(GUEST_START_TIMEOUT, starting).await.unwrap_or_else(|_| {
+            Err(Failure::new(Code::Timeout, "the sandbox's first process did not answer in time")
+                .with("limit_ms", GUEST_START_TIMEOUT.as_millis()))
+        })?;
+        self.follow(cell, alive);
+        Ok(())
+    }
+
+    /// Keeps the way to the first process, and watches for its end.
+    pub(super) fn follow(&self, cell: &Arc<Cell>, alive: Alive) {
+        cell.keep_env(alive.env);
+        let generation = cell.arrived(alive.guest);
+        let (this, cell, exit) = (self.clone(), Arc::clone(cell), alive.exit);
+        tokio::spawn(async move {
+            exit.await;
+            if cell.lost(generation) {
+                this.broke(&cell).await;
+            }
+        });
+    }
+
+    /// The first process ended by itself: the sandbox has failed. Its files stay until it is removed.
+    async fn broke(&self, cell: &Arc<Cell>) {
+        let oom = self.substrate.usage(cell.id()).await.is_ok_and(|usage| usage.oom_kills > 0);
+        let reason = if oom {
+            "out of memory: the kernel ended its first process"
+        } else {
+            "its first process ended unexpectedly"
+        };
+        cell.note(self.clock.now_ms(), "error", reason);
+        if let Ok(pending) = cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(reason.to_owned())) {
+            let _ = pending.await;
+            let _work = cell.work.lock().await;
+            if cell.state() == State::Failed
+                && let Err(error) = self.substrate.end(cell.id()).await
+            {
+                tracing::error!(sandbox = cell.id(), %error, "failed to give back what a broken sandbox held");
+            }
+        }
+        self.schedule(cell);
+    }
+}
+
+/// What the guest is told.
+pub(super) fn configuration(spec: &Spec, alive: &Alive) -> Configuration {
+    configuration_with(spec, &alive.env)
+}
+
+/// What the guest is told, with what the boundary adds to the environment.
+pub(super) fn configuration_with(
+    spec: &Spec,
+    added: &std::collections::BTreeMap<String, String>,
+) -> Configuration {
+    let mut env = added.clone();
+    env.extend(spec.env.clone());
+    // A placeholder is what the network boundary looks for: the caller's environment does not hide it.
+    for binding in spec.network.iter().flat_map(|policy| &policy.secrets) {
+        if let Some(placeholder) = added.get(&binding.env) {
+            env.insert(binding.env.clone(), placeholder.clone());
+        }
+    }
+    Configuration { env, user: spec.user.clone(), cwd: spec.cwd.clone() }
+}
+
+/// Whether a number of sandboxes fits a batch.
+pub(super) fn in_batch(field: &str, count: u32) -> Result<(), Failure> {
+    if count == 0 || count > BATCH_MAX {
+        return Err(Failure::invalid(field, format!("it must be 1 to {BATCH_MAX}")).with("limit", BATCH_MAX));
+    }
+    Ok(())
+}
+
+fn exhausted(message: String, limit: usize) -> Failure {
+    Failure::new(Code::Exhausted, message).with("limit", limit).with("retry_after_s", 1)
+}

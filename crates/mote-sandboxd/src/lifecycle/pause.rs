@@ -1,0 +1,100 @@
+//! Pause and resume: frozen with memory kept, or stopped with the filesystem kept.
+//!
+//! It does not decide when a sandbox pauses by itself: `timers` does.
+
+use std::sync::Arc;
+
+use mote_sandbox_api::error::Failure;
+use mote_sandbox_api::lifecycle::Transition;
+use mote_sandbox_api::request::{PauseKind, Sandbox};
+
+use super::cell::Cell;
+use super::measure::Operation;
+use super::record::{Record, later};
+use super::{Sandboxes, to_the_end};
+
+impl Sandboxes {
+    /// Pauses a running sandbox; the answer says how.
+    ///
+    /// # Errors
+    /// `not_found`, `illegal_transition`, `gone`, or the substrate's.
+    pub async fn pause(&self, id: &str, kind: PauseKind) -> Result<Sandbox, Failure> {
+        let (this, cell) = (self.clone(), self.cell(id)?);
+        to_the_end(async move {
+            let taken = this.durations.start(Operation::Pause);
+            let work = this.rest(&cell, kind);
+            this.during(&cell, Transition::Pause, Transition::PauseDone, work).await?;
+            taken.done();
+            this.schedule(&cell);
+            cell.note(this.clock.now_ms(), "info", format!("paused: {}", word(kind)));
+            Ok(cell.read(Record::told))
+        })
+        .await
+    }
+
+    /// Resumes a paused sandbox. Its lease runs anew.
+    ///
+    /// # Errors
+    /// `not_found`, `illegal_transition`, `gone`, or the substrate's.
+    pub async fn resume(&self, id: &str) -> Result<Sandbox, Failure> {
+        let (this, cell) = (self.clone(), self.cell(id)?);
+        to_the_end(async move {
+            let taken = this.durations.start(Operation::Resume);
+            let work = this.wake(&cell);
+            this.during(&cell, Transition::Resume, Transition::ResumeDone, work).await?;
+            taken.done();
+            this.schedule(&cell);
+            cell.note(this.clock.now_ms(), "info", "resumed");
+            Ok(cell.read(Record::told))
+        })
+        .await
+    }
+
+    async fn rest(&self, cell: &Arc<Cell>, kind: PauseKind) -> Result<(), Failure> {
+        match kind {
+            PauseKind::Frozen => self.substrate.freeze(cell.id()).await?,
+            PauseKind::Stopped => {
+                // A stop is orderly: what was written is in the filesystem before the processes end.
+                if let Some(live) = cell.leave()
+                    && let Err(error) = self.substrate.sync(&live.guest).await
+                {
+                    tracing::warn!(sandbox = cell.id(), %error, "failed to write everything before a stop");
+                }
+                if let Err(failure) = self.substrate.end(cell.id()).await {
+                    // Some of it is ended: there is no way back to where it ran.
+                    let reason = format!("its processes could not be ended for a pause: {failure}");
+                    cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(reason))?.await?;
+                    return Err(failure);
+                }
+            }
+        }
+        cell.change(&self.store, |record| record.pause = Some(kind)).await
+    }
+
+    async fn wake(&self, cell: &Arc<Cell>) -> Result<(), Failure> {
+        match cell.read(|record| record.pause) {
+            Some(PauseKind::Stopped) | None => {
+                let volumes = self.volumes_of(&cell.read(|record| record.spec.clone())).await?;
+                if let Err(failure) = self.launch(cell, volumes).await {
+                    cell.leave();
+                    self.substrate.end(cell.id()).await?;
+                    return Err(failure);
+                }
+            }
+            Some(PauseKind::Frozen) => self.substrate.thaw(cell.id()).await?,
+        }
+        let now = self.clock.now_ms();
+        cell.change(&self.store, |record| {
+            record.pause = None;
+            record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
+        })
+        .await
+    }
+}
+
+fn word(kind: PauseKind) -> &'static str {
+    match kind {
+        PauseKind::Frozen => "processes are frozen, memory is kept",
+        PauseKind::Stopped => "processes were ended, the filesystem is kept",
+    }
+}

@@ -1,0 +1,167 @@
+//! The warm pool: sandboxes that run already, waiting for somebody to claim them.
+//!
+//! What a claim brings (environment, user, folder, metadata, lease) is bound late, through the guest's `Configure`; a request
+//! that differs in anything else is made from nothing. A sandbox of the pool was never anybody's, and never returns to it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mote_sandbox_api::lifecycle::State;
+use mote_sandbox_api::spec::Spec;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::Sandboxes;
+use super::cell::Cell;
+use super::create::configuration_with;
+use super::profiles::Profiles;
+use super::record::Record;
+use crate::limits::{POOL_RETRY, POOL_SIZE_MAX};
+
+/// What is kept warm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// How they are made; what is bound late does not matter.
+    #[serde(default)]
+    pub spec: Spec,
+    /// How many wait.
+    pub size: usize,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    /// What every sandbox on it is: late-bound fields empty.
+    spec: Spec,
+    size: usize,
+    ready: Mutex<VecDeque<Arc<Cell>>>,
+}
+
+/// The pool.
+#[derive(Debug)]
+pub struct Pool {
+    shelves: Vec<Shelf>,
+    claimed: Notify,
+}
+
+/// The part of a specification that cannot be bound late. A policy can, except that there is a network or none.
+fn fixed(spec: &Spec) -> Spec {
+    Spec {
+        metadata: BTreeMap::new(),
+        env: BTreeMap::new(),
+        user: None,
+        cwd: None,
+        lease: None,
+        on_lease_end: None,
+        deadline: None,
+        auto_resume: None,
+        secure: None,
+        ..spec.clone()
+    }
+}
+
+impl Pool {
+    pub(super) fn new(entries: Vec<Entry>, profiles: &Profiles) -> Self {
+        let shelf = |entry: Entry| Shelf {
+            spec: fixed(&profiles.complete(entry.spec)),
+            size: entry.size.min(POOL_SIZE_MAX),
+            ready: Mutex::default(),
+        };
+        Self { shelves: entries.into_iter().map(shelf).collect(), claimed: Notify::new() }
+    }
+
+    /// Sandboxes that wait, and how many should.
+    #[must_use]
+    pub fn level(&self) -> (usize, usize) {
+        let waiting = self.shelves.iter().map(|shelf| shelf.waiting()).sum();
+        (waiting, self.shelves.iter().map(|shelf| shelf.size).sum())
+    }
+}
+
+impl Shelf {
+    fn waiting(&self) -> usize {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn take(&self) -> Option<Arc<Cell>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+impl Sandboxes {
+    /// Sandboxes that wait in the warm pool, and how many should.
+    #[must_use]
+    pub fn warm(&self) -> (usize, usize) {
+        self.pool.level()
+    }
+
+    /// A warm sandbox that fits, bound to the request; `None` where there is none and one has to be made.
+    pub(super) async fn claim(&self, spec: &Spec) -> Option<Record> {
+        if self.pool.shelves.is_empty() {
+            return None;
+        }
+        let wanted = fixed(spec);
+        let shelf = self.pool.shelves.iter().find(|shelf| shelf.spec == wanted)?;
+        while let Some(cell) = shelf.take() {
+            self.pool.claimed.notify_one();
+            if cell.state() != State::Running {
+                continue;
+            }
+            match self.bind(&cell, spec).await {
+                Ok(record) => return Some(record),
+                Err(failure) => {
+                    tracing::warn!(sandbox = cell.id(), error = %failure, "a warm sandbox could not be claimed");
+                    if let Err(error) = self.remove_with(&cell, "it could not be claimed").await {
+                        tracing::error!(sandbox = cell.id(), %error, "failed to remove a sandbox of the warm pool");
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives a warm sandbox its environment and its holder. It is the holder's only when the record says so.
+    async fn bind(&self, cell: &Arc<Cell>, spec: &Spec) -> Result<Record, mote_sandbox_api::error::Failure> {
+        let guest = cell.guest().ok_or_else(|| cell.unusable())?;
+        self.substrate.configure(&guest, configuration_with(spec, &cell.added_env())).await?;
+        let now = self.clock.now_ms();
+        cell.change(&self.store, |record| {
+            record.spec = spec.clone();
+            record.pooled = false;
+            record.begin(now);
+        })
+        .await?;
+        self.schedule(cell);
+        cell.note(now, "info", "claimed from the warm pool");
+        Ok(cell.record())
+    }
+
+    /// Keeps the pool full; runs until it is dropped.
+    pub async fn keep_warm(&self) {
+        loop {
+            let mut failed = false;
+            for shelf in &self.pool.shelves {
+                while shelf.waiting() < shelf.size && !failed {
+                    match self.make(shelf.spec.clone(), true).await {
+                        Ok(record) => {
+                            let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner);
+                            let cell = cells.get(&record.id).cloned();
+                            drop(cells);
+                            let mut ready = shelf.ready.lock().unwrap_or_else(PoisonError::into_inner);
+                            ready.extend(cell);
+                        }
+                        Err(failure) => {
+                            tracing::warn!(error = %failure, "failed to fill the warm pool; it is tried again");
+                            failed = true;
+                        }
+                    }
+                }
+            }
+            if failed {
+                tokio::time::sleep(POOL_RETRY).await;
+            } else {
+                self.pool.claimed.notified().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The end of a sandbox: its processes, then its root, then its record after a while.
+//!
+//! Snapshots that were taken of it stay: they have ends of their own.
+
+use std::sync::Arc;
+
+use mote_sandbox_api::error::Failure;
+use mote_sandbox_api::lifecycle::{State, Transition};
+
+use super::cell::Cell;
+use super::measure::Operation;
+use super::{Sandboxes, to_the_end};
+use crate::limits::{GONE_KEPT_MAX, GONE_KEPT_MS};
+
+impl Sandboxes {
+    /// Ends a sandbox and gives everything back; returns when it is gone. Asking again while it stops waits for the same end.
+    ///
+    /// # Errors
+    /// `not_found`; `gone` where it is gone already; the substrate's.
+    pub async fn remove(&self, id: &str) -> Result<(), Failure> {
+        self.remove_because(id, "it was removed").await
+    }
+
+    pub(super) async fn remove_because(&self, id: &str, reason: &'static str) -> Result<(), Failure> {
+        let (this, cell) = (self.clone(), self.cell(id)?);
+        to_the_end(async move { this.remove_with(&cell, reason).await }).await
+    }
+
+    pub(super) async fn remove_with(&self, cell: &Arc<Cell>, reason: &str) -> Result<(), Failure> {
+        let taken = self.durations.start(Operation::Remove);
+        if cell.state() == State::Stopping {
+            return self.until_gone(cell).await;
+        }
+        let stop = cell.shift(&self.store, Transition::Stop, |record| {
+            record.reason.get_or_insert_with(|| reason.to_owned());
+        });
+        match stop {
+            Ok(pending) => pending.await?,
+            // Of two that remove at once the other one was first.
+            Err(_) if cell.state() == State::Stopping => return self.until_gone(cell).await,
+            Err(failure) => return Err(failure),
+        }
+        self.finish(cell).await?;
+        taken.done();
+        Ok(())
+    }
+
+    /// Carries out the end of a sandbox that is stopping.
+    pub(super) async fn finish(&self, cell: &Arc<Cell>) -> Result<(), Failure> {
+        cell.leave();
+        self.timers.set(cell.id(), None);
+        // What is under way comes to its end first: its effects are then there to be undone.
+        let work = cell.work.lock().await;
+        let given_back = async {
+            self.substrate.end(cell.id()).await?;
+            self.substrate.remove(cell.id()).await
+        };
+        if let Err(failure) = given_back.await {
+            cell.note(self.clock.now_ms(), "error", format!("failed to give everything back: {failure}"));
+            let reason = failure.to_string();
+            cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(reason))?.await?;
+            return Err(failure);
+        }
+        drop(work);
+        let now = self.clock.now_ms();
+        cell.shift(&self.store, Transition::StopDone, |record| {
+            record.ended_ms = Some(now);
+            record.pause = None;
+        })?
+        .await?;
+        if cell.read(|record| record.pooled) {
+            self.forget(cell.id());
+            return self.store.remove_sandbox(cell.id()).await;
+        }
+        let reason = cell.read(|record| record.reason.clone()).unwrap_or_default();
+        cell.note(now, "info", format!("gone: {reason}"));
+        self.prune().await
+    }
+
+    async fn until_gone(&self, cell: &Arc<Cell>) -> Result<(), Failure> {
+        let mut states = cell.states();
+        loop {
+            match *states.borrow_and_update() {
+                State::Gone => return Ok(()),
+                State::Stopping => {}
+                _ => return Err(cell.unusable()),
+            }
+            if states.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Forgets the records of sandboxes that have been gone for long, or that are too many.
+    pub(super) async fn prune(&self) -> Result<(), Failure> {
+        let now = self.clock.now_ms();
+        let mut gone: Vec<(u64, Arc<Cell>)> = self
+            .all()
+            .into_iter()
+            .filter(|cell| cell.state() == State::Gone)
+            .map(|cell| (cell.read(|record| record.ended_ms.unwrap_or(0)), cell))
+            .collect();
+        gone.sort_by_key(|(ended, _)| std::cmp::Reverse(*ended));
+        for (at, (ended, cell)) in gone.iter().enumerate() {
+            if at >= GONE_KEPT_MAX || ended.saturating_add(GONE_KEPT_MS) < now {
+                self.forget(cell.id());
+                self.store.remove_sandbox(cell.id()).await?;
+            }
+        }
+        Ok(())
+    }
+}

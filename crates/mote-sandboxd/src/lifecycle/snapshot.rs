@@ -1,0 +1,245 @@
+//! Snapshots, rollback, diff and commit.
+//!
+//! A snapshot's row is there before the snapshot is, marked incomplete: one that a crash left half-made is named and removed.
+
+use std::sync::Arc;
+
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::lifecycle::{State, Transition};
+use mote_sandbox_api::request::{Change, PauseKind, Sandbox, Snapshot};
+use mote_sandbox_api::spec::ImageSource;
+
+use super::cell::Cell;
+use super::measure::Operation;
+use super::record::Record;
+use super::{Sandboxes, check, to_the_end};
+use crate::clock::new_id;
+use crate::guest::Guest;
+use crate::state::SnapshotRecord;
+
+impl Sandboxes {
+    /// Takes a snapshot of a running or paused sandbox, whose processes go on.
+    ///
+    /// # Errors
+    /// `not_found`, `illegal_transition`, `busy` (overlay under open writers), `no_space`, `gone`.
+    pub async fn snapshot(&self, id: &str, name: Option<String>) -> Result<Snapshot, Failure> {
+        if let Some(name) = &name {
+            check::name("name", name)?;
+        }
+        let (this, cell) = (self.clone(), self.cell(id)?);
+        to_the_end(async move {
+            let taken = this.durations.start(Operation::Snapshot);
+            let work = this.take_snapshot(&cell, name);
+            let snapshot = this.during(&cell, Transition::Snapshot, Transition::SnapshotDone, work).await?;
+            taken.done();
+            cell.note(this.clock.now_ms(), "info", format!("snapshot {}", snapshot.id));
+            Ok(snapshot)
+        })
+        .await
+    }
+
+    async fn take_snapshot(&self, cell: &Arc<Cell>, name: Option<String>) -> Result<Snapshot, Failure> {
+        let (image, source) = cell.read(|record| (record.image.clone(), record.told().image));
+        let source = match source {
+            ImageSource::Snapshot(_) => ImageSource::Name(image.clone()),
+            source => source,
+        };
+        let snapshot = Snapshot {
+            id: new_id("sn")?,
+            name,
+            sandbox: cell.id().to_owned(),
+            image: source,
+            created_ms: self.clock.now_ms(),
+            memory: false,
+            exclusive_bytes: None,
+        };
+        let mut record = SnapshotRecord { snapshot: snapshot.clone(), image, complete: false };
+        self.store.put_snapshot(&record).await?;
+        if let Err(failure) = self.substrate.snapshot(cell.id(), &snapshot.id, self.writing(cell).as_ref()).await {
+            self.substrate.remove_snapshot(&snapshot.id).await?;
+            self.store.remove_snapshot(&snapshot.id).await?;
+            return Err(failure);
+        }
+        record.complete = true;
+        self.store.put_snapshot(&record).await?;
+        Ok(snapshot)
+    }
+
+    /// Brings a sandbox back to a snapshot, under the same id: its processes end, what the image declares starts again.
+    ///
+    /// # Errors
+    /// `not_found`; `invalid` where the snapshot is not of this sandbox or of one that it was forked from;
+    /// `illegal_transition`, `gone`.
+    pub async fn rollback(&self, id: &str, snapshot: &str) -> Result<Sandbox, Failure> {
+        let (this, cell) = (self.clone(), self.cell(id)?);
+        let snapshot = self.snapshot_record(snapshot).await?;
+        if !self.line_of(&cell).contains(&snapshot.snapshot.sandbox) {
+            return Err(Failure::invalid(
+                "snapshot",
+                format!("{:?} is neither of this sandbox nor of one that it was forked from", snapshot.snapshot.id),
+            )
+            .remedy("create a sandbox from the snapshot instead"));
+        }
+        to_the_end(async move {
+            let taken = this.durations.start(Operation::Rollback);
+            this.roll(&cell, snapshot.snapshot.id.clone()).await?;
+            taken.done();
+            cell.note(this.clock.now_ms(), "info", format!("rolled back to {}", snapshot.snapshot.id));
+            Ok(cell.read(Record::told))
+        })
+        .await
+    }
+
+    async fn roll(&self, cell: &Arc<Cell>, snapshot: String) -> Result<(), Failure> {
+        let to = Some(snapshot.clone());
+        cell.shift(&self.store, Transition::Snapshot, move |record| record.rolling_back_to = to)?.await?;
+        let _work = cell.work.lock().await;
+        self.finish_rollback(cell, &snapshot).await
+    }
+
+    /// From the moment at which the intent is durable: recovery comes in here too.
+    pub(super) async fn finish_rollback(&self, cell: &Arc<Cell>, snapshot: &str) -> Result<(), Failure> {
+        let resting = cell.read(|record| record.resting);
+        let work = async {
+            cell.leave();
+            self.substrate.end(cell.id()).await?;
+            self.substrate.rollback(cell.id(), snapshot).await?;
+            if resting {
+                return Ok(());
+            }
+            let volumes = self.volumes_of(&cell.read(|record| record.spec.clone())).await?;
+            self.launch(cell, volumes).await
+        };
+        match work.await {
+            Ok(()) => {
+                cell.shift(&self.store, Transition::SnapshotDone, |record| {
+                    record.rolling_back_to = None;
+                    if resting {
+                        // What was frozen has ended: the filesystem alone is there.
+                        record.pause = Some(PauseKind::Stopped);
+                    }
+                })?
+                .await
+            }
+            Err(failure) => {
+                // The old processes are ended: there is no way back.
+                let reason = format!("the rollback to {snapshot} did not succeed: {failure}");
+                if let Ok(pending) = cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(reason)) {
+                    pending.await?;
+                }
+                cell.leave();
+                if let Err(error) = self.substrate.end(cell.id()).await {
+                    tracing::error!(sandbox = cell.id(), %error, "failed to end a sandbox after its rollback failed");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// What differs from the image, by path.
+    ///
+    /// # Errors
+    /// `not_found`, `illegal_transition`, `gone`.
+    pub async fn diff(&self, id: &str) -> Result<Vec<Change>, Failure> {
+        let (this, cell) = (self.clone(), self.cell(id)?);
+        to_the_end(async move {
+            let guest = this.writing(&cell);
+            let work = this.substrate.diff(cell.id(), guest.as_ref());
+            this.during(&cell, Transition::Snapshot, Transition::SnapshotDone, work).await
+        })
+        .await
+    }
+
+    /// Makes an image of the sandbox's root as it is; answers with the image's id.
+    ///
+    /// # Errors
+    /// `not_found`, `illegal_transition`, `conflict` (the name is taken), `gone`.
+    pub async fn commit(&self, id: &str, name: &str) -> Result<String, Failure> {
+        check::name("name", name)?;
+        let (this, cell, name) = (self.clone(), self.cell(id)?, name.to_owned());
+        to_the_end(async move {
+            let taken = this.durations.start(Operation::Commit);
+            let guest = this.writing(&cell);
+            let work = this.substrate.commit(cell.id(), &name, guest.as_ref());
+            let image = this.during(&cell, Transition::Snapshot, Transition::SnapshotDone, work).await?;
+            taken.done();
+            cell.note(this.clock.now_ms(), "info", format!("committed as {name}"));
+            Ok(image)
+        })
+        .await
+    }
+
+    /// Every snapshot, newest first; those of one sandbox where it is given.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn snapshots(&self, sandbox: Option<&str>) -> Result<Vec<Snapshot>, Failure> {
+        let mut snapshots: Vec<Snapshot> = self
+            .store
+            .snapshots()
+            .await?
+            .into_iter()
+            .filter(|record| record.complete && sandbox.is_none_or(|id| record.snapshot.sandbox == id))
+            .map(|record| record.snapshot)
+            .collect();
+        snapshots.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
+        Ok(snapshots)
+    }
+
+    /// Removes a snapshot. Sandboxes that were made of it keep what they have.
+    ///
+    /// # Errors
+    /// `not_found`; `busy` while a rollback to it is under way.
+    pub async fn remove_snapshot(&self, id: &str) -> Result<(), Failure> {
+        let (this, mut record) = (self.clone(), self.snapshot_record(id).await?);
+        let used = |cell: &Arc<Cell>| cell.read(|record| record.rolling_back_to.as_deref() == Some(id));
+        if let Some(cell) = self.all().iter().find(|cell| used(cell)) {
+            return Err(Failure::new(Code::Busy, "a rollback to the snapshot is under way").with("sandbox", cell.id()));
+        }
+        to_the_end(async move {
+            record.complete = false;
+            this.store.put_snapshot(&record).await?;
+            this.substrate.remove_snapshot(&record.snapshot.id).await?;
+            this.store.remove_snapshot(&record.snapshot.id).await
+        })
+        .await
+    }
+
+    /// A complete snapshot by id, or by name where one alone has it.
+    pub(super) async fn snapshot_record(&self, wanted: &str) -> Result<SnapshotRecord, Failure> {
+        let mut named = Vec::new();
+        for record in self.store.snapshots().await?.into_iter().filter(|record| record.complete) {
+            if record.snapshot.id == wanted {
+                return Ok(record);
+            }
+            if record.snapshot.name.as_deref() == Some(wanted) {
+                named.push(record);
+            }
+        }
+        // The newest of a name is what its holder means.
+        named.sort_by_key(|record| record.snapshot.created_ms);
+        named.pop().ok_or_else(|| Failure::not_found("snapshot", wanted))
+    }
+
+    /// The sandbox and those that it was forked from.
+    fn line_of(&self, cell: &Arc<Cell>) -> Vec<String> {
+        let mut line = vec![cell.id().to_owned()];
+        let mut parent = cell.read(|record| record.parent.clone());
+        while let Some(id) = parent {
+            parent = self.cell(&id).ok().and_then(|cell| cell.read(|record| record.parent.clone()));
+            if line.contains(&id) {
+                break;
+            }
+            line.push(id);
+        }
+        line
+    }
+
+    /// The way to the processes, where they live and can answer.
+    pub(super) fn writing(&self, cell: &Cell) -> Option<Guest> {
+        let frozen = cell.read(|record| {
+            record.pause.is_some() && (record.resting || matches!(record.state, State::Paused | State::Pausing))
+        });
+        if frozen { None } else { cell.guest() }
+    }
+}

@@ -1,0 +1,138 @@
+//! What carries a sandbox, as the lifecycle sees it: containers today, virtual machines on the same contract.
+//!
+//! It states no order of things: the lifecycle does. Every operation names sandboxes by id; those that give something back
+//! (`end`, `remove`, `remove_snapshot`) may be repeated, so that a crash between two of them is mended by doing them again.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use mote_sandbox_api::capability::Support;
+use mote_sandbox_api::error::Failure;
+use mote_sandbox_api::guest::Configuration;
+use mote_sandbox_api::network::Policy;
+use mote_sandbox_api::request::{Change, Usage};
+use mote_sandbox_api::spec::{ImageSource, Spec};
+
+use crate::guest::Guest;
+
+/// Where a root begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// An image, by id.
+    Image(String),
+    /// A snapshot, by id, and the image below it.
+    Snapshot {
+        /// The snapshot.
+        id: String,
+        /// The image.
+        image: String,
+    },
+}
+
+/// A volume, resolved from the name that the specification gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The volume's id.
+    pub id: String,
+    /// Absolute path inside.
+    pub path: String,
+    /// Mounted read-only.
+    pub read_only: bool,
+}
+
+/// What starts in a root.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The specification, complete.
+    pub spec: Spec,
+    /// The image below the root, by id.
+    pub image: String,
+    /// Its volumes.
+    pub volumes: Vec<Volume>,
+}
+
+/// A sandbox whose first process lives.
+pub struct Alive {
+    /// The way to the first process.
+    pub guest: Guest,
+    /// Ends when the first process does.
+    pub exit: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Added to every process's environment: placeholders of secrets, the place of the authority's certificate.
+    pub env: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Alive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Alive").finish_non_exhaustive()
+    }
+}
+
+/// A sandbox that was found alive after a restart of the daemon.
+#[derive(Debug)]
+pub struct Found {
+    /// Which.
+    pub id: String,
+    /// Its processes are frozen.
+    pub frozen: bool,
+}
+
+/// What carries sandboxes.
+#[async_trait]
+pub trait Substrate: Send + Sync + 'static {
+    /// As in a specification: `container`.
+    fn name(&self) -> &'static str;
+    /// What this host can do, by name, for `GET /v1/capabilities`.
+    fn features(&self) -> BTreeMap<String, Support>;
+    /// What this host can enforce, by name.
+    fn enforcement(&self) -> BTreeMap<String, Support>;
+
+    /// The id of an image; it is imported or pulled where it has to be.
+    async fn image(&self, source: &ImageSource) -> Result<String, Failure>;
+    /// Makes a sandbox's root.
+    async fn root(&self, id: &str, origin: &Origin, disk_bytes: Option<u64>) -> Result<(), Failure>;
+    /// Starts the first process in a root that was made, and attaches the network.
+    async fn start(&self, id: &str, launch: Launch) -> Result<Alive, Failure>;
+    /// Takes over what [`Self::living`] told of.
+    async fn adopt(&self, id: &str, launch: Launch) -> Result<Alive, Failure>;
+    /// Tells the guest what is known only now.
+    async fn configure(&self, guest: &Guest, configuration: Configuration) -> Result<(), Failure>;
+    /// Writes everything dirty to the filesystem.
+    async fn sync(&self, guest: &Guest) -> Result<(), Failure>;
+    /// Stops the processes where they are; memory stays.
+    async fn freeze(&self, id: &str) -> Result<(), Failure>;
+    /// Lets frozen processes go on.
+    async fn thaw(&self, id: &str) -> Result<(), Failure>;
+    /// Ends every process, and gives back namespaces, cgroups, mounts and the network; the root stays. May be repeated.
+    async fn end(&self, id: &str) -> Result<(), Failure>;
+    /// Removes the root. May be repeated.
+    async fn remove(&self, id: &str) -> Result<(), Failure>;
+
+    /// Takes a snapshot of the root. `guest` is there where processes live and are not frozen.
+    async fn snapshot(&self, id: &str, snapshot: &str, guest: Option<&Guest>) -> Result<(), Failure>;
+    /// Puts a snapshot in the place of the root of a sandbox whose processes were ended.
+    async fn rollback(&self, id: &str, snapshot: &str) -> Result<(), Failure>;
+    /// Copies the root to a new sandbox's.
+    async fn fork(&self, from: &str, to: &str, guest: Option<&Guest>) -> Result<(), Failure>;
+    /// Removes a snapshot. May be repeated.
+    async fn remove_snapshot(&self, snapshot: &str) -> Result<(), Failure>;
+    /// What differs from the image.
+    async fn diff(&self, id: &str, guest: Option<&Guest>) -> Result<Vec<Change>, Failure>;
+    /// Makes an image of the root as it is; answers with its id.
+    async fn commit(&self, id: &str, name: &str, guest: Option<&Guest>) -> Result<String, Failure>;
+
+    /// Makes a volume.
+    async fn volume(&self, id: &str) -> Result<(), Failure>;
+    /// Removes a volume. May be repeated.
+    async fn remove_volume(&self, id: &str) -> Result<(), Failure>;
+
+    /// What lives now.
+    async fn living(&self) -> Result<Vec<Found>, Failure>;
+    /// Ids of the roots that are there, those without a record included.
+    async fn roots(&self) -> Result<Vec<String>, Failure>;
+    /// What a sandbox uses.
+    async fn usage(&self, id: &str) -> Result<Usage, Failure>;
+    /// Another network policy from now on.
+    async fn policy(&self, id: &str, policy: Policy) -> Result<(), Failure>;
+}

@@ -1,0 +1,107 @@
+//! API keys: made once, shown once, kept as hashes.
+//!
+//! A key is 160 random bits, so that a plain hash of it can be looked up: there is nothing to guess.
+
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::limits::NAME_BYTES_MAX;
+use rusqlite::{OptionalExtension as _, params};
+use sha2::{Digest as _, Sha256};
+
+use super::State;
+use crate::clock::{UnixMs, hex, random};
+
+/// What every key begins with, so that scanners for leaked secrets find it.
+const PREFIX: &str = "mote_sk_";
+
+/// A key as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyName {
+    /// Who holds it.
+    pub name: String,
+    /// Milliseconds since the epoch.
+    pub created_ms: UnixMs,
+}
+
+/// A key that was just made; the only time that it is known in full.
+pub struct NewKey {
+    /// The key itself.
+    pub key: String,
+}
+
+impl std::fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewKey").finish_non_exhaustive()
+    }
+}
+
+fn digest(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+impl State {
+    /// Makes a key and keeps its hash.
+    ///
+    /// # Errors
+    /// `invalid` for a name that is empty or too long; `conflict` where a key of that name is there.
+    pub async fn new_key(&self, name: &str, now: UnixMs) -> Result<NewKey, Failure> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Err(Failure::invalid("name", format!("a key's name has 1 to {NAME_BYTES_MAX} bytes")));
+        }
+        let key = format!("{PREFIX}{}", hex(&random::<20>()?));
+        let (hash, kept) = (digest(&key), name.to_owned());
+        self.writer
+            .submit("keep a key", move |connection| {
+                connection
+                    .execute("INSERT INTO keys (hash, name, created_ms) VALUES (?1, ?2, ?3)", params![hash, kept, now])
+                    .map(drop)
+            })
+            .await
+            .map_err(|failure| match failure.code {
+                Code::Conflict => Failure::new(Code::Conflict, format!("there is a key named {name:?}")),
+                _ => failure,
+            })?;
+        Ok(NewKey { key })
+    }
+
+    /// Who holds a key, if it is known.
+    ///
+    /// # Errors
+    /// `internal`, `exhausted`.
+    pub async fn key(&self, presented: &str) -> Result<Option<KeyName>, Failure> {
+        let hash = digest(presented);
+        self.writer
+            .submit("look up a key", move |connection| {
+                connection
+                    .prepare_cached("SELECT name, created_ms FROM keys WHERE hash = ?1")?
+                    .query_row([hash], |row| Ok(KeyName { name: row.get(0)?, created_ms: row.get(1)? }))
+                    .optional()
+            })
+            .await
+    }
+
+    /// Every key by name, without the keys.
+    ///
+    /// # Errors
+    /// `internal`, `exhausted`.
+    pub async fn keys(&self) -> Result<Vec<KeyName>, Failure> {
+        self.writer
+            .submit("read the keys", |connection| {
+                let mut statement = connection.prepare("SELECT name, created_ms FROM keys ORDER BY name")?;
+                statement.query_map([], |row| Ok(KeyName { name: row.get(0)?, created_ms: row.get(1)? }))?.collect()
+            })
+            .await
+    }
+
+    /// Revokes a key; whether there was one.
+    ///
+    /// # Errors
+    /// `internal`, `exhausted`.
+    pub async fn revoke_key(&self, name: &str) -> Result<bool, Failure> {
+        let name = name.to_owned();
+        self.writer
+            .submit("revoke a key", move |connection| {
+                connection.execute("DELETE FROM keys WHERE name = ?1", [name]).map(|changed| changed > 0)
+            })
+            .await
+    }
+}

@@ -1,0 +1,155 @@
+//! Secrets: sealed at rest, told to the network boundary alone, listed by name.
+//!
+//! A value is sealed with AES-256-GCM under a key in a file of its own (mode 0600), so that a copy of the database alone
+//! gives nothing away. Tokens of sandboxes are derived from the same file and stored nowhere. It does not decide who may use
+//! a secret.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
+use mote_sandbox_api::error::{Code, Failure};
+use rusqlite::{OptionalExtension as _, params};
+use subtle::ConstantTimeEq as _;
+
+use super::{Error, State};
+use crate::clock::{UnixMs, hex, random};
+
+/// Name of the file with the daemon's own key.
+const KEY_FILE: &str = "vault.key";
+const KEY_BYTES: usize = 64;
+
+/// What seals secrets and derives tokens.
+pub struct Vault {
+    seal: LessSafeKey,
+    derive: hmac::Key,
+}
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vault").finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join(KEY_FILE);
+        let failed = |source| Error::Files { path: path.clone(), source };
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let bytes = random::<KEY_BYTES>().map_err(|error| failed(std::io::Error::other(error.message)))?;
+                let mut file = std::fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&path)
+                    .map_err(failed)?;
+                file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+                bytes.to_vec()
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let wrong = || failed(std::io::Error::other(format!("it must hold {KEY_BYTES} bytes")));
+        let (seal, derive) = bytes.split_at_checked(32).filter(|_| bytes.len() == KEY_BYTES).ok_or_else(wrong)?;
+        let seal = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, seal).map_err(|_| wrong())?);
+        Ok(Self { seal, derive: hmac::Key::new(hmac::HMAC_SHA256, derive) })
+    }
+
+    /// The token of one purpose for one sandbox: the same each time, underivable without this file.
+    #[must_use]
+    pub fn token(&self, purpose: &str, id: &str) -> String {
+        hex(hmac::sign(&self.derive, format!("{purpose}:{id}").as_bytes()).as_ref())
+    }
+
+    /// Whether a presented token is the one, in constant time.
+    #[must_use]
+    pub fn is_token(&self, purpose: &str, id: &str, presented: &str) -> bool {
+        bool::from(self.token(purpose, id).as_bytes().ct_eq(presented.as_bytes()))
+    }
+
+    fn seal(&self, name: &str, value: &str) -> Result<Vec<u8>, Failure> {
+        let nonce = random::<NONCE_LEN>()?;
+        let mut bytes = value.as_bytes().to_vec();
+        self.seal
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()), &mut bytes)
+            .map_err(|_| Failure::new(Code::Internal, "failed to seal a secret"))?;
+        Ok([&nonce[..], &bytes].concat())
+    }
+
+    fn open_sealed(&self, name: &str, sealed: &[u8]) -> Result<String, Failure> {
+        let broken = || Failure::new(Code::Internal, format!("failed to open the secret {name:?}: it was changed"));
+        let (nonce, bytes) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(broken)?;
+        let mut bytes = bytes.to_vec();
+        let plain = self
+            .seal
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(name.as_bytes()), &mut bytes)
+            .map_err(|_| broken())?;
+        String::from_utf8(plain.to_vec()).map_err(|_| broken())
+    }
+}
+
+impl State {
+    /// Keeps a secret, in place of one of the same name.
+    ///
+    /// # Errors
+    /// `internal`, `exhausted`, `no_space`.
+    pub async fn put_secret(&self, name: &str, value: &str, now: UnixMs) -> Result<(), Failure> {
+        let sealed = self.vault.seal(name, value)?;
+        let name = name.to_owned();
+        self.writer
+            .submit("keep a secret", move |connection| {
+                connection
+                    .execute(
+                        "INSERT INTO secrets (name, sealed, changed_ms) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (name) DO UPDATE SET sealed = ?2, changed_ms = ?3",
+                        params![name, sealed, now],
+                    )
+                    .map(drop)
+            })
+            .await
+    }
+
+    /// The value of a secret: for the network boundary alone.
+    ///
+    /// # Errors
+    /// `internal` where the file of the vault does not fit.
+    pub async fn secret(&self, name: &str) -> Result<Option<String>, Failure> {
+        let wanted = name.to_owned();
+        let sealed: Option<Vec<u8>> = self
+            .writer
+            .submit("read a secret", move |connection| {
+                connection.query_row("SELECT sealed FROM secrets WHERE name = ?1", [wanted], |row| row.get(0)).optional()
+            })
+            .await?;
+        sealed.map(|sealed| self.vault.open_sealed(name, &sealed)).transpose()
+    }
+
+    /// Names of the secrets and when each was last set.
+    ///
+    /// # Errors
+    /// `internal`, `exhausted`.
+    pub async fn secret_names(&self) -> Result<Vec<(String, UnixMs)>, Failure> {
+        self.writer
+            .submit("read the names of secrets", |connection| {
+                let mut statement = connection.prepare("SELECT name, changed_ms FROM secrets ORDER BY name")?;
+                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            })
+            .await
+    }
+
+    /// Removes a secret; whether there was one.
+    ///
+    /// # Errors
+    /// `internal`, `exhausted`.
+    pub async fn remove_secret(&self, name: &str) -> Result<bool, Failure> {
+        let name = name.to_owned();
+        self.writer
+            .submit("remove a secret", move |connection| {
+                connection.execute("DELETE FROM secrets WHERE name = ?1", [name]).map(|changed| changed > 0)
+            })
+            .await
+    }
+}

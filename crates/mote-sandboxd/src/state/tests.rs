@@ -1,0 +1,58 @@
+use super::*;
+
+fn state() -> (tempfile::TempDir, State) {
+    let directory = tempfile::tempdir().unwrap();
+    let state = State::open(directory.path()).unwrap();
+    (directory, state)
+}
+
+#[tokio::test]
+async fn a_key_is_known_by_its_hash_alone() {
+    let (directory, state) = state();
+    let made = state.new_key("ci", 7).await.unwrap();
+    assert_eq!(state.key(&made.key).await.unwrap().unwrap().name, "ci");
+    assert!(state.key("mote_sk_00").await.unwrap().is_none());
+    assert!(state.new_key("ci", 8).await.unwrap_err().message.contains("there is a key named"));
+    assert!(state.revoke_key("ci").await.unwrap());
+    assert!(state.key(&made.key).await.unwrap().is_none());
+    drop(state);
+    for entry in std::fs::read_dir(directory.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(made.key.len()).any(|window| window == made.key.as_bytes()));
+    }
+}
+
+#[tokio::test]
+async fn a_secret_is_sealed_at_rest_and_opens_again() {
+    let (directory, state) = state();
+    state.put_secret("token", "hunter2-hunter2", 1).await.unwrap();
+    assert_eq!(state.secret("token").await.unwrap().as_deref(), Some("hunter2-hunter2"));
+    assert_eq!(state.secret_names().await.unwrap(), [("token".to_owned(), 1)]);
+    for entry in std::fs::read_dir(directory.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(15).any(|window| window == b"hunter2-hunter2"));
+    }
+    drop(state);
+    let state = State::open(directory.path()).unwrap();
+    assert_eq!(state.secret("token").await.unwrap().as_deref(), Some("hunter2-hunter2"));
+}
+
+#[tokio::test]
+async fn tokens_survive_a_restart_and_differ_by_sandbox_and_purpose() {
+    let (directory, state) = state();
+    let token = state.vault().token("access", "sb1");
+    assert_ne!(token, state.vault().token("access", "sb2"));
+    assert_ne!(token, state.vault().token("traffic", "sb1"));
+    drop(state);
+    assert!(State::open(directory.path()).unwrap().vault().is_token("access", "sb1", &token));
+}
+
+#[test]
+fn a_file_of_a_newer_daemon_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(State::open(directory.path()).unwrap());
+    let connection = rusqlite::Connection::open(directory.path().join(FILE)).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    let error = State::open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("it has version 99"), "{error}");
+}
