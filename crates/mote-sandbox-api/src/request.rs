@@ -240,3 +240,138 @@ pub struct Usage {
     /// Bytes received through the proxy.
     pub received_bytes: u64,
 }
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// Cursor of the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// One outcome of a batch: of `POST /v1/sandboxes` with `count`, and of a fork.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was made.
+    Sandbox(Box<Sandbox>),
+    /// It was not.
+    Error(crate::error::Failure),
+}
+
+/// `POST /v1/sandboxes/{id}/pause`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// How; frozen where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<PauseKind>,
+}
+
+/// `POST /v1/sandboxes/{id}/renew`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Renew {
+    /// How long the lease is from now on; as long as before where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "units::duration::option")]
+    pub lease: Option<Duration>,
+}
+
+/// `POST /v1/volumes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    /// Its name.
+    pub name: String,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// `vo` and 20 characters of base32.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Milliseconds since the epoch.
+    pub created_ms: u64,
+}
+
+/// `PUT /v1/secrets/{name}`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutSecret {
+    /// The value; never told again.
+    pub value: String,
+}
+
+impl std::fmt::Debug for PutSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PutSecret").finish_non_exhaustive()
+    }
+}
+
+/// A secret as it is listed: without its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret {
+    /// Its name.
+    pub name: String,
+    /// When it was last set, milliseconds since the epoch.
+    pub changed_ms: u64,
+}
+
+/// `POST /v1/images`: an image from elsewhere, under a name of the daemon's store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportImage {
+    /// Where it comes from.
+    pub source: ImageSource,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// What the client of `GET /v1/sandboxes/{id}/stream` (a WebSocket) says in text messages; binary messages are standard input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamRequest {
+    /// Starts a process; the first message, unless it is `attach`.
+    Start(guest::Start),
+    /// Follows a process that runs; the first message, unless it is `start`.
+    Attach(guest::Selector),
+    /// The terminal has another size.
+    Resize(guest::TerminalSize),
+    /// Sends a signal to the process's group.
+    Signal(i32),
+    /// Standard input has ended.
+    StdinEnd,
+}
+
+/// What the server says in text messages. Binary messages are output: the first byte says of which stream
+/// ([`STREAM_STDOUT`], [`STREAM_STDERR`], [`STREAM_TERMINAL`]), the rest is what was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamEvent {
+    /// The process runs.
+    Started {
+        /// Process id inside.
+        pid: u32,
+    },
+    /// The process ended and all its output was sent; the last message.
+    Exited {
+        /// How.
+        exit: guest::Exit,
+        /// Because its time was over.
+        timed_out: bool,
+    },
+    /// It did not work; the last message.
+    Failed(crate::error::Failure),
+}
+
+/// First byte of a binary message with standard output.
+pub const STREAM_STDOUT: u8 = 1;
+/// First byte of a binary message with standard error.
+pub const STREAM_STDERR: u8 = 2;
+/// First byte of a binary message with a terminal's output.
+pub const STREAM_TERMINAL: u8 = 3;

@@ -2,7 +2,9 @@
 //!
 //! `ARCHITECTURE.md` has the process tree. The library reads no environment variable and no command line: `main` does.
 
+pub mod api;
 pub mod clock;
+pub mod config;
 pub mod descriptor;
 pub mod filesystem;
 pub mod guest;
@@ -12,3 +14,4 @@ pub mod limits;
 pub mod namespace;
 pub mod network;
 pub mod state;
+pub mod telemetry;

@@ -139,3 +139,39 @@ pub const POOL_SIZE_MAX: usize = 512;
 pub const TIMER_RETRY_MS: u64 = 250;
 /// The longest sleep of the timers: the wall clock may be set meanwhile.
 pub const TIMER_SLEEP_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+/// Keys that were seen lately and need no look-up.
+pub const KEY_CACHE_MAX: usize = 1024;
+/// How long a key that was seen needs no look-up; a revoked one is refused within this time.
+pub const KEY_CACHE_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+/// Connections that are served at once; further ones wait in the kernel.
+pub const CONNECTIONS_MAX: usize = 8192;
+/// How long to wait before accepting again after it failed.
+pub const ACCEPT_RETRY: std::time::Duration = std::time::Duration::from_millis(50);
+/// How long a request's head may take.
+pub const HEADER_READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// Headers of one request.
+pub const HEADERS_MAX: usize = 128;
+/// Bytes of a request's head.
+pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// How long requests under way may go on when the daemon stops.
+pub const CONNECTION_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+/// Bytes of a request's JSON body.
+pub const BODY_BYTES_MAX: usize = 4 << 20;
+/// Bytes of each of standard output and standard error that a gathered exec answers with; the rest is cut and counted.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a file that is written through the API.
+pub const UPLOAD_BYTES_MAX: u64 = 64 << 30;
+/// Items of one page of a list.
+pub const PAGE_MAX: usize = 1000;
+/// Items of one page of a list where the request does not say.
+pub const PAGE_DEFAULT: usize = 100;
+/// Bytes of a secret's value.
+pub const SECRET_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of an idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Bytes of one message on a WebSocket.
+pub const SOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Sandboxes that `/metrics` tells of one by one; of those beyond it tells the sum alone.
+pub const METRICS_SANDBOXES_MAX: usize = 500;
+/// Bytes of one field of a log line.
+pub const LOG_FIELD_BYTES_MAX: usize = 4096;

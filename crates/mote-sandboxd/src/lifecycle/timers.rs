@@ -23,7 +23,7 @@ struct Due {
 
 /// The set.
 #[derive(Debug, Default)]
-pub struct Timers {
+pub(super) struct Timers {
     due: Mutex<Due>,
     changed: Notify,
 }

@@ -7,7 +7,7 @@ use mote_sandbox_api::limits::NAME_BYTES_MAX;
 use rusqlite::{OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
 
-use super::State;
+use super::{State, signed, unsigned};
 use crate::clock::{UnixMs, hex, random};
 
 /// What every key begins with, so that scanners for leaked secrets find it.
@@ -52,7 +52,7 @@ impl State {
         self.writer
             .submit("keep a key", move |connection| {
                 connection
-                    .execute("INSERT INTO keys (hash, name, created_ms) VALUES (?1, ?2, ?3)", params![hash, kept, now])
+                    .execute("INSERT INTO keys (hash, name, created_ms) VALUES (?1, ?2, ?3)", params![hash, kept, signed(now)])
                     .map(drop)
             })
             .await
@@ -73,7 +73,7 @@ impl State {
             .submit("look up a key", move |connection| {
                 connection
                     .prepare_cached("SELECT name, created_ms FROM keys WHERE hash = ?1")?
-                    .query_row([hash], |row| Ok(KeyName { name: row.get(0)?, created_ms: row.get(1)? }))
+                    .query_row([hash], |row| Ok(KeyName { name: row.get(0)?, created_ms: unsigned(row.get(1)?) }))
                     .optional()
             })
             .await
@@ -87,7 +87,7 @@ impl State {
         self.writer
             .submit("read the keys", |connection| {
                 let mut statement = connection.prepare("SELECT name, created_ms FROM keys ORDER BY name")?;
-                statement.query_map([], |row| Ok(KeyName { name: row.get(0)?, created_ms: row.get(1)? }))?.collect()
+                statement.query_map([], |row| Ok(KeyName { name: row.get(0)?, created_ms: unsigned(row.get(1)?) }))?.collect()
             })
             .await
     }

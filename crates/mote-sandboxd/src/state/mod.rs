@@ -108,7 +108,7 @@ impl State {
 
     /// Keeps a sandbox's record. The write is queued when this returns, in the order of calls; await it for durability.
     pub fn put_sandbox(&self, record: &Record) -> Pending<()> {
-        let (id, state, created) = (record.id.clone(), record.state.to_string(), record.created_ms);
+        let (id, state, created) = (record.id.clone(), record.state.to_string(), signed(record.created_ms));
         let text = serde_json::to_string(record);
         self.writer.submit("keep a sandbox", move |connection| {
             let text = text.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
@@ -175,7 +175,7 @@ impl State {
         self.writer.submit("keep a volume", move |connection| {
             connection
                 .prepare_cached("INSERT INTO volumes (name, id, created_ms) VALUES (?1, ?2, ?3)")?
-                .execute(params![volume.name, volume.id, volume.created_ms])
+                .execute(params![volume.name, volume.id, signed(volume.created_ms)])
                 .map(drop)
         })
     }
@@ -239,7 +239,16 @@ impl State {
 }
 
 fn volume(row: &rusqlite::Row<'_>) -> rusqlite::Result<VolumeRecord> {
-    Ok(VolumeRecord { name: row.get(0)?, id: row.get(1)?, created_ms: row.get(2)? })
+    Ok(VolumeRecord { name: row.get(0)?, id: row.get(1)?, created_ms: unsigned(row.get(2)?) })
+}
+
+/// SQLite's integers have a sign.
+fn signed(ms: UnixMs) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+fn unsigned(ms: i64) -> UnixMs {
+    UnixMs::try_from(ms).unwrap_or(0)
 }
 
 /// Makes a directory that only its owner can enter.

@@ -5,7 +5,7 @@
 use mote_sandbox_api::error::Failure;
 use rusqlite::{OptionalExtension as _, params};
 
-use super::State;
+use super::{State, signed};
 use crate::clock::UnixMs;
 use crate::limits::IDEMPOTENCY_KEPT_MS;
 
@@ -45,13 +45,13 @@ impl State {
             .submit("keep an idempotency key", move |connection| {
                 connection
                     .prepare_cached("DELETE FROM replies WHERE created_ms < ?1")?
-                    .execute([now.saturating_sub(IDEMPOTENCY_KEPT_MS)])?;
+                    .execute([signed(now.saturating_sub(IDEMPOTENCY_KEPT_MS))])?;
                 connection
                     .prepare_cached(
                         "INSERT INTO replies (key, request, reply, created_ms) VALUES (?1, ?2, ?3, ?4)
                          ON CONFLICT (key) DO UPDATE SET request = ?2, reply = ?3, created_ms = ?4",
                     )?
-                    .execute(params![key, reply.request, reply.reply, now])
+                    .execute(params![key, reply.request, reply.reply, signed(now)])
                     .map(drop)
             })
             .await

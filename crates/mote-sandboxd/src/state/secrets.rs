@@ -14,7 +14,7 @@ use mote_sandbox_api::error::{Code, Failure};
 use rusqlite::{OptionalExtension as _, params};
 use subtle::ConstantTimeEq as _;
 
-use super::{Error, State};
+use super::{Error, State, signed, unsigned};
 use crate::clock::{UnixMs, hex, random};
 
 /// Name of the file with the daemon's own key.
@@ -105,7 +105,7 @@ impl State {
                     .execute(
                         "INSERT INTO secrets (name, sealed, changed_ms) VALUES (?1, ?2, ?3)
                          ON CONFLICT (name) DO UPDATE SET sealed = ?2, changed_ms = ?3",
-                        params![name, sealed, now],
+                        params![name, sealed, signed(now)],
                     )
                     .map(drop)
             })
@@ -135,7 +135,7 @@ impl State {
         self.writer
             .submit("read the names of secrets", |connection| {
                 let mut statement = connection.prepare("SELECT name, changed_ms FROM secrets ORDER BY name")?;
-                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+                statement.query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?.collect()
             })
             .await
     }

@@ -1,0 +1,37 @@
+//! The HTTP surfaces: the native one and, beside it, adapters for other clients. Only this folder knows HTTP.
+//!
+//! A surface is thin: it reads a request, calls the lifecycle or the guest, and writes the answer.
+
+pub mod access;
+pub mod failure;
+pub mod native;
+pub mod server;
+
+use std::sync::Arc;
+
+use axum::Router;
+use tokio_util::sync::CancellationToken;
+
+use crate::lifecycle::Sandboxes;
+use crate::telemetry::metrics::Metrics;
+use access::Keys;
+
+/// What every surface stands on; clones share it.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// The sandboxes.
+    pub sandboxes: Sandboxes,
+    /// Who may ask.
+    pub keys: Arc<Keys>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Previews are served at `PORT-ID.DOMAIN`.
+    pub domain: Arc<str>,
+    /// Cancelled when the daemon stops: streams end by themselves.
+    pub closing: CancellationToken,
+}
+
+/// Every surface in one router.
+pub fn router(api: &Api) -> Router {
+    native::router(api)
+}

@@ -1,0 +1,45 @@
+//! The native API: `/v1`, and what a probe or a scraper asks.
+//!
+//! A file a resource. `docs/sandbox-http.md` is written from the routes here.
+
+mod body;
+mod host;
+mod idempotency;
+mod sandboxes;
+mod stored;
+
+use axum::Router;
+use axum::routing::{delete, get, post, put};
+
+use super::Api;
+
+/// The routes.
+pub fn router(api: &Api) -> Router {
+    Router::new()
+        .route("/v1/sandboxes", post(sandboxes::create).get(sandboxes::list))
+        .route("/v1/sandboxes/{id}", get(sandboxes::get).delete(sandboxes::remove))
+        .route("/v1/sandboxes/{id}/connect", post(sandboxes::connect))
+        .route("/v1/sandboxes/{id}/pause", post(sandboxes::pause))
+        .route("/v1/sandboxes/{id}/resume", post(sandboxes::resume))
+        .route("/v1/sandboxes/{id}/renew", post(sandboxes::renew))
+        .route("/v1/sandboxes/{id}/snapshots", post(sandboxes::snapshot))
+        .route("/v1/sandboxes/{id}/rollback", post(sandboxes::rollback))
+        .route("/v1/sandboxes/{id}/fork", post(sandboxes::fork))
+        .route("/v1/sandboxes/{id}/diff", get(sandboxes::diff))
+        .route("/v1/sandboxes/{id}/commit", post(sandboxes::commit))
+        .route("/v1/sandboxes/{id}/logs", get(sandboxes::logs))
+        .route("/v1/sandboxes/{id}/usage", get(sandboxes::usage))
+        .route("/v1/sandboxes/{id}/network", put(sandboxes::network))
+        .route("/v1/snapshots", get(stored::snapshots))
+        .route("/v1/snapshots/{id}", delete(stored::remove_snapshot))
+        .route("/v1/volumes", get(stored::volumes).post(stored::create_volume))
+        .route("/v1/volumes/{name}", delete(stored::remove_volume))
+        .route("/v1/secrets", get(stored::secrets))
+        .route("/v1/secrets/{name}", put(stored::put_secret).delete(stored::remove_secret))
+        .route("/v1/capabilities", get(host::capabilities))
+        .route("/health", get(host::health))
+        .route("/ready", get(host::ready))
+        .route("/metrics", get(host::metrics))
+        .fallback(host::nowhere)
+        .with_state(api.clone())
+}

@@ -1,0 +1,84 @@
+//! `/v1/snapshots`, `/v1/volumes`, `/v1/secrets`: what outlives sandboxes.
+//!
+//! A secret's value goes in and never comes out.
+
+use axum::extract::{Path, State};
+use http::StatusCode;
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::request::{CreateVolume, Page, PutSecret, Secret, Volume};
+use serde::Deserialize;
+
+use super::body::{Answer, Body, Query, json};
+use crate::api::Api;
+use crate::api::access::Holder;
+use crate::lifecycle::check;
+use crate::limits::SECRET_BYTES_MAX;
+use crate::state::VolumeRecord;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SnapshotsQuery {
+    #[serde(default)]
+    sandbox: Option<String>,
+}
+
+pub(super) async fn snapshots(State(api): State<Api>, _: Holder, Query(query): Query<SnapshotsQuery>) -> Answer {
+    let items = api.sandboxes.snapshots(query.sandbox.as_deref()).await?;
+    Ok(json(StatusCode::OK, &Page { items, next: None }))
+}
+
+pub(super) async fn remove_snapshot(State(api): State<Api>, _: Holder, Path(id): Path<String>) -> Answer {
+    api.sandboxes.remove_snapshot(&id).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "removed": id })))
+}
+
+fn told(volume: VolumeRecord) -> Volume {
+    Volume { id: volume.id, name: volume.name, created_ms: volume.created_ms }
+}
+
+pub(super) async fn volumes(State(api): State<Api>, _: Holder) -> Answer {
+    let items: Vec<Volume> = api.sandboxes.volumes().await?.into_iter().map(told).collect();
+    Ok(json(StatusCode::OK, &Page { items, next: None }))
+}
+
+pub(super) async fn create_volume(State(api): State<Api>, _: Holder, body: Body<CreateVolume>) -> Answer {
+    Ok(json(StatusCode::CREATED, &told(api.sandboxes.create_volume(&body.value.name).await?)))
+}
+
+pub(super) async fn remove_volume(State(api): State<Api>, _: Holder, Path(name): Path<String>) -> Answer {
+    api.sandboxes.remove_volume(&name).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "removed": name })))
+}
+
+pub(super) async fn secrets(State(api): State<Api>, _: Holder) -> Answer {
+    let names = api.sandboxes.store().secret_names().await?;
+    let items: Vec<Secret> = names.into_iter().map(|(name, changed_ms)| Secret { name, changed_ms }).collect();
+    Ok(json(StatusCode::OK, &Page { items, next: None }))
+}
+
+pub(super) async fn put_secret(
+    State(api): State<Api>,
+    _: Holder,
+    Path(name): Path<String>,
+    body: Body<PutSecret>,
+) -> Answer {
+    check::name("name", &name)?;
+    let value = body.value.value;
+    if value.is_empty() {
+        return Err(Failure::invalid("value", "it must not be empty").into());
+    }
+    if value.len() > SECRET_BYTES_MAX {
+        let message = format!("the value is longer than {SECRET_BYTES_MAX} bytes");
+        return Err(Failure::new(Code::TooLarge, message).with("limit", SECRET_BYTES_MAX).into());
+    }
+    let now = api.sandboxes.clock().now_ms();
+    api.sandboxes.store().put_secret(&name, &value, now).await?;
+    Ok(json(StatusCode::OK, &Secret { name, changed_ms: now }))
+}
+
+pub(super) async fn remove_secret(State(api): State<Api>, _: Holder, Path(name): Path<String>) -> Answer {
+    if !api.sandboxes.store().remove_secret(&name).await? {
+        return Err(Failure::not_found("secret", &name).into());
+    }
+    Ok(json(StatusCode::OK, &serde_json::json!({ "removed": name })))
+}

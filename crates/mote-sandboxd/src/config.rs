@@ -1,0 +1,211 @@
+//! The configuration: a strict YAML file, or none; everything has a default.
+//!
+//! It reads no environment variable. What a field means stands with the field; `docs/sandbox-config.md` shows a whole file.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use mote_sandbox_api::capability::ProfileName;
+use mote_sandbox_api::spec::{ImageSource, Spec};
+use serde::Deserialize;
+
+use crate::lifecycle::check;
+use crate::lifecycle::pool::Entry;
+use crate::limits::{POOL_SIZE_MAX, SANDBOXES_MAX};
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("failed to read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be; the message names line and column.
+    #[error("failed to read the configuration {}: {message}", path.display())]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A value cannot be used.
+    #[error("failed to read the configuration: {field}: {message}")]
+    Value {
+        /// Which.
+        field: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// What becomes of sandboxes when the daemon stops.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStop {
+    /// They live on, and the next daemon adopts them.
+    #[default]
+    Leave,
+    /// They are removed.
+    Remove,
+}
+
+/// The daemon's configuration, as the file has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Address and port of the API. Loopback unless the operator says otherwise.
+    pub listen: SocketAddr,
+    /// Where everything is kept that outlives the daemon.
+    pub state: PathBuf,
+    /// Where sockets and records of living sandboxes stand; a tmpfs.
+    pub run: Option<PathBuf>,
+    /// The static program that becomes the first process of every sandbox; beside the daemon's own program where absent.
+    pub init: Option<PathBuf>,
+    /// Domain of previews: `PORT-ID.DOMAIN`.
+    pub domain: String,
+    /// Image of specifications that name none.
+    pub image: ImageSource,
+    /// Defaults of the profiles, laid over the built-in ones.
+    pub profiles: BTreeMap<ProfileName, Spec>,
+    /// What is kept warm.
+    pub pool: Vec<Entry>,
+    /// Sandboxes that are not gone, at most.
+    pub sandboxes_max: usize,
+    /// Host directories that may be images or be bound as data.
+    pub directories: Vec<PathBuf>,
+    /// What becomes of sandboxes when the daemon stops.
+    pub on_stop: OnStop,
+    /// What is logged: a level, and `target=level` after commas.
+    pub log: String,
+    /// First host id of the sandboxes' user ranges; two daemons on one host need different ones.
+    pub uid_base: Option<u32>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            state: PathBuf::from("/var/lib/mote-sandbox"),
+            run: None,
+            init: None,
+            domain: "sandbox.localhost".to_owned(),
+            image: ImageSource::Host,
+            profiles: BTreeMap::new(),
+            pool: Vec::new(),
+            sandboxes_max: SANDBOXES_MAX,
+            directories: Vec::new(),
+            on_stop: OnStop::Leave,
+            log: "info".to_owned(),
+            uid_base: None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error`], naming the file, and line and column or the field.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|error| match error {
+            Error::Yaml { message, .. } => Error::Yaml { path: path.to_owned(), message },
+            error => error,
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, Error> {
+        let config: Self = serde_saphyr::from_str(text)
+            .map_err(|error| Error::Yaml { path: PathBuf::new(), message: error.to_string() })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |field: &str, message: String| Err(Error::Value { field: field.to_owned(), message });
+        if self.domain.is_empty() || self.domain.starts_with('.') || self.domain.contains(['/', ':']) {
+            return wrong("domain", format!("{:?} is not a name", self.domain));
+        }
+        for path in self.directories.iter().chain([&self.state]).chain(&self.run).chain(&self.init) {
+            if !path.is_absolute() {
+                return wrong("paths", format!("{} must be absolute", path.display()));
+            }
+        }
+        for (name, spec) in &self.profiles {
+            if let Err(failure) = check::spec(spec) {
+                return wrong(&format!("profiles.{name:?}").to_lowercase(), failure.message);
+            }
+        }
+        for (at, entry) in self.pool.iter().enumerate() {
+            if entry.size > POOL_SIZE_MAX {
+                return wrong(&format!("pool[{at}].size"), format!("it is more than {POOL_SIZE_MAX}"));
+            }
+            if let Err(failure) = check::spec(&entry.spec) {
+                return wrong(&format!("pool[{at}].spec"), failure.message);
+            }
+        }
+        if self.sandboxes_max == 0 {
+            return wrong("sandboxes_max", "it must be at least 1".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_has_to_be_said() {
+        let config = Config::parse("{}").unwrap();
+        assert!(config.listen.ip().is_loopback());
+    }
+
+    #[test]
+    fn a_field_that_is_not_known_is_named_with_its_line() {
+        let error = Config::parse("listen: 127.0.0.1:1\nlisten_adress: x\n").unwrap_err().to_string();
+        assert!(error.contains("listen_adress") && error.contains('2'), "{error}");
+    }
+
+    #[test]
+    fn a_whole_file_reads() {
+        let config = Config::parse(
+            "
+listen: 0.0.0.0:9000
+state: /srv/sandboxes
+domain: sandbox.example.com
+image: {name: base}
+profiles:
+  training: {lease: 60s, resources: {memory: 1GiB}}
+pool:
+  - {spec: {profile: training}, size: 16}
+on_stop: remove
+directories: [/data]
+",
+        )
+        .unwrap();
+        assert_eq!(config.pool[0].size, 16);
+        assert_eq!(config.on_stop, OnStop::Remove);
+        assert_eq!(config.profiles[&ProfileName::Training].resources.memory, Some(1 << 30));
+    }
+
+    #[test]
+    fn values_out_of_bounds_name_their_field() {
+        for (text, field) in [
+            ("state: relative", "paths"),
+            ("domain: a/b", "domain"),
+            ("profiles: {training: {cwd: x}}", "profiles.training"),
+            ("pool: [{size: 100000}]", "pool[0].size"),
+            ("sandboxes_max: 0", "sandboxes_max"),
+        ] {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+}

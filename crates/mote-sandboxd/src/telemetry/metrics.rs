@@ -1,0 +1,138 @@
+//! Metrics for Prometheus: what the daemon did, how long it took, and what each sandbox uses.
+//!
+//! Of sandboxes only the first [`METRICS_SANDBOXES_MAX`] by id have series of their own; the sums are of all. It keeps no
+//! history: a scraper does.
+
+use std::fmt::Write as _;
+
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::lifecycle::State;
+use mote_sandbox_api::request::Usage;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use crate::lifecycle::{Filter, Sandboxes};
+use crate::limits::METRICS_SANDBOXES_MAX;
+
+/// Labels of a request. The route is the pattern, so that there are no more of them than routes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    method: &'static str,
+    status: u16,
+}
+
+/// What is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+}
+
+impl Metrics {
+    /// Registers what the lifecycle measures beside what is counted here.
+    #[must_use]
+    pub fn new(sandboxes: &Sandboxes) -> Self {
+        let mut registry = Registry::with_prefix("mote_sandbox");
+        let requests = Family::default();
+        registry.register("http_requests", "Requests by route, method and status", requests.clone());
+        registry.register(
+            "operation_duration_seconds",
+            "How long operations of the lifecycle took that succeeded",
+            sandboxes.durations().0.clone(),
+        );
+        Self { registry, requests }
+    }
+
+    /// Counts a request. Anybody may send any method: the label knows nine.
+    pub fn request(&self, route: Option<&str>, method: &http::Method, status: u16) {
+        let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+        let method = known.into_iter().find(|name| *name == method.as_str()).unwrap_or("OTHER");
+        let labels = RequestLabels { route: route.unwrap_or("none").to_owned(), method, status };
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// Everything, in the OpenMetrics text format 1.0.
+    ///
+    /// # Errors
+    /// `internal` where it cannot be written.
+    pub async fn exposition(&self, sandboxes: &Sandboxes) -> Result<String, Failure> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)
+            .map_err(|error| Failure::new(Code::Internal, format!("failed to write the metrics: {error}")))?;
+        let (states, pooled) = sandboxes.counts();
+        family(&mut text, "sandboxes", "gauge", "Sandboxes by state");
+        for state in State::ALL {
+            let count = states.get(&state).copied().unwrap_or(0);
+            let _ = writeln!(text, "mote_sandbox_sandboxes{{state=\"{state}\"}} {count}");
+        }
+        family(&mut text, "warm", "gauge", "Sandboxes that wait in the warm pool");
+        let _ = writeln!(text, "mote_sandbox_warm {pooled}");
+        let filter = Filter { states: alive(), limit: usize::MAX, ..Filter::default() };
+        let (mut listed, _) = sandboxes.list(&filter);
+        listed.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut usages = Vec::with_capacity(listed.len());
+        for sandbox in listed {
+            if let Ok(usage) = sandboxes.usage(&sandbox.id).await {
+                usages.push((sandbox.id, usage));
+            }
+        }
+        per_sandbox(&mut text, &usages);
+        text.push_str("# EOF\n");
+        Ok(text)
+    }
+}
+
+fn alive() -> Vec<State> {
+    vec![State::Running, State::Pausing, State::Paused, State::Resuming, State::Snapshotting, State::Forking]
+}
+
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP mote_sandbox_{name} {help}.\n# TYPE mote_sandbox_{name} {kind}");
+}
+
+/// Name, whether it is a counter, help, and the figure.
+type Figure = (&'static str, bool, &'static str, fn(&Usage) -> Option<u64>);
+
+const FIGURES: [Figure; 8] = [
+    ("cpu_microseconds", true, "CPU time", |usage| Some(usage.cpu_us)),
+    ("memory_bytes", false, "Memory in use", |usage| Some(usage.memory_bytes)),
+    ("memory_limit_bytes", false, "Bound of the memory", |usage| Some(usage.memory_bytes_max)),
+    ("pids", false, "Processes and threads", |usage| Some(usage.pids)),
+    ("oom_kills", true, "Times that the kernel ended a process for memory", |usage| Some(usage.oom_kills)),
+    ("disk_bytes", false, "Bytes of its own filesystem in use", |usage| usage.disk_bytes),
+    ("network_sent_bytes", true, "Bytes sent through the proxy", |usage| Some(usage.sent_bytes)),
+    ("network_received_bytes", true, "Bytes received through the proxy", |usage| Some(usage.received_bytes)),
+];
+
+fn per_sandbox(text: &mut String, usages: &[(String, Usage)]) {
+    for (name, counts, help, figure) in FIGURES {
+        let suffix = if counts { "_total" } else { "" };
+        family(text, name, if counts { "counter" } else { "gauge" }, help);
+        for (id, usage) in usages.iter().take(METRICS_SANDBOXES_MAX) {
+            if let Some(value) = figure(usage) {
+                let _ = writeln!(text, "mote_sandbox_{name}{suffix}{{sandbox=\"{id}\"}} {value}");
+            }
+        }
+        family(text, &format!("all_{name}"), "gauge", &format!("{help}, of all living sandboxes"));
+        let sum: u64 = usages.iter().filter_map(|(_, usage)| figure(usage)).sum();
+        let _ = writeln!(text, "mote_sandbox_all_{name} {sum}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_bounded_and_sums_are_not() {
+        let usage = Usage { pids: 1, ..Usage::default() };
+        let usages: Vec<_> = (0..METRICS_SANDBOXES_MAX + 7).map(|at| (format!("sb{at}"), usage.clone())).collect();
+        let mut text = String::new();
+        per_sandbox(&mut text, &usages);
+        assert_eq!(text.matches("mote_sandbox_pids{").count(), METRICS_SANDBOXES_MAX);
+        assert!(text.contains(&format!("mote_sandbox_all_pids {}", METRICS_SANDBOXES_MAX + 7)));
+    }
+}

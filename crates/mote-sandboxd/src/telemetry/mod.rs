@@ -1,0 +1,7 @@
+//! What an operator sees: logs as JSON lines, metrics for Prometheus.
+//!
+//! Neither holds output of processes, environments, bodies or secrets.
+
+pub mod logs;
+pub mod metrics;
+pub mod trace;
