@@ -112,8 +112,7 @@ impl Config {
     /// # Errors
     /// [`Error`], naming the file, and line and column or the field.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         Self::parse(&text).map_err(|error| match error {
             Error::Yaml { message, .. } => Error::Yaml { path: path.to_owned(), message },
             error => error,

@@ -180,11 +180,10 @@ impl Cell {
         let record = lock(&self.record);
         match record.state {
             State::Gone | State::Stopping => self.gone(&record),
-            State::Failed => with_reason(
-                Failure::new(Code::Gone, "the sandbox has failed").with("state", record.state),
-                &record,
-            )
-            .remedy("remove it and create another, or fork one of its snapshots"),
+            State::Failed => {
+                with_reason(Failure::new(Code::Gone, "the sandbox has failed").with("state", record.state), &record)
+                    .remedy("remove it and create another, or fork one of its snapshots")
+            }
             state => Failure::new(Code::IllegalTransition, format!("the sandbox is {state}"))
                 .with("state", state)
                 .with("sandbox", &self.id)

@@ -2,7 +2,7 @@
 //!
 //! It makes one sandbox from an image or a snapshot; forks have a file of their own.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::Configuration;
@@ -56,14 +56,23 @@ impl Sandboxes {
         Sandbox { access_token: Some(self.access_token(&record.id)), ..record.told() }
     }
 
-    /// Whether one more sandbox may be made.
-    pub(super) fn admit(&self) -> Result<(), Failure> {
-        let alive = self.all().iter().filter(|cell| cell.state() != State::Gone).count();
-        if alive >= self.sandboxes_max {
-            return Err(exhausted(format!("there are {alive} sandboxes already"), self.sandboxes_max)
-                .remedy("remove some, or raise sandboxes_max in the daemon's configuration"));
+    /// Takes a new sandbox in where one more may be made, its intent durable before anything is made of it.
+    pub(super) async fn admit(&self, record: &Record) -> Result<Arc<Cell>, Failure> {
+        let cell = Arc::new(Cell::new(record.clone()));
+        {
+            let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
+            let alive = cells.values().filter(|cell| cell.state() != State::Gone).count();
+            if alive >= self.sandboxes_max {
+                return Err(exhausted(format!("there are {alive} sandboxes already"), self.sandboxes_max)
+                    .remedy("remove some, or raise sandboxes_max in the daemon's configuration"));
+            }
+            cells.insert(record.id.clone(), Arc::clone(&cell));
         }
-        Ok(())
+        if let Err(failure) = self.store.put_sandbox(record).await {
+            self.forget(&record.id);
+            return Err(failure);
+        }
+        Ok(cell)
     }
 
     /// A place among those that are being made now.
@@ -82,7 +91,6 @@ impl Sandboxes {
     pub(super) async fn make(&self, spec: Spec, pooled: bool) -> Result<Record, Failure> {
         self.refuse_when_stopping()?;
         let _place = self.place().await?;
-        self.admit()?;
         let (origin, snapshot) = self.origin(&spec).await?;
         let image = match &origin {
             Origin::Image(image) | Origin::Snapshot { image, .. } => image.clone(),
@@ -91,10 +99,7 @@ impl Sandboxes {
         record.snapshot = snapshot;
         record.pooled = pooled;
         let volumes = self.volumes_of(&record.spec).await?;
-        let cell = Arc::new(Cell::new(record.clone()));
-        // The intent is durable before anything is made of it.
-        self.store.put_sandbox(&record).await?;
-        self.insert(&cell);
+        let cell = self.admit(&record).await?;
         let disk = record.spec.resources.disk;
         let work = cell.work.lock().await;
         let made = async {
@@ -154,7 +159,9 @@ impl Sandboxes {
         if matches!(state, State::Stopping | State::Gone) {
             return cell.unusable();
         }
-        if let Ok(pending) = cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(failure.to_string())) {
+        if let Ok(pending) =
+            cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(failure.to_string()))
+        {
             let _ = pending.await;
         }
         // What cannot be given back now is named by its record, and tried again at the next start.
@@ -227,7 +234,8 @@ impl Sandboxes {
             "its first process ended unexpectedly"
         };
         cell.note(self.clock.now_ms(), "error", reason);
-        if let Ok(pending) = cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(reason.to_owned())) {
+        if let Ok(pending) = cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(reason.to_owned()))
+        {
             let _ = pending.await;
             let _work = cell.work.lock().await;
             if cell.state() == State::Failed
@@ -246,10 +254,7 @@ pub(super) fn configuration(spec: &Spec, alive: &Alive) -> Configuration {
 }
 
 /// What the guest is told, with what the boundary adds to the environment.
-pub(super) fn configuration_with(
-    spec: &Spec,
-    added: &std::collections::BTreeMap<String, String>,
-) -> Configuration {
+pub(super) fn configuration_with(spec: &Spec, added: &std::collections::BTreeMap<String, String>) -> Configuration {
     let mut env = added.clone();
     env.extend(spec.env.clone());
     // A placeholder is what the network boundary looks for: the caller's environment does not hide it.

@@ -73,15 +73,12 @@ impl Sandboxes {
     }
 
     async fn copy(&self, parent: &Arc<Cell>, request: &Fork) -> Result<Arc<Cell>, Failure> {
-        self.admit()?;
         let origin = parent.record();
         let mut spec = origin.spec;
         spec.lease = request.lease.or(spec.lease);
         let mut record = self.blank(spec, origin.image)?;
         record.parent = Some(parent.id().to_owned());
-        let cell = Arc::new(Cell::new(record.clone()));
-        self.store.put_sandbox(&record).await?;
-        self.insert(&cell);
+        let cell = self.admit(&record).await?;
         match self.substrate.fork(parent.id(), cell.id(), self.writing(parent).as_ref()).await {
             Ok(()) => Ok(cell),
             Err(failure) => Err(self.abandon(&cell, failure).await),

@@ -8,8 +8,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
 /// Upper bounds of the buckets, in seconds: from a claim of the warm pool to a pull of an image.
-const BUCKETS: [f64; 14] =
-    [0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+const BUCKETS: [f64; 14] = [0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]

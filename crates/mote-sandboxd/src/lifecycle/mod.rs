@@ -34,8 +34,8 @@ use mote_sandbox_api::spec::Spec;
 use tokio::sync::Semaphore;
 
 use crate::clock::SharedClock;
-use crate::limits::{AWAKE_TIMEOUT, CREATIONS_AT_ONCE};
 use crate::guest::Guest;
+use crate::limits::{AWAKE_TIMEOUT, CREATIONS_AT_ONCE};
 use crate::state::State as Store;
 use cell::Cell;
 use journal::Line;
@@ -202,11 +202,8 @@ impl Sandboxes {
                 && !record.pooled
                 && filter.metadata.iter().all(|(key, value)| record.spec.metadata.get(key) == Some(value))
         };
-        let mut found: Vec<Sandbox> = self
-            .all()
-            .iter()
-            .filter_map(|cell| cell.read(|record| wanted(record).then(|| record.told())))
-            .collect();
+        let mut found: Vec<Sandbox> =
+            self.all().iter().filter_map(|cell| cell.read(|record| wanted(record).then(|| record.told()))).collect();
         found.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
         if let Some(after) = &filter.after {
             // The cursor names the last one seen by time and id: it need not be there any more.

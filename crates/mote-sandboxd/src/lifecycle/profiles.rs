@@ -73,7 +73,8 @@ impl Profiles {
     /// The built-in defaults on `image`, with what the operator's configuration sets laid over them.
     #[must_use]
     pub fn new(image: &ImageSource, changes: &BTreeMap<ProfileName, Spec>) -> Self {
-        let built_in = [(ProfileName::Training, training(image.clone())), (ProfileName::Production, production(image.clone()))];
+        let built_in =
+            [(ProfileName::Training, training(image.clone())), (ProfileName::Production, production(image.clone()))];
         let by_name = built_in
             .into_iter()
             .map(|(name, defaults)| {

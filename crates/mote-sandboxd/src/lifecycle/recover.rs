@@ -139,9 +139,9 @@ impl Sandboxes {
         if let Err(failure) = outcome {
             tracing::error!(sandbox = cell.id(), error = %failure, "failed to recover a sandbox");
             let reason = format!("it could not be recovered: {failure}");
-            if let Ok(pending) =
-                cell.shift(&self.store, mote_sandbox_api::lifecycle::Transition::Fail, |record| record.reason = Some(reason))
-            {
+            if let Ok(pending) = cell.shift(&self.store, mote_sandbox_api::lifecycle::Transition::Fail, |record| {
+                record.reason = Some(reason)
+            }) {
                 pending.await?;
             }
             self.substrate.end(cell.id()).await?;

@@ -18,7 +18,9 @@ impl Sandboxes {
         check::name("name", name)?;
         let volume = VolumeRecord { id: new_id("vo")?, name: name.to_owned(), created_ms: self.clock.now_ms() };
         self.store.put_volume(&volume).await.map_err(|failure| match failure.code {
-            Code::Conflict => Failure::new(Code::Conflict, format!("there is a volume named {name:?}")).with("name", name),
+            Code::Conflict => {
+                Failure::new(Code::Conflict, format!("there is a volume named {name:?}")).with("name", name)
+            }
             _ => failure,
         })?;
         if let Err(failure) = self.substrate.volume(&volume.id).await {

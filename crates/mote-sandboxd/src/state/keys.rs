@@ -52,7 +52,10 @@ impl State {
         self.writer
             .submit("keep a key", move |connection| {
                 connection
-                    .execute("INSERT INTO keys (hash, name, created_ms) VALUES (?1, ?2, ?3)", params![hash, kept, signed(now)])
+                    .execute(
+                        "INSERT INTO keys (hash, name, created_ms) VALUES (?1, ?2, ?3)",
+                        params![hash, kept, signed(now)],
+                    )
                     .map(drop)
             })
             .await
@@ -87,7 +90,9 @@ impl State {
         self.writer
             .submit("read the keys", |connection| {
                 let mut statement = connection.prepare("SELECT name, created_ms FROM keys ORDER BY name")?;
-                statement.query_map([], |row| Ok(KeyName { name: row.get(0)?, created_ms: unsigned(row.get(1)?) }))?.collect()
+                statement
+                    .query_map([], |row| Ok(KeyName { name: row.get(0)?, created_ms: unsigned(row.get(1)?) }))?
+                    .collect()
             })
             .await
     }

@@ -95,8 +95,7 @@ impl State {
         let path = directory.join(FILE);
         let connection = schema::open(&path)?;
         let vault = Vault::open(directory)?;
-        let writer =
-            writer::Writer::start(connection).map_err(|source| Error::Files { path: path.clone(), source })?;
+        let writer = writer::Writer::start(connection).map_err(|source| Error::Files { path: path.clone(), source })?;
         Ok(Self { writer, vault: Arc::new(vault) })
     }
 

@@ -41,12 +41,8 @@ impl Vault {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let bytes = random::<KEY_BYTES>().map_err(|error| failed(std::io::Error::other(error.message)))?;
-                let mut file = std::fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(&path)
-                    .map_err(failed)?;
+                let mut file =
+                    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
                 file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
                 bytes.to_vec()
             }
@@ -121,7 +117,9 @@ impl State {
         let sealed: Option<Vec<u8>> = self
             .writer
             .submit("read a secret", move |connection| {
-                connection.query_row("SELECT sealed FROM secrets WHERE name = ?1", [wanted], |row| row.get(0)).optional()
+                connection
+                    .query_row("SELECT sealed FROM secrets WHERE name = ?1", [wanted], |row| row.get(0))
+                    .optional()
             })
             .await?;
         sealed.map(|sealed| self.vault.open_sealed(name, &sealed)).transpose()

@@ -46,9 +46,11 @@ pub(super) async fn once<T: Serialize>(
     let Some(key) = headers.get("idempotency-key") else {
         return Ok(json(status, &operation.await?));
     };
-    let key = key.to_str().ok().map(|key| key.trim_matches('"')).filter(|key| {
-        !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_BYTES_MAX
-    });
+    let key = key
+        .to_str()
+        .ok()
+        .map(|key| key.trim_matches('"'))
+        .filter(|key| !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_BYTES_MAX);
     let key = key.ok_or_else(|| {
         let message = format!("it must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} characters of ASCII");
         Failure::invalid("Idempotency-Key", message)

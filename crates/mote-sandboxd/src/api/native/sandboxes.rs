@@ -35,12 +35,7 @@ fn outcomes(outcomes: Vec<Result<Sandbox, Failure>>) -> Page<Outcome> {
     Page { items: outcomes.into_iter().map(outcome).collect(), next: None }
 }
 
-pub(super) async fn create(
-    State(api): State<Api>,
-    holder: Holder,
-    headers: HeaderMap,
-    body: Body<Create>,
-) -> Answer {
+pub(super) async fn create(State(api): State<Api>, holder: Holder, headers: HeaderMap, body: Body<Create>) -> Answer {
     let Create { spec, count } = body.value;
     let work = async {
         match count {
@@ -148,7 +143,12 @@ pub(super) async fn snapshot(
     Ok(once(&api, &holder, &headers, &scope, &body.bytes, StatusCode::CREATED, work).await?)
 }
 
-pub(super) async fn rollback(State(api): State<Api>, _: Holder, Path(id): Path<String>, body: Body<Rollback>) -> Answer {
+pub(super) async fn rollback(
+    State(api): State<Api>,
+    _: Holder,
+    Path(id): Path<String>,
+    body: Body<Rollback>,
+) -> Answer {
     Ok(json(StatusCode::OK, &api.sandboxes.rollback(&id, &body.value.snapshot).await?))
 }
 
@@ -223,7 +223,9 @@ mod tests {
 
     #[test]
     fn a_parameter_that_is_not_known_is_named() {
-        for (query, field) in [("colour=red", "query"), ("state=blue", "state"), ("limit=0", "limit"), ("a=%zz", "query")] {
+        for (query, field) in
+            [("colour=red", "query"), ("state=blue", "state"), ("limit=0", "limit"), ("a=%zz", "query")]
+        {
             assert_eq!(super::filter(query).unwrap_err().context["field"], field);
         }
     }
