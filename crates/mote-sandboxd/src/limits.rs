@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Bytes of one message between the daemon and the keeper.
 pub const KEEPER_MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// Descriptors that travel with one message between the daemon and the keeper.
-pub const KEEPER_DESCRIPTORS_MAX: usize = 8;
+pub const KEEPER_DESCRIPTORS_MAX: usize = 128;
 /// Verbs that wait for the keeper; what comes beyond is answered `exhausted`.
 pub const KEEPER_QUEUE_MAX: usize = 1024;
 
@@ -175,3 +175,31 @@ pub const SOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
 pub const METRICS_SANDBOXES_MAX: usize = 500;
 /// Bytes of one field of a log line.
 pub const LOG_FIELD_BYTES_MAX: usize = 4096;
+/// Milliseconds without a call after which the keeper prepares what the next ones will need.
+pub const KEEPER_IDLE_MS: u32 = 2;
+/// Bytes of a sandbox's hostname (Linux's `HOST_NAME_MAX`).
+pub const HOSTNAME_BYTES_MAX: usize = 64;
+/// Volumes and data mounted in one sandbox.
+pub const MOUNTS_MAX: usize = 32;
+/// Layers of one root: their names have to fit the 256 bytes of a mount option.
+pub const LAYERS_MAX: usize = 64;
+/// Host ids of one sandbox.
+pub const RANGE_IDS: u32 = 65_536;
+/// Ranges of host ids, and so sandboxes alive or being prepared at once.
+pub const SLOTS_MAX: u32 = 3_840;
+/// Terminals of one sandbox.
+pub const TERMINALS_MAX: u32 = 256;
+/// Connections that wait for a sandbox's first process.
+pub const GUEST_BACKLOG: i32 = 128;
+/// Open files of one process of a sandbox, where the host allows as many.
+pub const OPEN_FILES_MAX: u64 = 1_048_576;
+/// Times that the keeper tries to remove what is left of a sandbox before it is reported.
+pub const REMOVAL_TRIES: u32 = 50;
+/// Times that the keeper looks whether every process of a sandbox is stopped.
+pub const FREEZE_TRIES: u32 = 200;
+/// Nanoseconds between two such looks.
+pub const FREEZE_PAUSE_NS: i64 = 250_000;
+/// The kernel ends a sandbox's processes before the host's where the host's memory is short (-1000 to 1000).
+pub const OOM_SCORE: &str = "500";
+/// Bytes of the small filesystems that hold a sandbox's `/dev`, `/sys` and runtime files.
+pub const RUNTIME_BYTES_MAX: &str = "1m";

@@ -2,12 +2,23 @@
 //!
 //! It holds no logic of either.
 
-use mote_sandboxd::filesystem::worker;
+use std::process::ExitCode;
 
-fn main() -> std::process::ExitCode {
+use mote_sandboxd::filesystem::worker;
+use mote_sandboxd::keeper;
+
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    if arguments.get(1).is_some_and(|first| first == worker::SUBCOMMAND) {
-        return worker::main(&arguments[2..]);
+    match arguments.get(1).map(String::as_str) {
+        Some(worker::SUBCOMMAND) => worker::main(&arguments[2..]),
+        Some(keeper::start::SUBCOMMAND) => match keeper::server::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                use std::io::Write as _;
+                let _ = writeln!(std::io::stderr(), "mote-sandboxd: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        _ => ExitCode::FAILURE,
     }
-    std::process::ExitCode::FAILURE
 }

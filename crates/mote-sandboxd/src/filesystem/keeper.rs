@@ -16,7 +16,7 @@ use super::recipe::Lower;
 use crate::limits::POOL_BYTES_DEFAULT;
 
 /// How the keeper's filesystem part is set up, by the operator.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// The state directory: it holds `pool/`, and `pool.img` where the pool is a file.
     pub state: PathBuf,

@@ -101,3 +101,24 @@ pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<(T, Vec<OwnedFd
     }
     Ok((serde_json::from_slice(&bytes[..received.bytes])?, descriptors))
 }
+
+/// The head of a [`Call`], read where the verb itself cannot be.
+#[derive(Deserialize)]
+struct Head {
+    number: u64,
+}
+
+/// Receives a [`Call`]. A verb that cannot be read comes as the failure to answer it with.
+///
+/// # Errors
+/// As [`receive`]; [`Error::Json`] only where not even the call's number can be read.
+pub fn receive_call(socket: impl AsFd) -> Result<(u64, Result<Verb, Failure>, Vec<OwnedFd>), Error> {
+    let (call, descriptors) = receive::<Box<serde_json::value::RawValue>>(socket)?;
+    Ok(match serde_json::from_str::<Call>(call.get()) {
+        Ok(call) => (call.number, Ok(call.verb), descriptors),
+        Err(error) => {
+            let head: Head = serde_json::from_str(call.get())?;
+            (head.number, Err(Failure::invalid("verb", error)), descriptors)
+        }
+    })
+}

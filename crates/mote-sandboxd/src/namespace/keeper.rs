@@ -1,15 +1,462 @@
-//! The part of the keeper that serves `namespace`: its verbs and how they are carried out, with privilege.
+//! The part of the keeper that serves `namespace`: cells that are ready, sandboxes that start, live and end.
 //!
 //! It does not decide: whether a verb is due is the daemon's matter.
 
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_sys::process::SingleThreaded;
 use serde::{Deserialize, Serialize};
+
+use super::cell::orders::{Orders, Report};
+use super::cell::{Cell, Mould, group};
+use super::cgroup::{self, Meter};
+use super::file::failed;
+use super::identity::Slots;
+use super::launch::{self, Launch, Living, Source};
+use super::living::Resident;
+use super::{mounts, program, record, socket};
+use crate::filesystem::keeper::Keeper as Roots;
+use crate::keeper::reactor::{Reactor, Token};
+use crate::keeper::{Answered, Outcome as Answer, Progress, Settings, wire};
+use crate::limits::LAYERS_MAX;
 
 /// What the daemon can ask.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verb {}
+pub enum Verb {
+    /// Launches a sandbox: one [`Outcome::Started`], beside it the first process's descriptor and, with a network, the
+    /// daemon's sockets in it.
+    Start(Box<Launch>),
+    /// Takes over a sandbox that lives: as [`Verb::Start`].
+    Adopt(String),
+    /// Stops every process where it is.
+    Freeze(String),
+    /// Lets stopped processes go on.
+    Thaw(String),
+    /// Ends every process and gives back all but the root. A sandbox that does not live has ended.
+    End(String),
+    /// What lives: one [`Outcome::Living`].
+    Living,
+    /// What can be bounded: one [`Outcome::Controllers`].
+    Controllers,
+}
 
 /// What is answered.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {}
+pub enum Outcome {
+    /// Of [`Verb::Start`] and [`Verb::Adopt`].
+    Started {
+        /// Number of the first process on the host.
+        pid: u32,
+        /// Where the first process serves.
+        guest: PathBuf,
+        /// Where use can be read.
+        meter: Meter,
+    },
+    /// Of [`Verb::Living`].
+    Living(Vec<Living>),
+    /// Of [`Verb::Controllers`]: names, and how each is done.
+    Controllers(Vec<(String, String)>),
+}
+
+/// A cell that has its orders.
+#[derive(Debug)]
+struct Starting {
+    number: u64,
+    id: String,
+    cell: Cell,
+    sockets: Vec<OwnedFd>,
+}
+
+/// A cell that waits, and whether it has said that it is prepared.
+#[derive(Debug)]
+struct Waiting {
+    token: Token,
+    cell: Cell,
+    sockets: Vec<OwnedFd>,
+}
+
+/// Everything of this part.
+#[derive(Debug)]
+pub struct Cells {
+    settings: Settings,
+    mould: Mould,
+    slots: Slots,
+    waiting: VecDeque<Waiting>,
+    starting: HashMap<Token, Starting>,
+    living: HashMap<String, Resident>,
+    ending: HashMap<Token, (Vec<u64>, Resident)>,
+    /// Cells cannot be made for now: told once, and tried again at the next start.
+    barren: bool,
+}
+
+impl Cells {
+    /// Finds what lives, reaps what is left of what does not, and gets ready.
+    ///
+    /// # Errors
+    /// Where the host has no cgroups, or the run directory or the first process's program cannot be used.
+    pub fn open(settings: Settings) -> Result<Self, Failure> {
+        let mould = Mould {
+            groups: cgroup::open(&instance(&settings))?,
+            program: program::load(&settings.init)?,
+            filters: Vec::new(),
+            uid_base: settings.uid_base,
+            foothold: settings.run.join("empty"),
+        };
+        for folder in [&settings.run.join("sandboxes"), &mould.foothold] {
+            std::fs::create_dir_all(folder)
+                .map_err(|error| failed(format_args!("make {}", folder.display()), error))?;
+        }
+        let mut cells = Self {
+            settings,
+            mould,
+            slots: Slots::default(),
+            waiting: VecDeque::new(),
+            starting: HashMap::new(),
+            living: HashMap::new(),
+            ending: HashMap::new(),
+            barren: false,
+        };
+        cells.find_living()?;
+        Ok(cells)
+    }
+
+    /// Carries out a verb.
+    pub fn serve(
+        &mut self,
+        number: u64,
+        verb: Verb,
+        roots: &Roots,
+        proof: &SingleThreaded,
+        reactor: &mut Reactor,
+    ) -> Progress {
+        match verb {
+            Verb::Start(launch) => match self.start(number, &launch, roots, proof, reactor) {
+                Ok(()) => Progress::Later,
+                Err(failure) => failure.into(),
+            },
+            Verb::Adopt(id) => {
+                Progress::Now(self.resident(&id).and_then(|resident| resident.adopt(&self.settings.run)))
+            }
+            Verb::Freeze(id) => self.freeze(&id, true).into(),
+            Verb::Thaw(id) => self.freeze(&id, false).into(),
+            Verb::End(id) => self.end(number, &id, reactor),
+            Verb::Living => {
+                let living = self.living.values().filter(|resident| resident.lives());
+                let groups = &*self.mould.groups;
+                Ok(Answer::Namespace(Outcome::Living(living.map(|resident| resident.describe(groups)).collect())))
+                    .into()
+            }
+            Verb::Controllers => {
+                let controllers = self.mould.groups.controllers();
+                let controllers = controllers.into_iter().map(|(name, how)| (name.to_owned(), how)).collect();
+                Ok(Answer::Namespace(Outcome::Controllers(controllers))).into()
+            }
+        }
+    }
+
+    fn resident(&self, id: &str) -> Result<&Resident, Failure> {
+        self.living.get(id).ok_or_else(|| Failure::not_found("living sandbox", id))
+    }
+
+    fn freeze(&self, id: &str, frozen: bool) -> Result<Answer, Failure> {
+        self.mould.groups.freeze(&group(self.resident(id)?.record.slot), frozen).map(|()| Answer::Done)
+    }
+
+    fn start(
+        &mut self,
+        number: u64,
+        launch: &Launch,
+        roots: &Roots,
+        proof: &SingleThreaded,
+        reactor: &mut Reactor,
+    ) -> Result<(), Failure> {
+        launch.check()?;
+        let taken = self.starting.values().any(|starting| starting.id == launch.id)
+            || self.ending.values().any(|(_, resident)| resident.record.id == launch.id);
+        if taken || self.living.contains_key(&launch.id) {
+            return Err(Failure::new(Code::Conflict, format!("a sandbox {:?} lives already", launch.id)));
+        }
+        self.barren = false;
+        let Waiting { token, cell, sockets } = self.take(launch.network, proof, reactor)?;
+        match self.order(&cell, launch, roots) {
+            Ok(()) => {
+                self.starting.insert(token, Starting { number, id: launch.id.clone(), cell, sockets });
+                Ok(())
+            }
+            Err(failure) => {
+                reactor.forget(&cell.control);
+                self.discard(&cell);
+                let _ = std::fs::remove_dir_all(record::folder(&self.settings.run, &launch.id));
+                Err(failure)
+            }
+        }
+    }
+
+    /// A cell that waits, or a new one.
+    fn take(&mut self, network: bool, proof: &SingleThreaded, reactor: &mut Reactor) -> Result<Waiting, Failure> {
+        match self.waiting.iter().position(|waiting| waiting.cell.network == network) {
+            Some(at) => self.waiting.remove(at).ok_or_else(|| Failure::new(Code::Internal, "a waiting cell is gone")),
+            None => self.make(network, proof, reactor),
+        }
+    }
+
+    fn make(&mut self, network: bool, proof: &SingleThreaded, reactor: &mut Reactor) -> Result<Waiting, Failure> {
+        let slot = self.slots.take()?;
+        let made = Cell::make(proof, &self.mould, slot, network).inspect_err(|_| self.slots.give_back(slot))?;
+        match reactor.watch(&made.control) {
+            Ok(token) => Ok(Waiting { token, cell: made, sockets: Vec::new() }),
+            Err(error) => {
+                self.discard(&made);
+                Err(failed("watch a cell", error))
+            }
+        }
+    }
+
+    /// Opens everything that the sandbox is made of and tells the cell.
+    fn order(&self, cell: &Cell, launch: &Launch, roots: &Roots) -> Result<(), Failure> {
+        let recipe = roots.recipe(&launch.id)?;
+        if recipe.lower.len() > LAYERS_MAX {
+            let what = format!("failed to mount a root of {} layers", recipe.lower.len());
+            return Err(Failure::new(Code::TooLarge, what).with("limit", LAYERS_MAX));
+        }
+        let name_of = |path: &std::path::Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let (Some(folder), Some(upper), Some(work)) =
+            (recipe.upper.parent(), name_of(&recipe.upper), name_of(&recipe.work))
+        else {
+            return Err(Failure::new(Code::Internal, "a root's directories have no names"));
+        };
+        self.mould.groups.limit(&group(cell.slot), &launch.resources, super::device::under(folder))?;
+        let mut trees = Vec::with_capacity(recipe.lower.len() + launch.mounts.len() + 2);
+        for tree in &recipe.lower {
+            trees.push(mounts::copy_mapped(tree, &cell.users)?);
+        }
+        trees.push(mounts::copy_mapped(folder, &cell.users)?);
+        let mut places = Vec::with_capacity(launch.mounts.len());
+        for mount in &launch.mounts {
+            let (tree, read_only) = match &mount.source {
+                Source::Volume(id) => (mounts::copy_mapped(&roots.volume(id)?, &cell.users)?, mount.read_only),
+                Source::Data(path) => {
+                    let path = roots.host_directory(path)?;
+                    (mounts::copy(&path).map_err(|error| failed(format_args!("open {}", path.display()), error))?, true)
+                }
+            };
+            trees.push(tree);
+            places.push((mount.path.clone(), read_only));
+        }
+        trees.push(socket::listen(&self.settings, &launch.id)?);
+        let orders =
+            Orders { hostname: launch.hostname.clone(), lower: recipe.lower.len(), upper, work, mounts: places };
+        let trees: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
+        wire::send(&cell.control, &orders, &trees).map_err(|error| failed("tell a cell its orders", error))
+    }
+
+    fn end(&mut self, number: u64, id: &str, reactor: &mut Reactor) -> Progress {
+        if let Some((numbers, _)) = self.ending.values_mut().find(|(_, resident)| resident.record.id == id) {
+            numbers.push(number);
+            return Progress::Later;
+        }
+        if self.starting.values().any(|starting| starting.id == id) {
+            return Failure::new(Code::Busy, format!("the sandbox {id:?} is being launched")).into();
+        }
+        let Some(resident) = self.living.remove(id) else {
+            return match launch::check_id(id) {
+                Ok(()) => Ok(Answer::Done).into(),
+                Err(failure) => failure.into(),
+            };
+        };
+        resident.kill();
+        // What is stopped does not end.
+        let name = group(resident.record.slot);
+        if self.mould.groups.is_frozen(&name) {
+            let _ = self.mould.groups.freeze(&name, false);
+        }
+        match reactor.watch(&resident.process) {
+            Ok(token) => {
+                self.ending.insert(token, (vec![number], resident));
+                Progress::Later
+            }
+            Err(error) => {
+                let failure = failed("watch a sandbox's end", error);
+                self.living.insert(id.to_owned(), resident);
+                failure.into()
+            }
+        }
+    }
+
+    /// Something that was watched is ready; what can be answered now is added to `answers`.
+    pub fn ready(&mut self, token: Token, reactor: &mut Reactor, answers: &mut VecDeque<(u64, Answered)>) {
+        if let Some((numbers, resident)) = self.ending.remove(&token) {
+            reactor.forget(&resident.process);
+            let result = self.clean(&resident);
+            for number in numbers {
+                answers.push_back((number, result.clone().map(|()| (Answer::Done, Vec::new()))));
+            }
+            return;
+        }
+        if let Some(mut starting) = self.starting.remove(&token) {
+            match hear(&starting.cell) {
+                Heard::Prepared(sockets) => {
+                    starting.sockets = sockets;
+                    self.starting.insert(token, starting);
+                }
+                Heard::Nothing => {
+                    self.starting.insert(token, starting);
+                }
+                Heard::Done => {
+                    reactor.forget(&starting.cell.control);
+                    answers.push_back((starting.number, self.settle(starting)));
+                }
+                Heard::Failed(failure) => {
+                    reactor.forget(&starting.cell.control);
+                    let _ = std::fs::remove_dir_all(record::folder(&self.settings.run, &starting.id));
+                    self.discard(&starting.cell);
+                    answers.push_back((starting.number, Err(failure)));
+                }
+            }
+            return;
+        }
+        if let Some(at) = self.waiting.iter().position(|waiting| waiting.token == token) {
+            match hear(&self.waiting[at].cell) {
+                Heard::Prepared(sockets) => self.waiting[at].sockets = sockets,
+                Heard::Nothing => {}
+                Heard::Done | Heard::Failed(_) => {
+                    // The next start makes one itself, and tells its caller why it cannot.
+                    self.barren = true;
+                    if let Some(waiting) = self.waiting.remove(at) {
+                        reactor.forget(&waiting.cell.control);
+                        self.discard(&waiting.cell);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A cell became a sandbox.
+    fn settle(&mut self, starting: Starting) -> Answered {
+        let Starting { id, cell, sockets, .. } = starting;
+        let meter = self.mould.groups.meter(&group(cell.slot));
+        let resident = Resident::settle(&id, cell, meter);
+        let noted =
+            resident.record.write(&self.settings.run).and_then(|()| resident.answer(&self.settings.run, sockets));
+        if noted.is_err() {
+            resident.kill();
+            resident.wait();
+            self.clean(&resident)?;
+        } else {
+            self.living.insert(id, resident);
+        }
+        noted
+    }
+
+    /// Removes everything of a sandbox whose processes ended.
+    fn clean(&mut self, resident: &Resident) -> Result<(), Failure> {
+        resident.wait();
+        let slot = resident.record.slot;
+        let folder = record::folder(&self.settings.run, &resident.record.id);
+        let _ = std::fs::remove_dir_all(&folder);
+        super::living::remove_groups(&*self.mould.groups, &group(slot))?;
+        self.slots.give_back(slot);
+        Ok(())
+    }
+
+    /// Ends a cell that serves nobody.
+    fn discard(&mut self, cell: &Cell) {
+        cell.end();
+        if super::living::remove_groups(&*self.mould.groups, &group(cell.slot)).is_ok() {
+            self.slots.give_back(cell.slot);
+        }
+    }
+
+    /// Whether there is something to prepare.
+    #[must_use]
+    pub fn has_idle_work(&self) -> bool {
+        !self.barren && self.wanted().is_some()
+    }
+
+    /// The kind of cell of which one more should wait: with a network or without.
+    fn wanted(&self) -> Option<bool> {
+        let count = |network| self.waiting.iter().filter(|waiting| waiting.cell.network == network).count();
+        if count(false) < self.settings.ready_cells {
+            Some(false)
+        } else {
+            (count(true) < self.settings.ready_cells_with_network).then_some(true)
+        }
+    }
+
+    /// Prepares one thing.
+    pub fn idle(&mut self, proof: &SingleThreaded, reactor: &mut Reactor) {
+        let Some(network) = self.wanted().filter(|_| !self.barren) else { return };
+        match self.make(network, proof, reactor) {
+            Ok(waiting) => self.waiting.push_back(waiting),
+            Err(_) => self.barren = true,
+        }
+    }
+
+    /// Gives back what serves no sandbox. Those that live, live on.
+    pub fn close(&mut self) {
+        while let Some(waiting) = self.waiting.pop_front() {
+            self.discard(&waiting.cell);
+        }
+        for (_, starting) in std::mem::take(&mut self.starting) {
+            let _ = std::fs::remove_dir_all(record::folder(&self.settings.run, &starting.id));
+            self.discard(&starting.cell);
+        }
+        for (_, (_, resident)) in std::mem::take(&mut self.ending) {
+            // Nobody hears of a failure any more; the next keeper sweeps.
+            let _ = self.clean(&resident);
+        }
+    }
+
+    /// Takes over what an earlier keeper left: sandboxes that live; the rest is removed.
+    fn find_living(&mut self) -> Result<(), Failure> {
+        for id in record::ids(&self.settings.run)? {
+            match record::Record::read(&self.settings.run, &id).ok().and_then(Resident::find) {
+                Some(resident) => {
+                    self.slots.keep(resident.record.slot);
+                    self.living.insert(id, resident);
+                }
+                None => {
+                    let _ = std::fs::remove_dir_all(record::folder(&self.settings.run, &id));
+                }
+            }
+        }
+        let kept: Vec<String> = self.living.values().map(|resident| group(resident.record.slot)).collect();
+        let left: Vec<String> = self.mould.groups.names().into_iter().filter(|name| !kept.contains(name)).collect();
+        for name in left {
+            super::living::reap(&*self.mould.groups, &name)?;
+        }
+        Ok(())
+    }
+}
+
+enum Heard {
+    Nothing,
+    Prepared(Vec<OwnedFd>),
+    Done,
+    Failed(Failure),
+}
+
+/// What a cell says.
+fn hear(cell: &Cell) -> Heard {
+    match wire::receive::<Report>(&cell.control) {
+        Ok((Report::Prepared, sockets)) => Heard::Prepared(sockets),
+        Ok((Report::Failed(failure), _)) => Heard::Failed(failure),
+        Err(wire::Error::Socket(rustix::io::Errno::AGAIN)) => Heard::Nothing,
+        // The socket also closes when the process ends without a word.
+        Err(wire::Error::Closed) if !super::living::has_ended(&cell.child.descriptor) => Heard::Done,
+        Err(wire::Error::Closed) => Heard::Failed(Failure::new(Code::Internal, "a cell's process ended at once")),
+        Err(error) => Heard::Failed(failed("hear from a cell", error)),
+    }
+}
+
+/// A name that this state directory's daemon has and no other's.
+fn instance(settings: &Settings) -> String {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(settings.filesystem.state.as_os_str().as_encoded_bytes());
+    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}

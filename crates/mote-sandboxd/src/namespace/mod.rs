@@ -2,4 +2,20 @@
 //!
 //! It knows nothing of HTTP, snapshots or policy: it makes, freezes and ends what a specification says.
 
+mod capability;
+pub mod cell;
+pub mod cgroup;
+mod containers;
+mod device;
+mod file;
+pub mod identity;
 pub mod keeper;
+pub mod launch;
+mod living;
+pub mod mounts;
+pub mod program;
+pub mod record;
+mod socket;
+
+pub use containers::Containers;
+pub use launch::{Launch, Living, Mount, Source, Started};

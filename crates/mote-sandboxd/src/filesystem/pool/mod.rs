@@ -26,7 +26,8 @@ const NEW: &str = ".new";
 const NEXT: &str = ".next";
 
 /// How trees are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Backend {
     /// Subvolumes: snapshots are atomic, whatever is being written.
     Btrfs,

@@ -1,0 +1,171 @@
+//! The keeper's loop: takes calls, hands them to the part that serves them, watches what is under way, and answers.
+//!
+//! It outlives no daemon: where the daemon's end of the socket closes, it gives back what serves no sandbox and ends. A call
+//! that it cannot read or carry out gets a typed answer and changes nothing else.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_sys::process::{self, SingleThreaded};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::UnshareFlags;
+
+use super::job::Job;
+use super::reactor::{Reactor, Token};
+use super::wire::{self, Answer};
+use super::{Answered, Outcome, Progress, Settings, Verb};
+use crate::filesystem;
+use crate::limits::KEEPER_IDLE_MS;
+use crate::namespace::keeper::Cells;
+
+/// Why the keeper ended other than by its daemon's end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process has threads, or `/proc` cannot be read.
+    #[error("failed to start the keeper: it must have one thread: {0}")]
+    Threads(std::io::Error),
+    /// It was not started by the daemon.
+    #[error("failed to start the keeper: it reads its settings from a socket that is its standard input: {0}")]
+    Settings(wire::Error),
+    /// A part cannot work on this host.
+    #[error("failed to start the keeper: {0}")]
+    Part(Failure),
+    /// The socket or epoll failed.
+    #[error("failed to serve: {0}")]
+    Serve(#[from] wire::Error),
+}
+
+impl From<Errno> for Error {
+    fn from(error: Errno) -> Self {
+        Self::Serve(error.into())
+    }
+}
+
+/// Serves the daemon at the other end of this process's standard input until that end closes.
+///
+/// # Errors
+/// [`Error`]; where it cannot start, the daemon sees the socket close.
+pub fn run() -> Result<(), Error> {
+    let socket = process::inherited(0)?;
+    // Children get the null device: nothing of the keeper's socket may be left in a sandbox.
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, 0o0.into())?;
+    process::place(&null, 0)?;
+    let (settings, _) = wire::receive::<Settings>(&socket).map_err(Error::Settings)?;
+    let proof = SingleThreaded::check().map_err(Error::Threads)?;
+    rustix::process::umask(0o022.into());
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    // What the keeper mounts (the pool) is its own and goes with it; what the host mounts later still arrives.
+    process::unshare(UnshareFlags::NEWNS)?;
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    let mut reactor = Reactor::new()?;
+    let token = reactor.watch(&socket)?;
+    let roots = filesystem::keeper::Keeper::open(settings.filesystem.clone());
+    let roots = roots.map_err(Error::Part)?;
+    let cells = Cells::open(settings).map_err(Error::Part)?;
+    Server { socket, token, reactor, proof, roots, cells, jobs: HashMap::new(), answers: VecDeque::new() }.serve()
+}
+
+struct Server {
+    socket: OwnedFd,
+    token: Token,
+    reactor: Reactor,
+    proof: SingleThreaded,
+    roots: filesystem::keeper::Keeper,
+    cells: Cells,
+    jobs: HashMap<Token, (u64, Job)>,
+    answers: VecDeque<(u64, Answered)>,
+}
+
+impl Server {
+    fn serve(mut self) -> Result<(), Error> {
+        loop {
+            let timeout = self.cells.has_idle_work().then_some(KEEPER_IDLE_MS);
+            let ready = self.reactor.wait(timeout)?;
+            if ready.is_empty() {
+                self.cells.idle(&self.proof, &mut self.reactor);
+            }
+            for token in ready {
+                if token == self.token {
+                    match self.take_calls() {
+                        Err(wire::Error::Closed | wire::Error::Socket(Errno::CONNRESET)) => {
+                            self.cells.close();
+                            return Ok(());
+                        }
+                        result => result?,
+                    }
+                } else if let Some((number, job)) = self.jobs.remove(&token) {
+                    self.reactor.forget(job.ended());
+                    self.answers.push_back((number, job.finish()));
+                } else {
+                    self.cells.ready(token, &mut self.reactor, &mut self.answers);
+                }
+            }
+            self.send_answers()?;
+        }
+    }
+
+    /// Takes every call that waits.
+    fn take_calls(&mut self) -> Result<(), wire::Error> {
+        loop {
+            match wire::receive_call(&self.socket) {
+                Ok((number, Ok(verb), descriptors)) => self.dispatch(number, verb, descriptors),
+                Ok((number, Err(failure), _)) => self.answers.push_back((number, Err(failure))),
+                Err(wire::Error::Socket(Errno::AGAIN)) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            self.send_answers()?;
+        }
+    }
+
+    fn dispatch(&mut self, number: u64, verb: Verb, descriptors: Vec<OwnedFd>) {
+        let progress = match verb {
+            Verb::Ping => Progress::Now(Ok((Outcome::Done, Vec::new()))),
+            Verb::Namespace(verb) => self.cells.serve(number, verb, &self.roots, &self.proof, &mut self.reactor),
+            Verb::Filesystem(verb) => {
+                let done = self.roots.carry_out(verb, descriptors);
+                Progress::Now(done.map(|(outcome, descriptors)| (Outcome::Filesystem(outcome), descriptors)))
+            }
+            Verb::Network(verb) => match verb {},
+        };
+        match progress {
+            Progress::Now(answer) => self.answers.push_back((number, answer)),
+            Progress::Child(job) => match self.reactor.watch(job.ended()) {
+                Ok(token) => {
+                    self.jobs.insert(token, (number, job));
+                }
+                // Not watched, it is waited for: rare, and better than an answer that never comes.
+                Err(_) => self.answers.push_back((number, job.finish())),
+            },
+            Progress::Later => {}
+        }
+    }
+
+    fn send_answers(&mut self) -> Result<(), wire::Error> {
+        while let Some((number, answer)) = self.answers.pop_front() {
+            let (result, descriptors) = match answer {
+                Ok((outcome, descriptors)) => (Ok(outcome), descriptors),
+                Err(failure) => (Err(failure), Vec::new()),
+            };
+            let message = Answer { number, result };
+            let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            match wire::send(&self.socket, &message, &borrowed) {
+                Ok(()) => {}
+                Err(wire::Error::Socket(Errno::AGAIN)) => {
+                    self.answers.push_front((number, message.result.map(|outcome| (outcome, descriptors))));
+                    self.reactor.watch_writing(&self.socket, self.token, true)?;
+                    return Ok(());
+                }
+                Err(error @ (wire::Error::TooLong(_) | wire::Error::Descriptors(_) | wire::Error::Json(_))) => {
+                    self.answers.push_front((number, Err(Failure::new(Code::Internal, error.to_string()))));
+                }
+                // The daemon is gone: the next read says so and the keeper ends in order.
+                Err(wire::Error::Socket(Errno::PIPE | Errno::CONNRESET)) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.reactor.watch_writing(&self.socket, self.token, false)?;
+        Ok(())
+    }
+}
