@@ -7,6 +7,7 @@
 pub mod api;
 pub mod auth;
 pub mod clock;
+pub mod cloudevent;
 pub mod config;
 pub mod context;
 pub mod crash;

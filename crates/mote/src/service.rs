@@ -75,14 +75,15 @@ pub async fn open_store(folder: &Path, options: sqlite::Options) -> Result<Sqlit
     }
 }
 
-/// A store whose group commits are counted.
-fn observed(metrics: &Arc<Metrics>) -> sqlite::Options {
+/// A store whose group commits are counted, and which publishes in the agent's name where that has a sink.
+fn store_options(metrics: &Arc<Metrics>, agent: &Agent) -> sqlite::Options {
     let metrics = Arc::clone(metrics);
     let observer = move |group: sqlite::Group| {
         metrics.store_group(group.size, group.took);
         metrics.store_queue(group.queued);
     };
-    sqlite::Options { observer: Some(Arc::new(observer)), ..sqlite::Options::default() }
+    let publisher = agent.events.as_ref().map(|_| Arc::from(agent.name.as_str()));
+    sqlite::Options { observer: Some(Arc::new(observer)), publisher, ..sqlite::Options::default() }
 }
 
 /// Keeps an idle process small: gives its text back after starting, and again while nothing runs.
@@ -117,7 +118,7 @@ impl Service {
         let instance = new_id("instance", &*clock);
         let service = telemetry::Service { name: &agent.name, version: &agent.version, instance: &instance };
         let telemetry = telemetry::init(&agent.telemetry, &service, output, Arc::clone(&clock))?;
-        let store: Arc<dyn Store> = Arc::new(open_store(state, observed(&telemetry.metrics)).await?);
+        let store: Arc<dyn Store> = Arc::new(open_store(state, store_options(&telemetry.metrics, &agent)).await?);
         let keys =
             agent.auth.as_ref().map(|auth| Keys::open(&auth.keys, Arc::clone(&clock))).transpose()?.map(Arc::new);
         let models = Arc::new(model::build(&agent.models, None, Arc::clone(&clock))?);

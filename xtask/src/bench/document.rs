@@ -7,28 +7,29 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result};
 
-use super::Effort;
 use super::figure::{Figure, Section, number};
 
 /// Why goals are missed, by the figure's id.
 pub(super) const REASONS: &str = "xtask/bench-reasons.toml";
 
+/// How the document begins.
+#[derive(Debug)]
+pub(super) struct Head<'a> {
+    pub(super) title: &'a str,
+    /// What writes it.
+    pub(super) command: &'a str,
+    /// What has to be known to read it.
+    pub(super) note: &'a str,
+}
+
 /// The whole document.
-pub(super) fn text(machine: &[(&str, String)], effort: &Effort, sections: &[Section], reasons: &str) -> Result<String> {
+pub(super) fn text(head: &Head<'_>, machine: &[(&str, String)], sections: &[Section], reasons: &str) -> Result<String> {
     let reasons: BTreeMap<String, String> =
         toml::from_str(reasons).with_context(|| format!("failed to read {REASONS}"))?;
-    let mut out = String::from(
-        "# Benchmarks\n\nWritten by `cargo xtask bench service`; do not edit. The load generator, the fake model and what is \
-         measured share one machine.\n\n",
-    );
+    let mut out = format!("# {}\n\nWritten by `{}`; do not edit. {}\n\n", head.title, head.command, head.note);
     for (name, value) in machine {
         writeln!(out, "- {name}: {value}")?;
     }
-    writeln!(
-        out,
-        "\nEach figure is the median of {} rounds unless its method says otherwise, with the lowest and the highest.",
-        effort.rounds
-    )?;
     missed(&mut out, sections, &reasons)?;
     for section in sections {
         writeln!(out, "\n## {}\n\n{}\n", section.title, section.method)?;
@@ -66,7 +67,7 @@ fn missed(out: &mut String, sections: &[Section], reasons: &BTreeMap<String, Str
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::{FULL, figure::Goal};
+    use super::super::figure::Goal;
     use super::*;
 
     #[test]
@@ -76,7 +77,8 @@ mod tests {
             Figure::new("start", "start", "ms", vec![5.0, 7.0, 6.0]).goal(Goal::AtMost(15.0)),
         ];
         let sections = [Section { title: "Size", method: "How.".to_owned(), figures }];
-        let text = text(&[("kernel", "Linux".to_owned())], &FULL, &sections, "size = \"SQLite.\"\n").unwrap();
+        let head = Head { title: "Benchmarks", command: "cargo xtask bench", note: "Note." };
+        let text = text(&head, &[("kernel", "Linux".to_owned())], &sections, "size = \"SQLite.\"\n").unwrap();
         assert!(text.contains("- the binary: 9 MiB, above 8 by 12.5 %: SQLite.\n"), "{text}");
         assert!(text.contains("| start | 6 | 5 to 7 | ms | <= 15 | met |\n"), "{text}");
         assert!(text.contains("- kernel: Linux\n"), "{text}");

@@ -9,19 +9,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::Bench;
 use crate::process;
 
 /// How long the disk is measured.
 const DISK_TIME: Duration = Duration::from_secs(3);
 
 /// Lines for the document's head.
-pub(super) fn describe(bench: &Bench) -> Result<Vec<(&'static str, String)>> {
+pub(super) fn describe(folder: &Path) -> Result<Vec<(&'static str, String)>> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let memory = value(&memory, "MemTotal").trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / f64::from(1 << 20);
-    let folder = bench.scratch.as_path();
     let said = |program: &str, arguments: &[&str]| {
         process::output(&mut process::command(folder, program, arguments)).unwrap_or_default().trim().to_owned()
     };

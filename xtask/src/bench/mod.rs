@@ -13,6 +13,7 @@ mod load;
 mod machine;
 mod memory;
 mod program;
+mod sandbox;
 mod submissions;
 mod throughput;
 
@@ -35,6 +36,8 @@ pub(crate) struct Options {
 enum What {
     /// Footprint and speed of the service; writes `docs/benchmarks.md`.
     Service(Service),
+    /// Speed and density of the sandbox runtime; writes `docs/benchmarks-sandbox.md`. Needs root.
+    Sandbox(sandbox::Options),
 }
 
 /// Options of `bench service`.
@@ -103,7 +106,13 @@ type Measurement = fn(&Bench) -> Result<Section>;
 
 /// Measures and writes.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let What::Service(options) = &options.what;
+    match &options.what {
+        What::Service(options) => service(options),
+        What::Sandbox(options) => sandbox::run(options),
+    }
+}
+
+fn service(options: &Service) -> Result<()> {
     let root = workspace::root();
     let target = workspace::Metadata::read()?.target_directory;
     let bench = prepare(options, &root, &target)?;
@@ -133,14 +142,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    let machine = machine::describe(&bench);
+    let machine = machine::describe(&bench.scratch);
     std::fs::remove_dir_all(&bench.scratch).ok();
     if options.quick || options.only.is_some() || options.no_peers {
         println!("xtask: docs/benchmarks.md is written by a whole run only");
         return Ok(());
     }
     let reasons = std::fs::read_to_string(root.join(document::REASONS)).unwrap_or_default();
-    let mut text = document::text(&machine?, &bench.effort, &measured, &reasons)?;
+    let mut text = document::text(&head(), &machine?, &measured, &reasons)?;
     if !failed.is_empty() {
         text.push_str(&format!("\n## Not measured in this run\n\n{}", failed.concat()));
     }
@@ -148,6 +157,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("xtask: wrote docs/benchmarks.md");
     anyhow::ensure!(failed.is_empty(), "failed to measure {} of the sections", failed.len());
     Ok(())
+}
+
+fn head() -> document::Head<'static> {
+    document::Head {
+        title: "Benchmarks",
+        command: "cargo xtask bench service",
+        note: "The load generator, the fake model and what is measured share one machine. Each figure is the median of 3 rounds \
+               unless its method says otherwise, with the lowest and the highest.",
+    }
 }
 
 fn prepare(options: &Service, root: &Path, target: &Path) -> Result<Bench> {

@@ -1,20 +1,20 @@
 //! Turns one step of the core into what the store commits: journal entries, effects, budgets, status. A pure mapping; it
 //! neither commits nor performs.
 
-use mote_core::{Action, CallKind, Effect, Event, journal};
+use mote_core::{Action, CallKind, CallOutcome, Effect, Event, journal};
 use serde_json::json;
 
 use super::drive::Driver;
 use super::payload::Payload;
 use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
 use crate::clock::UnixMs;
+use crate::cloudevent::{Ended, OutcomeUnknown};
 use crate::config::Windowed;
 use crate::limits::CONTEXT_UNITS;
 use crate::message::{Message, Role};
 use crate::model::Usage;
 use crate::store::{
-    Amount, Batch, BudgetLine, BudgetOp, EffectOp, NewEntry, OutboxMessage, Owner, SessionTurn, Status, StatusChange,
-    Totals,
+    Amount, Batch, BudgetLine, BudgetOp, EffectOp, NewEntry, Owner, SessionTurn, Status, StatusChange, Totals,
 };
 
 /// One event with its text, and the mail that it came from.
@@ -73,6 +73,9 @@ impl Driver {
                     Action::Reserve { tokens, nano_usd } if granted => {
                         let lines = lines(&self.shared, &self.owner, now);
                         batch.budget.push(BudgetOp::Reserve { lines, amount: Amount { tokens, nano_usd } });
+                    }
+                    Action::Conclude { call, outcome: CallOutcome::Unknown } => {
+                        self.publish_unknown(step, call, now, &mut batch);
                     }
                     _ => {}
                 }
@@ -209,29 +212,34 @@ impl Driver {
             batch.session = Some(SessionTurn { messages });
         }
         if self.shared.agent.events.is_some() {
-            let totals = &batch.totals;
-            let body = json!({
-                "specversion": "1.0",
-                "id": self.task,
-                "source": format!("/agents/{}", self.shared.agent.name),
-                "type": format!("dev.mote.task.{}", ending::status_name(*status)),
-                "subject": self.task,
-                "time": crate::timestamp::format_rfc3339(now),
-                "datacontenttype": "application/json",
-                "data": {
-                    "id": self.task,
-                    "status": ending::status_name(*status),
-                    "result": result.as_deref().and_then(|json| serde_json::from_str::<serde_json::Value>(json).ok()),
-                    "error": error,
-                    "usage": totals.usage,
-                    "cost_nano_usd": totals.cost_nano_usd,
-                    "steps": totals.steps,
-                    "session": self.owner.session,
-                    "labels": self.owner.labels,
-                },
-            });
-            batch.outbox.push(OutboxMessage { id: self.task.clone(), body: body.to_string() });
+            let ended = Ended {
+                task: &self.task,
+                owner: &self.owner,
+                status: *status,
+                result: result.as_deref(),
+                error: error.as_ref(),
+                usage: batch.totals.usage,
+                cost_nano_usd: batch.totals.cost_nano_usd,
+                steps: batch.totals.steps,
+                id_suffix: "",
+            };
+            let message = ended.message(&self.shared.agent.name, now);
+            batch.outbox.push(message);
         }
+    }
+
+    /// Tells the sink of a call whose outcome nobody knows.
+    fn publish_unknown(&self, step: &Step, call: u16, now: UnixMs, batch: &mut Batch) {
+        let events = self.shared.agent.events.is_some();
+        let Some(known) = self.transcript.call(call).filter(|_| events) else { return };
+        let unknown = OutcomeUnknown {
+            task: &self.task,
+            owner: &self.owner,
+            step: step.run.steps(),
+            call: &known.id,
+            tool: &known.name,
+        };
+        batch.outbox.push(unknown.message(&self.shared.agent.name, now));
     }
 }
 

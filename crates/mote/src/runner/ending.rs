@@ -74,15 +74,3 @@ pub(super) fn effect_outcome(outcome: CallOutcome) -> &'static str {
         | CallOutcome::TimeReached => "failed",
     }
 }
-
-/// A status, as clients see it.
-pub(super) fn status_name(status: Status) -> &'static str {
-    match status {
-        Status::Queued => "queued",
-        Status::Running => "running",
-        Status::Waiting => "waiting",
-        Status::Completed => "completed",
-        Status::Failed => "failed",
-        Status::Cancelled => "cancelled",
-    }
-}

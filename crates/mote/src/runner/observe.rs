@@ -73,9 +73,9 @@ pub(super) fn step(driver: &Driver, step: &Step) {
             Action::Finish(outcome) => {
                 let (status, error) = ending::of(outcome, step.run.limits(), None, None);
                 let lived = Duration::from_millis(step.run.now().saturating_sub(driver.created_at));
-                metrics.task_finished(ending::status_name(status), lived);
+                metrics.task_finished(status.as_str(), lived);
                 let code = error.map(|error| error.code);
-                tracing::info!(status = ending::status_name(status), code, steps = step.run.steps(), "a task ended");
+                tracing::info!(status = status.as_str(), code, steps = step.run.steps(), "a task ended");
             }
             _ => {}
         }
@@ -102,7 +102,7 @@ pub(super) fn ended(driver: Driver, stop: Stop) {
         _ => None,
     };
     let status = match (&outcome, stop) {
-        (Some((status, _)), _) => ending::status_name(*status),
+        (Some((status, _)), _) => status.as_str(),
         (None, Stop::Suspended) => "waiting",
         (None, _) => "queued",
     };

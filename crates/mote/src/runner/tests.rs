@@ -307,9 +307,18 @@ async fn a_tool_is_called_and_its_result_goes_back_to_the_model() {
 async fn a_read_is_retried_under_one_key_and_a_write_that_may_have_happened_is_not() {
     let (read, write) = (Counter::new("read", Effect::Read, 2, false), Counter::new("write", Effect::Write, 1, false));
     let replies = vec![calls("read", json!({})), calls("write", json!({})), says("ok")];
-    let world = World::new(agent(), replies, &[Arc::clone(&read), Arc::clone(&write)]);
+    let events = Some(config::EventSink { url: "http://127.0.0.1:9/events".to_owned(), authorization: None });
+    let world = World::new(Agent { events, ..agent() }, replies, &[Arc::clone(&read), Arc::clone(&write)]);
     let task = world.submit(ask("go")).await;
     assert_eq!(world.end(&task).await.status, Status::Completed);
+    let told = world.store.outbox(u64::MAX, 9).await.unwrap().into_iter().map(|(_, message)| message.body);
+    let told: Vec<Value> = told.map(|body| serde_json::from_str(&body).unwrap()).collect();
+    let unknown = told.iter().find(|event| event["type"] == "dev.mote.effect.outcome_unknown").unwrap();
+    assert_eq!(
+        (&unknown["data"]["tool"], told.len()),
+        (&json!("write"), 2),
+        "a person is told, and of the end: {told:?}"
+    );
     let keys = read.keys.lock().unwrap().clone();
     assert_eq!(keys.len(), 3);
     assert!(keys.iter().all(|key| *key == keys[0]));

@@ -78,7 +78,7 @@ pub(in crate::config) enum Switch {
     Off,
 }
 
-/// Where finished tasks are published, as CloudEvents 1.0 in structured mode.
+/// Where finished tasks and calls of unknown outcome are published, as CloudEvents 1.0 in structured mode.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Events {

@@ -6,7 +6,8 @@ use rusqlite::params;
 
 use super::row::{self, Standing, TASK, TASK_COLUMNS, sql, standing};
 use super::writer::{Outcome, Tx};
-use super::{budget, session};
+use super::{budget, commit, list, session};
+use crate::cloudevent::Ended;
 use crate::limits::CLAIMS_WITHOUT_PROGRESS_MAX;
 use crate::store::{Claim, Error, Lease, Status, Task};
 
@@ -102,7 +103,17 @@ fn finish(
     if standing.due_at.is_some() || standing.status != Status::Queued {
         session::leave(tx, &standing.owner, now)?;
     }
-    Ok(())
+    publish(tx, task, standing, error.is_some(), now)
+}
+
+/// Tells the sink of an end that no worker drove to.
+fn publish(tx: &mut Tx<'_>, task: &str, standing: &Standing, dead: bool, now: u64) -> Outcome<()> {
+    let Some(agent) = tx.publisher else { return Ok(()) };
+    let Some(ended) = list::task(tx.connection, None, task)? else { return Ok(()) };
+    // A dead letter that is requeued ends again; the two ends are two events.
+    let suffix = if dead { format!("/dead/{}", standing.requeues) } else { String::new() };
+    let message = Ended::of(&ended, &suffix).message(agent, now);
+    commit::send(tx, task, &[message], now)
 }
 
 /// Extends leases; gives those that are no longer held.

@@ -6,7 +6,7 @@ use rusqlite::params;
 use sha2::{Digest, Sha256};
 
 use super::budget;
-use super::row::{Standing, sql, standing, word};
+use super::row::{Standing, sql, standing};
 use super::session::{self, Addition};
 use super::writer::{Outcome, Tx};
 use crate::limits::STORE_INLINE_BYTES;
@@ -149,7 +149,7 @@ fn keep_effects(tx: &Tx<'_>, task: &str, effects: &[EffectOp], now: u64) -> Outc
     Ok(())
 }
 
-fn send(tx: &mut Tx<'_>, task: &str, messages: &[OutboxMessage], now: u64) -> Outcome<()> {
+pub(super) fn send(tx: &mut Tx<'_>, task: &str, messages: &[OutboxMessage], now: u64) -> Outcome<()> {
     for message in messages {
         tx.connection
             .prepare_cached("INSERT INTO outbox (message_id, task, body, due_at) VALUES (?1, ?2, ?3, ?4)")?
@@ -187,7 +187,7 @@ fn rest<'a>(tx: &Tx<'_>, commit: &'a Commit, standing: &Standing) -> Outcome<Res
         }
         StatusChange::Finished { status, result, error, dead } => {
             if !status.is_terminal() {
-                let what = format!("task {} cannot finish as {}", commit.task, word(*status));
+                let what = format!("task {} cannot finish as {}", commit.task, status.as_str());
                 return Err(Error::Conflict { what }.into());
             }
             rest.status = *status;
@@ -213,7 +213,7 @@ fn update(tx: &mut Tx<'_>, commit: &Commit, standing: &Standing, reservation: Op
         )?
         .execute(params![
             standing.n,
-            word(rest.status),
+            rest.status.as_str(),
             rest.due_at.is_some(),
             rest.due_at.flatten(),
             sql(commit.expected_seq + commit.batch.entries.len() as u64),

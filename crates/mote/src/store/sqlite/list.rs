@@ -5,7 +5,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
-use super::row::{self, TASK, TASK_COLUMNS, number, sql, word};
+use super::row::{self, TASK, TASK_COLUMNS, number, sql};
 use super::writer::{COUNTS, Outcome};
 use crate::limits::PAGE_MAX;
 use crate::store::{Counts, Entry, Error, Filter, Page, Task};
@@ -62,7 +62,7 @@ fn conditions(filter: &Filter) -> (String, Vec<Value>) {
     }
     if let Some(status) = filter.status {
         conditions.push("status = ?");
-        values.push(word(status).to_owned().into());
+        values.push(status.as_str().to_owned().into());
     }
     if filter.dead {
         conditions.push("dead = 1");

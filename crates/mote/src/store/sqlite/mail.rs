@@ -16,7 +16,7 @@ pub(super) fn post(tx: &mut Tx<'_>, task: &str, mail: &Mail, body: &str, now: u6
         return Err(Error::NotFound { what: "task", id: task.to_owned() }.into());
     };
     if standing.status.is_terminal() {
-        let what = format!("task {task} is {}", super::row::word(standing.status));
+        let what = format!("task {task} is {}", standing.status.as_str());
         return Err(Error::Conflict { what }.into());
     }
     let cancel = *mail == Mail::Cancel;

@@ -63,11 +63,13 @@ pub struct Options {
     pub lock_wait: Duration,
     /// Who is told of group commits.
     pub observer: Option<GroupObserver>,
+    /// The agent in whose name the ends of tasks that no worker drives are put into the outbox; nothing is, where absent.
+    pub publisher: Option<Arc<str>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lock_wait: Duration::from_millis(STORE_LOCK_WAIT_MS), observer: None }
+        Self { lock_wait: Duration::from_millis(STORE_LOCK_WAIT_MS), observer: None, publisher: None }
     }
 }
 
@@ -76,6 +78,7 @@ impl Default for Options {
 struct Settings {
     path: PathBuf,
     lock_wait: Duration,
+    publisher: Option<Arc<str>>,
 }
 
 /// A store in one SQLite file. Dropping it writes what is queued and joins its threads.
@@ -95,7 +98,8 @@ impl SqliteStore {
     /// [`Error::DiskFull`]; the file is then as it was.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         connection::assert_version()?;
-        let settings = Arc::new(Settings { path: path.to_owned(), lock_wait: options.lock_wait });
+        let settings =
+            Arc::new(Settings { path: path.to_owned(), lock_wait: options.lock_wait, publisher: options.publisher });
         create_private(path).map_err(|error| Error::Backend {
             operation: "open the store",
             detail: format!("{error} ({})", path.display()),

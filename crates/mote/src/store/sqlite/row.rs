@@ -40,18 +40,6 @@ fn small(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
     Ok(u32::try_from(row.get::<_, i64>(column)?).unwrap_or(u32::MAX))
 }
 
-/// The word for a status.
-pub(super) fn word(status: Status) -> &'static str {
-    match status {
-        Status::Queued => "queued",
-        Status::Running => "running",
-        Status::Waiting => "waiting",
-        Status::Completed => "completed",
-        Status::Failed => "failed",
-        Status::Cancelled => "cancelled",
-    }
-}
-
 /// The status that a column names.
 pub(super) fn status(row: &Row<'_>, column: usize) -> rusqlite::Result<Status> {
     match row.get_ref(column)?.as_str()? {

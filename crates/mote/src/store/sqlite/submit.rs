@@ -5,7 +5,7 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::commit::{self, Prepared};
-use super::row::{sql, word};
+use super::row::sql;
 use super::session;
 use super::writer::{Fault, Outcome, Tx};
 use crate::limits::QUEUED_TASKS_MAX;
@@ -93,7 +93,7 @@ impl Submission {
                 task.owner.user,
                 task.owner.session,
                 self.labels,
-                word(status),
+                status.as_str(),
                 due_at,
                 claim.map(|lease| &lease.worker),
                 claimed,

@@ -4,6 +4,7 @@
 use rusqlite::Connection;
 
 use super::*;
+use crate::limits::CLAIMS_WITHOUT_PROGRESS_MAX;
 use crate::store::{Batch, Owner, Status, StatusChange, Totals};
 
 fn new_task(id: &str) -> NewTask {
@@ -54,6 +55,27 @@ async fn what_was_submitted_is_there_after_reopening() {
     let store = open(&dir);
     assert_eq!(store.task(None, "a").await.unwrap().unwrap().status, Status::Queued);
     store.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn ends_that_no_worker_drives_to_are_published_where_there_is_a_sink() {
+    let dir = tempfile::tempdir().unwrap();
+    for publisher in [None, Some(Arc::from("triage"))] {
+        let path = dir.path().join(if publisher.is_some() { "with.db" } else { "without.db" });
+        let published = usize::from(publisher.is_some()) * 2;
+        let store = SqliteStore::open(&path, Options { publisher, ..options() }).unwrap();
+        store.submit(new_task("cancelled")).await.unwrap();
+        store.post("cancelled", Mail::Cancel, 2).await.unwrap();
+        store.submit(new_task("dead")).await.unwrap();
+        for now in (2_000..).step_by(10).take(1 + CLAIMS_WITHOUT_PROGRESS_MAX as usize) {
+            store.claim(lease(now), now, 1).await.unwrap();
+        }
+        assert_eq!(store.counts().await.unwrap().dead, 1);
+        let told = store.outbox(u64::MAX, 9).await.unwrap();
+        assert_eq!(told.len(), published, "{told:?}");
+        let bodies: String = told.iter().map(|(_, message)| message.body.as_str()).collect();
+        assert_eq!(bodies.contains("dev.mote.task.cancelled") && bodies.contains("dead_letter"), published > 0);
+    }
 }
 
 #[tokio::test]

@@ -87,14 +87,16 @@ pub(super) const COUNTS: [&str; 5] = ["queued", "running", "waiting", "dead", "o
 pub(super) struct Tx<'c> {
     /// The connection, inside the group's transaction.
     pub(super) connection: &'c Connection,
+    /// In whose name ends are published, if they are.
+    pub(super) publisher: Option<&'c str>,
     command: Changes,
     group: Changes,
     queued: Option<i64>,
 }
 
 impl<'c> Tx<'c> {
-    fn new(connection: &'c Connection) -> Self {
-        Self { connection, command: Changes::default(), group: Changes::default(), queued: None }
+    fn new(connection: &'c Connection, publisher: Option<&'c str>) -> Self {
+        Self { connection, publisher, command: Changes::default(), group: Changes::default(), queued: None }
     }
 
     /// Tells subscribers of this task, once durable.
@@ -355,7 +357,7 @@ impl State {
     fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<Changes, rusqlite::Error> {
         let run = |sql: &str| self.connection.prepare_cached(sql)?.execute([]);
         run("BEGIN IMMEDIATE")?;
-        let mut tx = Tx::new(&self.connection);
+        let mut tx = Tx::new(&self.connection, self.settings.publisher.as_deref());
         let applied = apply(group, &mut tx).and_then(|()| {
             keep_counts(&self.connection, &tx.group.counts)?;
             crate::crash::point("store.before_commit");

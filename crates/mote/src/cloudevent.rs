@@ -1,0 +1,118 @@
+//! What a task tells the configured sink, as CloudEvents 1.0 in structured mode (CloudEvents specification, "JSON event
+//! format").
+//!
+//! It does not deliver them: the store keeps each in its outbox, in the transaction of what it tells, and
+//! `runner::outbox` sends it.
+
+use serde_json::{Value, json};
+
+use crate::clock::UnixMs;
+use crate::model::Usage;
+use crate::store::{OutboxMessage, Owner, Status, Task, TaskError};
+use crate::timestamp::format_rfc3339;
+
+/// How a task ended.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// Its id.
+    pub task: &'a str,
+    /// Whose it is.
+    pub owner: &'a Owner,
+    /// Completed, failed or cancelled.
+    pub status: Status,
+    /// The result, JSON.
+    pub result: Option<&'a str>,
+    /// Why it failed.
+    pub error: Option<&'a TaskError>,
+    /// Tokens it took.
+    pub usage: Usage,
+    /// What it cost, nano-USD.
+    pub cost_nano_usd: u64,
+    /// Model steps it took.
+    pub steps: u32,
+    /// Added to the task's id for the event's: a dead letter that is requeued ends again.
+    pub id_suffix: &'a str,
+}
+
+impl<'a> Ended<'a> {
+    /// How a stored task ended.
+    #[must_use]
+    pub fn of(task: &'a Task, id_suffix: &'a str) -> Self {
+        Self {
+            task: &task.id,
+            owner: &task.owner,
+            status: task.status,
+            result: task.result.as_deref(),
+            error: task.error.as_ref(),
+            usage: task.usage,
+            cost_nano_usd: task.cost_nano_usd,
+            steps: task.steps,
+            id_suffix,
+        }
+    }
+
+    /// `dev.mote.task.STATUS`.
+    #[must_use]
+    pub fn message(&self, agent: &str, now: UnixMs) -> OutboxMessage {
+        let data = json!({
+            "id": self.task,
+            "status": self.status,
+            "result": self.result.and_then(|json| serde_json::from_str::<Value>(json).ok()),
+            "error": self.error,
+            "usage": self.usage,
+            "cost_nano_usd": self.cost_nano_usd,
+            "steps": self.steps,
+            "session": self.owner.session,
+            "labels": self.owner.labels,
+        });
+        let kind = format!("dev.mote.task.{}", self.status.as_str());
+        let id = format!("{}{}", self.task, self.id_suffix);
+        event(agent, &id, &kind, self.task, now, data)
+    }
+}
+
+/// A call of a `write` tool whose outcome nobody knows: a person may have to look.
+#[derive(Debug)]
+pub struct OutcomeUnknown<'a> {
+    /// The task that made it.
+    pub task: &'a str,
+    /// Whose it is.
+    pub owner: &'a Owner,
+    /// The model step that asked for it.
+    pub step: u32,
+    /// The call's id, as the model gave it.
+    pub call: &'a str,
+    /// The tool.
+    pub tool: &'a str,
+}
+
+impl OutcomeUnknown<'_> {
+    /// `dev.mote.effect.outcome_unknown`. Arguments are content, so they are not told; the task's journal has them.
+    #[must_use]
+    pub fn message(&self, agent: &str, now: UnixMs) -> OutboxMessage {
+        let data = json!({
+            "task": self.task,
+            "step": self.step,
+            "call": self.call,
+            "tool": self.tool,
+            "session": self.owner.session,
+            "labels": self.owner.labels,
+        });
+        let id = format!("{}/{}/{}", self.task, self.step, self.call);
+        event(agent, &id, "dev.mote.effect.outcome_unknown", self.task, now, data)
+    }
+}
+
+fn event(agent: &str, id: &str, kind: &str, subject: &str, now: UnixMs, data: Value) -> OutboxMessage {
+    let body = json!({
+        "specversion": "1.0",
+        "id": id,
+        "source": format!("/agents/{agent}"),
+        "type": kind,
+        "subject": subject,
+        "time": format_rfc3339(now),
+        "datacontenttype": "application/json",
+        "data": data,
+    });
+    OutboxMessage { id: id.to_owned(), body: body.to_string() }
+}
