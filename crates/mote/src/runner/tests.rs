@@ -314,11 +314,7 @@ async fn a_read_is_retried_under_one_key_and_a_write_that_may_have_happened_is_n
     let told = world.store.outbox(u64::MAX, 9).await.unwrap().into_iter().map(|(_, message)| message.body);
     let told: Vec<Value> = told.map(|body| serde_json::from_str(&body).unwrap()).collect();
     let unknown = told.iter().find(|event| event["type"] == "dev.mote.effect.outcome_unknown").unwrap();
-    assert_eq!(
-        (&unknown["data"]["tool"], told.len()),
-        (&json!("write"), 2),
-        "a person is told, and of the end: {told:?}"
-    );
+    assert_eq!((&unknown["data"]["tool"], told.len()), (&json!("write"), 2), "and the end is told: {told:?}");
     let keys = read.keys.lock().unwrap().clone();
     assert_eq!(keys.len(), 3);
     assert!(keys.iter().all(|key| *key == keys[0]));
