@@ -13,5 +13,6 @@ pub mod lifecycle;
 pub mod limits;
 pub mod namespace;
 pub mod network;
+pub mod privilege;
 pub mod state;
 pub mod telemetry;

@@ -17,7 +17,7 @@ use super::file::failed;
 use super::identity::Slots;
 use super::launch::{self, Launch, Living, Source};
 use super::living::Resident;
-use super::{mounts, program, record, socket};
+use super::{mounts, program, record, seccomp, socket};
 use crate::filesystem::keeper::Keeper as Roots;
 use crate::keeper::reactor::{Reactor, Token};
 use crate::keeper::{Answered, Outcome as Answer, Progress, Settings, wire};
@@ -103,7 +103,7 @@ impl Cells {
         let mould = Mould {
             groups: cgroup::open(&instance(&settings))?,
             program: program::load(&settings.init)?,
-            filters: Vec::new(),
+            filters: seccomp::filters()?,
             uid_base: settings.uid_base,
             foothold: settings.run.join("empty"),
         };

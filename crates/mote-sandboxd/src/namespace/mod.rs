@@ -15,6 +15,7 @@ mod living;
 pub mod mounts;
 pub mod program;
 pub mod record;
+pub mod seccomp;
 mod socket;
 
 pub use containers::Containers;
