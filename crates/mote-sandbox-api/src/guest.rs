@@ -153,7 +153,7 @@ pub enum Request {
     Start(Start),
     /// Follows a process that runs: [`Reply::Started`], its output from now on, [`Reply::Exited`]. Takes [`Kind::Stdin`].
     Attach(Selector),
-    /// Lists processes that were started here: one [`Reply::Processes`].
+    /// Lists processes that were started here: [`Reply::Processes`], in one or more frames, then [`Reply::Done`].
     Processes,
     /// Sends a signal to a process's group: one [`Reply::Done`].
     Signal {
@@ -192,7 +192,8 @@ pub enum Request {
     },
     /// Removes a file, or a directory with all it holds: one [`Reply::Done`].
     Remove(FileTarget),
-    /// Reads a file: [`Reply::Entry`], then [`Kind::Data`] frames, the last one empty.
+    /// Reads a file: [`Reply::Entry`], then [`Kind::Data`] frames, the last one empty; [`Reply::Failed`] instead of that one
+    /// where the file could not be read to its end.
     Read {
         /// Which file.
         target: FileTarget,
@@ -311,6 +312,9 @@ pub struct Process {
     pub cwd: Option<String>,
     /// It runs on a terminal.
     pub terminal: bool,
+    /// Bytes of output that were dropped because nobody followed it.
+    #[serde(default)]
+    pub dropped_bytes: u64,
 }
 
 /// What happened to a watched path.
@@ -356,7 +360,7 @@ pub enum Reply {
         /// Because its time was over.
         timed_out: bool,
     },
-    /// Processes that were started here.
+    /// Some of the processes that were started here.
     Processes(Vec<Process>),
     /// What stands at the path.
     Entry(Entry),

@@ -6,11 +6,15 @@
 pub mod btrfs;
 pub mod credentials;
 pub mod filter;
+pub mod identity;
+pub mod inherited;
 mod ioctl;
 pub mod keyring;
 pub mod loop_device;
 pub mod mount;
 pub mod process;
+pub mod signal;
+pub mod spawn;
 
 use rustix::io::Errno;
 

@@ -203,3 +203,19 @@ pub const FREEZE_PAUSE_NS: i64 = 250_000;
 pub const OOM_SCORE: &str = "500";
 /// Bytes of the small filesystems that hold a sandbox's `/dev`, `/sys` and runtime files.
 pub const RUNTIME_BYTES_MAX: &str = "1m";
+/// Milliseconds to connect to the first process of a sandbox and to send it a request.
+pub const GUEST_CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// Milliseconds that the first process of a sandbox has to reply, or to send the next part of a list.
+pub const GUEST_REPLY_TIMEOUT_MS: u64 = 30_000;
+/// Milliseconds for what may take long inside a sandbox: writing to the disk, removing a tree.
+pub const GUEST_SYNC_TIMEOUT_MS: u64 = 120_000;
+/// Bytes of a list that the first process of a sandbox sends in all.
+pub const GUEST_LIST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Processes that the first process of a sandbox lists.
+pub const GUEST_PROCESSES_MAX: usize = 4096;
+/// Bytes read at once from the first process of a sandbox.
+pub const GUEST_READ_BYTES: usize = 16 * 1024;
+/// Bytes of each text in a failure that comes from inside a sandbox.
+pub const GUEST_FAILURE_BYTES_MAX: usize = 4096;
+/// Facts of a failure that comes from inside a sandbox.
+pub const GUEST_FAILURE_FACTS_MAX: usize = 16;

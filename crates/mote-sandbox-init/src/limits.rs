@@ -1,0 +1,55 @@
+//! Every limit of the first process: threads, buffers, times.
+//!
+//! It does not hold the bounds of the contract (what one request may ask for): those are `mote_sandbox_api::limits`.
+
+/// Operations at once: connections served and processes alive, each with a thread.
+pub(crate) const OPERATIONS_MAX: usize = 1024;
+/// Bytes of a thread's stack; only what is touched takes memory.
+pub(crate) const THREAD_STACK_BYTES: usize = 256 * 1024;
+/// Milliseconds that a connection has to state its request.
+pub(crate) const REQUEST_DEADLINE_MS: u64 = 10_000;
+/// Milliseconds that the first thread gives a request which it has to serve itself because no thread can be started.
+pub(crate) const INLINE_DEADLINE_MS: u64 = 250;
+/// Bytes of output that are read from a process at once.
+pub(crate) const OUTPUT_CHUNK_BYTES: usize = 64 * 1024;
+/// Bytes of input that wait for a process.
+pub(crate) const INPUT_CHUNK_BYTES: usize = 16 * 1024;
+/// Connections that follow one process at once.
+pub(crate) const FOLLOWERS_MAX: usize = 64;
+/// Milliseconds that output is still waited for after a process ended while another one holds its pipes.
+pub(crate) const OUTPUT_LINGER_MS: u64 = 100;
+/// Pipes of ended processes that others still write to, read and dropped so that those do not block; the oldest is closed
+/// beyond this.
+pub(crate) const DRAINS_MAX: usize = 256;
+/// Bytes read at once from a pipe whose output is dropped.
+pub(crate) const DRAIN_CHUNK_BYTES: usize = 4096;
+/// Bytes of `/etc/passwd` or `/etc/group`; what is beyond is not read.
+pub(crate) const ACCOUNT_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Supplementary groups of a user (Linux's `NGROUPS_MAX`).
+pub(crate) const GROUPS_MAX: usize = 65_536;
+/// Bytes of a file that travel in one frame.
+pub(crate) const FILE_CHUNK_BYTES: usize = 128 * 1024;
+/// Bytes of a frame after which a list's next items go into another one.
+pub(crate) const LIST_FRAME_BYTES: usize = 64 * 1024;
+/// Directories of a removal that are open at once; those below are moved up first.
+pub(crate) const REMOVE_DEPTH_MAX: usize = 128;
+/// Times that a directory is read again because something new stands in it while it is removed.
+pub(crate) const REMOVE_ROUNDS_MAX: usize = 64;
+/// Names tried for a temporary file.
+pub(crate) const TEMPORARY_NAMES_MAX: u32 = 64;
+/// Bytes of file events read at once.
+pub(crate) const WATCH_CHUNK_BYTES: usize = 16 * 1024;
+/// Milliseconds that a connection to a port of the sandbox may take.
+pub(crate) const DIAL_TIMEOUT_MS: u64 = 5_000;
+/// Bytes of a dialled connection that travel in one frame.
+pub(crate) const DIAL_CHUNK_BYTES: usize = 32 * 1024;
+/// Times that the processes are looked through for members of a tree that is being ended.
+pub(crate) const TREE_ROUNDS_MAX: usize = 16;
+/// Milliseconds that processes have to be gone after they were killed.
+pub(crate) const END_DEADLINE_MS: u64 = 5_000;
+/// Milliseconds that processes have to end by themselves when the sandbox is asked to.
+pub(crate) const END_GRACE_MS: u64 = 2_000;
+/// Milliseconds between two looks at whether processes are gone.
+pub(crate) const END_POLL_MS: u64 = 1;
+/// Milliseconds to wait before accepting again when descriptors or memory have run out.
+pub(crate) const ACCEPT_RETRY_MS: u64 = 10;

@@ -1,0 +1,133 @@
+//! From a request to the part that carries it out: the one list of what can be asked.
+//!
+//! It carries out nothing itself beyond what takes a line.
+
+use std::sync::Arc;
+
+use mote_sandbox_api::guest::{Configuration, FileTarget, PROTOCOL, Reply, Request};
+
+use crate::account::{Accounts, User};
+use crate::connection::Connection;
+use crate::failure::{Result, failed};
+use crate::file::{Place, change, list, read, watch, write};
+use crate::process::{self, Role};
+use crate::sandbox::Sandbox;
+use crate::{dial, termination};
+
+/// Serves one connection to its end. What fails is told to the other side; where that fails, there is nobody left.
+pub(crate) fn perform(request: Request, mut connection: Connection, sandbox: &Arc<Sandbox>) {
+    let answer = match request {
+        Request::Start(start) => match process::start::start(start, sandbox) {
+            Ok(begun) => return process::supervisor::supervise(begun, connection, sandbox),
+            Err(failure) => Err(failure),
+        },
+        Request::Attach(selector) => match process::follow(&selector, Role::Attached, connection, sandbox) {
+            Ok(()) => return,
+            Err((failure, returned)) => return tell(returned, &Reply::Failed(failure)),
+        },
+        Request::Input(selector) => match process::follow(&selector, Role::Input, connection, sandbox) {
+            Ok(()) => return,
+            Err((failure, returned)) => return tell(returned, &Reply::Failed(failure)),
+        },
+        request => answer(request, &mut connection, sandbox),
+    };
+    match answer {
+        Ok(Some(reply)) => tell(connection, &reply),
+        Ok(None) => {}
+        Err(failure) => tell(connection, &Reply::Failed(failure)),
+    }
+}
+
+fn tell(mut connection: Connection, reply: &Reply) {
+    if let Err(failure) = connection.reply(reply) {
+        // A reply that is longer than a frame can still be named; a connection that is gone cannot.
+        let _ = connection.reply(&Reply::Failed(failure));
+    }
+}
+
+/// The last reply of an operation; nothing where the operation sent it itself.
+fn answer(request: Request, connection: &mut Connection, sandbox: &Arc<Sandbox>) -> Result<Option<Reply>> {
+    if let Some(reply) = perform_urgent(&request, sandbox) {
+        return Ok(Some(reply));
+    }
+    match request {
+        Request::Configure(configuration) => {
+            check(&configuration)?;
+            sandbox.configure(configuration);
+        }
+        Request::Processes => {
+            process::list(connection, sandbox)?;
+            return Ok(None);
+        }
+        Request::Resize { process, size } => process::resize(&process, size, sandbox)?,
+        Request::Stat(target) => return Ok(Some(Reply::Entry(place(&target, sandbox)?.entry()?))),
+        Request::List { target, depth } => {
+            list::list(&place(&target, sandbox)?, depth, connection)?;
+            return Ok(None);
+        }
+        Request::MakeDirectory(target) => {
+            return Ok(Some(Reply::Entry(change::make_directory(&place(&target, sandbox)?)?)));
+        }
+        Request::Move { from, to } => {
+            return Ok(Some(Reply::Entry(change::rename(&place(&from, sandbox)?, &to)?)));
+        }
+        Request::Remove(target) => change::remove(&place(&target, sandbox)?)?,
+        Request::Read { target, offset, length } => {
+            read::read(&place(&target, sandbox)?, offset, length, connection)?;
+            return Ok(None);
+        }
+        Request::Write { target, mode } => {
+            return write::write(&place(&target, sandbox)?, mode, connection).map(|entry| entry.map(Reply::Entry));
+        }
+        Request::Watch { target, recursive } => {
+            watch::watch(&place(&target, sandbox)?, recursive, connection)?;
+            return Ok(None);
+        }
+        Request::Dial { port } => {
+            dial::dial(port, connection)?;
+            return Ok(None);
+        }
+        Request::Sync => crate::file::sync::sync()?,
+        Request::Hello
+        | Request::Start(_)
+        | Request::Attach(_)
+        | Request::Input(_)
+        | Request::Signal { .. }
+        | Request::EndAll => {}
+    }
+    Ok(Some(Reply::Done))
+}
+
+/// What can be answered without a thread or a process of its own, so that a sandbox in which neither can be made is still
+/// under control.
+pub(crate) fn perform_urgent(request: &Request, sandbox: &Arc<Sandbox>) -> Option<Reply> {
+    let done = match request {
+        Request::Hello => return Some(Reply::Hello { protocol: PROTOCOL }),
+        Request::Signal { process, signal } => process::signal(process, *signal, sandbox),
+        Request::EndAll => termination::end_all(sandbox),
+        _ => return None,
+    };
+    Some(done.map_or_else(Reply::Failed, |()| Reply::Done))
+}
+
+fn check(configuration: &Configuration) -> Result<()> {
+    process::start::check_environment(&configuration.env)
+}
+
+/// Resolves a path and, on this thread, becomes its user for files. The thread serves nothing else afterwards.
+fn place(target: &FileTarget, sandbox: &Sandbox) -> Result<Place> {
+    let accounts = Accounts::read();
+    let user = user(target.user.as_deref(), sandbox, &accounts)?;
+    user.identity
+        .assume_for_files()
+        .map_err(|errno| failed(format_args!("act in the name of user {:?}", user.name), errno))?;
+    Place::new(&target.path, user, accounts)
+}
+
+/// The user that is named, or the sandbox's default, or root.
+pub(crate) fn user(named: Option<&str>, sandbox: &Sandbox, accounts: &Accounts) -> Result<User> {
+    match named {
+        Some(name) => accounts.user(name),
+        None => accounts.user(sandbox.configuration().user.as_deref().unwrap_or("root")),
+    }
+}
