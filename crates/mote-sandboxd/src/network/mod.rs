@@ -1,19 +1,300 @@
 //! The network boundary: what a sandbox may reach, how it is held to that, and what it is told.
 //!
 //! It does not make namespaces (`namespace` does) and it never trusts a name or an address that comes from inside.
+//! `docs/sandbox-network.md` says what is enforced where, and what is not.
 
 pub mod address;
+pub mod authority;
+mod boundary;
+pub mod decision;
+pub mod dns;
 pub mod keeper;
+pub mod meter;
 pub mod name;
 mod netlink;
+pub mod policy;
+mod proxy;
+pub mod resolve;
+pub mod secret;
+pub mod tape;
+pub mod told;
 
-/// The daemon's sockets in a sandbox's network namespace.
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::network::Policy;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::{TcpListener, UdpSocket};
+
+use self::authority::Authority;
+use self::boundary::{Active, Boundary};
+use self::decision::{Decision, Kind, Subject};
+use self::policy::Compiled;
+use self::resolve::{Resolver, Upstream};
+use self::secret::{Secrets, Vault};
+use self::tape::Tape;
+
+/// The time, milliseconds since the epoch.
+pub type NowMs = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What the boundary is set up with.
+pub struct Settings {
+    /// Directory for the authority and the tapes, the daemon's own.
+    pub directory: PathBuf,
+    /// Who resolves names.
+    pub resolver: Upstream,
+    /// Authorities that destinations may have beside Mozilla's, where TLS is terminated.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// Whoever keeps the secrets.
+    pub vault: Arc<dyn Vault>,
+    /// The time.
+    pub now_ms: NowMs,
+}
+
+/// The daemon's sockets inside a sandbox, as the keeper made them ([`keeper::sockets`]).
 #[derive(Debug)]
 pub struct Sockets {
-    /// Listener for every TCP connection.
-    pub tcp: std::os::fd::OwnedFd,
-    /// For DNS over UDP.
-    pub dns_udp: std::os::fd::OwnedFd,
-    /// Listener for DNS over TCP.
-    pub dns_tcp: std::os::fd::OwnedFd,
+    /// Listener that every TCP connection is redirected to.
+    pub tcp: OwnedFd,
+    /// Socket that every DNS datagram is redirected to.
+    pub dns_udp: OwnedFd,
+    /// Listener that DNS over TCP is redirected to.
+    pub dns_tcp: OwnedFd,
+}
+
+impl TryFrom<Vec<OwnedFd>> for Sockets {
+    type Error = Failure;
+
+    fn try_from(descriptors: Vec<OwnedFd>) -> Result<Self, Failure> {
+        let [tcp, dns_udp, dns_tcp] = <[OwnedFd; 3]>::try_from(descriptors).map_err(|wrong| {
+            Failure::new(Code::Internal, format!("{} descriptors came for a sandbox's network, not 3", wrong.len()))
+        })?;
+        Ok(Self { tcp, dns_udp, dns_tcp })
+    }
+}
+
+/// What a sandbox has used of the network since it was attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Usage {
+    /// Bytes sent to destinations.
+    pub sent_bytes: u64,
+    /// Bytes received from destinations.
+    pub received_bytes: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Decisions that allowed.
+    pub allowed: u64,
+    /// Decisions that denied.
+    pub denied: u64,
+}
+
+/// What every boundary of the daemon shares.
+pub(crate) struct Shared {
+    resolver: Resolver,
+    authority: Authority,
+    tls: Arc<ClientConfig>,
+    vault: Arc<dyn Vault>,
+    tapes: PathBuf,
+    now_ms: NowMs,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("resolver", &self.resolver).finish_non_exhaustive()
+    }
+}
+
+/// The boundaries of every sandbox; clones share them.
+#[derive(Clone, Debug)]
+pub struct Network {
+    shared: Arc<Shared>,
+    boundaries: Arc<Mutex<HashMap<String, Arc<Boundary>>>>,
+}
+
+impl Network {
+    /// Opens the authority, and sets up what boundaries share.
+    ///
+    /// # Errors
+    /// Where the directory cannot be used, or a root is no certificate.
+    pub fn new(settings: Settings) -> Result<Self, Failure> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let failed = |error: &dyn fmt::Display| Failure::new(Code::Internal, format!("failed to set up TLS: {error}"));
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        for root in settings.roots {
+            roots.add(root).map_err(|error| failed(&error))?;
+        }
+        let mut tls = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| failed(&error))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let shared = Shared {
+            resolver: Resolver::new(settings.resolver),
+            authority: Authority::open(&settings.directory, provider)?,
+            tls: Arc::new(tls),
+            vault: settings.vault,
+            tapes: settings.directory.join("tapes"),
+            now_ms: settings.now_ms,
+        };
+        Ok(Self { shared: Arc::new(shared), boundaries: Arc::default() })
+    }
+
+    /// The certificate of the daemon's authority, as PEM: an image that is to reach inspected hosts trusts it.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.shared.authority.certificate()
+    }
+
+    /// Serves a sandbox's sockets under a policy. Needs the async runtime.
+    ///
+    /// # Errors
+    /// `invalid` where the policy is not sound, naming the field; `not_found` for a tape that is not there; `conflict` where
+    /// the sandbox is attached already.
+    pub fn attach(&self, sandbox: &str, sockets: Sockets, policy: &Policy) -> Result<(), Failure> {
+        let active = self.activate(sandbox, policy)?;
+        let failed = |error: std::io::Error| {
+            Failure::new(Code::Internal, format!("failed to serve the network of sandbox {sandbox}: {error}"))
+        };
+        let listener = |descriptor: OwnedFd| {
+            let listener = std::net::TcpListener::from(descriptor);
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        };
+        let tcp = listener(sockets.tcp).map_err(failed)?;
+        let dns_tcp = listener(sockets.dns_tcp).map_err(failed)?;
+        let dns_udp = std::net::UdpSocket::from(sockets.dns_udp);
+        dns_udp.set_nonblocking(true).map_err(failed)?;
+        let dns_udp = UdpSocket::from_std(dns_udp).map_err(failed)?;
+        let boundary = Arc::new(Boundary::new(sandbox, active, self.shared.clone()));
+        {
+            let mut boundaries = self.boundaries();
+            if boundaries.contains_key(sandbox) {
+                return Err(Failure::new(
+                    Code::Conflict,
+                    format!("the network of sandbox {sandbox} is served already"),
+                ));
+            }
+            boundaries.insert(sandbox.to_owned(), boundary.clone());
+        }
+        tokio::spawn(proxy::serve(boundary.clone(), tcp));
+        tokio::spawn(dns::serve_udp(boundary.clone(), dns_udp));
+        tokio::spawn(dns::serve_tcp(boundary, dns_tcp));
+        Ok(())
+    }
+
+    /// Puts another policy in place. What it does not allow is cut; what it allows goes on undisturbed.
+    ///
+    /// # Errors
+    /// As [`Self::attach`]; `not_found` where the sandbox is not attached. The policy before stays in place then.
+    pub fn update(&self, sandbox: &str, policy: &Policy) -> Result<(), Failure> {
+        let boundary = self.boundary(sandbox)?;
+        boundary.change(self.activate(sandbox, policy)?);
+        Ok(())
+    }
+
+    /// Ends a sandbox's boundary: its connections are cut, its sockets closed. Nothing happens where it is not attached.
+    pub fn detach(&self, sandbox: &str) {
+        if let Some(boundary) = self.boundaries().remove(sandbox) {
+            boundary.ended.cancel();
+        }
+    }
+
+    /// Whether a policy is sound, without putting it in place.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn check(&self, sandbox: &str, policy: &Policy) -> Result<(), Failure> {
+        let rules = Compiled::new(policy)?;
+        self.reveal(sandbox, &rules).map(|_| ())
+    }
+
+    /// What stands in a sandbox's environment for the secrets that a policy binds.
+    #[must_use]
+    pub fn placeholders(&self, sandbox: &str, policy: &Policy) -> BTreeMap<String, String> {
+        let key = self.shared.authority.placeholders();
+        let of_one = |binding: &mote_sandbox_api::network::SecretBinding| {
+            (binding.env.clone(), secret::placeholder(key, sandbox, &binding.secret))
+        };
+        policy.secrets.iter().map(of_one).collect()
+    }
+
+    /// What a sandbox has used; `None` where it is not attached.
+    #[must_use]
+    pub fn usage(&self, sandbox: &str) -> Option<Usage> {
+        let boundary = self.boundaries().get(sandbox).cloned()?;
+        let (allowed, denied) = boundary.log.counts();
+        Some(Usage {
+            sent_bytes: boundary.meter.sent.load(Ordering::Relaxed),
+            received_bytes: boundary.meter.received.load(Ordering::Relaxed),
+            connections: boundary.open() as u64,
+            allowed,
+            denied,
+        })
+    }
+
+    /// The decisions about a sandbox that are kept and are newer than a number, oldest first.
+    ///
+    /// # Errors
+    /// `not_found` where the sandbox is not attached.
+    pub fn decisions(&self, sandbox: &str, after: u64) -> Result<Vec<Decision>, Failure> {
+        Ok(self.boundary(sandbox)?.log.after(after))
+    }
+
+    /// Whether a preview may reach a port inside. `token` says whether the request carried the sandbox's traffic token. A
+    /// sandbox that is not attached has no rules for previews.
+    ///
+    /// # Errors
+    /// `forbidden`, with the reason.
+    pub fn ingress(&self, sandbox: &str, port: u16, token: bool) -> Result<(), Failure> {
+        let Some(boundary) = self.boundaries().get(sandbox).cloned() else { return Ok(()) };
+        let subject = Subject { port: Some(port), ..Subject::default() };
+        match boundary.active().rules.admits(port, token) {
+            Ok(()) => {
+                boundary.allow(Kind::Ingress, decision::Reason::Rule, subject);
+                Ok(())
+            }
+            Err(reason) => {
+                boundary.deny(Kind::Ingress, reason, subject);
+                Err(Failure::new(
+                    Code::Forbidden,
+                    format!("port {port} of the sandbox is not open to previews: {reason}"),
+                )
+                .with("reason", reason))
+            }
+        }
+    }
+
+    fn activate(&self, sandbox: &str, policy: &Policy) -> Result<Active, Failure> {
+        let rules = Compiled::new(policy)?;
+        let secrets = self.reveal(sandbox, &rules)?;
+        let tape = match &rules.tape {
+            Some(mode) => Some(Arc::new(Tape::open(&self.shared.tapes, mode)?)),
+            None => None,
+        };
+        Ok(Active { rules, secrets, tape })
+    }
+
+    fn reveal(&self, sandbox: &str, rules: &Compiled) -> Result<Secrets, Failure> {
+        Secrets::reveal(rules, &*self.shared.vault, self.shared.authority.placeholders(), sandbox)
+    }
+
+    fn boundary(&self, sandbox: &str) -> Result<Arc<Boundary>, Failure> {
+        let known = self.boundaries().get(sandbox).cloned();
+        known.ok_or_else(|| {
+            Failure::new(Code::NotFound, format!("sandbox {sandbox} has no network"))
+                .with("kind", "network")
+                .with("id", sandbox)
+        })
+    }
+
+    fn boundaries(&self) -> MutexGuard<'_, HashMap<String, Arc<Boundary>>> {
+        self.boundaries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -1,0 +1,174 @@
+//! What the daemon holds for one sandbox: its policy of the moment, what it was told, its open connections, its counters.
+//!
+//! It serves no socket: `dns` and `proxy` do, and ask here.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use mote_sandbox_api::network::Verdict;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::decision::{Kind, Log, Reason, Subject};
+use super::meter::{Bucket, Meter};
+use super::name::Name;
+use super::policy::{Compiled, Destination, Treatment};
+use super::secret::Secrets;
+use super::tape::Tape;
+use super::told::Told;
+use crate::limits::DNS_QUERIES_PER_SECOND;
+
+/// A policy with what it names: the values of its secrets, its tape.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) rules: Compiled,
+    pub(super) secrets: Secrets,
+    pub(super) tape: Option<Arc<Tape>>,
+}
+
+/// One sandbox's boundary.
+#[derive(Debug)]
+pub(super) struct Boundary {
+    pub(super) shared: Arc<Shared>,
+    pub(super) log: Log,
+    pub(super) meter: Arc<Meter>,
+    pub(super) queries: Bucket,
+    pub(super) ended: CancellationToken,
+    active: RwLock<Arc<Active>>,
+    told: Mutex<Told>,
+    flows: Mutex<HashMap<u64, Flow>>,
+    next: AtomicU64,
+}
+
+/// An open connection, as far as a change of the policy has to know it.
+#[derive(Debug)]
+struct Flow {
+    to: SocketAddrV4,
+    name: Option<Name>,
+    cut: CancellationToken,
+}
+
+impl Boundary {
+    pub(super) fn new(sandbox: &str, active: Active, shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            log: Log::new(sandbox),
+            meter: Arc::new(Meter::new(active.rules.bandwidth_bytes)),
+            queries: Bucket::new(Some(DNS_QUERIES_PER_SECOND)),
+            ended: CancellationToken::new(),
+            active: RwLock::new(Arc::new(active)),
+            told: Mutex::default(),
+            flows: Mutex::default(),
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// The policy of this moment.
+    pub(super) fn active(&self) -> Arc<Active> {
+        self.active.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another policy in place, and cuts the connections that it does not allow.
+    pub(super) fn change(&self, active: Active) {
+        self.meter.set_rate(active.rules.bandwidth_bytes);
+        let active = Arc::new(active);
+        let before =
+            std::mem::replace(&mut *self.active.write().unwrap_or_else(PoisonError::into_inner), active.clone());
+        // What was begun on a tape, or off it, does not go on the other way.
+        let other_world = before.rules.tape != active.rules.tape;
+        let cut: Vec<_> = {
+            let flows = self.flows();
+            let refused = |flow: &Flow| other_world || self.judge(&active, flow.to, flow.name.as_ref()).is_err();
+            flows
+                .values()
+                .filter(|flow| refused(flow))
+                .map(|flow| (flow.to, flow.name.clone(), flow.cut.clone()))
+                .collect()
+        };
+        for (to, name, token) in cut {
+            token.cancel();
+            self.deny(Kind::Tcp, Reason::Changed, subject(to, name.as_ref()));
+        }
+    }
+
+    /// Decides about a destination under a policy, held to what the sandbox was told.
+    pub(super) fn judge(&self, active: &Active, to: SocketAddrV4, name: Option<&Name>) -> Result<Treatment, Reason> {
+        let told = name.is_some_and(|name| self.told().was_told(name, *to.ip(), Instant::now()));
+        active.rules.judge(&Destination { address: IpAddr::V4(*to.ip()), port: to.port(), name, told })
+    }
+
+    /// The names that an address was told for.
+    pub(super) fn names(&self, address: Ipv4Addr) -> Vec<Name> {
+        self.told().names(address, Instant::now())
+    }
+
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn allow(&self, kind: Kind, reason: Reason, subject: Subject) {
+        self.log.record((self.shared.now_ms)(), kind, Verdict::Allow, reason, subject);
+    }
+
+    pub(super) fn deny(&self, kind: Kind, reason: Reason, subject: Subject) {
+        self.log.record((self.shared.now_ms)(), kind, Verdict::Deny, reason, subject);
+    }
+
+    /// Enters a connection into the table, where the policy leaves room for one.
+    pub(super) fn enter(self: &Arc<Self>, to: SocketAddrV4) -> Result<Entry, Reason> {
+        let cut = self.ended.child_token();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let limit = self.active().rules.connections;
+        let mut flows = self.flows();
+        if flows.len() >= limit as usize {
+            return Err(Reason::Connections);
+        }
+        flows.insert(number, Flow { to, name: None, cut: cut.clone() });
+        Ok(Entry { boundary: self.clone(), number, cut })
+    }
+
+    /// Connections open now.
+    pub(super) fn open(&self) -> usize {
+        self.flows().len()
+    }
+
+    fn flows(&self) -> MutexGuard<'_, HashMap<u64, Flow>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection in the table, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Entry {
+    boundary: Arc<Boundary>,
+    number: u64,
+    cut: CancellationToken,
+}
+
+impl Entry {
+    /// Notes the name that the connection is for, so that a change of the policy is held against it.
+    pub(super) fn is_for(&self, name: Option<&Name>) {
+        if let Some(flow) = self.boundary.flows().get_mut(&self.number) {
+            flow.name = name.cloned();
+        }
+    }
+
+    /// Cancelled where the connection is no longer allowed, or its sandbox is gone.
+    pub(super) fn cut(&self) -> &CancellationToken {
+        &self.cut
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.boundary.flows().remove(&self.number);
+    }
+}
+
+/// What a decision is about.
+pub(super) fn subject(to: SocketAddrV4, name: Option<&Name>) -> Subject {
+    Subject { name: name.map(ToString::to_string), address: Some(IpAddr::V4(*to.ip())), port: Some(to.port()) }
+}

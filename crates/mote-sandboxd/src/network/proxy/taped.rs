@@ -1,0 +1,305 @@
+//! What changes an exchange on its way: secrets swapped in requests and hidden in answers, exchanges recorded and replayed.
+//!
+//! It does not judge: `exchange` has.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+
+use super::exchange::{Exchanges, Host, end_to_end};
+use super::refusal::{Body, Refusal, whole};
+use crate::limits::{EGRESS_SWAP_BODY_BYTES_MAX, TAPE_BODY_BYTES_MAX};
+use crate::network::boundary::Active;
+use crate::network::decision::Reason;
+use crate::network::policy::Treatment;
+use crate::network::secret::BodyKind;
+use crate::network::tape::{self, Answer, Key, Recorder, Tape};
+
+impl Exchanges {
+    /// The request with its placeholders swapped, where its host has secrets: in headers, the query, and a body of known
+    /// and moderate length.
+    pub(super) async fn swapped(
+        &self,
+        active: &Active,
+        treatment: &Treatment,
+        mut parts: Parts,
+        body: Incoming,
+        host: &Host,
+    ) -> Result<Request<Body>, Refusal> {
+        let passed = |body: Incoming| body.map_err(Into::into).boxed();
+        let (true, true, Some(name)) = (treatment.secrets, self.is_secure(), &host.name) else {
+            return Ok(Request::from_parts(parts, passed(body)));
+        };
+        // So that what the host sends back can be searched for the secret.
+        parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        active.secrets.swap_headers(name, &mut parts.headers);
+        if let Some(target) = active.secrets.swap_query(name, &parts.uri.to_string())
+            && let Ok(uri) = target.parse::<Uri>()
+        {
+            parts.uri = uri;
+        }
+        let length = body.size_hint().exact().filter(|length| *length <= EGRESS_SWAP_BODY_BYTES_MAX as u64);
+        if length.is_none() || parts.headers.contains_key(CONTENT_ENCODING) {
+            return Ok(Request::from_parts(parts, passed(body)));
+        }
+        let bytes = gather(body, EGRESS_SWAP_BODY_BYTES_MAX).await?;
+        let body = match active.secrets.swap_body(name, body_kind(&parts.headers), &bytes) {
+            Some(swapped) => {
+                parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(swapped.len()));
+                whole(swapped)
+            }
+            None => whole(bytes),
+        };
+        Ok(Request::from_parts(parts, body))
+    }
+
+    /// An exchange with a tape: recorded, or answered from it.
+    pub(super) async fn taped(
+        &self,
+        active: &Arc<Active>,
+        tape: &Arc<Tape>,
+        treatment: &Treatment,
+        (mut parts, body): (Parts, Incoming),
+        host: &Host,
+    ) -> Result<Response<Body>, Refusal> {
+        let bytes = gather(body, TAPE_BODY_BYTES_MAX).await?;
+        let url = active.secrets.redact(&self.url(host, &parts.uri));
+        let digest = match std::str::from_utf8(&bytes) {
+            Ok(text) => tape::digest(active.secrets.redact(text).as_bytes()),
+            Err(_) => tape::digest(&bytes),
+        };
+        let key = Key { method: parts.method.to_string(), url, body_sha256: digest };
+        let Tape::Recorder(_) = &**tape else { return play(tape, &key) };
+        if let (true, true, Some(name)) = (treatment.secrets, self.is_secure(), &host.name) {
+            active.secrets.swap_headers(name, &mut parts.headers);
+            if let Some(target) = active.secrets.swap_query(name, &parts.uri.to_string())
+                && let Ok(uri) = target.parse::<Uri>()
+            {
+                parts.uri = uri;
+            }
+        }
+        // What is on tape is to be read by people, and by clients that ask for another encoding.
+        parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let swapped = match &host.name {
+            Some(name) if treatment.secrets && self.is_secure() => {
+                active.secrets.swap_body(name, body_kind(&parts.headers), &bytes).map(Bytes::from)
+            }
+            Some(_) | None => None,
+        };
+        let body = swapped.unwrap_or(bytes);
+        if parts.headers.contains_key(CONTENT_LENGTH) || !body.is_empty() {
+            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        let mut response = self.send(Request::from_parts(parts, whole(body))).await?;
+        end_to_end(response.headers_mut(), false);
+        let response = hidden(active, response);
+        let (head, body) = response.into_parts();
+        let headers = head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), active.secrets.redact(&String::from_utf8_lossy(value.as_bytes()))))
+            .collect();
+        let answer = Answer { status: head.status.as_u16(), headers, body: Vec::new() };
+        let taping = Taping { body, tape: tape.clone(), active: active.clone(), entry: Some((key, answer)) };
+        Ok(Response::from_parts(head, taping.boxed()))
+    }
+}
+
+fn play(tape: &Tape, key: &Key) -> Result<Response<Body>, Refusal> {
+    let Tape::Player(player) = tape else {
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, Reason::NotOnTape, "the tape is not one to be played"));
+    };
+    let Some(answer) = player.next(key) else {
+        let detail = format!("{} {} with a body of SHA-256 {} was not recorded", key.method, key.url, key.body_sha256);
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, Reason::NotOnTape, detail));
+    };
+    let mut response = Response::new(whole(answer.body.clone()));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    for (name, value) in &answer.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            // The length is that of the body that is sent now; of an answer to HEAD it is what was told then.
+            if name != CONTENT_LENGTH || key.method == "HEAD" {
+                response.headers_mut().append(name, value);
+            }
+        }
+    }
+    Ok(response)
+}
+
+async fn gather(body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => {
+            let detail = format!("the request's body could not be read, up to {limit} bytes: {error}");
+            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Reason::Protocol, detail))
+        }
+    }
+}
+
+fn body_kind(headers: &HeaderMap) -> BodyKind {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if kind == "application/x-www-form-urlencoded" {
+        BodyKind::Form
+    } else if kind == "application/json" || kind.ends_with("+json") {
+        BodyKind::Json
+    } else {
+        BodyKind::Other
+    }
+}
+
+/// An answer in which secrets are hidden again behind their placeholders: what a host echoes does not come inside.
+pub(super) fn hidden(active: &Arc<Active>, response: Response<Incoming>) -> Response<Body> {
+    if active.secrets.is_empty() {
+        return response.map(|body| body.map_err(Into::into).boxed());
+    }
+    let (mut head, body) = response.into_parts();
+    for value in head.headers.values_mut() {
+        if let Some(hidden) = active.secrets.hide(value.as_bytes())
+            && let Ok(hidden) = HeaderValue::from_bytes(&hidden)
+        {
+            *value = hidden;
+        }
+    }
+    // A host that encodes although it was asked not to: its bytes pass as they are.
+    if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") || body.is_end_stream() {
+        return Response::from_parts(head, body.map_err(Into::into).boxed());
+    }
+    // A placeholder is not as long as its value.
+    head.headers.remove(CONTENT_LENGTH);
+    let hiding = Hiding { body, active: active.clone(), held: Vec::new(), ready: VecDeque::new(), ended: false };
+    Response::from_parts(head, hiding.boxed())
+}
+
+/// A body in which secrets are hidden as it passes. Bytes that may be the beginning of a secret are held until it is known.
+struct Hiding {
+    body: Incoming,
+    active: Arc<Active>,
+    held: Vec<u8>,
+    ready: VecDeque<Frame<Bytes>>,
+    ended: bool,
+}
+
+impl Hiding {
+    fn take(&mut self, data: &[u8]) {
+        self.held.extend(data);
+        if let Some(hidden) = self.active.secrets.hide(&self.held) {
+            self.held = hidden;
+        }
+        let kept = self.active.secrets.begins_at_end(&self.held);
+        let passed = self.held.len() - kept;
+        let rest = self.held.split_off(passed);
+        let passed = std::mem::replace(&mut self.held, rest);
+        if !passed.is_empty() {
+            self.ready.push_back(Frame::data(passed.into()));
+        }
+    }
+}
+
+impl hyper::body::Body for Hiding {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(frame) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            match std::task::ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.take(&data),
+                    Err(trailers) => {
+                        let held = std::mem::take(&mut this.held);
+                        if !held.is_empty() {
+                            this.ready.push_back(Frame::data(held.into()));
+                        }
+                        this.ready.push_back(trailers);
+                    }
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => {
+                    this.ended = true;
+                    let held = std::mem::take(&mut this.held);
+                    if !held.is_empty() {
+                        this.ready.push_back(Frame::data(held.into()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A body that is written to a tape when it has passed whole.
+struct Taping {
+    body: Body,
+    tape: Arc<Tape>,
+    active: Arc<Active>,
+    entry: Option<(Key, Answer)>,
+}
+
+impl Taping {
+    fn finish(&mut self) {
+        let (Some((key, mut answer)), Tape::Recorder(recorder)) = (self.entry.take(), &*self.tape) else { return };
+        if let Ok(text) = std::str::from_utf8(&answer.body) {
+            answer.body = self.active.secrets.redact(text).into_bytes();
+        }
+        write(recorder, key, answer);
+    }
+}
+
+/// Writes an exchange. A tape that is full or broken does not break the exchange: it is told in the log.
+fn write(recorder: &Recorder, key: Key, answer: Answer) {
+    let url = key.url.clone();
+    if let Err(error) = recorder.write(key, answer) {
+        tracing::warn!(error = %error, url, "failed to tape an exchange");
+    }
+}
+
+impl hyper::body::Body for Taping {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(data), Some((key, answer))) = (frame.data_ref(), &mut this.entry) {
+                    if answer.body.len() + data.len() > TAPE_BODY_BYTES_MAX {
+                        tracing::warn!(url = key.url, limit = TAPE_BODY_BYTES_MAX, "an answer is too long to be taped");
+                        this.entry = None;
+                    } else {
+                        answer.body.extend(data);
+                    }
+                }
+                if this.body.is_end_stream() {
+                    this.finish();
+                }
+            }
+            Some(Err(_)) => this.entry = None,
+            None => this.finish(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // Only once it is written: whoever asks does not poll again.
+        self.entry.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

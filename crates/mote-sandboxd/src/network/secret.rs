@@ -1,0 +1,335 @@
+//! Secrets at egress: placeholders stand inside a sandbox, and are swapped for the values on the way to their hosts.
+//!
+//! It does not store secrets: a [`Vault`] reveals them. Values are swapped over TLS alone, for hosts bound to them, at
+//! addresses that were told for those hosts. Nothing here prints a value.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use mote_sandbox_api::error::Failure;
+
+use super::name::Name;
+use super::policy::{Binding, Compiled};
+use crate::limits::NETWORK_SECRET_BYTES_MAX;
+
+/// A secret's value.
+#[derive(Clone)]
+pub struct Value(String);
+
+impl Value {
+    /// Wraps a value.
+    #[must_use]
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Value(…)")
+    }
+}
+
+/// Whoever keeps the secrets.
+pub trait Vault: Send + Sync + fmt::Debug {
+    /// The value of a secret; `None` where there is no such secret.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    fn reveal(&self, secret: &str) -> Result<Option<Value>, Failure>;
+}
+
+/// The secrets of one sandbox: placeholders, values, and whom they are for.
+#[derive(Debug, Default)]
+pub(super) struct Secrets(Vec<Secret>);
+
+#[derive(Debug)]
+struct Secret {
+    name: String,
+    placeholder: String,
+    value: Value,
+    binding: Binding,
+}
+
+/// What every placeholder begins with.
+const MARK: &str = "mote-secret-";
+
+/// The placeholder of a secret in a sandbox: the same for as long as the daemon keeps its key, so that what stands in a
+/// process's environment outlives a restart of the daemon.
+pub(super) fn placeholder(key: &hmac::Key, sandbox: &str, secret: &str) -> String {
+    let tag = hmac::sign(key, format!("{sandbox}\0{secret}").as_bytes());
+    let hex: String = tag.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("{MARK}{hex}")
+}
+
+impl Secrets {
+    /// Reveals the secrets that a policy binds.
+    ///
+    /// # Errors
+    /// `invalid` where there is no such secret, or its value cannot stand in a header.
+    pub(super) fn reveal(rules: &Compiled, vault: &dyn Vault, key: &hmac::Key, sandbox: &str) -> Result<Self, Failure> {
+        let mut secrets = Vec::new();
+        for (at, binding) in rules.bindings().iter().enumerate() {
+            let field = format!("network.secrets[{at}].secret");
+            let Some(value) = vault.reveal(&binding.secret)? else {
+                return Err(Failure::invalid(&field, format!("there is no secret {:?}", binding.secret)));
+            };
+            if value.0.len() > NETWORK_SECRET_BYTES_MAX
+                || value.0.is_empty()
+                || HeaderValue::from_str(&value.0).is_err()
+            {
+                return Err(Failure::invalid(&field, "a secret is one line of text that can stand in a header")
+                    .with("limit", NETWORK_SECRET_BYTES_MAX));
+            }
+            let placeholder = placeholder(key, sandbox, &binding.secret);
+            secrets.push(Secret { name: binding.secret.clone(), placeholder, value, binding: binding.clone() });
+        }
+        Ok(Self(secrets))
+    }
+
+    /// Swaps placeholders for the values that a host may receive: in every header, inside Basic credentials too.
+    pub(super) fn swap_headers(&self, host: &Name, headers: &mut HeaderMap) {
+        for (name, value) in headers.iter_mut() {
+            let Ok(text) = value.to_str() else { continue };
+            let swapped = if name == AUTHORIZATION { self.swap_basic(host, text) } else { None };
+            let swapped = swapped.or_else(|| self.swap_text(host, text));
+            if let Some(mut new) = swapped.and_then(|text| HeaderValue::try_from(text).ok()) {
+                new.set_sensitive(true);
+                *value = new;
+            }
+        }
+    }
+
+    /// Swaps placeholders in a text; `None` where there are none for this host.
+    pub(super) fn swap_text(&self, host: &Name, text: &str) -> Option<String> {
+        if !text.contains(MARK) {
+            return None;
+        }
+        let mut swapped = None;
+        for secret in self.0.iter().filter(|secret| secret.binding.is_for(host)) {
+            let current = swapped.as_deref().unwrap_or(text);
+            if current.contains(&secret.placeholder) {
+                swapped = Some(current.replace(&secret.placeholder, &secret.value.0));
+            }
+        }
+        swapped
+    }
+
+    /// Swaps placeholders in a query, where the value is escaped as a URL wants it.
+    pub(super) fn swap_query(&self, host: &Name, target: &str) -> Option<String> {
+        if !target.contains(MARK) {
+            return None;
+        }
+        let mut swapped = None;
+        for secret in self.0.iter().filter(|secret| secret.binding.is_for(host)) {
+            let current = swapped.as_deref().unwrap_or(target);
+            if current.contains(&secret.placeholder) {
+                swapped = Some(current.replace(&secret.placeholder, &escaped(&secret.value.0)));
+            }
+        }
+        swapped
+    }
+
+    /// Swaps placeholders in a body; `None` where there are none for this host. The kind of the body decides how a value is
+    /// escaped.
+    pub(super) fn swap_body(&self, host: &Name, kind: BodyKind, body: &[u8]) -> Option<Vec<u8>> {
+        let text = std::str::from_utf8(body).ok()?;
+        let swapped = match kind {
+            BodyKind::Form => self.swap_query(host, text),
+            BodyKind::Json => self.swap_json(host, text),
+            BodyKind::Other => self.swap_text(host, text),
+        };
+        swapped.map(String::into_bytes)
+    }
+
+    fn swap_json(&self, host: &Name, text: &str) -> Option<String> {
+        if !text.contains(MARK) {
+            return None;
+        }
+        let mut swapped = None;
+        for secret in self.0.iter().filter(|secret| secret.binding.is_for(host)) {
+            let current = swapped.as_deref().unwrap_or(text);
+            if current.contains(&secret.placeholder) {
+                let quoted = serde_json::Value::from(secret.value.0.as_str()).to_string();
+                swapped = Some(current.replace(&secret.placeholder, quoted.trim_matches('"')));
+            }
+        }
+        swapped
+    }
+
+    fn swap_basic(&self, host: &Name, text: &str) -> Option<String> {
+        let (scheme, encoded) = text.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+        let swapped = self.swap_text(host, &decoded)?;
+        Some(format!("{scheme} {}", STANDARD.encode(swapped)))
+    }
+
+    /// Puts a secret's name where its value or its placeholder stands: what a tape may hold.
+    pub(super) fn redact(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in &self.0 {
+            let shown = format!("{{{{secret:{}}}}}", secret.name);
+            text = text.replace(&secret.placeholder, &shown).replace(&secret.value.0, &shown);
+            text = text.replace(&escaped(&secret.value.0), &shown);
+        }
+        text
+    }
+
+    /// Puts placeholders where values stand: for what a host sends back.
+    pub(super) fn hide(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut hidden: Option<Vec<u8>> = None;
+        for secret in &self.0 {
+            let current = hidden.as_deref().unwrap_or(bytes);
+            if let Some(replaced) = replace(current, secret.value.0.as_bytes(), secret.placeholder.as_bytes()) {
+                hidden = Some(replaced);
+            }
+        }
+        hidden
+    }
+
+    /// How many bytes at the end may be the beginning of a value.
+    pub(super) fn begins_at_end(&self, bytes: &[u8]) -> usize {
+        let of_one = |secret: &Secret| {
+            let value = secret.value.0.as_bytes();
+            let longest = value.len().saturating_sub(1).min(bytes.len());
+            (1..=longest).rev().find(|length| bytes.ends_with(&value[..*length])).unwrap_or(0)
+        };
+        self.0.iter().map(of_one).max().unwrap_or(0)
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// How a value is written into a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyKind {
+    /// `application/x-www-form-urlencoded`.
+    Form,
+    /// JSON.
+    Json,
+    /// As it is.
+    Other,
+}
+
+/// A value as it stands in a URL or a form (RFC 3986, every byte but the unreserved in percent form).
+fn escaped(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+    let mut result = Vec::new();
+    let (mut rest, mut found) = (bytes, false);
+    while let Some(at) = position(rest, from) {
+        found = true;
+        result.extend(&rest[..at]);
+        result.extend(to);
+        rest = &rest[at + from.len()..];
+    }
+    result.extend(rest);
+    found.then_some(result)
+}
+
+fn position(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    bytes.windows(needle.len().max(1)).position(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use mote_sandbox_api::network::{Policy, SecretBinding};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct One;
+
+    impl Vault for One {
+        fn reveal(&self, secret: &str) -> Result<Option<Value>, Failure> {
+            Ok((secret == "key").then(|| Value::new("s3cr&t\"x".to_owned())))
+        }
+    }
+
+    fn secrets() -> (Secrets, String) {
+        let binding = |secret: &str| SecretBinding {
+            secret: secret.to_owned(),
+            env: "K".to_owned(),
+            hosts: vec!["*.api.example".to_owned()],
+        };
+        let policy = Policy { secrets: vec![binding("key")], ..Policy::default() };
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"test");
+        let secrets = Secrets::reveal(&Compiled::new(&policy).unwrap(), &One, &key, "sb1").unwrap();
+        (secrets, placeholder(&key, "sb1", "key"))
+    }
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_placeholder_is_swapped_for_its_hosts_and_for_no_other() {
+        let (secrets, placeholder) = secrets();
+        let swapped = |host: &str| secrets.swap_text(&name(host), &format!("Bearer {placeholder}"));
+        assert_eq!(swapped("v1.api.example").as_deref(), Some("Bearer s3cr&t\"x"));
+        assert_eq!(swapped("evil.example"), None);
+        assert_eq!(swapped("api.example"), None);
+    }
+
+    #[test]
+    fn each_place_is_written_as_it_must_be() {
+        let (secrets, placeholder) = secrets();
+        let host = name("v1.api.example");
+        assert_eq!(secrets.swap_query(&host, &format!("/x?k={placeholder}")).as_deref(), Some("/x?k=s3cr%26t%22x"));
+        let body =
+            |kind, text: String| String::from_utf8(secrets.swap_body(&host, kind, text.as_bytes()).unwrap()).unwrap();
+        assert_eq!(body(BodyKind::Json, format!(r#"{{"k":"{placeholder}"}}"#)), r#"{"k":"s3cr&t\"x"}"#);
+        assert_eq!(body(BodyKind::Form, format!("k={placeholder}")), "k=s3cr%26t%22x");
+        let mut headers = HeaderMap::new();
+        let basic = STANDARD.encode(format!("me:{placeholder}"));
+        headers.insert(AUTHORIZATION, format!("Basic {basic}").parse().unwrap());
+        secrets.swap_headers(&host, &mut headers);
+        assert_eq!(headers[AUTHORIZATION], format!("Basic {}", STANDARD.encode("me:s3cr&t\"x")));
+        assert!(headers[AUTHORIZATION].is_sensitive());
+    }
+
+    #[test]
+    fn no_text_of_ours_shows_a_value() {
+        let (secrets, placeholder) = secrets();
+        assert!(!format!("{secrets:?}").contains("s3cr"));
+        let text = format!("a {placeholder} b s3cr&t\"x c s3cr%26t%22x");
+        assert_eq!(secrets.redact(&text), "a {{secret:key}} b {{secret:key}} c {{secret:key}}");
+        assert_eq!(secrets.hide(b"echo: s3cr&t\"x."), Some(format!("echo: {placeholder}.").into_bytes()));
+        assert_eq!(secrets.hide(b"nothing"), None);
+    }
+
+    #[test]
+    fn a_secret_that_is_not_there_is_named() {
+        let policy = Policy {
+            secrets: vec![SecretBinding {
+                secret: "nope".to_owned(),
+                env: "K".to_owned(),
+                hosts: vec!["a.example".to_owned()],
+            }],
+            ..Policy::default()
+        };
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"test");
+        let failure = Secrets::reveal(&Compiled::new(&policy).unwrap(), &One, &key, "sb1").unwrap_err();
+        assert_eq!(failure.context["field"], "network.secrets[0].secret");
+    }
+}
