@@ -219,3 +219,31 @@ pub const GUEST_READ_BYTES: usize = 16 * 1024;
 pub const GUEST_FAILURE_BYTES_MAX: usize = 4096;
 /// Facts of a failure that comes from inside a sandbox.
 pub const GUEST_FAILURE_FACTS_MAX: usize = 16;
+/// Bytes of memory that a process working on a tree may map.
+pub const WORKER_MEMORY_BYTES_MAX: u64 = 1 << 30;
+/// Descriptors of a process working on a tree.
+pub const WORKER_DESCRIPTORS_MAX: u64 = 4096;
+/// Directories under each other that a process working on a tree goes down: each needs up to three descriptors.
+pub const WORKER_DEPTH_MAX: usize = 1024;
+/// Entries of one directory that a process working on a tree holds at once.
+pub const WORKER_DIRECTORY_ENTRIES_MAX: usize = 1_000_000;
+/// Bytes read or written at once.
+pub const WORKER_BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes of a path in an archive.
+pub const WORKER_PATH_BYTES_MAX: usize = 4096;
+/// Extended attributes of one entry that are kept.
+pub const WORKER_ATTRIBUTES_MAX: usize = 64;
+/// Bytes of one extended attribute, or of the list of their names (the kernel's own bounds).
+pub const WORKER_ATTRIBUTE_BYTES_MAX: usize = 64 * 1024;
+/// Changes in one message of a comparison: with paths of 4 KiB it must still fit a message.
+pub const WORKER_CHANGES_MESSAGE_MAX: usize = 16;
+/// Entries of one tree in an archive.
+pub const TREE_ENTRIES_MAX: u64 = 4_000_000;
+/// Bytes of one tree in an archive.
+pub const TREE_BYTES_MAX: u64 = 64 << 30;
+/// Processes that work on trees at once.
+pub const WORKERS_MAX: usize = 8;
+/// Milliseconds that a worker has to end after it said that it is done; the keeper waits meanwhile.
+pub const WORKER_END_MS_MAX: i64 = 500;
+/// Bytes of what stands before an entry of an archive: its pax records, or its long name.
+pub const WORKER_EXTENSION_BYTES_MAX: u64 = 1024 * 1024;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::id::Id;
 use super::pool::{self, Backend, Pool};
 use super::recipe::Lower;
+use super::work::{Source, Workers};
 use crate::limits::POOL_BYTES_DEFAULT;
 
 /// How the keeper's filesystem part is set up, by the operator.
@@ -134,6 +135,21 @@ pub enum Verb {
     Usage(Id),
     /// What a snapshot is charged with alone: one [`Outcome::Usage`].
     SnapshotUsage(Id),
+    /// Begins a layer that a worker fills: one [`Outcome::Working`].
+    Unpack {
+        /// Id of the layer.
+        layer: Id,
+        /// A layer that it starts from; only on btrfs.
+        base: Option<Id>,
+    },
+    /// Begins to compare a root or a snapshot with what lies below it: one [`Outcome::Working`].
+    Diff(Source),
+    /// Begins to write a tree as a stream: one [`Outcome::Working`].
+    Pack(Source),
+    /// Ends a worker that did its work; a layer that it filled gets its name.
+    Finish(u64),
+    /// Ends a worker whatever it is doing; what it made is removed.
+    Abandon(u64),
 }
 
 /// What is answered.
@@ -165,6 +181,11 @@ pub enum Outcome {
     },
     /// Of [`Verb::Volumes`].
     Volumes(Vec<Id>),
+    /// A worker is at work; its socket is the one descriptor.
+    Working {
+        /// For [`Verb::Finish`] and [`Verb::Abandon`].
+        number: u64,
+    },
     /// Of [`Verb::Usage`] and [`Verb::SnapshotUsage`].
     Usage {
         /// Bytes, where the filesystem can tell.
@@ -192,6 +213,7 @@ pub struct Description {
 pub struct Keeper {
     pub(super) pool: Pool,
     pub(super) options: Options,
+    pub(super) workers: Workers,
 }
 
 impl Keeper {
@@ -208,7 +230,7 @@ impl Keeper {
             barriers: options.barriers,
             program: options.program.clone(),
         })?;
-        let keeper = Self { pool, options };
+        let keeper = Self { pool, options, workers: Workers::default() };
         if keeper.options.host_root {
             keeper.make_host_mask()?;
         }
@@ -242,6 +264,11 @@ impl Keeper {
             }
             Verb::Usage(sandbox) => self.usage(&sandbox)?,
             Verb::SnapshotUsage(snapshot) => self.snapshot_usage(&snapshot)?,
+            Verb::Unpack { layer, base } => return self.unpack(&layer, base.as_ref()),
+            Verb::Diff(source) => return self.diff(&source),
+            Verb::Pack(source) => return self.pack(&source),
+            Verb::Finish(worker) => self.finish(worker)?,
+            Verb::Abandon(worker) => self.abandon(worker)?,
         };
         Ok((outcome, Vec::new()))
     }

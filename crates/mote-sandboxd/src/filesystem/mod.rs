@@ -11,6 +11,9 @@ mod pool;
 pub mod recipe;
 mod record;
 mod roots;
+pub mod trees;
+mod view;
+pub mod work;
 pub mod worker;
 
 pub use pool::Backend;
@@ -184,11 +187,15 @@ impl Filesystem {
         charge(self.ask(Verb::SnapshotUsage(Id::new("snapshot", snapshot)?)).await?)
     }
 
-    async fn ask(&self, verb: Verb) -> Result<Outcome, Failure> {
+    pub(crate) async fn ask(&self, verb: Verb) -> Result<Outcome, Failure> {
         Ok(self.ask_with(verb, Vec::new()).await?.0)
     }
 
-    async fn ask_with(&self, verb: Verb, descriptors: Vec<OwnedFd>) -> Result<(Outcome, Vec<OwnedFd>), Failure> {
+    pub(crate) async fn ask_with(
+        &self,
+        verb: Verb,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Outcome, Vec<OwnedFd>), Failure> {
         match self.keeper.call_with(privileged::Verb::Filesystem(verb), descriptors).await? {
             (privileged::Outcome::Filesystem(outcome), descriptors) => Ok((outcome, descriptors)),
             _ => Err(Failure::new(Code::Internal, "the keeper answered for another part")),

@@ -16,7 +16,7 @@ use super::recipe::{Lower, Recipe};
 use super::record::Record;
 use crate::limits::LOWER_TREES_MAX;
 
-const UPPER: &str = "upper";
+pub(super) const UPPER: &str = "upper";
 const WORK: &str = "work";
 
 impl Keeper {

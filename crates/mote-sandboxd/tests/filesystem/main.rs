@@ -4,4 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod roots;
+mod served;
 mod stage;
+mod trees;

@@ -50,6 +50,19 @@ impl Stage {
         self.keeper = None;
     }
 
+    /// Ends the keeper and leaves mounts as they are: another one serves the same state meanwhile.
+    pub(crate) fn pause(&mut self) {
+        self.keeper = None;
+    }
+
+    /// After [`Self::pause`]: waits until the other one is gone.
+    pub(crate) fn resume(&mut self) {
+        let lock = fs::File::open(self.options.state.join("pool.lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        drop(lock);
+        self.start();
+    }
+
     pub(crate) fn keeper(&mut self) -> &mut Keeper {
         self.keeper.as_mut().unwrap()
     }

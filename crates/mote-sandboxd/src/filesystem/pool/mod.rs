@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_sys::btrfs;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
+use serde::{Deserialize, Serialize};
 
 use super::fault;
 use super::id::Id;
 pub(super) use mount::Options;
-pub(super) use sweep::empty;
 
 /// Ending of the name of what is not whole yet, or is no longer wanted. No id ends so.
 const NEW: &str = ".new";
@@ -26,7 +26,7 @@ const NEW: &str = ".new";
 const NEXT: &str = ".next";
 
 /// How trees are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
     /// Subvolumes: snapshots are atomic, whatever is being written.
@@ -52,11 +52,21 @@ pub(super) enum Folder {
     Charges,
     /// What is being removed in the background.
     Trash,
+    /// An empty directory.
+    Empty,
 }
 
 impl Folder {
-    const ALL: [Self; 7] =
-        [Self::Layers, Self::Roots, Self::Snapshots, Self::Volumes, Self::Images, Self::Charges, Self::Trash];
+    const ALL: [Self; 8] = [
+        Self::Layers,
+        Self::Roots,
+        Self::Snapshots,
+        Self::Volumes,
+        Self::Images,
+        Self::Charges,
+        Self::Trash,
+        Self::Empty,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -67,6 +77,7 @@ impl Folder {
             Self::Images => "images",
             Self::Charges => "charges",
             Self::Trash => "trash",
+            Self::Empty => "empty",
         }
     }
 }
@@ -153,6 +164,16 @@ impl Pool {
     /// Where a tree lies.
     pub(super) fn path(&self, folder: Folder, id: &Id) -> PathBuf {
         self.path.join(folder.name()).join(id.as_str())
+    }
+
+    /// Where a tree lies that was begun and kept.
+    pub(super) fn draft_path(&self, folder: Folder, id: &Id) -> PathBuf {
+        self.path.join(folder.name()).join(format!("{id}{NEW}"))
+    }
+
+    /// An empty directory.
+    pub(super) fn empty(&self) -> PathBuf {
+        self.path.join(Folder::Empty.name())
     }
 
     pub(super) fn exists(&self, folder: Folder, id: &Id) -> bool {
@@ -413,6 +434,7 @@ pub(super) const fn kind(folder: Folder) -> &'static str {
         Folder::Images => "image",
         Folder::Charges => "charge",
         Folder::Trash => "removed tree",
+        Folder::Empty => "empty directory",
     }
 }
 
@@ -424,7 +446,7 @@ fn rename(from: (BorrowedFd<'_>, &str), to: (BorrowedFd<'_>, &str), flags: Renam
     Ok(rustix::fs::renameat_with(from.0, from.1, to.0, to.1, flags)?)
 }
 
-pub(super) fn open_directory(parent: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+pub(super) fn open_directory(parent: impl AsFd, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
 }

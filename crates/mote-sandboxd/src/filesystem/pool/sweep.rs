@@ -5,9 +5,9 @@
 use std::io;
 use std::process::{Command, Stdio};
 
-use rustix::fs::{AtFlags, RenameFlags};
+use rustix::fs::RenameFlags;
 
-use super::{Folder, Pool, names, rename};
+use super::{Backend, Folder, Pool, rename};
 use crate::filesystem::worker;
 
 impl Pool {
@@ -23,13 +23,21 @@ impl Pool {
         Ok(())
     }
 
+    /// [`Self::sweep`] after trees were discarded in passing; what fails is found at the next removal.
+    pub(in crate::filesystem) fn sweep_if_needed(&mut self) {
+        if self.backend == Backend::Plain {
+            let _ = self.sweep();
+        }
+    }
+
     /// Has a process of its own empty the trash.
     pub(super) fn sweep(&mut self) -> io::Result<()> {
         if let Some(sweeper) = &mut self.sweeper {
-            match sweeper.try_wait()? {
+            match sweeper.try_wait() {
                 // It goes on until it finds the trash empty, but may just have looked: the next removal starts another.
-                None => return Ok(()),
-                Some(_) => self.sweeper = None,
+                Ok(None) => return Ok(()),
+                // It ended, or whoever reaps all children of this process did that already.
+                Ok(Some(_)) | Err(_) => self.sweeper = None,
             }
         }
         let trash = rustix::io::fcntl_dupfd_cloexec(self.folder(Folder::Trash), 0)?;
@@ -42,33 +50,5 @@ impl Pool {
             .spawn()?;
         self.sweeper = Some(sweeper);
         Ok(())
-    }
-}
-
-/// Empties the folder; what is moved there meanwhile too.
-///
-/// # Errors
-/// The first that a removal met.
-pub(in crate::filesystem) fn empty(trash: &std::os::fd::OwnedFd) -> io::Result<()> {
-    use std::os::fd::AsFd as _;
-    loop {
-        let found = names(trash.as_fd())?;
-        if found.is_empty() {
-            return Ok(());
-        }
-        for name in found {
-            let removed = match rustix::fs::unlinkat(trash, &name, AtFlags::empty()) {
-                Err(rustix::io::Errno::ISDIR) => {
-                    use std::os::fd::AsRawFd as _;
-                    // Follows no link, whatever the tree holds.
-                    std::fs::remove_dir_all(format!("/proc/self/fd/{}/{name}", trash.as_raw_fd()))
-                }
-                result => result.map_err(io::Error::from),
-            };
-            match removed {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
     }
 }
