@@ -78,6 +78,8 @@ pub struct Config {
     pub sandboxes_max: usize,
     /// Host directories that may be images or be bound as data.
     pub directories: Vec<PathBuf>,
+    /// The host's own root may be an image.
+    pub host_root: bool,
     /// What becomes of sandboxes when the daemon stops.
     pub on_stop: OnStop,
     /// What is logged: a level, and `target=level` after commas.
@@ -99,6 +101,7 @@ impl Default for Config {
             pool: Vec::new(),
             sandboxes_max: SANDBOXES_MAX,
             directories: Vec::new(),
+            host_root: false,
             on_stop: OnStop::Leave,
             log: "info".to_owned(),
             uid_base: None,

@@ -14,5 +14,6 @@ pub mod limits;
 pub mod namespace;
 pub mod network;
 pub mod privilege;
+pub mod service;
 pub mod state;
 pub mod telemetry;

@@ -247,3 +247,7 @@ pub const WORKERS_MAX: usize = 8;
 pub const WORKER_END_MS_MAX: i64 = 500;
 /// Bytes of what stands before an entry of an archive: its pax records, or its long name.
 pub const WORKER_EXTENSION_BYTES_MAX: u64 = 1024 * 1024;
+/// How often the daemon looks whether its keeper is there.
+pub const KEEPER_PING_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long ending every sandbox may take when the daemon stops for good.
+pub const REMOVE_ALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);

@@ -1,24 +1,201 @@
-//! The command `mote-sandboxd`: reads the command line and the environment, and starts the service or its keeper.
+//! The command `mote-sandboxd`: reads the command line, starts the keeper, gives privilege up, and runs the service.
 //!
-//! It holds no logic of either.
+//! It holds no logic of either. Hidden subcommands are this program as its own keeper and as workers.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use mote_sandbox_api::spec::ImageSource;
+use mote_sandboxd::clock::{Clock as _, System};
+use mote_sandboxd::config::{Config, OnStop};
 use mote_sandboxd::filesystem::worker;
-use mote_sandboxd::keeper;
+use mote_sandboxd::keeper::{self, Settings};
+use mote_sandboxd::service::{self, Start};
+use mote_sandboxd::state::State;
+use mote_sandboxd::telemetry::logs;
+
+const AFTER_HELP: &str = "\
+Examples:
+  mote-sandboxd serve                              everything by default; needs root at start
+  mote-sandboxd serve --listen 0.0.0.0:7070 --state /srv/sandboxes
+  mote-sandboxd key new --name ci                  another API key
+  mote sandbox create                              (the client's command)
+
+Documentation: docs/sandbox-http.md, docs/sandbox-errors.md";
+
+/// Runs sandboxes: computers that start in milliseconds, snapshot and roll back, fork, and reach only what they may
+#[derive(Debug, Parser)]
+#[command(name = "mote-sandboxd", version, after_help = AFTER_HELP, max_term_width = 100)]
+enum Command {
+    Serve(Serve),
+    #[command(subcommand)]
+    Key(Key),
+}
+
+/// Serve sandboxes over HTTP
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// The configuration; everything has a default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port; port 0 takes a free one and logs it
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where everything is kept that outlives the daemon
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Where sockets of living sandboxes stand; a tmpfs
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// The static program that becomes the first process of every sandbox
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// What becomes of sandboxes when the daemon stops
+    #[arg(long, value_parser = ["leave", "remove"])]
+    on_stop: Option<String>,
+}
+
+/// Make and revoke API keys
+#[derive(Debug, clap::Subcommand)]
+enum Key {
+    /// Make a key: printed once, kept as a hash
+    New(NewKey),
+    /// Revoke a key
+    Revoke(NewKey),
+}
+
+#[derive(Debug, clap::Args)]
+struct NewKey {
+    /// Who holds it
+    #[arg(long)]
+    name: String,
+    /// The daemon's state directory
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    match arguments.get(1).map(String::as_str) {
-        Some(worker::SUBCOMMAND) => worker::main(&arguments[2..]),
-        Some(keeper::start::SUBCOMMAND) => match keeper::server::run() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                use std::io::Write as _;
-                let _ = writeln!(std::io::stderr(), "mote-sandboxd: {error}");
-                ExitCode::FAILURE
-            }
+    let outcome = match arguments.get(1).map(String::as_str) {
+        Some(worker::SUBCOMMAND) => return worker::main(&arguments[2..]),
+        Some(keeper::start::SUBCOMMAND) => keeper::server::run().map_err(anyhow::Error::from),
+        _ => match Command::parse() {
+            Command::Serve(arguments) => serve(arguments),
+            Command::Key(key) => self::key(key),
         },
-        _ => ExitCode::FAILURE,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write as _;
+            // Nothing can be done where standard error is closed.
+            let _ = writeln!(std::io::stderr(), "mote-sandboxd: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn configured(arguments: Serve) -> anyhow::Result<Config> {
+    let mut config = match &arguments.config {
+        Some(path) => Config::read(path)?,
+        None => Config::default(),
+    };
+    config.listen = arguments.listen.unwrap_or(config.listen);
+    config.state = absolute(arguments.state)?.unwrap_or(config.state);
+    config.run = absolute(arguments.run)?.or(config.run);
+    config.init = absolute(arguments.init)?.or(config.init);
+    if let Some(end) = arguments.on_stop {
+        config.on_stop = if end == "remove" { OnStop::Remove } else { OnStop::Leave };
+    }
+    Ok(config)
+}
+
+fn absolute(path: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+    path.map(|path| std::path::absolute(&path).with_context(|| format!("failed to use {}", path.display()))).transpose()
+}
+
+fn must_be_root(what: &str) -> anyhow::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!("{what} needs root at its start (it keeps it in one small process, the keeper, alone)")
+}
+
+/// What the keeper is told, from the configuration.
+fn settings(config: &Config, program: &std::path::Path) -> anyhow::Result<Settings> {
+    let beside = program.with_file_name("mote-sandbox-init");
+    let init = config.init.clone().unwrap_or(beside);
+    if !init.is_file() {
+        bail!("{} is not there: --init names the first process of sandboxes", init.display());
+    }
+    let run = config.run.clone().unwrap_or_else(|| PathBuf::from("/run/mote-sandbox"));
+    let mut settings = Settings::new(config.state.clone(), run, init);
+    settings.filesystem.allowed.clone_from(&config.directories);
+    settings.filesystem.host_root = config.host_root || config.image == ImageSource::Host;
+    settings.uid_base = config.uid_base.unwrap_or(settings.uid_base);
+    if config.pool.iter().any(|entry| entry.spec.network.is_some()) || config.profiles.is_empty() {
+        settings.ready_cells_with_network = settings.ready_cells;
+    }
+    Ok(settings)
+}
+
+fn serve(arguments: Serve) -> anyhow::Result<()> {
+    must_be_root("serve")?;
+    let config = configured(arguments)?;
+    let program = std::env::current_exe().context("failed to find this program")?;
+    let settings = settings(&config, &program)?;
+    let listener = std::net::TcpListener::bind(config.listen)
+        .with_context(|| format!("failed to listen on {}", config.listen))?;
+    logs::install(&config.log, std::sync::Arc::new(System))?;
+    let keeper = keeper::spawn(&program, &settings).context("failed to start the keeper")?;
+    let confinement = confine(&config, &settings)?;
+    let runtime = runtime()?;
+    runtime.block_on(service::run(Start { config, keeper, listener, confinement }))?;
+    Ok(())
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("failed to start the async runtime")
+}
+
+fn key(key: Key) -> anyhow::Result<()> {
+    use std::io::Write as _;
+
+    must_be_root("key")?;
+    let (Key::New(arguments) | Key::Revoke(arguments)) = &key;
+    let defaults = Config::default();
+    let config = Config { state: absolute(arguments.state.clone())?.unwrap_or(defaults.state), ..Config::default() };
+    let settings = Settings::new(config.state.clone(), PathBuf::new(), PathBuf::new());
+    // As the daemon's user: a file that root makes in the daemon's folder would lock the daemon out.
+    confine(&config, &settings)?;
+    runtime()?.block_on(async {
+        let state = State::open(&service::folder(&config))?;
+        match &key {
+            Key::New(arguments) => {
+                let made = state.new_key(&arguments.name, System.now_ms()).await?;
+                writeln!(std::io::stdout(), "{}", made.key)?;
+            }
+            Key::Revoke(arguments) => {
+                if !state.revoke_key(&arguments.name).await? {
+                    bail!("there is no key named {:?}", arguments.name);
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Makes the daemon's folder, and gives up what the service does not need.
+fn confine(
+    config: &Config,
+    settings: &Settings,
+) -> anyhow::Result<std::collections::BTreeMap<String, mote_sandbox_api::capability::Support>> {
+    let folder = service::folder(config);
+    std::fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    std::os::unix::fs::chown(&folder, Some(settings.daemon_uid), Some(settings.daemon_gid))
+        .with_context(|| format!("failed to give {} to the daemon", folder.display()))?;
+    Ok(std::collections::BTreeMap::new())
 }

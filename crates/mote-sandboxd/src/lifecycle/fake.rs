@@ -13,7 +13,7 @@ use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
 use tokio::sync::Notify;
 
-use super::substrate::{Alive, Found, Launch, Origin, Substrate};
+use super::substrate::{Alive, Found, Launch, Origin, Substrate, Taken};
 use crate::guest::Guest;
 
 /// What is there.
@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) configured: Vec<Configuration>,
     pub(crate) starts: usize,
     pub(crate) oom: bool,
+    /// A snapshot asks for the root to be mounted anew.
+    pub(crate) remounts: bool,
     /// Operations that fail, by name.
     pub(crate) broken: BTreeSet<&'static str>,
 }
@@ -123,10 +125,10 @@ impl Substrate for Fake {
         world.roots.remove(id);
         Ok(())
     }
-    async fn snapshot(&self, _: &str, snapshot: &str, _: Option<&Guest>) -> Result<(), Failure> {
+    async fn snapshot(&self, _: &str, snapshot: &str, _: Option<&Guest>) -> Result<Taken, Failure> {
         self.world().snapshots.insert(snapshot.to_owned());
         let _gate = self.gate.lock().await;
-        self.may("snapshot").map(drop)
+        self.may("snapshot").map(|world| Taken { remount: world.remounts })
     }
     async fn rollback(&self, id: &str, snapshot: &str) -> Result<(), Failure> {
         let world = self.may("rollback")?;
@@ -134,9 +136,9 @@ impl Substrate for Fake {
         assert!(world.snapshots.contains(snapshot), "the snapshot is there");
         Ok(())
     }
-    async fn fork(&self, _: &str, to: &str, _: Option<&Guest>) -> Result<(), Failure> {
+    async fn fork(&self, _: &str, to: &str, _: Option<&Guest>) -> Result<Taken, Failure> {
         self.may("fork")?.roots.insert(to.to_owned());
-        Ok(())
+        Ok(Taken::default())
     }
     async fn remove_snapshot(&self, snapshot: &str) -> Result<(), Failure> {
         self.may("remove_snapshot")?.snapshots.remove(snapshot);
@@ -145,8 +147,8 @@ impl Substrate for Fake {
     async fn diff(&self, _: &str, _: Option<&Guest>) -> Result<Vec<Change>, Failure> {
         self.may("diff").map(|_| Vec::new())
     }
-    async fn commit(&self, _: &str, name: &str, _: Option<&Guest>) -> Result<String, Failure> {
-        self.may("commit").map(|_| format!("sha256:{name}"))
+    async fn commit(&self, _: &str, name: &str, _: Option<&Guest>) -> Result<(String, Taken), Failure> {
+        self.may("commit").map(|_| (format!("sha256:{name}"), Taken::default()))
     }
     async fn volume(&self, id: &str) -> Result<(), Failure> {
         self.may("volume")?.volumes.insert(id.to_owned());
@@ -159,8 +161,9 @@ impl Substrate for Fake {
     async fn living(&self) -> Result<Vec<Found>, Failure> {
         Ok(self.world().living.iter().map(|(id, frozen)| Found { id: id.clone(), frozen: *frozen }).collect())
     }
-    async fn roots(&self) -> Result<Vec<String>, Failure> {
-        Ok(self.world().roots.iter().cloned().collect())
+    async fn held(&self) -> Result<(Vec<String>, Vec<String>), Failure> {
+        let world = self.world();
+        Ok((world.roots.iter().cloned().collect(), world.snapshots.iter().cloned().collect()))
     }
     async fn usage(&self, _: &str) -> Result<Usage, Failure> {
         Ok(Usage { oom_kills: u64::from(self.world().oom), ..Usage::default() })

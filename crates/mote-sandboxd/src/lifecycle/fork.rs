@@ -80,7 +80,10 @@ impl Sandboxes {
         record.parent = Some(parent.id().to_owned());
         let cell = self.admit(&record).await?;
         match self.substrate.fork(parent.id(), cell.id(), self.writing(parent).as_ref()).await {
-            Ok(()) => Ok(cell),
+            Ok(taken) => {
+                self.remount(parent, taken).await?;
+                Ok(cell)
+            }
             Err(failure) => Err(self.abandon(&cell, failure).await),
         }
     }

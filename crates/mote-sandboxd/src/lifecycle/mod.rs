@@ -6,6 +6,7 @@
 
 pub mod cell;
 pub mod check;
+pub mod container;
 mod create;
 mod fork;
 pub mod journal;

@@ -76,7 +76,8 @@ impl Sandboxes {
             self.substrate.end(&id).await?;
             recovered.strays += 1;
         }
-        for id in self.substrate.roots().await?.into_iter().filter(|id| !known.contains(id)) {
+        let (roots, snapshots) = self.substrate.held().await?;
+        for id in roots.into_iter().filter(|id| !known.contains(id)) {
             tracing::warn!(sandbox = id, "a root without a record is removed");
             self.substrate.end(&id).await?;
             self.substrate.remove(&id).await?;
@@ -86,6 +87,11 @@ impl Sandboxes {
             self.substrate.remove_snapshot(&snapshot.snapshot.id).await?;
             self.store.remove_snapshot(&snapshot.snapshot.id).await?;
             recovered.strays += 1;
+        }
+        let named: HashSet<String> =
+            self.store.snapshots().await?.into_iter().map(|record| record.snapshot.id).collect();
+        for id in snapshots.into_iter().filter(|id| !named.contains(id)) {
+            self.substrate.remove_snapshot(&id).await?;
         }
         self.prune().await?;
         Ok(recovered)

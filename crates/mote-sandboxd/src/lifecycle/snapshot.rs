@@ -12,6 +12,7 @@ use mote_sandbox_api::spec::ImageSource;
 use super::cell::Cell;
 use super::measure::Operation;
 use super::record::Record;
+use super::substrate::Taken;
 use super::{Sandboxes, check, to_the_end};
 use crate::clock::new_id;
 use crate::guest::Guest;
@@ -55,13 +56,17 @@ impl Sandboxes {
         };
         let mut record = SnapshotRecord { snapshot: snapshot.clone(), image, complete: false };
         self.store.put_snapshot(&record).await?;
-        if let Err(failure) = self.substrate.snapshot(cell.id(), &snapshot.id, self.writing(cell).as_ref()).await {
-            self.substrate.remove_snapshot(&snapshot.id).await?;
-            self.store.remove_snapshot(&snapshot.id).await?;
-            return Err(failure);
-        }
+        let taken = match self.substrate.snapshot(cell.id(), &snapshot.id, self.writing(cell).as_ref()).await {
+            Ok(taken) => taken,
+            Err(failure) => {
+                self.substrate.remove_snapshot(&snapshot.id).await?;
+                self.store.remove_snapshot(&snapshot.id).await?;
+                return Err(failure);
+            }
+        };
         record.complete = true;
         self.store.put_snapshot(&record).await?;
+        self.remount(cell, taken).await?;
         Ok(snapshot)
     }
 
@@ -136,6 +141,28 @@ impl Sandboxes {
         }
     }
 
+    /// Mounts the root anew where a copy of it asks for that: nothing but the first process lived then, and it starts again.
+    pub(super) async fn remount(&self, cell: &Arc<Cell>, taken: Taken) -> Result<(), Failure> {
+        if !taken.remount || cell.guest().is_none() {
+            return Ok(());
+        }
+        let frozen = cell.read(|record| record.resting && record.pause == Some(PauseKind::Frozen));
+        cell.leave();
+        self.substrate.end(cell.id()).await?;
+        if frozen {
+            return cell.change(&self.store, |record| record.pause = Some(PauseKind::Stopped)).await;
+        }
+        let volumes = self.volumes_of(&cell.read(|record| record.spec.clone())).await?;
+        if let Err(failure) = self.launch(cell, volumes).await {
+            let reason = format!("its first process could not be started again: {failure}");
+            cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(reason))?.await?;
+            cell.leave();
+            self.substrate.end(cell.id()).await?;
+            return Err(failure);
+        }
+        Ok(())
+    }
+
     /// What differs from the image, by path.
     ///
     /// # Errors
@@ -160,7 +187,11 @@ impl Sandboxes {
         to_the_end(async move {
             let taken = this.durations.start(Operation::Commit);
             let guest = this.writing(&cell);
-            let work = this.substrate.commit(cell.id(), &name, guest.as_ref());
+            let work = async {
+                let (image, taken) = this.substrate.commit(cell.id(), &name, guest.as_ref()).await?;
+                this.remount(&cell, taken).await?;
+                Ok(image)
+            };
             let image = this.during(&cell, Transition::Snapshot, Transition::SnapshotDone, work).await?;
             taken.done();
             cell.note(this.clock.now_ms(), "info", format!("committed as {name}"));

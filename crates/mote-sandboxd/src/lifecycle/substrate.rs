@@ -69,6 +69,13 @@ impl std::fmt::Debug for Alive {
     }
 }
 
+/// What a copy of a root left behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// The root is made up of other trees now and has to be mounted anew, else what is written is lost.
+    pub remount: bool,
+}
+
 /// A sandbox that was found alive after a restart of the daemon.
 #[derive(Debug)]
 pub struct Found {
@@ -110,17 +117,17 @@ pub trait Substrate: Send + Sync + 'static {
     async fn remove(&self, id: &str) -> Result<(), Failure>;
 
     /// Takes a snapshot of the root. `guest` is there where processes live and are not frozen.
-    async fn snapshot(&self, id: &str, snapshot: &str, guest: Option<&Guest>) -> Result<(), Failure>;
+    async fn snapshot(&self, id: &str, snapshot: &str, guest: Option<&Guest>) -> Result<Taken, Failure>;
     /// Puts a snapshot in the place of the root of a sandbox whose processes were ended.
     async fn rollback(&self, id: &str, snapshot: &str) -> Result<(), Failure>;
     /// Copies the root to a new sandbox's.
-    async fn fork(&self, from: &str, to: &str, guest: Option<&Guest>) -> Result<(), Failure>;
+    async fn fork(&self, from: &str, to: &str, guest: Option<&Guest>) -> Result<Taken, Failure>;
     /// Removes a snapshot. May be repeated.
     async fn remove_snapshot(&self, snapshot: &str) -> Result<(), Failure>;
     /// What differs from the image.
     async fn diff(&self, id: &str, guest: Option<&Guest>) -> Result<Vec<Change>, Failure>;
     /// Makes an image of the root as it is; answers with its id.
-    async fn commit(&self, id: &str, name: &str, guest: Option<&Guest>) -> Result<String, Failure>;
+    async fn commit(&self, id: &str, name: &str, guest: Option<&Guest>) -> Result<(String, Taken), Failure>;
 
     /// Makes a volume.
     async fn volume(&self, id: &str) -> Result<(), Failure>;
@@ -129,8 +136,8 @@ pub trait Substrate: Send + Sync + 'static {
 
     /// What lives now.
     async fn living(&self) -> Result<Vec<Found>, Failure>;
-    /// Ids of the roots that are there, those without a record included.
-    async fn roots(&self) -> Result<Vec<String>, Failure>;
+    /// Ids of the roots and of the snapshots that are there, those without a record included.
+    async fn held(&self) -> Result<(Vec<String>, Vec<String>), Failure>;
     /// What a sandbox uses.
     async fn usage(&self, id: &str) -> Result<Usage, Failure>;
     /// Another network policy from now on.

@@ -10,20 +10,36 @@ use super::terminal::Terminal;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
     /// All went well.
-    Done = 0,
+    Done,
     /// The task failed or was cancelled, or the command failed.
-    Failed = 1,
+    Failed,
     /// The command line or agent.yaml is wrong.
-    Usage = 2,
+    Usage,
     /// The service cannot be reached, or is overloaded.
-    Unreachable = 3,
+    Unreachable,
     /// The service refused the request.
-    Refused = 4,
+    Refused,
+    /// What a program in a sandbox ended with.
+    Program(u8),
+}
+
+impl Code {
+    /// The number that scripts see.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::Refused => 4,
+            Self::Program(number) => number,
+        }
+    }
 }
 
 impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
-        Self::from(code as u8)
+        Self::from(code.number())
     }
 }
 

@@ -11,6 +11,7 @@ mod replay;
 mod run;
 mod run_file;
 mod runtime;
+mod sandbox;
 mod schema;
 mod serve;
 mod services;
@@ -30,6 +31,7 @@ Examples:
   mote check agent.yaml                       every mistake with its line and column
   mote serve agent.yaml --state /var/lib/mote the service
   mote task submit \"Sort ticket 42\" --watch   give a running service a task and follow it
+  mote sandbox exec ID -- ls -l               run a program in a sandbox of mote-sandboxd
 
 Exit codes:
   0  done
@@ -54,6 +56,7 @@ enum Command {
     Serve(serve::Arguments),
     Check(check::Arguments),
     Task(task::Arguments),
+    Sandbox(sandbox::Arguments),
     Replay(replay::Arguments),
     Schema(schema::Arguments),
     Store(store::Arguments),
@@ -69,6 +72,7 @@ impl CommandLine {
             Command::Serve(arguments) => serve::execute(arguments, terminal),
             Command::Check(arguments) => check::execute(&arguments, terminal),
             Command::Task(arguments) => task::execute(arguments, terminal),
+            Command::Sandbox(arguments) => sandbox::execute(arguments, terminal),
             Command::Replay(arguments) => replay::execute(arguments, terminal),
             Command::Schema(arguments) => schema::execute(&arguments, terminal),
             Command::Store(arguments) => store::execute(arguments, terminal),

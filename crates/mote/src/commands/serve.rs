@@ -76,7 +76,7 @@ fn watch_signals(stop: CancellationToken) -> std::io::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        std::process::exit(i32::from(Code::Failed as u8));
+        std::process::exit(i32::from(Code::Failed.number()));
     });
     Ok(())
 }

@@ -124,7 +124,7 @@ fn quoted(key: &str) -> Result<String, Exit> {
 }
 
 /// Text as a segment of a path or a value of a query: all but unreserved characters are percent-encoded (RFC 3986).
-pub(super) fn segment(text: &str) -> String {
+pub(crate) fn segment(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

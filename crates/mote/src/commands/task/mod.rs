@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use super::exit::Exit;
 use super::terminal::{Style, Terminal};
-use client::{Client, segment};
+use client::Client;
+pub(crate) use client::segment;
 
 const AFTER_HELP: &str = "\
 Every command takes --url and --key, or MOTE_URL and MOTE_KEY. A key in the environment does not show in `ps`.

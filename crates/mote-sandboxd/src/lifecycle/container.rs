@@ -1,0 +1,210 @@
+//! The container substrate as the lifecycle sees it: namespaces, roots, the network boundary and the guest, each by id.
+//!
+//! It decides nothing: it only says which part carries out what, and in which order where two have to.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use mote_sandbox_api::capability::Support;
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::guest::Configuration;
+use mote_sandbox_api::network::Policy;
+use mote_sandbox_api::request::{Change, Usage};
+use mote_sandbox_api::spec::ImageSource;
+
+use super::substrate::{Alive, Found, Launch, Origin, Substrate, Taken};
+use crate::descriptor;
+use crate::filesystem::keeper as roots;
+use crate::filesystem::recipe::Lower;
+use crate::filesystem::{Filesystem, id::Id};
+use crate::guest::Guest;
+use crate::namespace::{Containers, Launch as Plan, Mount, Source, Started};
+
+/// What containers are made of.
+#[derive(Debug)]
+pub struct Container {
+    /// Namespaces, cgroups and first processes.
+    pub containers: Containers,
+    /// Roots, snapshots and volumes.
+    pub filesystem: Filesystem,
+    /// What this host can enforce, found at start.
+    pub enforcement: BTreeMap<String, Support>,
+    /// What a sandbox can be asked here, found at start.
+    pub features: BTreeMap<String, Support>,
+}
+
+impl Container {
+    async fn alive(&self, id: &str, started: Started, launch: &Launch) -> Result<Alive, Failure> {
+        let exit = descriptor::watch(started.exit)
+            .map_err(|error| Failure::new(Code::Internal, format!("failed to watch a first process: {error}")))?;
+        let (_, _) = (id, launch);
+        Ok(Alive {
+            guest: Guest::new(started.guest),
+            exit: Box::pin(async move {
+                // Readable once the process ended; an error means that there is nothing to watch any more.
+                let _ = exit.readable().await;
+            }),
+            env: BTreeMap::new(),
+        })
+    }
+
+    /// Whether no process but the first lives, so that a root can change under it.
+    fn is_quiet(&self, id: &str) -> bool {
+        self.containers.usage(id).pids <= 1
+    }
+}
+
+fn plan(id: &str, launch: &Launch) -> Plan {
+    let volumes = launch.volumes.iter().map(|volume| Mount {
+        source: Source::Volume(volume.id.clone()),
+        path: volume.path.clone(),
+        read_only: volume.read_only,
+    });
+    let data = launch.spec.data.iter().map(|data| Mount {
+        source: Source::Data(data.source.clone().into()),
+        path: data.path.clone(),
+        read_only: true,
+    });
+    Plan {
+        id: id.to_owned(),
+        hostname: id.to_owned(),
+        network: launch.spec.network.is_some(),
+        resources: launch.spec.resources.clone(),
+        mounts: volumes.chain(data).collect(),
+    }
+}
+
+/// What was asked to be given back and is not there was given back before.
+fn given_back(result: Result<(), Failure>) -> Result<(), Failure> {
+    match result {
+        Err(failure) if failure.code == Code::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[async_trait]
+impl Substrate for Container {
+    fn name(&self) -> &'static str {
+        "container"
+    }
+
+    fn features(&self) -> BTreeMap<String, Support> {
+        self.features.clone()
+    }
+
+    fn enforcement(&self) -> BTreeMap<String, Support> {
+        self.enforcement.clone()
+    }
+
+    async fn image(&self, source: &ImageSource) -> Result<String, Failure> {
+        match source {
+            ImageSource::Host => Ok("host".to_owned()),
+            ImageSource::Directory(path) => Ok(format!("dir:{path}")),
+            other => Err(Failure::unsupported("image", format!("images of this kind are not there: {other:?}"))),
+        }
+    }
+
+    async fn root(&self, id: &str, origin: &Origin, disk_bytes: Option<u64>) -> Result<(), Failure> {
+        let origin = match origin {
+            Origin::Image(image) => roots::Origin::Image(lower(image)?),
+            Origin::Snapshot { id, .. } => roots::Origin::Snapshot(Id::new("snapshot", id)?),
+        };
+        self.filesystem.root_new(id, origin, disk_bytes).await
+    }
+
+    async fn start(&self, id: &str, launch: Launch) -> Result<Alive, Failure> {
+        let started = self.containers.start(plan(id, &launch)).await?;
+        self.alive(id, started, &launch).await
+    }
+
+    async fn adopt(&self, id: &str, launch: Launch) -> Result<Alive, Failure> {
+        let started = self.containers.adopt(id).await?;
+        self.alive(id, started, &launch).await
+    }
+
+    async fn configure(&self, guest: &Guest, configuration: Configuration) -> Result<(), Failure> {
+        guest.configure(configuration).await
+    }
+
+    async fn sync(&self, guest: &Guest) -> Result<(), Failure> {
+        guest.sync().await
+    }
+
+    async fn freeze(&self, id: &str) -> Result<(), Failure> {
+        self.containers.freeze(id).await
+    }
+
+    async fn thaw(&self, id: &str) -> Result<(), Failure> {
+        self.containers.thaw(id).await
+    }
+
+    async fn end(&self, id: &str) -> Result<(), Failure> {
+        given_back(self.containers.end(id).await)
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), Failure> {
+        given_back(self.filesystem.remove(id).await)
+    }
+
+    async fn snapshot(&self, id: &str, snapshot: &str, _: Option<&Guest>) -> Result<Taken, Failure> {
+        let remount = self.filesystem.snapshot(id, snapshot, self.is_quiet(id)).await?;
+        Ok(Taken { remount })
+    }
+
+    async fn rollback(&self, id: &str, snapshot: &str) -> Result<(), Failure> {
+        self.filesystem.rollback(id, snapshot).await
+    }
+
+    async fn fork(&self, from: &str, to: &str, _: Option<&Guest>) -> Result<Taken, Failure> {
+        let remount = self.filesystem.fork(from, to, self.is_quiet(from)).await?;
+        Ok(Taken { remount })
+    }
+
+    async fn remove_snapshot(&self, snapshot: &str) -> Result<(), Failure> {
+        given_back(self.filesystem.remove_snapshot(snapshot).await)
+    }
+
+    async fn diff(&self, _: &str, _: Option<&Guest>) -> Result<Vec<Change>, Failure> {
+        Err(Failure::unsupported("diff", "this daemon cannot tell differences"))
+    }
+
+    async fn commit(&self, _: &str, _: &str, _: Option<&Guest>) -> Result<(String, Taken), Failure> {
+        Err(Failure::unsupported("commit", "this daemon cannot make images"))
+    }
+
+    async fn volume(&self, id: &str) -> Result<(), Failure> {
+        self.filesystem.volume_new(id, None).await
+    }
+
+    async fn remove_volume(&self, id: &str) -> Result<(), Failure> {
+        given_back(self.filesystem.remove_volume(id).await)
+    }
+
+    async fn living(&self) -> Result<Vec<Found>, Failure> {
+        let living = self.containers.living().await?;
+        Ok(living.into_iter().map(|living| Found { id: living.id, frozen: living.frozen }).collect())
+    }
+
+    async fn held(&self) -> Result<(Vec<String>, Vec<String>), Failure> {
+        self.filesystem.held().await
+    }
+
+    async fn usage(&self, id: &str) -> Result<Usage, Failure> {
+        let charge = self.filesystem.usage(id).await.unwrap_or_default();
+        let usage = self.containers.usage(id);
+        Ok(Usage { disk_bytes: charge.bytes, disk_bytes_max: charge.bytes_max, ..usage })
+    }
+
+    async fn policy(&self, _: &str, _: Policy) -> Result<(), Failure> {
+        Err(Failure::unsupported("network", "this daemon has no network boundary"))
+    }
+}
+
+/// The trees of an image, the topmost first.
+fn lower(image: &str) -> Result<Vec<Lower>, Failure> {
+    match image.split_once(':') {
+        None if image == "host" => Ok(vec![Lower::Host]),
+        Some(("dir", path)) => Ok(vec![Lower::Directory(path.into())]),
+        _ => Err(Failure::not_found("image", image)),
+    }
+}

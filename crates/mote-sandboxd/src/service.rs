@@ -1,0 +1,240 @@
+//! Puts the daemon's parts together and runs them: state, keeper, substrate, recovery, API; and winds them down.
+//!
+//! It runs without privilege: `main` started the keeper and gave privilege up before the first thread. It decides nothing
+//! about sandboxes.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mote_sandbox_api::capability::Support;
+use mote_sandbox_api::error::Failure;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::access::Keys;
+use crate::api::{self, Api};
+use crate::clock::{SharedClock, System};
+use crate::config::{Config, OnStop};
+use crate::filesystem::{Backend, Filesystem};
+use crate::keeper::Verb;
+use crate::keeper::client::Client;
+use crate::lifecycle::container::Container;
+use crate::lifecycle::profiles::Profiles;
+use crate::lifecycle::{Parts, Sandboxes};
+use crate::limits::{CONNECTION_GRACE, KEEPER_PING_EVERY, REMOVE_ALL_TIMEOUT};
+use crate::namespace::Containers;
+use crate::state::{self, State};
+use crate::telemetry::metrics::Metrics;
+
+/// The daemon's own folder in the state directory: its database, its keys.
+pub const FOLDER: &str = "daemon";
+/// In that folder, the key that is made at the first start, for the command line to find.
+pub const KEY_FILE: &str = "admin.key";
+/// Name of that key.
+const KEY_NAME: &str = "admin";
+
+/// Why the daemon could not be started or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state cannot be opened.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// A part failed.
+    #[error("failed to {0}: {1}")]
+    Part(&'static str, Failure),
+    /// A file or a socket failed.
+    #[error("failed to {0}: {1}")]
+    Io(&'static str, std::io::Error),
+    /// The keeper ended: nothing can be done without it.
+    #[error("the keeper is gone")]
+    Keeper,
+}
+
+/// What `main` hands over.
+#[derive(Debug)]
+pub struct Start {
+    /// The configuration.
+    pub config: Config,
+    /// The socket of the keeper.
+    pub keeper: OwnedFd,
+    /// The listening socket of the API.
+    pub listener: std::net::TcpListener,
+    /// What was given up, by name, for `GET /v1/capabilities`.
+    pub confinement: BTreeMap<String, Support>,
+}
+
+/// The daemon's own folder of a state directory.
+#[must_use]
+pub fn folder(config: &Config) -> PathBuf {
+    config.state.join(FOLDER)
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`Error`].
+pub async fn run(start: Start) -> Result<(), Error> {
+    // Signals first: one that comes while the daemon starts must not be missed.
+    let stop = CancellationToken::new();
+    watch_signals(&stop).map_err(|error| Error::Io("watch for signals", error))?;
+    let Start { config, keeper, listener, confinement } = start;
+    let clock: SharedClock = Arc::new(System);
+    let store = State::open(&folder(&config))?;
+    let keeper = Client::start(keeper).map_err(|error| Error::Io("reach the keeper", error))?;
+    keeper.call(Verb::Ping).await.map_err(|failure| Error::Part("start the keeper", failure))?;
+    let container = container(&keeper, confinement).await.map_err(|failure| Error::Part("probe the host", failure))?;
+    let sandboxes = Sandboxes::new(Parts {
+        substrate: Arc::new(container),
+        store: store.clone(),
+        clock: Arc::clone(&clock),
+        profiles: Profiles::new(&config.image, &config.profiles),
+        sandboxes_max: config.sandboxes_max,
+        pool: config.pool.clone(),
+    });
+    let recovered = sandboxes.recover().await.map_err(|failure| Error::Part("recover the sandboxes", failure))?;
+    tracing::info!(
+        adopted = recovered.adopted,
+        rested = recovered.rested,
+        reaped = recovered.reaped,
+        strays = recovered.strays,
+        "recovered"
+    );
+    first_key(&store, &folder(&config), &*clock).await?;
+    listener.set_nonblocking(true).map_err(|error| Error::Io("listen", error))?;
+    let listener = TcpListener::from_std(listener).map_err(|error| Error::Io("listen", error))?;
+    let address = listener.local_addr().map_err(|error| Error::Io("listen", error))?;
+    let closing = CancellationToken::new();
+    let api = Api {
+        keys: Arc::new(Keys::new(store)),
+        metrics: Arc::new(Metrics::new(&sandboxes)),
+        sandboxes: sandboxes.clone(),
+        domain: config.domain.as_str().into(),
+        closing: closing.clone(),
+    };
+    tracing::info!(%address, state = %config.state.display(), version = env!("CARGO_PKG_VERSION"), "listening");
+    let serving = api::server::serve(listener, api::router(&api), closing.clone(), CONNECTION_GRACE);
+    let timing = tokio::spawn(keep(sandboxes.clone(), Work::Time));
+    let warming = tokio::spawn(keep(sandboxes.clone(), Work::Pool));
+    let winding = wind_down(&sandboxes, &config, &keeper, stop, closing);
+    let (served, wound) = tokio::join!(serving, winding);
+    timing.abort();
+    warming.abort();
+    served.map_err(|error| Error::Io("serve", error))?;
+    wound?;
+    if config.on_stop == OnStop::Remove
+        && tokio::time::timeout(REMOVE_ALL_TIMEOUT, sandboxes.remove_all()).await.is_err()
+    {
+        tracing::error!("sandboxes are left: they could not be ended in time; the next daemon reaps them");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+enum Work {
+    Time,
+    Pool,
+}
+
+async fn keep(sandboxes: Sandboxes, work: Work) {
+    match work {
+        Work::Time => sandboxes.keep_time().await,
+        Work::Pool => sandboxes.keep_warm().await,
+    }
+}
+
+/// Waits for the signal, or for the end of the keeper; then nothing new is made, and what is under way may finish.
+async fn wind_down(
+    sandboxes: &Sandboxes,
+    config: &Config,
+    keeper: &Client,
+    stop: CancellationToken,
+    closing: CancellationToken,
+) -> Result<(), Error> {
+    let outcome = tokio::select! {
+        () = stop.cancelled() => {
+            tracing::info!(sandboxes = ?config.on_stop, "stopping: nothing new is accepted");
+            Ok(())
+        }
+        () = until_gone(keeper) => {
+            tracing::error!("the keeper is gone");
+            Err(Error::Keeper)
+        }
+    };
+    sandboxes.close();
+    closing.cancel();
+    outcome
+}
+
+async fn until_gone(keeper: &Client) {
+    while keeper.call(Verb::Ping).await.is_ok() {
+        tokio::time::sleep(KEEPER_PING_EVERY).await;
+    }
+}
+
+/// Cancels `stop` at the first SIGTERM or SIGINT; the second ends the process at once: sandboxes live on and are adopted.
+fn watch_signals(stop: &CancellationToken) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        for is_second in [false, true] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if is_second {
+                std::process::exit(1);
+            }
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// The substrate, with what this host can do.
+async fn container(keeper: &Client, confinement: BTreeMap<String, Support>) -> Result<Container, Failure> {
+    let (containers, filesystem) = (Containers::new(keeper.clone()), Filesystem::new(keeper.clone()));
+    let description = filesystem.describe().await?;
+    let mut enforcement = confinement;
+    for (name, how) in containers.controllers().await? {
+        enforcement.insert(format!("cgroup.{name}"), Support::yes(how));
+    }
+    let is_btrfs = description.backend == Backend::Btrfs;
+    let live = if is_btrfs {
+        Support::yes("btrfs: atomic and independent of the number of files")
+    } else {
+        Support::no("plain directories: a snapshot needs that nothing but the first process lives, else it is `busy`")
+    };
+    let features = BTreeMap::from([
+        ("snapshot.live".to_owned(), live),
+        ("snapshot.memory".to_owned(), Support::no("containers keep files alone; answers say memory: false")),
+        ("pause.memory".to_owned(), Support::yes("processes are frozen by the cgroup freezer")),
+        ("pause.stopped".to_owned(), Support::yes("processes are ended, the filesystem is kept")),
+        ("clock.offset".to_owned(), Support::no("not on containers")),
+        ("entropy.seed".to_owned(), Support::no("not on containers")),
+    ]);
+    Ok(Container { containers, filesystem, enforcement, features })
+}
+
+/// Where there is no key, makes one: printed once, and left where root on this host finds it.
+async fn first_key(store: &State, folder: &Path, clock: &dyn crate::clock::Clock) -> Result<(), Error> {
+    let failed = |failure| Error::Part("make the first key", failure);
+    if !store.keys().await.map_err(failed)?.is_empty() {
+        return Ok(());
+    }
+    let made = store.new_key(KEY_NAME, clock.now_ms()).await.map_err(failed)?;
+    let path = folder.join(KEY_FILE);
+    let write = || {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        writeln!(file, "{}", made.key)?;
+        let mut output = std::io::stdout().lock();
+        writeln!(output, "API key, shown this once and kept in {}:\n{}", path.display(), made.key)
+    };
+    write().map_err(|error| Error::Io("keep the first key", error))
+}

@@ -1,0 +1,134 @@
+//! `mote sandbox shell` and `exec -i`: a process whose input and output are this terminal's.
+//!
+//! It renders nothing: bytes pass as they are, in raw mode, so that the program inside sees every key.
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, anyhow};
+use futures_util::{SinkExt as _, StreamExt as _};
+use mote_sandbox_api::guest::{Start, TerminalSize};
+use mote_sandbox_api::request::{STREAM_STDERR, StreamEvent, StreamRequest};
+use rustix::termios::{self, OptionalActions, Termios};
+use tokio::io::AsyncReadExt as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::client::{Client, explained};
+use super::{Run, Shell, ended, of};
+use crate::commands::exit::{Code, Exit};
+
+/// Bytes of input that travel in one message.
+const INPUT_BYTES: usize = 16 * 1024;
+
+/// What starts where no program is named: the first shell that is there, as a login shell.
+const LOGIN: &str = "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi";
+
+/// The terminal in raw mode; as it was, when this is dropped.
+struct Raw(Termios);
+
+impl Raw {
+    /// `None` where standard input is no terminal.
+    fn enter() -> Option<Self> {
+        let before = termios::tcgetattr(rustix::stdio::stdin()).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // Where the terminal is gone there is nothing to set back.
+        let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &self.0);
+    }
+}
+
+/// The size of the terminal; that of a VT100 where there is none.
+fn size() -> TerminalSize {
+    match termios::tcgetwinsize(rustix::stdio::stdin()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => TerminalSize { cols: size.ws_col, rows: size.ws_row },
+        _ => TerminalSize { cols: 80, rows: 24 },
+    }
+}
+
+/// A terminal in a sandbox.
+pub(super) async fn open(shell: Shell, client: &Client) -> Result<(), Exit> {
+    let argv = if shell.command.is_empty() {
+        ["/bin/sh", "-c", LOGIN].map(str::to_owned).to_vec()
+    } else {
+        shell.command
+    };
+    let start = Start { argv, user: shell.user, terminal: Some(size()), stdin: true, ..Start::default() };
+    follow(&of(&shell.sandbox, "/stream"), start, client, true).await
+}
+
+/// A program whose input is this command's.
+pub(super) async fn piped(run: Run, client: &Client) -> Result<(), Exit> {
+    let start = Start {
+        argv: run.command,
+        env: run.env.into_iter().collect(),
+        cwd: run.cwd,
+        user: run.user,
+        stdin: true,
+        timeout_ms: run.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        ..Start::default()
+    };
+    follow(&of(&run.sandbox, "/stream"), start, client, false).await
+}
+
+fn message(request: &StreamRequest) -> Result<Message, Exit> {
+    Ok(Message::text(serde_json::to_string(request).map_err(anyhow::Error::new)?))
+}
+
+async fn follow(path: &str, start: Start, client: &Client, terminal: bool) -> Result<(), Exit> {
+    let socket = client.stream(path).await?;
+    let (mut sink, mut messages) = socket.split();
+    let lost = |error| Exit::new(Code::Unreachable, anyhow!("the connection was lost: {error}"));
+    sink.send(message(&StreamRequest::Start(start))?).await.map_err(lost)?;
+    let raw = if terminal { Raw::enter() } else { None };
+    let mut resized = signal(SignalKind::window_change()).context("failed to watch the terminal's size")?;
+    let (mut input, mut buffer, mut open) = (tokio::io::stdin(), vec![0; INPUT_BYTES], true);
+    let end = loop {
+        tokio::select! {
+            read = input.read(&mut buffer), if open => match read {
+                Ok(0) | Err(_) => {
+                    open = false;
+                    sink.send(message(&StreamRequest::StdinEnd)?).await.map_err(lost)?;
+                }
+                Ok(length) => sink.send(Message::binary(buffer[..length].to_vec())).await.map_err(lost)?,
+            },
+            _ = resized.recv(), if raw.is_some() => {
+                sink.send(message(&StreamRequest::Resize(size()))?).await.map_err(lost)?;
+            }
+            received = messages.next() => match received {
+                Some(Ok(Message::Binary(bytes))) => write(&bytes)?,
+                Some(Ok(Message::Text(text))) => match serde_json::from_str(&text).map_err(anyhow::Error::new)? {
+                    StreamEvent::Started { .. } => {}
+                    StreamEvent::Exited { exit, .. } => break ended(exit),
+                    StreamEvent::Failed(failure) => {
+                        break Err(Exit::new(Code::Refused, anyhow!(explained(&failure))));
+                    }
+                },
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break Err(lost(error)),
+                None => break Err(Exit::new(Code::Unreachable, anyhow!("the daemon closed the connection"))),
+            },
+        }
+    };
+    drop(raw);
+    end
+}
+
+fn write(bytes: &[u8]) -> Result<(), Exit> {
+    let Some((stream, bytes)) = bytes.split_first() else { return Ok(()) };
+    if *stream == STREAM_STDERR {
+        let mut output = std::io::stderr().lock();
+        output.write_all(bytes)?;
+    } else {
+        let mut output = std::io::stdout().lock();
+        output.write_all(bytes)?;
+        output.flush()?;
+    }
+    Ok(())
+}
