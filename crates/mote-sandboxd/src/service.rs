@@ -19,7 +19,7 @@ use crate::api::access::Keys;
 use crate::api::{self, Api};
 use crate::clock::{SharedClock, System};
 use crate::config::{Config, OnStop};
-use crate::filesystem::{Backend, Filesystem};
+use crate::filesystem::Filesystem;
 use crate::keeper::Verb;
 use crate::keeper::client::Client;
 use crate::lifecycle::container::Container;
@@ -204,12 +204,12 @@ async fn container(keeper: &Client, confinement: BTreeMap<String, Support>) -> R
     for (name, how) in containers.controllers().await? {
         enforcement.insert(format!("cgroup.{name}"), Support::yes(how));
     }
-    let is_btrfs = description.backend == Backend::Btrfs;
-    let live = if is_btrfs {
-        Support::yes("btrfs: atomic and independent of the number of files")
-    } else {
-        Support::no("plain directories: a snapshot needs that nothing but the first process lives, else it is `busy`")
-    };
+    let live = Support { available: description.live_snapshots, detail: description.detail };
+    let quota = description.quota.map_or_else(
+        || Support::no("the pool has no quotas"),
+        |kind| Support::yes(format!("{kind} quotas of btrfs")),
+    );
+    enforcement.insert("disk_quota".to_owned(), quota);
     let features = BTreeMap::from([
         ("snapshot.live".to_owned(), live),
         ("snapshot.memory".to_owned(), Support::no("containers keep files alone; answers say memory: false")),

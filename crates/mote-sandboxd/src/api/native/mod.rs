@@ -3,10 +3,13 @@
 //! A file a resource. `docs/sandbox-http.md` is written from the routes here.
 
 mod body;
+mod exec;
+mod files;
 mod host;
 mod idempotency;
 mod sandboxes;
 mod stored;
+mod stream;
 
 use axum::Router;
 use axum::routing::{delete, get, post, put};
@@ -30,6 +33,16 @@ pub fn router(api: &Api) -> Router {
         .route("/v1/sandboxes/{id}/logs", get(sandboxes::logs))
         .route("/v1/sandboxes/{id}/usage", get(sandboxes::usage))
         .route("/v1/sandboxes/{id}/network", put(sandboxes::network))
+        .route("/v1/sandboxes/{id}/exec", post(exec::exec))
+        .route("/v1/sandboxes/{id}/stream", get(stream::stream))
+        .route("/v1/sandboxes/{id}/processes", get(exec::processes))
+        .route("/v1/sandboxes/{id}/processes/{pid}/signal", post(exec::signal))
+        .route("/v1/sandboxes/{id}/files", get(files::read).put(files::write).delete(files::remove))
+        .route("/v1/sandboxes/{id}/files/stat", get(files::stat))
+        .route("/v1/sandboxes/{id}/files/list", get(files::list))
+        .route("/v1/sandboxes/{id}/files/directory", post(files::directory))
+        .route("/v1/sandboxes/{id}/files/move", post(files::rename))
+        .route("/v1/sandboxes/{id}/files/watch", get(files::watch))
         .route("/v1/snapshots", get(stored::snapshots))
         .route("/v1/snapshots/{id}", delete(stored::remove_snapshot))
         .route("/v1/volumes", get(stored::volumes).post(stored::create_volume))

@@ -46,7 +46,7 @@ pub(super) fn changes(changes: &Page<Change>, json: bool, terminal: &mut Termina
     for change in &changes.items {
         let (letter, style) = match change.kind {
             ChangeKind::Added => ("A", Style::Good),
-            ChangeKind::Modified => ("M", Style::Warn),
+            ChangeKind::Modified => ("M", Style::Care),
             ChangeKind::Removed => ("D", Style::Bad),
         };
         let letter = terminal.paint_output(style, letter);

@@ -2,14 +2,13 @@
 //!
 //! It renders nothing: bytes pass as they are, in raw mode, so that the program inside sees every key.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use anyhow::{Context as _, anyhow};
 use futures_util::{SinkExt as _, StreamExt as _};
 use mote_sandbox_api::guest::{Start, TerminalSize};
 use mote_sandbox_api::request::{STREAM_STDERR, StreamEvent, StreamRequest};
 use rustix::termios::{self, OptionalActions, Termios};
-use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -77,6 +76,20 @@ pub(super) async fn piped(run: Run, client: &Client) -> Result<(), Exit> {
     follow(&of(&run.sandbox, "/stream"), start, client, false).await
 }
 
+/// What comes on standard input, read by a thread of its own: nothing waits for that thread when the command ends.
+fn input() -> tokio::sync::mpsc::Receiver<Vec<u8>> {
+    let (sender, input) = tokio::sync::mpsc::channel(1);
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; INPUT_BYTES];
+        while let Ok(length) = std::io::stdin().lock().read(&mut buffer) {
+            if length == 0 || sender.blocking_send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    input
+}
+
 fn message(request: &StreamRequest) -> Result<Message, Exit> {
     Ok(Message::text(serde_json::to_string(request).map_err(anyhow::Error::new)?))
 }
@@ -88,15 +101,15 @@ async fn follow(path: &str, start: Start, client: &Client, terminal: bool) -> Re
     sink.send(message(&StreamRequest::Start(start))?).await.map_err(lost)?;
     let raw = if terminal { Raw::enter() } else { None };
     let mut resized = signal(SignalKind::window_change()).context("failed to watch the terminal's size")?;
-    let (mut input, mut buffer, mut open) = (tokio::io::stdin(), vec![0; INPUT_BYTES], true);
+    let (mut input, mut open) = (input(), true);
     let end = loop {
         tokio::select! {
-            read = input.read(&mut buffer), if open => match read {
-                Ok(0) | Err(_) => {
+            read = input.recv(), if open => match read {
+                None => {
                     open = false;
                     sink.send(message(&StreamRequest::StdinEnd)?).await.map_err(lost)?;
                 }
-                Ok(length) => sink.send(Message::binary(buffer[..length].to_vec())).await.map_err(lost)?,
+                Some(bytes) => sink.send(Message::binary(bytes)).await.map_err(lost)?,
             },
             _ = resized.recv(), if raw.is_some() => {
                 sink.send(message(&StreamRequest::Resize(size()))?).await.map_err(lost)?;

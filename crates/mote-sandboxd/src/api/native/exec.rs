@@ -1,0 +1,190 @@
+//! `POST /v1/sandboxes/{id}/exec`: one process from start to end, its output gathered; and what runs already.
+//!
+//! A caller that goes away ends the process: it has nobody to tell. For output as it comes see `stream`.
+
+use axum::extract::{Path, State};
+use http::{HeaderMap, StatusCode};
+use mote_sandbox_api::error::Failure;
+use mote_sandbox_api::guest::{Exit, Selector, Start};
+use mote_sandbox_api::limits::{ARGS_BYTES_MAX, ARGS_MAX};
+use mote_sandbox_api::request::{Command, Exec, ExecResult, Page};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::body::{Answer, Body, json};
+use crate::api::Api;
+use crate::api::access::User;
+use crate::guest::{Event, Guest};
+use crate::lifecycle::check;
+use crate::lifecycle::measure::Operation;
+use crate::limits::EXEC_OUTPUT_BYTES_MAX;
+use crate::telemetry::trace;
+
+pub(super) async fn exec(State(api): State<Api>, user: User, headers: HeaderMap, body: Body<Exec>) -> Answer {
+    let exec = body.value;
+    check::env("env", &exec.env)?;
+    let input = exec.stdin.clone();
+    let mut start = Start {
+        argv: argv(exec.command)?,
+        env: exec.env,
+        cwd: exec.cwd,
+        user: exec.user,
+        stdin: input.is_some(),
+        timeout_ms: exec.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        ..Start::default()
+    };
+    traced(&headers, &mut start);
+    let guest = api.sandboxes.awake(&user.sandbox).await?;
+    let taken = api.sandboxes.durations().start(Operation::Exec);
+    let result = gathered(&guest, start, input).await?;
+    taken.done();
+    tracing::info!(exit = ?result.exit, duration_ms = result.duration_ms, "a program ended");
+    Ok(json(StatusCode::OK, &result))
+}
+
+/// Hands the caller's trace on to what is started, unless the caller set it.
+pub(super) fn traced(headers: &HeaderMap, start: &mut Start) {
+    if let Some(context) = trace::read(headers) {
+        start.env.entry("TRACEPARENT".to_owned()).or_insert(context.header);
+    }
+}
+
+/// The words of a command, checked.
+pub(super) fn argv(command: Command) -> Result<Vec<String>, Failure> {
+    let argv = match command {
+        Command::Line(line) if line.is_empty() => Vec::new(),
+        Command::Line(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
+        Command::Arguments(words) => words,
+    };
+    words("command", &argv)?;
+    Ok(argv)
+}
+
+/// Whether these can be a program and its arguments.
+pub(super) fn words(field: &str, argv: &[String]) -> Result<(), Failure> {
+    if argv.first().is_none_or(String::is_empty) {
+        return Err(Failure::invalid(field, "no program is given"));
+    }
+    let bytes: usize = argv.iter().map(String::len).sum();
+    if argv.len() > ARGS_MAX || bytes > ARGS_BYTES_MAX {
+        let message = format!("it has more than {ARGS_MAX} arguments or {ARGS_BYTES_MAX} bytes");
+        return Err(Failure::invalid(field, message).with("limit", ARGS_MAX));
+    }
+    if argv.iter().any(|word| word.contains('\0')) {
+        return Err(Failure::invalid(field, "an argument has a zero byte"));
+    }
+    Ok(())
+}
+
+/// Output within a bound; what is beyond is counted.
+#[derive(Default)]
+struct Gathered {
+    bytes: Vec<u8>,
+    cut: u64,
+}
+
+impl Gathered {
+    fn add(&mut self, bytes: &[u8]) {
+        let room = EXEC_OUTPUT_BYTES_MAX - self.bytes.len();
+        let taken = bytes.len().min(room);
+        self.bytes.extend_from_slice(&bytes[..taken]);
+        self.cut += (bytes.len() - taken) as u64;
+    }
+
+    fn text(self) -> String {
+        String::from_utf8(self.bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    }
+}
+
+/// Runs a process to its end.
+async fn gathered(guest: &Guest, start: Start, input: Option<String>) -> Result<ExecResult, Failure> {
+    let since = Instant::now();
+    let mut process = guest.start(start).await?;
+    let writer = process.take_input();
+    // Input goes in while output comes out: neither waits for the other.
+    let feeding = async {
+        if let (Some(mut writer), Some(input)) = (writer, input) {
+            // A process may end, or close its input, without having read it all: no failure.
+            if writer.write(input.as_bytes()).await.is_ok() {
+                let _ = writer.close().await;
+            }
+            return Some(writer);
+        }
+        None
+    };
+    let following = async {
+        let (mut stdout, mut stderr) = (Gathered::default(), Gathered::default());
+        let (mut exit, mut timed_out) = (Exit::Code(0), false);
+        while let Some(event) = process.next_event().await? {
+            match event {
+                Event::Started { .. } => {}
+                Event::Stdout(bytes) | Event::Terminal(bytes) => stdout.add(&bytes),
+                Event::Stderr(bytes) => stderr.add(&bytes),
+                Event::Exited { exit: how, timed_out: late } => (exit, timed_out) = (how, late),
+            }
+        }
+        Ok((stdout, stderr, exit, timed_out))
+    };
+    tokio::pin!(feeding, following);
+    let mut fed = None;
+    let (stdout, stderr, exit, timed_out) = loop {
+        tokio::select! {
+            ended = &mut following => break ended?,
+            // The writer is kept: dropping it is left to the end.
+            writer = &mut feeding, if fed.is_none() => fed = Some(writer),
+        }
+    };
+    Ok(ExecResult {
+        truncated_bytes: stdout.cut + stderr.cut,
+        stdout: stdout.text(),
+        stderr: stderr.text(),
+        exit,
+        timed_out,
+        duration_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+pub(super) async fn processes(State(api): State<Api>, user: User) -> Answer {
+    let items = api.sandboxes.awake(&user.sandbox).await?.processes().await?;
+    Ok(json(StatusCode::OK, &Page { items, next: None }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Signal {
+    signal: i32,
+}
+
+pub(super) async fn signal(
+    State(api): State<Api>,
+    user: User,
+    Path((_, pid)): Path<(String, u32)>,
+    body: Body<Signal>,
+) -> Answer {
+    let guest = api.sandboxes.awake(&user.sandbox).await?;
+    guest.signal(Selector::Pid(pid), body.value.signal).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "pid": pid, "signal": body.value.signal })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_goes_to_the_shell_and_words_do_not() {
+        assert_eq!(argv(Command::Line("a | b".to_owned())).unwrap(), ["/bin/sh", "-c", "a | b"]);
+        assert_eq!(argv(Command::Arguments(vec!["a".to_owned()])).unwrap(), ["a"]);
+        for wrong in [Command::Line(String::new()), Command::Arguments(vec![]), Command::Arguments(vec!["a\0".to_owned()])] {
+            assert_eq!(argv(wrong).unwrap_err().context["field"], "command");
+        }
+    }
+
+    #[test]
+    fn output_beyond_the_bound_is_counted() {
+        let mut output = Gathered::default();
+        output.add(&vec![b'x'; EXEC_OUTPUT_BYTES_MAX - 1]);
+        output.add(b"yz");
+        assert_eq!((output.bytes.len(), output.cut), (EXEC_OUTPUT_BYTES_MAX, 1));
+    }
+}
