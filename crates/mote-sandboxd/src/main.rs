@@ -2,17 +2,20 @@
 //!
 //! It holds no logic of either. Hidden subcommands are this program as its own keeper and as workers.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use mote_sandbox_api::capability::Support;
 use mote_sandbox_api::spec::ImageSource;
 use mote_sandboxd::clock::{Clock as _, System};
 use mote_sandboxd::config::{Config, OnStop};
 use mote_sandboxd::filesystem::worker;
 use mote_sandboxd::keeper::{self, Settings};
+use mote_sandboxd::privilege::{self, Kept};
 use mote_sandboxd::service::{self, Start};
 use mote_sandboxd::state::State;
 use mote_sandboxd::telemetry::logs;
@@ -147,8 +150,8 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     let config = configured(arguments)?;
     let program = std::env::current_exe().context("failed to find this program")?;
     let settings = settings(&config, &program)?;
-    let listener = std::net::TcpListener::bind(config.listen)
-        .with_context(|| format!("failed to listen on {}", config.listen))?;
+    let listener =
+        std::net::TcpListener::bind(config.listen).with_context(|| format!("failed to listen on {}", config.listen))?;
     logs::install(&config.log, std::sync::Arc::new(System))?;
     let keeper = keeper::spawn(&program, &settings).context("failed to start the keeper")?;
     let confinement = confine(&config, &settings)?;
@@ -189,13 +192,16 @@ fn key(key: Key) -> anyhow::Result<()> {
 }
 
 /// Makes the daemon's folder, and gives up what the service does not need.
-fn confine(
-    config: &Config,
-    settings: &Settings,
-) -> anyhow::Result<std::collections::BTreeMap<String, mote_sandbox_api::capability::Support>> {
+fn confine(config: &Config, settings: &Settings) -> anyhow::Result<BTreeMap<String, Support>> {
     let folder = service::folder(config);
-    std::fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
-    std::os::unix::fs::chown(&folder, Some(settings.daemon_uid), Some(settings.daemon_gid))
-        .with_context(|| format!("failed to give {} to the daemon", folder.display()))?;
-    Ok(std::collections::BTreeMap::new())
+    std::fs::create_dir_all(&config.state).with_context(|| format!("failed to make {}", config.state.display()))?;
+    privilege::own_folder(&folder, settings.daemon_uid, settings.daemon_gid)
+        .with_context(|| format!("failed to make {}", folder.display()))?;
+    let kept = Kept {
+        uid: settings.daemon_uid,
+        gid: settings.daemon_gid,
+        read: vec![settings.run.clone()],
+        write: vec![folder],
+    };
+    Ok(privilege::drop(&kept)?)
 }

@@ -205,10 +205,9 @@ async fn container(keeper: &Client, confinement: BTreeMap<String, Support>) -> R
         enforcement.insert(format!("cgroup.{name}"), Support::yes(how));
     }
     let live = Support { available: description.live_snapshots, detail: description.detail };
-    let quota = description.quota.map_or_else(
-        || Support::no("the pool has no quotas"),
-        |kind| Support::yes(format!("{kind} quotas of btrfs")),
-    );
+    let quota = description
+        .quota
+        .map_or_else(|| Support::no("the pool has no quotas"), |kind| Support::yes(format!("{kind} quotas of btrfs")));
     enforcement.insert("disk_quota".to_owned(), quota);
     let features = BTreeMap::from([
         ("snapshot.live".to_owned(), live),

@@ -21,7 +21,7 @@ pub fn training(image: ImageSource) -> Spec {
     Spec {
         image: Some(image),
         profile: Profile::Training,
-        user: Some("user".to_owned()),
+        user: Some("1000".to_owned()),
         resources: Resources {
             memory: Some(512 * MIB),
             cpu_milli: Some(1000),
@@ -45,7 +45,7 @@ pub fn production(image: ImageSource) -> Spec {
     Spec {
         image: Some(image),
         profile: Profile::Production,
-        user: Some("user".to_owned()),
+        user: Some("1000".to_owned()),
         resources: Resources {
             memory: Some(2 * GIB),
             cpu_milli: Some(2000),

@@ -92,8 +92,7 @@ impl Gathered {
     }
 
     fn text(self) -> String {
-        String::from_utf8(self.bytes)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        String::from_utf8(self.bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 }
 
@@ -175,7 +174,9 @@ mod tests {
     fn a_line_goes_to_the_shell_and_words_do_not() {
         assert_eq!(argv(Command::Line("a | b".to_owned())).unwrap(), ["/bin/sh", "-c", "a | b"]);
         assert_eq!(argv(Command::Arguments(vec!["a".to_owned()])).unwrap(), ["a"]);
-        for wrong in [Command::Line(String::new()), Command::Arguments(vec![]), Command::Arguments(vec!["a\0".to_owned()])] {
+        for wrong in
+            [Command::Line(String::new()), Command::Arguments(vec![]), Command::Arguments(vec!["a\0".to_owned()])]
+        {
             assert_eq!(argv(wrong).unwrap_err().context["field"], "command");
         }
     }

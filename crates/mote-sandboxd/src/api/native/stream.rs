@@ -9,9 +9,7 @@ use axum::response::Response;
 use http::HeaderMap;
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::Selector;
-use mote_sandbox_api::request::{
-    STREAM_STDERR, STREAM_STDOUT, STREAM_TERMINAL, StreamEvent, StreamRequest,
-};
+use mote_sandbox_api::request::{STREAM_STDERR, STREAM_STDOUT, STREAM_TERMINAL, StreamEvent, StreamRequest};
 use tokio_util::sync::CancellationToken;
 
 use super::exec::{traced, words};
@@ -49,16 +47,14 @@ pub(super) async fn stream(
 }
 
 /// The first message says what to follow; nothing where the client went away.
-async fn begin(
-    guest: &Guest,
-    headers: &HeaderMap,
-    socket: &mut WebSocket,
-) -> Result<Option<ProcessStream>, Failure> {
+async fn begin(guest: &Guest, headers: &HeaderMap, socket: &mut WebSocket) -> Result<Option<ProcessStream>, Failure> {
     loop {
         return match socket.recv().await {
             None | Some(Err(_) | Ok(Message::Close(_))) => Ok(None),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-            Some(Ok(Message::Binary(_))) => Err(Failure::invalid("message", "the first message must be start or attach")),
+            Some(Ok(Message::Binary(_))) => {
+                Err(Failure::invalid("message", "the first message must be start or attach"))
+            }
             Some(Ok(Message::Text(text))) => match read(&text)? {
                 StreamRequest::Start(mut start) => {
                     words("start.argv", &start.argv)?;

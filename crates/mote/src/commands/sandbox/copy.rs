@@ -108,8 +108,7 @@ impl Upload<'_> {
 
     async fn file(&self, from: &Path, to: &str) -> Result<(), Exit> {
         use std::os::unix::fs::PermissionsExt as _;
-        let file =
-            tokio::fs::File::open(from).await.with_context(|| format!("failed to read {}", from.display()))?;
+        let file = tokio::fs::File::open(from).await.with_context(|| format!("failed to read {}", from.display()))?;
         let mode = file.metadata().await?.permissions().mode() & 0o777;
         let path = of(&self.id, &format!("/files?path={}&mode={mode:o}", segment(to)));
         self.client.upload(&path, reqwest::Body::wrap_stream(ReaderStream::new(file))).await
@@ -145,8 +144,9 @@ impl Download<'_> {
             let inside = entry.path.strip_prefix(from).map(|path| path.trim_start_matches('/'));
             let path = to.join(plain(inside.ok_or_else(|| anyhow!("{:?} is not below {from:?}", entry.path))?)?);
             match entry.kind {
-                EntryKind::Directory => std::fs::create_dir_all(&path)
-                    .with_context(|| format!("failed to make {}", path.display()))?,
+                EntryKind::Directory => {
+                    std::fs::create_dir_all(&path).with_context(|| format!("failed to make {}", path.display()))?
+                }
                 EntryKind::File if entry.link.is_none() => {
                     self.file(entry, &path).await?;
                     files += 1;
@@ -159,8 +159,7 @@ impl Download<'_> {
 
     async fn file(&self, entry: &Entry, to: &Path) -> Result<(), Exit> {
         use std::os::unix::fs::PermissionsExt as _;
-        let response =
-            self.client.download(&of(&self.id, &format!("/files?path={}", segment(&entry.path)))).await?;
+        let response = self.client.download(&of(&self.id, &format!("/files?path={}", segment(&entry.path)))).await?;
         if let Some(above) = to.parent() {
             std::fs::create_dir_all(above).with_context(|| format!("failed to make {}", above.display()))?;
         }

@@ -285,9 +285,7 @@ fn printed(answer: &impl serde::Serialize, word: &str, json: bool, terminal: &mu
 
 async fn list(list: List, client: &Client, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
     let mut query: Vec<String> = list.state.iter().map(|state| format!("state={}", segment(state))).collect();
-    query.extend(
-        list.metadata.iter().map(|(key, value)| format!("metadata.{}={}", segment(key), segment(value))),
-    );
+    query.extend(list.metadata.iter().map(|(key, value)| format!("metadata.{}={}", segment(key), segment(value))));
     let mut cursor = None;
     loop {
         let mut parts = query.clone();
@@ -346,11 +344,7 @@ fn ended(exit: Ended) -> Result<(), Exit> {
 }
 
 async fn fork(branch: Branch, client: &Client, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
-    let body = Fork {
-        count: Some(branch.count),
-        lease: None,
-        share_secrets: branch.share_secrets,
-    };
+    let body = Fork { count: Some(branch.count), lease: None, share_secrets: branch.share_secrets };
     let forks: Page<Outcome> = client.tell(Method::POST, &of(&branch.sandbox, "/fork"), &body).await?;
     outcomes(&forks, json, terminal)
 }

@@ -53,11 +53,8 @@ fn size() -> TerminalSize {
 
 /// A terminal in a sandbox.
 pub(super) async fn open(shell: Shell, client: &Client) -> Result<(), Exit> {
-    let argv = if shell.command.is_empty() {
-        ["/bin/sh", "-c", LOGIN].map(str::to_owned).to_vec()
-    } else {
-        shell.command
-    };
+    let argv =
+        if shell.command.is_empty() { ["/bin/sh", "-c", LOGIN].map(str::to_owned).to_vec() } else { shell.command };
     let start = Start { argv, user: shell.user, terminal: Some(size()), stdin: true, ..Start::default() };
     follow(&of(&shell.sandbox, "/stream"), start, client, true).await
 }

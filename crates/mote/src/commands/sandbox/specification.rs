@@ -68,12 +68,7 @@ pub(super) struct Create {
     deadline: Option<Duration>,
 }
 
-pub(super) async fn create(
-    create: Create,
-    client: &Client,
-    json: bool,
-    terminal: &mut Terminal,
-) -> Result<(), Exit> {
+pub(super) async fn create(create: Create, client: &Client, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
     let request = Request { count: create.count, spec: specification(create) };
     if request.count.is_some() {
         let made: Page<Outcome> = client.tell(Method::POST, "/v1/sandboxes", &request).await?;
