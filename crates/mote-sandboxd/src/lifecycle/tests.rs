@@ -1,3 +1,7 @@
+//! The order of things, over a substrate that only remembers what it was asked.
+//!
+//! It does not test containers: the system tests do.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,7 @@
+//! Which destinations a policy allows, denies, and refuses to be written.
+//!
+//! It makes no connection.
+
 use mote_sandbox_api::network::{Header, Rule, SecretBinding};
 
 use super::*;

@@ -1,3 +1,7 @@
+//! What is kept, over real files.
+//!
+//! It does not test what the lifecycle does with it.
+
 use super::*;
 
 fn state() -> (tempfile::TempDir, State) {

@@ -1,3 +1,7 @@
+//! What is read of a TLS client's first bytes, whole, in pieces, late and hostile.
+//!
+//! It makes no connection.
+
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
