@@ -8,6 +8,7 @@ pub mod config;
 pub mod descriptor;
 pub mod filesystem;
 pub mod guest;
+pub mod image;
 pub mod keeper;
 pub mod lifecycle;
 pub mod limits;

@@ -251,3 +251,17 @@ pub const WORKER_EXTENSION_BYTES_MAX: u64 = 1024 * 1024;
 pub const KEEPER_PING_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long ending every sandbox may take when the daemon stops for good.
 pub const REMOVE_ALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Bytes of the record of an image.
+pub const IMAGE_RECORD_BYTES_MAX: usize = 64 * 1024;
+/// Keys of images in one message.
+pub const IMAGE_KEYS_MESSAGE_MAX: usize = 512;
+/// Bytes of an image's name.
+pub const IMAGE_NAME_BYTES_MAX: usize = 256;
+/// Bytes of a tarball that is imported, compressed.
+pub const IMAGE_TARBALL_BYTES_MAX: u64 = 32 << 30;
+/// Changes of a root that one answer tells; what is beyond is cut, and the answer says so.
+pub const DIFF_CHANGES_MAX: usize = 100_000;
+/// Bytes of a recipe of an image.
+pub const RECIPE_BYTES_MAX: u64 = 1024 * 1024;
+/// Steps of a recipe: packages, modules and files together.
+pub const RECIPE_ENTRIES_MAX: usize = 4096;

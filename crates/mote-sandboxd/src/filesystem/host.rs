@@ -81,7 +81,7 @@ fn same_filesystem(state: &Path) -> bool {
     matches!((fs::metadata(state), fs::metadata("/")), (Ok(state), Ok(root)) if state.dev() == root.dev())
 }
 
-fn mask_id() -> Result<Id, Failure> {
+pub(super) fn mask_id() -> Result<Id, Failure> {
     Id::new("layer", MASK)
 }
 

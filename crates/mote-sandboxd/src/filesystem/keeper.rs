@@ -146,6 +146,26 @@ pub enum Verb {
     Diff(Source),
     /// Begins to write a tree as a stream: one [`Outcome::Working`].
     Pack(Source),
+    /// Whether a layer is there: one [`Outcome::Present`].
+    HasLayer(Id),
+    /// Writes an image's record; the one that was there is replaced.
+    ImageWrite {
+        /// Its key.
+        key: Id,
+        /// JSON; of it the keeper reads `lower`, a list of [`Lower`].
+        text: String,
+    },
+    /// Reads an image's record: one [`Outcome::Image`].
+    ImageRead(Id),
+    /// Keys of images' records in order: one [`Outcome::Keys`].
+    ImageKeys {
+        /// The last key of the message before.
+        after: Option<Id>,
+    },
+    /// Removes an image's record.
+    ImageRemove(Id),
+    /// Removes layers that nothing refers to: one [`Outcome::Collected`].
+    Collect,
     /// Ends a worker that did its work; a layer that it filled gets its name.
     Finish(u64),
     /// Ends a worker whatever it is doing; what it made is removed.
@@ -181,6 +201,14 @@ pub enum Outcome {
     },
     /// Of [`Verb::Volumes`].
     Volumes(Vec<Id>),
+    /// Of [`Verb::HasLayer`].
+    Present(bool),
+    /// Of [`Verb::ImageRead`].
+    Image(Option<String>),
+    /// Of [`Verb::ImageKeys`]: none where there are no more.
+    Keys(Vec<Id>),
+    /// Of [`Verb::Collect`]: how many layers.
+    Collected(u64),
     /// A worker is at work; its socket is the one descriptor.
     Working {
         /// For [`Verb::Finish`] and [`Verb::Abandon`].
@@ -267,6 +295,12 @@ impl Keeper {
             Verb::Unpack { layer, base } => return self.unpack(&layer, base.as_ref()),
             Verb::Diff(source) => return self.diff(&source),
             Verb::Pack(source) => return self.pack(&source),
+            Verb::HasLayer(layer) => self.has_layer(&layer),
+            Verb::ImageWrite { key, text } => self.image_write(&key, &text)?,
+            Verb::ImageRead(key) => self.image_read(&key)?,
+            Verb::ImageKeys { after } => self.image_keys(after.as_ref())?,
+            Verb::ImageRemove(key) => self.image_remove(&key)?,
+            Verb::Collect => self.collect()?,
             Verb::Finish(worker) => self.finish(worker)?,
             Verb::Abandon(worker) => self.abandon(worker)?,
         };

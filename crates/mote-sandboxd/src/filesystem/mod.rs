@@ -6,6 +6,7 @@ mod charge;
 mod fault;
 mod host;
 pub mod id;
+mod images;
 pub mod keeper;
 mod pool;
 pub mod recipe;
@@ -228,6 +229,6 @@ fn texts(ids: Vec<Id>) -> Vec<String> {
     ids.into_iter().map(String::from).collect()
 }
 
-fn unexpected(outcome: &Outcome) -> Failure {
+pub(crate) fn unexpected(outcome: &Outcome) -> Failure {
     Failure::new(Code::Internal, format!("the keeper answered with something else: {outcome:?}"))
 }

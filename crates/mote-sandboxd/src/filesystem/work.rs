@@ -210,6 +210,13 @@ impl Keeper {
     }
 }
 
+impl Workers {
+    /// Whether any is at work.
+    pub(super) fn any(&self) -> bool {
+        !self.running.is_empty()
+    }
+}
+
 impl Drop for Workers {
     fn drop(&mut self) {
         for running in self.running.values_mut() {

@@ -97,7 +97,7 @@ pub(super) struct Pool {
     sweeper: Option<std::process::Child>,
     mounted: bool,
     /// Held shared as long as the pool is open: whoever can lock it alone knows that nothing is under way.
-    _lock: File,
+    lock: File,
 }
 
 impl Pool {
@@ -124,7 +124,7 @@ impl Pool {
             program: options.program.clone(),
             sweeper: None,
             mounted: found.mounted,
-            _lock: lock,
+            lock,
         };
         if found.own {
             pool.quota = pool.enable_quota();
@@ -132,7 +132,7 @@ impl Pool {
         }
         if alone {
             pool.recover()?;
-            rustix::fs::flock(&pool._lock, FlockOperation::LockShared)
+            rustix::fs::flock(&pool.lock, FlockOperation::LockShared)
                 .map_err(|error| fault::io(&what("lock the pool"), &error.into()))?;
         }
         Ok(pool)
@@ -164,6 +164,14 @@ impl Pool {
     /// Where a tree lies.
     pub(super) fn path(&self, folder: Folder, id: &Id) -> PathBuf {
         self.path.join(folder.name()).join(id.as_str())
+    }
+
+    /// Whether no other process has the pool open.
+    pub(super) fn is_alone(&self) -> bool {
+        let alone = rustix::fs::flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // The exclusive lock, or the shared one that a failed attempt gave up.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::LockShared);
+        alone
     }
 
     /// Where a tree lies that was begun and kept.

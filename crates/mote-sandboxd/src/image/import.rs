@@ -1,0 +1,264 @@
+//! Imports: a tarball, an OCI layout or an image of a registry becomes one tree.
+//!
+//! The layers of an OCI image are unpacked on top of each other into one tree: a root then has one tree below it whatever
+//! the image was made of. Compressed layers are fetched to a scratch file without a name, verified, and only then handed to
+//! the worker that reads them.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use mote_oci::digest::{Digest, Hasher};
+use mote_oci::layout::Layout;
+use mote_oci::manifest::{self, Descriptor, Platform};
+use mote_oci::reference::Reference;
+use mote_oci::registry::Found;
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::spec::ImageSource;
+
+use super::Images;
+use super::record::{Config, Image};
+
+use crate::filesystem::id::Id;
+use crate::filesystem::keeper::{Outcome, Verb};
+use crate::filesystem::recipe::Lower;
+use crate::filesystem::trees::Filling;
+use crate::filesystem::worker::Compression;
+use crate::limits::IMAGE_TARBALL_BYTES_MAX;
+
+/// Where the layers of an OCI image come from.
+enum Place {
+    Registry(Reference),
+    Layout(Layout),
+}
+
+impl Images {
+    /// Imports what a caller named: host paths must be allowed by the configuration.
+    pub(super) async fn import(&self, source: &ImageSource, name: &str, now_ms: u64) -> Result<Image, Failure> {
+        match source {
+            ImageSource::Tarball(path) => {
+                let path = self.allowed(Path::new(path))?;
+                self.import_tarball(&path, name, Config::default(), now_ms).await
+            }
+            ImageSource::OciLayout(text) => {
+                let (folder, tag) = split_tag(text);
+                let folder = self.allowed(Path::new(folder))?;
+                self.import_layout(folder, tag, name, now_ms).await
+            }
+            ImageSource::Registry(text) => {
+                let reference = Reference::parse(text).map_err(|error| failure(&error))?;
+                let allowed = self.options.registries.as_ref();
+                if allowed.is_some_and(|allowed| !allowed.contains(&reference.host)) {
+                    let message = format!("images may not be pulled from {}", reference.host);
+                    return Err(Failure::new(Code::Forbidden, message).with("registry", &reference.host));
+                }
+                self.import_registry(&reference, name, now_ms).await
+            }
+            other => Err(Failure::invalid("image", format!("{other:?} is not imported"))),
+        }
+    }
+
+    /// Imports a tarball of a root filesystem; compressed or not, as its first bytes tell.
+    ///
+    /// # Errors
+    /// `invalid` where it is not one; `too_large`; `no_space`.
+    pub async fn import_tarball(&self, path: &Path, name: &str, config: Config, now_ms: u64) -> Result<Image, Failure> {
+        let _alone = self.importing.lock().await;
+        let opened = path.to_path_buf();
+        let (file, digest) = blocking(move || open_tarball(&opened)).await?;
+        let compression = compression_of(&file)?;
+        let layer = Id::new("layer", format!("tar.{}", digest.hex()))?;
+        let mut bytes = None;
+        if !self.has(&layer).await? {
+            let filling = self.filesystem.fill(layer.as_str(), None).await?;
+            bytes = Some(filling.add(file.into(), compression, false).await?.bytes);
+            filling.keep().await?;
+        }
+        let image = Image::new(vec![Lower::Layer(layer)], config, format!("tarball {}", path.display()), bytes, now_ms);
+        self.keep(&image, name).await?;
+        Ok(image)
+    }
+
+    /// Imports an image of an OCI layout.
+    ///
+    /// # Errors
+    /// `not_found` where the tag is not there; `invalid` where a document or digest is wrong; `too_large`; `no_space`.
+    pub async fn import_layout(
+        &self,
+        folder: PathBuf,
+        tag: Option<&str>,
+        name: &str,
+        now_ms: u64,
+    ) -> Result<Image, Failure> {
+        let layout = Layout::new(folder);
+        let (reader, tag) = (layout.clone(), tag.map(str::to_owned));
+        let found =
+            blocking(move || reader.find(tag.as_deref(), &Platform::host()).map_err(|error| failure(&error))).await?;
+        self.import_found(found, &Place::Layout(layout), name, now_ms).await
+    }
+
+    /// Pulls an image from a registry.
+    ///
+    /// # Errors
+    /// `not_found`; `forbidden` where the registry refuses; `invalid` where a document or digest is wrong.
+    pub async fn import_registry(&self, reference: &Reference, name: &str, now_ms: u64) -> Result<Image, Failure> {
+        let found = self.registry.find(reference, &Platform::host()).await.map_err(|error| failure(&error))?;
+        self.import_found(found, &Place::Registry(reference.clone()), name, now_ms).await
+    }
+
+    async fn import_found(&self, found: Found, place: &Place, name: &str, now_ms: u64) -> Result<Image, Failure> {
+        let _alone = self.importing.lock().await;
+        let layer = Id::new("layer", format!("oci.{}", found.manifest.config.digest.hex()))?;
+        let mut bytes = None;
+        if !self.has(&layer).await? {
+            bytes = Some(self.fill_from(&found, place, &layer).await?);
+        }
+        let source = match place {
+            Place::Registry(reference) => format!("registry {reference}"),
+            Place::Layout(_) => format!("OCI layout, manifest {}", found.digest),
+        };
+        let image = Image::new(vec![Lower::Layer(layer)], found.image.config.into(), source, bytes, now_ms);
+        self.keep(&image, name).await?;
+        Ok(image)
+    }
+
+    async fn fill_from(&self, found: &Found, place: &Place, layer: &Id) -> Result<u64, Failure> {
+        let filling = self.filesystem.fill(layer.as_str(), None).await?;
+        let mut bytes = 0;
+        for (blob, expected) in found.manifest.layers.iter().zip(&found.image.rootfs.diff_ids) {
+            let archive = self.fetch(place, blob).await?;
+            bytes += add_verified(&filling, archive, blob, expected).await?;
+        }
+        filling.keep().await?;
+        Ok(bytes)
+    }
+
+    /// A layer in a file without a name, verified.
+    async fn fetch(&self, place: &Place, blob: &Descriptor) -> Result<File, Failure> {
+        match place {
+            Place::Layout(layout) => {
+                let (layout, blob) = (layout.clone(), blob.clone());
+                blocking(move || layout.blob(&blob).map_err(|error| failure(&error))).await
+            }
+            Place::Registry(reference) => {
+                use std::io::Seek as _;
+                let file = self.scratch()?;
+                let mut writer = tokio::fs::File::from_std(file.try_clone().map_err(|error| scratch_failure(&error))?);
+                self.registry.blob(reference, blob, &mut writer).await.map_err(|error| failure(&error))?;
+                let mut file = file;
+                file.rewind().map_err(|error| scratch_failure(&error))?;
+                Ok(file)
+            }
+        }
+    }
+
+    fn scratch(&self) -> Result<File, Failure> {
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        rustix::fs::open(&self.options.scratch, flags, Mode::from_raw_mode(0o600))
+            .map(File::from)
+            .map_err(|error| scratch_failure(&error.into()))
+    }
+
+    async fn has(&self, layer: &Id) -> Result<bool, Failure> {
+        match self.filesystem.ask(Verb::HasLayer(layer.clone())).await? {
+            Outcome::Present(present) => Ok(present),
+            other => Err(crate::filesystem::unexpected(&other)),
+        }
+    }
+
+    fn allowed(&self, path: &Path) -> Result<PathBuf, Failure> {
+        let shown = path.display();
+        let real = std::fs::canonicalize(path).map_err(|_| Failure::not_found("file", &shown.to_string()))?;
+        let mut allowed = self.options.imports.iter().filter_map(|allowed| std::fs::canonicalize(allowed).ok());
+        if allowed.any(|allowed| real.starts_with(allowed)) {
+            return Ok(real);
+        }
+        Err(Failure::new(Code::Forbidden, format!("images may not be imported from the host's {shown}"))
+            .with("path", shown)
+            .remedy("the administrator can allow the directory, or import the image with `mote-sandboxd image import`"))
+    }
+}
+
+async fn add_verified(filling: &Filling, archive: File, blob: &Descriptor, expected: &Digest) -> Result<u64, Failure> {
+    let compression = match manifest::compression(&blob.media_type).map_err(|error| failure(&error))? {
+        manifest::Compression::None => Compression::None,
+        manifest::Compression::Gzip => Compression::Gzip,
+        manifest::Compression::Zstd => Compression::Zstd,
+    };
+    let unpacked = filling.add(archive.into(), compression, true).await?;
+    if unpacked.digest == expected.hex() {
+        return Ok(unpacked.bytes);
+    }
+    let message =
+        format!("a layer has the digest sha256:{} uncompressed, and the image says {expected}", unpacked.digest);
+    Err(Failure::invalid("image", message))
+}
+
+/// `PATH[:TAG]`: what follows the last colon is a tag where no slash follows it.
+pub(super) fn split_tag(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') && !path.is_empty() => (path, Some(tag)),
+        _ => (text, None),
+    }
+}
+
+fn open_tarball(path: &Path) -> Result<(File, Digest), Failure> {
+    use std::io::Seek as _;
+    let what = |error: std::io::Error| {
+        let code = if error.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Invalid };
+        Failure::new(code, format!("failed to read {}: {error}", path.display()))
+    };
+    let mut file = File::open(path).map_err(what)?;
+    let size = file.metadata().map_err(what)?.len();
+    if size > IMAGE_TARBALL_BYTES_MAX {
+        let message = format!("{} is larger than {IMAGE_TARBALL_BYTES_MAX} bytes", path.display());
+        return Err(Failure::new(Code::TooLarge, message).with("limit", IMAGE_TARBALL_BYTES_MAX));
+    }
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer).map_err(what)? {
+            0 => break,
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+    file.rewind().map_err(what)?;
+    Ok((file, hasher.finish()))
+}
+
+fn compression_of(file: &File) -> Result<Compression, Failure> {
+    use std::os::unix::fs::FileExt as _;
+    let mut magic = [0; 4];
+    let count = file.read_at(&mut magic, 0).map_err(|error| scratch_failure(&error))?;
+    Ok(match &magic[..count] {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd] => Compression::Zstd,
+        _ => Compression::None,
+    })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Failure::new(Code::Internal, format!("failed to read an image: {error}")))?
+}
+
+fn scratch_failure(error: &std::io::Error) -> Failure {
+    let full = error.kind() == std::io::ErrorKind::StorageFull;
+    Failure::new(if full { Code::NoSpace } else { Code::Internal }, format!("failed to keep a layer: {error}"))
+}
+
+/// What a caller is told of an image that could not be fetched.
+pub(super) fn failure(error: &mote_oci::Error) -> Failure {
+    use mote_oci::Error as E;
+    let code = match error {
+        E::Reference(..) | E::Digest(_) | E::Mismatch { .. } | E::Document(..) => Code::Invalid,
+        E::TooLarge(..) => Code::TooLarge,
+        E::Platform(_) | E::NotFound(_) => Code::NotFound,
+        E::Denied(_) => Code::Forbidden,
+        E::File(_, error) if error.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
+        E::Status(..) | E::Connection(..) | E::File(..) => Code::Internal,
+    };
+    Failure::new(code, error.to_string())
+}

@@ -1,0 +1,252 @@
+//! Images: what roots start from. Imported from directories, tarballs, OCI layouts and registries, made by commits and from
+//! recipes, named, listed, collected.
+//!
+//! It reads documents and moves bytes; what is inside an archive is read by a worker without privilege
+//! (`filesystem::worker`). It does not know sandboxes.
+
+mod build;
+pub mod command;
+mod import;
+pub mod recipe;
+pub mod record;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mote_oci::registry::Registry;
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::spec::ImageSource;
+use tokio::sync::Mutex;
+
+use crate::filesystem::Filesystem;
+use crate::filesystem::id::Id;
+use crate::filesystem::keeper::{Origin, Outcome, Verb};
+use crate::filesystem::recipe::Lower;
+use crate::filesystem::trees::Difference;
+use crate::filesystem::work::Source;
+use crate::limits::DIFF_CHANGES_MAX;
+use record::{Config, Image, Name};
+
+/// How images are found, by the operator.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A folder of the daemon's own for what is being fetched; emptied at start.
+    pub scratch: PathBuf,
+    /// Host directories whose tarballs and OCI layouts may be named by callers, with all below them.
+    pub imports: Vec<PathBuf>,
+    /// How registries are reached.
+    pub registry: mote_oci::registry::Options,
+    /// Names of registries (`HOST`) that callers may pull from; every one where absent.
+    pub registries: Option<Vec<String>>,
+}
+
+/// The store of images; clones share it.
+#[derive(Clone, Debug)]
+pub struct Images {
+    filesystem: Filesystem,
+    registry: Registry,
+    options: Arc<Options>,
+    /// One import at a time: two of the same image would do the same work twice, and both fill the disk.
+    importing: Arc<Mutex<()>>,
+}
+
+impl Images {
+    /// A store whose registries are reached with this TLS configuration.
+    ///
+    /// # Errors
+    /// Where the scratch folder cannot be made, or no HTTP client.
+    pub fn new(filesystem: Filesystem, tls: &rustls::ClientConfig, options: Options) -> Result<Self, Failure> {
+        let scratch = || {
+            let _ = std::fs::remove_dir_all(&options.scratch);
+            std::fs::create_dir_all(&options.scratch)
+        };
+        scratch().map_err(|error| {
+            Failure::new(Code::Internal, format!("failed to make {}: {error}", options.scratch.display()))
+        })?;
+        let registry = Registry::new(tls, options.registry.clone()).map_err(|error| import::failure(&error))?;
+        Ok(Self { filesystem, registry, options: Arc::new(options), importing: Arc::default() })
+    }
+
+    /// The image that a source names; imported or pulled where it has to be. A snapshot is no image: its origin is
+    /// [`Origin::Snapshot`].
+    ///
+    /// # Errors
+    /// `not_found`, `forbidden` where the configuration does not allow it, and what an import meets.
+    pub async fn resolve(&self, source: &ImageSource, now_ms: u64) -> Result<Image, Failure> {
+        match source {
+            ImageSource::Name(name) => self.get(name).await,
+            ImageSource::Directory(path) => Ok(Image::of_directory(Path::new(path))),
+            ImageSource::Host => Ok(Image::of_host()),
+            ImageSource::Snapshot(_) => Err(Failure::invalid("image", "a snapshot is no image")),
+            ImageSource::Tarball(_) | ImageSource::OciLayout(_) | ImageSource::Registry(_) => {
+                let name = record::name_of(source);
+                match self.find(&name).await? {
+                    Some(image) => Ok(image),
+                    None => self.import(source, &name, now_ms).await,
+                }
+            }
+        }
+    }
+
+    /// What a root starts from, for a source: the image's trees, or a snapshot.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub async fn origin(&self, source: &ImageSource, now_ms: u64) -> Result<Origin, Failure> {
+        match source {
+            ImageSource::Snapshot(snapshot) => Ok(Origin::Snapshot(Id::new("snapshot", snapshot)?)),
+            source => Ok(Origin::Image(self.resolve(source, now_ms).await?.lower)),
+        }
+    }
+
+    /// An image by name or id.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn get(&self, name: &str) -> Result<Image, Failure> {
+        self.find(name).await?.ok_or_else(|| {
+            Failure::not_found("image", name)
+                .remedy("import or build it with `mote-sandboxd image`, or name a registry")
+        })
+    }
+
+    /// Every named image, by name.
+    ///
+    /// # Errors
+    /// The keeper's.
+    pub async fn list(&self) -> Result<Vec<(String, Image)>, Failure> {
+        let (mut images, mut after) = (Vec::new(), None);
+        loop {
+            let keys = match self.filesystem.ask(Verb::ImageKeys { after: after.take() }).await? {
+                Outcome::Keys(keys) => keys,
+                other => return Err(crate::filesystem::unexpected(&other)),
+            };
+            let Some(last) = keys.last().cloned() else { break };
+            for key in keys.iter().filter(|key| key.as_str().starts_with(record::NAME_KEY)) {
+                if let Some(name) = self.read::<Name>(key).await?
+                    && let Some(image) = self.read::<Image>(&record::image_key(&name.id)?).await?
+                {
+                    images.push((name.name, image));
+                }
+            }
+            after = Some(last);
+        }
+        images.sort_by(|one, two| one.0.cmp(&two.0));
+        Ok(images)
+    }
+
+    /// Takes a name away; where it was the image's last one the image goes too, and its layers when nothing uses them.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn remove(&self, name: &str) -> Result<(), Failure> {
+        let key = record::name_key(name)?;
+        let Some(named) = self.read::<Name>(&key).await? else { return Err(Failure::not_found("image", name)) };
+        self.filesystem.ask(Verb::ImageRemove(key)).await?;
+        if !self.list().await?.iter().any(|(_, image)| image.id == named.id) {
+            self.filesystem.ask(Verb::ImageRemove(record::image_key(&named.id)?)).await?;
+        }
+        self.collect().await.map(drop)
+    }
+
+    /// Removes layers that no image, root or snapshot uses; answers how many.
+    ///
+    /// # Errors
+    /// The keeper's.
+    pub async fn collect(&self) -> Result<u64, Failure> {
+        // Nothing that is being imported or committed here may be taken for left over.
+        let _alone = self.importing.lock().await;
+        match self.filesystem.ask(Verb::Collect).await? {
+            Outcome::Collected(removed) => Ok(removed),
+            other => Err(crate::filesystem::unexpected(&other)),
+        }
+    }
+
+    /// Makes an image of a sandbox's root. `below` is the image that the sandbox started from. Answers the image and whether
+    /// the root must be mounted anew. A chain of trees beyond the limit is flattened.
+    ///
+    /// # Errors
+    /// `busy` where the backend needs quiet and has none; `invalid` where the name is not one.
+    pub async fn commit(
+        &self,
+        sandbox: &str,
+        name: &str,
+        below: &Config,
+        quiet: bool,
+        now_ms: u64,
+    ) -> Result<(Image, bool), Failure> {
+        record::check_name(name)?;
+        let _alone = self.importing.lock().await;
+        let layer = format!("commit.{sandbox}.{now_ms:x}");
+        let committed = self.filesystem.commit(sandbox, &layer, quiet).await?;
+        let lower = if committed.lower.len() < crate::limits::LOWER_TREES_MAX {
+            committed.lower
+        } else {
+            vec![self.flatten(committed.lower, &format!("{layer}.flat")).await?]
+        };
+        let image = Image::new(lower, below.clone(), format!("commit of {sandbox}"), None, now_ms);
+        self.keep(&image, name).await?;
+        Ok((image, committed.remount))
+    }
+
+    /// What a sandbox's root changed.
+    ///
+    /// # Errors
+    /// `not_found`; `too_large` where a directory is beyond the limits.
+    pub async fn diff(&self, sandbox: &str) -> Result<Difference, Failure> {
+        self.filesystem.diff(Source::Root(Id::new("sandbox", sandbox)?), DIFF_CHANGES_MAX).await
+    }
+
+    /// One tree with what these hold together: packed by one worker, unpacked by another.
+    async fn flatten(&self, lower: Vec<Lower>, layer: &str) -> Result<Lower, Failure> {
+        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let (reader, writer) = pipe.map_err(|error| {
+            Failure::new(Code::Internal, format!("failed to make a pipe to flatten an image: {error}"))
+        })?;
+        let filling = self.filesystem.fill(layer, None).await?;
+        let (packed, unpacked) = tokio::join!(
+            self.filesystem.export(Source::Image(lower), writer),
+            filling.add(reader, crate::filesystem::worker::Compression::None, false)
+        );
+        if packed?.digest != unpacked?.digest {
+            return Err(Failure::new(Code::Internal, "a flattened image is not what was packed"));
+        }
+        filling.keep().await?;
+        Ok(Lower::Layer(Id::new("layer", layer)?))
+    }
+
+    async fn find(&self, name: &str) -> Result<Option<Image>, Failure> {
+        if let Some(path) = name.strip_prefix(record::DIRECTORY_ID) {
+            return Ok(Some(Image::of_directory(Path::new(path))));
+        }
+        if name == record::HOST_ID {
+            return Ok(Some(Image::of_host()));
+        }
+        if name.starts_with(record::DIGEST_ID) {
+            return self.read::<Image>(&record::image_key(name)?).await;
+        }
+        match self.read::<Name>(&record::name_key(name)?).await? {
+            Some(name) => self.read::<Image>(&record::image_key(&name.id)?).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Writes the image, then its name: a name always leads to an image.
+    async fn keep(&self, image: &Image, name: &str) -> Result<(), Failure> {
+        let write = |key, text| self.filesystem.ask(Verb::ImageWrite { key, text });
+        write(record::image_key(&image.id)?, record::text(image)?).await?;
+        let named = Name { name: name.to_owned(), id: image.id.clone() };
+        write(record::name_key(name)?, record::text(&named)?).await?;
+        Ok(())
+    }
+
+    async fn read<T: serde::de::DeserializeOwned>(&self, key: &Id) -> Result<Option<T>, Failure> {
+        match self.filesystem.ask(Verb::ImageRead(key.clone())).await? {
+            Outcome::Image(None) => Ok(None),
+            Outcome::Image(Some(text)) => serde_json::from_str(&text).map(Some).map_err(|error| {
+                Failure::new(Code::Internal, format!("failed to read the record of image {key}: {error}"))
+            }),
+            other => Err(crate::filesystem::unexpected(&other)),
+        }
+    }
+}
