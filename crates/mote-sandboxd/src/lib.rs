@@ -9,6 +9,7 @@ pub mod descriptor;
 pub mod filesystem;
 pub mod guest;
 pub mod image;
+pub mod host;
 pub mod keeper;
 pub mod lifecycle;
 pub mod limits;

@@ -2,10 +2,11 @@
 //!
 //! It does not know in which order things happen to a sandbox; `lifecycle` does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use mote_sandbox_api::capability::Support;
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::request::Usage;
 
@@ -15,6 +16,9 @@ use super::launch::{Launch, Living, Started};
 use crate::keeper::client::Client;
 use crate::keeper::{Outcome as Answer, Verb as Call};
 use crate::network::Sockets;
+
+/// What cgroups can bound, where a host has all of it.
+const CONTROLLERS: [&str; 6] = ["cpu", "devices", "freezer", "io", "memory", "pids"];
 
 /// The container substrate; clones share it.
 #[derive(Clone, Debug)]
@@ -100,15 +104,19 @@ impl Containers {
         }
     }
 
-    /// What this host's cgroups can bound: names, and how each is done.
+    /// What this host's cgroups can bound, by the names of `GET /v1/capabilities`: `cgroup.memory` and so on.
     ///
     /// # Errors
     /// `internal` where the keeper is gone.
-    pub async fn controllers(&self) -> Result<Vec<(String, String)>, Failure> {
-        match self.keeper.call(Call::Namespace(Verb::Controllers)).await? {
-            (Answer::Namespace(Outcome::Controllers(controllers)), _) => Ok(controllers),
-            _ => Err(unexpected()),
-        }
+    pub async fn enforcement(&self) -> Result<BTreeMap<String, Support>, Failure> {
+        let (Answer::Namespace(Outcome::Controllers(there)), _) =
+            self.keeper.call(Call::Namespace(Verb::Controllers)).await?
+        else {
+            return Err(unexpected());
+        };
+        let all = CONTROLLERS.map(|name| (format!("cgroup.{name}"), Support::no("the host has no such controller")));
+        let there = there.into_iter().map(|(name, how)| (format!("cgroup.{name}"), Support::yes(how)));
+        Ok(all.into_iter().chain(there).collect())
     }
 
     /// What a sandbox uses now, from the files of its cgroups. What does not live uses nothing.

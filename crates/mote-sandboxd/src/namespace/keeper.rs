@@ -249,8 +249,17 @@ impl Cells {
             places.push((mount.path.clone(), read_only));
         }
         trees.push(socket::listen(&self.settings, &launch.id)?);
-        let orders =
-            Orders { hostname: launch.hostname.clone(), lower: recipe.lower.len(), upper, work, mounts: places };
+        // Half: what is kept in memory files belongs to no process, and were all memory theirs, the kernel could free
+        // some only by ending processes that are not to blame.
+        let shared_bytes = launch.resources.memory.map(|bytes| bytes / 2);
+        let orders = Orders {
+            hostname: launch.hostname.clone(),
+            shared_bytes,
+            lower: recipe.lower.len(),
+            upper,
+            work,
+            mounts: places,
+        };
         let trees: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
         wire::send(&cell.control, &orders, &trees).map_err(|error| failed("tell a cell its orders", error))
     }

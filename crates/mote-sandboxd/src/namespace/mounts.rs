@@ -10,8 +10,8 @@ use mote_sandbox_sys::mount::{self, Attributes};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
-    fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree,
 };
 
 use super::file::failed;
@@ -32,6 +32,16 @@ pub fn make(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) ->
 
 fn failed_option(kind: &str, name: &str, value: &str, error: Errno) -> Failure {
     failed(format_args!("make a {kind} filesystem with {name}={value}"), error)
+}
+
+/// Bounds a filesystem in memory that is mounted at a path.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn resize(path: impl rustix::path::Arg, bytes: u64) -> Result<(), Errno> {
+    let context = fspick(CWD, path, FsPickFlags::FSPICK_CLOEXEC)?;
+    fsconfig_set_string(&context, "size", bytes.to_string())?;
+    fsconfig_reconfigure(&context)
 }
 
 /// A copy of what is mounted at a path, that stands nowhere yet.

@@ -46,6 +46,9 @@ impl Inside<'_> {
 
         rustix::system::sethostname(orders.hostname.as_bytes()).map_err(|error| failed("set the hostname", error))?;
         self.write_files(&orders.hostname)?;
+        if let Some(bytes) = orders.shared_bytes {
+            mounts::resize("/dev/shm", bytes).map_err(|error| failed("bound /dev/shm", error))?;
+        }
         // Overlay keeps the credentials of whom mounts it, and works in its directories with them: they must exist in the
         // range that the layers are mapped to. The capabilities stay.
         let first = self.first_id();

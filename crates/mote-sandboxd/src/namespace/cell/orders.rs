@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct Orders {
     /// Name of the host.
     pub hostname: String,
+    /// Bytes of `/dev/shm`, where the memory is bounded.
+    pub shared_bytes: Option<u64>,
     /// Number of lower trees.
     pub lower: usize,
     /// Name of the upper directory in its tree.

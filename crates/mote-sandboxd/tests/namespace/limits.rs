@@ -1,0 +1,81 @@
+//! Bounds hold, and what is not bounded is not: each with the bound on and off.
+
+use mote_sandbox_api::error::Code;
+
+use crate::stage::{eventually, run, with_stage};
+
+const HUNGRY: &str = "perl -e 'my $x = \"x\" x (160*1024*1024); print length $x'";
+
+#[test]
+fn memory_is_bounded_and_the_end_of_a_hungry_process_is_counted() {
+    with_stage(|stage| async move {
+        let (_, bounded) = stage.launch("a", |launch| launch.resources.memory = Some(64 << 20)).await;
+        assert!(!run(&bounded, HUNGRY).await.succeeded());
+        let usage = stage.containers.usage("a");
+        assert_eq!((usage.oom_kills, usage.memory_bytes_max), (1, 64 << 20));
+        assert!(run(&bounded, "true").await.succeeded(), "the sandbox goes on");
+        // Files in memory count too.
+        assert!(!run(&bounded, "head -c 160M /dev/zero > /dev/shm/x").await.succeeded());
+        let (_, free) = stage.launch("b", |_| {}).await;
+        assert!(run(&free, HUNGRY).await.succeeded());
+    });
+}
+
+const MANY: &str = "perl -e 'my $n=0; for (1..60) { my $p=fork; last unless defined $p; if (!$p) { sleep 20; exit } $n++ } $|=1; print $n; kill 9, 0'";
+
+#[test]
+fn processes_are_bounded() {
+    with_stage(|stage| async move {
+        let (_, bounded) = stage.launch("a", |launch| launch.resources.pids = Some(32)).await;
+        let many = run(&bounded, MANY).await;
+        let many: u32 = many.text.trim().parse().unwrap();
+        assert!((1..32).contains(&many), "{many}");
+        let (_, free) = stage.launch("b", |_| {}).await;
+        assert_eq!(run(&free, MANY).await.text.trim(), "60");
+    });
+}
+
+/// CPU time of half a second of spinning, in thousandths of a second.
+const SPIN: &str = "perl -MTime::HiRes=time,clock -e 'my $t=time+0.6; 1 while time<$t; printf \"%d\", clock()*1000'";
+
+#[test]
+fn processor_time_is_bounded() {
+    with_stage(|stage| async move {
+        let (_, bounded) = stage.launch("a", |launch| launch.resources.cpu_milli = Some(100)).await;
+        let used = |text: String| text.trim().parse::<u32>().unwrap();
+        // A tenth of 0.6 s, and a period at each end.
+        assert!(used(run(&bounded, SPIN).await.text) <= 200);
+        assert!(stage.containers.usage("a").cpu_us > 0);
+    });
+}
+
+#[test]
+fn a_frozen_sandbox_uses_no_time_until_it_is_thawed() {
+    with_stage(|stage| async move {
+        let (_, guest) = stage.launch("a", |_| {}).await;
+        assert!(run(&guest, "(while :; do :; done) >/dev/null 2>&1 &").await.succeeded());
+        stage.containers.freeze("a").await.unwrap();
+        let frozen = stage.containers.usage("a").cpu_us;
+        assert!(stage.containers.living().await.unwrap()[0].frozen);
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        assert_eq!(stage.containers.usage("a").cpu_us, frozen);
+        stage.containers.thaw("a").await.unwrap();
+        eventually("it goes on", || stage.containers.usage("a").cpu_us > frozen).await;
+        // A frozen sandbox can be ended.
+        stage.containers.freeze("a").await.unwrap();
+        stage.containers.end("a").await.unwrap();
+        assert_eq!(stage.containers.freeze("a").await.unwrap_err().code, Code::NotFound);
+    });
+}
+
+#[test]
+fn terminals_and_open_files_are_bounded() {
+    with_stage(|stage| async move {
+        let (_, guest) = stage.launch("a", |_| {}).await;
+        let open = "perl -e 'my @f; while (open(my $f, \"+<\", \"/dev/ptmx\")) { push @f, $f } print scalar @f'";
+        let opened: u32 = run(&guest, &format!("ulimit -n 1024; {open}")).await.text.trim().parse().unwrap();
+        assert!(opened <= 256, "{opened}");
+        assert!(!run(&guest, "ulimit -Hn unlimited").await.succeeded());
+        assert_eq!(run(&guest, "ulimit -Hc").await.text.trim(), "0");
+    });
+}

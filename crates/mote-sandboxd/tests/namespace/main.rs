@@ -1,0 +1,10 @@
+//! Containers as the keeper makes them, with real namespaces, mounts and cgroups: as root.
+//!
+//! It does not test the daemon's API: the system tests do.
+#![allow(clippy::unwrap_used)]
+
+mod escape;
+mod isolation;
+mod limits;
+mod restart;
+mod stage;
