@@ -5,6 +5,7 @@
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod descriptor;
 pub mod filesystem;
 pub mod guest;

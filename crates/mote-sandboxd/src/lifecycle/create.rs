@@ -18,6 +18,7 @@ use super::record::Record;
 use super::substrate::{Alive, Launch, Origin, Volume};
 use super::{Sandboxes, check, to_the_end};
 use crate::clock::new_id;
+use crate::crash;
 use crate::limits::{CREATIONS_WAITING_MAX, GUEST_START_TIMEOUT};
 
 impl Sandboxes {
@@ -100,14 +101,19 @@ impl Sandboxes {
         record.pooled = pooled;
         let volumes = self.volumes_of(&record.spec).await?;
         let cell = self.admit(&record).await?;
+        crash::point("create.after_intent");
         let disk = record.spec.resources.disk;
         let work = cell.work.lock().await;
         let made = async {
             self.substrate.root(cell.id(), &origin, disk).await?;
+            crash::point("create.after_root");
             self.launch(&cell, volumes).await
         };
         match made.await {
-            Ok(()) => drop(work),
+            Ok(()) => {
+                crash::point("create.after_start");
+                drop(work);
+            }
             Err(failure) => {
                 drop(work);
                 return Err(self.abandon(&cell, failure).await);

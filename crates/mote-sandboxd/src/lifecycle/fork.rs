@@ -13,6 +13,7 @@ use super::cell::Cell;
 use super::create::in_batch;
 use super::measure::Operation;
 use super::{Sandboxes, check, to_the_end};
+use crate::crash;
 
 impl Sandboxes {
     /// Forks a running or paused sandbox, each fork with an outcome of its own.
@@ -81,6 +82,7 @@ impl Sandboxes {
         let cell = self.admit(&record).await?;
         match self.substrate.fork(parent.id(), cell.id(), self.writing(parent).as_ref()).await {
             Ok(taken) => {
+                crash::point("fork.after_copy");
                 self.remount(parent, taken).await?;
                 Ok(cell)
             }

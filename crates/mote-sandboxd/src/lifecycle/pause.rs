@@ -12,6 +12,7 @@ use super::cell::Cell;
 use super::measure::Operation;
 use super::record::{Record, later};
 use super::{Sandboxes, to_the_end};
+use crate::crash;
 
 impl Sandboxes {
     /// Pauses a running sandbox; the answer says how.
@@ -51,6 +52,7 @@ impl Sandboxes {
     }
 
     async fn rest(&self, cell: &Arc<Cell>, kind: PauseKind) -> Result<(), Failure> {
+        crash::point("pause.after_intent");
         match kind {
             PauseKind::Frozen => self.substrate.freeze(cell.id()).await?,
             PauseKind::Stopped => {
@@ -68,6 +70,7 @@ impl Sandboxes {
                 }
             }
         }
+        crash::point("pause.after_effect");
         cell.change(&self.store, |record| record.pause = Some(kind)).await
     }
 
@@ -83,6 +86,7 @@ impl Sandboxes {
             }
             Some(PauseKind::Frozen) => self.substrate.thaw(cell.id()).await?,
         }
+        crash::point("resume.after_effect");
         let now = self.clock.now_ms();
         cell.change(&self.store, |record| {
             record.pause = None;

@@ -10,6 +10,7 @@ use mote_sandbox_api::lifecycle::{State, Transition};
 use super::cell::Cell;
 use super::measure::Operation;
 use super::{Sandboxes, to_the_end};
+use crate::crash;
 use crate::limits::{GONE_KEPT_MAX, GONE_KEPT_MS};
 
 impl Sandboxes {
@@ -47,13 +48,17 @@ impl Sandboxes {
 
     /// Carries out the end of a sandbox that is stopping.
     pub(super) async fn finish(&self, cell: &Arc<Cell>) -> Result<(), Failure> {
+        crash::point("remove.after_intent");
         cell.leave();
         self.timers.set(cell.id(), None);
         // What is under way comes to its end first: its effects are then there to be undone.
         let work = cell.work.lock().await;
         let given_back = async {
             self.substrate.end(cell.id()).await?;
-            self.substrate.remove(cell.id()).await
+            crash::point("remove.after_end");
+            self.substrate.remove(cell.id()).await?;
+            crash::point("remove.after_root");
+            Ok::<_, Failure>(())
         };
         if let Err(failure) = given_back.await {
             cell.note(self.clock.now_ms(), "error", format!("failed to give everything back: {failure}"));

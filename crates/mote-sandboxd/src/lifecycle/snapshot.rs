@@ -15,6 +15,7 @@ use super::record::Record;
 use super::substrate::Taken;
 use super::{Sandboxes, check, to_the_end};
 use crate::clock::new_id;
+use crate::crash;
 use crate::guest::Guest;
 use crate::state::SnapshotRecord;
 
@@ -56,6 +57,7 @@ impl Sandboxes {
         };
         let mut record = SnapshotRecord { snapshot: snapshot.clone(), image, complete: false };
         self.store.put_snapshot(&record).await?;
+        crash::point("snapshot.after_intent");
         let taken = match self.substrate.snapshot(cell.id(), &snapshot.id, self.writing(cell).as_ref()).await {
             Ok(taken) => taken,
             Err(failure) => {
@@ -64,6 +66,7 @@ impl Sandboxes {
                 return Err(failure);
             }
         };
+        crash::point("snapshot.after_effect");
         record.complete = true;
         self.store.put_snapshot(&record).await?;
         self.remount(cell, taken).await?;
@@ -105,10 +108,13 @@ impl Sandboxes {
     /// From the moment at which the intent is durable: recovery comes in here too.
     pub(super) async fn finish_rollback(&self, cell: &Arc<Cell>, snapshot: &str) -> Result<(), Failure> {
         let resting = cell.read(|record| record.resting);
+        crash::point("rollback.after_intent");
         let work = async {
             cell.leave();
             self.substrate.end(cell.id()).await?;
+            crash::point("rollback.after_end");
             self.substrate.rollback(cell.id(), snapshot).await?;
+            crash::point("rollback.after_root");
             if resting {
                 return Ok(());
             }

@@ -26,14 +26,40 @@ pub fn mote_with_crash_points() -> anyhow::Result<&'static Path> {
     found(BUILT.get_or_init(|| named_or_built("MOTE_CRASH_BIN", "mote-crash", &["--features", "crash-points"])))
 }
 
+/// The `mote-sandboxd` binary: `$MOTE_SANDBOXD_BIN`, or built now. With crash points: they do nothing unless one is named.
+///
+/// # Errors
+/// When it does not build.
+pub fn mote_sandboxd() -> anyhow::Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let arguments = ["--features", "crash-points"];
+    found(BUILT.get_or_init(|| named_or_built_of("MOTE_SANDBOXD_BIN", "mote-sandboxd", "mote-sandboxd", &arguments)))
+}
+
+/// The `mote-sandbox-init` binary, static: `$MOTE_SANDBOX_INIT_BIN`, or built now for musl.
+///
+/// # Errors
+/// When it does not build: the target `x86_64-unknown-linux-musl` has to be installed.
+pub fn mote_sandbox_init() -> anyhow::Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    found(BUILT.get_or_init(|| {
+        let target = ["--target", &format!("{}-unknown-linux-musl", std::env::consts::ARCH)];
+        named_or_built_of("MOTE_SANDBOX_INIT_BIN", "mote-sandbox-init", "mote-sandbox-init", &target)
+    }))
+}
+
 fn found(built: &'static Result<PathBuf, String>) -> anyhow::Result<&'static Path> {
     built.as_deref().map_err(|why| anyhow::anyhow!("{why}"))
 }
 
 fn named_or_built(variable: &str, copy: &str, features: &[&str]) -> Result<PathBuf, String> {
+    named_or_built_of(variable, copy, "mote", features)
+}
+
+fn named_or_built_of(variable: &str, copy: &str, package: &str, arguments: &[&str]) -> Result<PathBuf, String> {
     match environment(variable) {
         Some(path) => Ok(PathBuf::from(path)),
-        None => build(copy, features).map_err(|error| format!("{error:#}")),
+        None => build(copy, package, arguments).map_err(|error| format!("{error:#}")),
     }
 }
 
@@ -63,25 +89,25 @@ pub fn workspace() -> PathBuf {
 }
 
 /// Builds, then copies: both variants are built under one name, so that their dependencies are compiled once.
-fn build(copy: &str, features: &[&str]) -> anyhow::Result<PathBuf> {
+fn build(copy: &str, package: &str, arguments: &[&str]) -> anyhow::Result<PathBuf> {
     let cargo = environment("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", "mote", "--bin", "mote", "--message-format", "json"]);
-    command.args(features).current_dir(workspace());
+    command.args(["build", "--quiet", "--package", package, "--bin", package, "--message-format", "json"]);
+    command.args(arguments).current_dir(workspace());
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
     let output = command.output().context("failed to run cargo")?;
     if !output.status.success() {
-        bail!("failed to build mote: {}", String::from_utf8_lossy(&output.stderr));
+        bail!("failed to build {package}: {}", String::from_utf8_lossy(&output.stderr));
     }
     let messages = String::from_utf8_lossy(&output.stdout);
     let executable = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "mote")
+        .filter(|message| message["target"]["name"] == package)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo built mote but does not say where")?;
+        .with_context(|| format!("cargo built {package} but does not say where"))?;
     let folder = scratch()?;
     let to = folder.join(copy);
     // Renamed into place: another test run may be executing the earlier copy.

@@ -1,0 +1,340 @@
+//! A daemon of its own for a test, with everything that it made gone afterwards, also where the test fails.
+//!
+//! `Daemon::start().await` is all that most tests need. The state directory is a temporary one, the port a free one, ids are
+//! random: tests run side by side. It makes no assertion but that the daemon starts and ends.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use system_tests::process::binary;
+
+/// How long the daemon may take to start or to end; for a machine that builds other things meanwhile.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a file or a state is looked at that nothing tells of.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How a daemon is started.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Configuration, as YAML, beside the paths that the fixture sets.
+    pub config: String,
+    /// Variables of its environment.
+    pub variables: Vec<(String, String)>,
+}
+
+/// A running daemon. Dropping it ends every sandbox and removes the state.
+pub struct Daemon {
+    child: Option<Child>,
+    folder: tempfile::TempDir,
+    options: Options,
+    http: reqwest::Client,
+    url: String,
+    key: String,
+    starts: usize,
+    uid_base: u32,
+}
+
+impl Daemon {
+    /// A daemon with every default.
+    pub async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    /// A daemon with a configuration, in YAML.
+    pub async fn configured(config: &str) -> Self {
+        Self::start_with(Options { config: config.to_owned(), ..Options::default() }).await
+    }
+
+    /// A daemon with these options.
+    pub async fn start_with(options: Options) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "tests of the sandbox runtime run as root");
+        let folder = tempfile::Builder::new().prefix("mote-sandbox-test-").tempdir().unwrap();
+        // The daemon's own user has to reach its folder.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).unwrap();
+        let uid_base = uid_base();
+        let mut daemon = Self {
+            child: None,
+            folder,
+            options,
+            http: reqwest::Client::builder().build().unwrap(),
+            url: String::new(),
+            key: String::new(),
+            starts: 0,
+            uid_base,
+        };
+        daemon.serve().await;
+        daemon
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The API's address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The API key that the daemon made at its first start.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The daemon's process, where it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    fn spawn(&mut self, variables: &[(String, String)]) -> PathBuf {
+        self.starts += 1;
+        let folder = self.folder.path();
+        let config = folder.join("config.yaml");
+        let lines = [
+            "listen: 127.0.0.1:0".to_owned(),
+            format!("state: {}", folder.join("state").display()),
+            format!("run: {}", folder.join("run").display()),
+            format!("init: {}", binary::mote_sandbox_init().unwrap().display()),
+            format!("uid_base: {}", self.uid_base),
+            "on_stop: remove".to_owned(),
+        ];
+        let own = |line: &&String| {
+            let field = line.split(':').next().unwrap_or_default();
+            !self.options.config.lines().any(|other| other.starts_with(&format!("{field}:")))
+        };
+        let lines: Vec<&String> = lines.iter().filter(own).collect();
+        let lines = lines.into_iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+        std::fs::write(&config, format!("{lines}\n{}\n", self.options.config)).unwrap();
+        let log = folder.join(format!("log.{}", self.starts));
+        let mut command = Command::new(binary::mote_sandboxd().unwrap());
+        command
+            .args(["serve", "--config"])
+            .arg(&config)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(folder.join("output")).unwrap())
+            .stderr(std::fs::File::create(&log).unwrap());
+        self.child = Some(command.spawn().unwrap());
+        log
+    }
+
+    /// Starts the daemon and waits until it listens; or says what it logged.
+    async fn serve(&mut self) {
+        let variables = self.options.variables.clone();
+        let log = self.spawn(&variables);
+        self.url = match listening(&log, self.child.as_mut().unwrap()) {
+            Some(address) => format!("http://{address}"),
+            None => panic!("the daemon does not start: {}", std::fs::read_to_string(&log).unwrap()),
+        };
+        self.key = std::fs::read_to_string(self.state().join("daemon/admin.key")).unwrap().trim().to_owned();
+    }
+
+    /// Ends the daemon as `kill -9` does, and waits until it is gone. Sandboxes live on.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Waits for the daemon to end by itself, as at a crash point.
+    pub async fn ended(&mut self) {
+        let mut child = self.child.take().unwrap();
+        let since = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            assert!(since.elapsed() < PATIENCE, "the daemon does not end");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Starts the daemon again, on the same state, without the variables of before.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.options.variables.clear();
+        self.serve().await;
+    }
+
+    /// Starts the daemon again, on the same state, so that it ends at a crash point. Sandboxes are adopted meanwhile.
+    pub async fn crash_at(&mut self, point: &str) {
+        self.kill();
+        self.options.variables = vec![("MOTE_CRASH_AT".to_owned(), point.to_owned())];
+        self.serve().await;
+    }
+
+    /// Ends the first process of a sandbox, from the host: the one whose host name is the sandbox's id.
+    pub fn kill_first_process(&self, id: &str) {
+        for pid in self.processes() {
+            let path = format!("/proc/{pid}/environ");
+            let (_, cgroup) = (path, std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default());
+            if cgroup.contains(id) || self.processes().len() == 1 {
+                let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+
+    /// A request with the API key.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).header("x-api-key", &self.key)
+    }
+
+    /// A request with a JSON body (none where it is null); the status and the answer.
+    pub async fn ask(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+        let mut request = self.request(method, path);
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        let text = response.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// A request that succeeds.
+    pub async fn done(&self, method: Method, path: &str, body: Value) -> Value {
+        let (status, answer) = self.ask(method.clone(), path, body).await;
+        assert!(status.is_success(), "{method} {path}: {status} {answer}\n{}", self.log());
+        answer
+    }
+
+    /// Makes a sandbox of a specification; its id.
+    pub async fn create(&self, spec: Value) -> String {
+        let sandbox = self.done(Method::POST, "/v1/sandboxes", json!({ "spec": spec })).await;
+        sandbox["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Runs a line in a shell as root; the result.
+    pub async fn exec(&self, id: &str, line: &str) -> Value {
+        let body = json!({ "command": line, "user": "root" });
+        self.done(Method::POST, &format!("/v1/sandboxes/{id}/exec"), body).await
+    }
+
+    /// Runs a line in a shell as root, which succeeds; what it printed.
+    pub async fn run(&self, id: &str, line: &str) -> String {
+        let result = self.exec(id, line).await;
+        assert_eq!(result["exit"], json!({"code": 0}), "{line}: {result}");
+        result["stdout"].as_str().unwrap().to_owned()
+    }
+
+    /// The state of a sandbox.
+    pub async fn state_of(&self, id: &str) -> String {
+        let sandbox = self.done(Method::GET, &format!("/v1/sandboxes/{id}"), Value::Null).await;
+        sandbox["state"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until a sandbox is in a state.
+    pub async fn until(&self, id: &str, state: &str) {
+        let since = Instant::now();
+        while self.state_of(id).await != state {
+            assert!(since.elapsed() < PATIENCE, "{id} does not become {state}\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// What the daemon logged since its last start.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join(format!("log.{}", self.starts))).unwrap_or_default()
+    }
+
+    /// Processes on the host whose ids lie in this daemon's ranges: what its sandboxes are made of.
+    pub fn processes(&self) -> Vec<u32> {
+        let range = self.uid_base..self.uid_base + UIDS;
+        let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(|pid: &u32| uid_of(*pid).is_some_and(|uid| range.contains(&uid))).collect()
+    }
+
+    /// Ends the daemon in order, its sandboxes with it, and says what is left of them on the host.
+    pub fn stop(&mut self) -> Vec<String> {
+        let leave = self.options.config.lines().any(|line| line.starts_with("on_stop: leave"));
+        if leave || self.child.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|ended| ended.is_some())) {
+            self.kill();
+            self.options.config = String::new();
+            let log = self.spawn(&[]);
+            listening(&log, self.child.as_mut().unwrap());
+        }
+        let Some(mut child) = self.child.take() else { return Vec::new() };
+        let pid = rustix::process::Pid::from_child(&child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let since = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) {
+            if since.elapsed() > PATIENCE {
+                let _ = child.kill();
+                let _ = child.wait();
+                return vec!["the daemon did not end".to_owned()];
+            }
+            std::thread::sleep(POLL);
+        }
+        self.leftovers()
+    }
+
+    /// What is left on the host, given a moment for what ends by itself.
+    fn leftovers(&self) -> Vec<String> {
+        let since = Instant::now();
+        loop {
+            let mut left: Vec<String> = self.processes().iter().map(|pid| format!("process {pid}")).collect();
+            let folder = self.folder.path().display().to_string();
+            let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+            left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")));
+            left.extend(loop_devices(self.folder.path()));
+            if left.is_empty() || since.elapsed() > Duration::from_secs(10) {
+                return left;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let left = self.stop();
+        if !left.is_empty() && !std::thread::panicking() {
+            panic!("the daemon left behind: {left:?}\n{}", self.log());
+        }
+    }
+}
+
+/// Ids of one daemon's ranges.
+const UIDS: u32 = 65_536 * 256;
+
+/// A range of host ids that no other test uses: daemons on one host need different ones.
+fn uid_base() -> u32 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    // Each `RandomState` is keyed from the operating system's randomness. systemd leaves these ids unused.
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    0x7000_0000 + u32::try_from(random % 14).unwrap() * UIDS
+}
+
+fn uid_of(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
+}
+
+fn loop_devices(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/block").into_iter().flatten().filter_map(Result::ok);
+    entries
+        .filter_map(|entry| {
+            let backing = std::fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
+            Path::new(backing.trim()).starts_with(folder).then(|| format!("loop device of {}", backing.trim()))
+        })
+        .collect()
+}
+
+/// Waits for the line that says where the daemon listens; nothing where it ended first.
+fn listening(log: &Path, child: &mut Child) -> Option<String> {
+    let since = Instant::now();
+    loop {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        if let Some(line) = lines.into_iter().find(|line| line["message"] == "listening") {
+            return line["address"].as_str().map(str::to_owned);
+        }
+        if since.elapsed() > PATIENCE || matches!(child.try_wait(), Ok(Some(_))) {
+            return None;
+        }
+        std::thread::sleep(POLL);
+    }
+}

@@ -1,0 +1,10 @@
+//! The sandbox runtime as its users meet it: the real daemon, real privileges, real sandboxes.
+//!
+//! Tests run as root, on a state directory of their own; where they are not root they fail saying so. A file a subject.
+#![allow(clippy::unwrap_used)]
+
+mod command;
+mod fixture;
+mod input;
+mod lifecycle;
+mod recovery;

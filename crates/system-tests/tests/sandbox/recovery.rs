@@ -1,0 +1,131 @@
+//! `kill -9` of the daemon, anywhere: what lived is adopted, what was half-made is given back, nothing leaks.
+//!
+//! That nothing leaks is the fixture's last word in every test here: processes, mounts and loop devices.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::fixture::{Daemon, Options};
+
+#[tokio::test]
+async fn what_lives_is_adopted_with_its_processes_and_its_files() {
+    let mut daemon = Daemon::start().await;
+    let lives = daemon.create(json!({ "env": { "NAME": "kept" } })).await;
+    let paused = daemon.create(json!({})).await;
+    daemon.run(&lives, "echo kept > /tmp/f; sleep 4242 >/dev/null 2>&1 & echo $! > /tmp/pid").await;
+    daemon.run(&paused, "sleep 4242 >/dev/null 2>&1 & echo $! > /tmp/pid").await;
+    daemon.done(Method::POST, &format!("/v1/sandboxes/{paused}/pause"), json!({})).await;
+    daemon.restart().await;
+    assert_eq!(daemon.state_of(&lives).await, "running");
+    assert_eq!(daemon.state_of(&paused).await, "paused");
+    for id in [&lives, &paused] {
+        daemon.run(id, "kill -0 $(cat /tmp/pid)").await;
+    }
+    assert_eq!(daemon.run(&lives, "cat /tmp/f; echo $NAME").await, "kept\nkept\n");
+    // The lease that was given out before still ends it.
+    daemon.done(Method::POST, &format!("/v1/sandboxes/{lives}/renew"), json!({ "lease": "100ms" })).await;
+    daemon.until(&lives, "paused").await;
+}
+
+/// Does something with a sandbox while the daemon is made to end at `point`; what becomes of the sandbox then.
+async fn crashed(point: &str, verb: &str, expected: &[&str]) {
+    let mut daemon = Daemon::start().await;
+    let id = daemon.create(json!({})).await;
+    daemon.run(&id, "echo before > /tmp/f").await;
+    let snapshot = daemon.done(Method::POST, &format!("/v1/sandboxes/{id}/snapshots"), json!({})).await;
+    daemon.run(&id, "echo after > /tmp/f").await;
+    if verb == "resume" {
+        daemon.done(Method::POST, &format!("/v1/sandboxes/{id}/pause"), json!({})).await;
+    }
+    daemon.crash_at(point).await;
+    let (method, path, body) = match verb {
+        "create" => (Method::POST, "/v1/sandboxes".to_owned(), json!({})),
+        "remove" => (Method::DELETE, format!("/v1/sandboxes/{id}"), Value::Null),
+        "rollback" => (Method::POST, format!("/v1/sandboxes/{id}/rollback"), json!({ "snapshot": snapshot["id"] })),
+        verb => (Method::POST, format!("/v1/sandboxes/{id}/{verb}"), json!({})),
+    };
+    let request = daemon.request(method, &path).json(&body).send().await;
+    assert!(request.is_err(), "{point}: the daemon answered: {request:?}");
+    daemon.ended().await;
+    daemon.restart().await;
+    let state = daemon.state_of(&id).await;
+    assert!(expected.contains(&state.as_str()), "{point}: {state}\n{}", daemon.log());
+    let listed = daemon.done(Method::GET, "/v1/sandboxes", Value::Null).await;
+    let left = listed["items"].as_array().unwrap();
+    assert!(left.iter().all(|sandbox| sandbox["id"] == id.as_str()), "{point}: {left:?}");
+    let snapshots = daemon.done(Method::GET, "/v1/snapshots", Value::Null).await;
+    assert_eq!(snapshots["items"].as_array().unwrap().len(), 1, "{point}: a half-made snapshot is no snapshot");
+    if state != "gone" {
+        let content = if verb == "rollback" { "before\n" } else { "after\n" };
+        assert_eq!(daemon.run(&id, "cat /tmp/f").await, content, "{point}");
+    }
+    assert_eq!(daemon.stop(), Vec::<String>::new(), "{point}");
+}
+
+#[tokio::test]
+async fn amid_a_creation() {
+    for point in ["create.after_intent", "create.after_root", "create.after_start"] {
+        crashed(point, "create", &["running"]).await;
+    }
+}
+
+#[tokio::test]
+async fn amid_a_pause_or_a_resume() {
+    crashed("pause.after_intent", "pause", &["running"]).await;
+    crashed("pause.after_effect", "pause", &["paused"]).await;
+    crashed("resume.after_effect", "resume", &["running"]).await;
+}
+
+#[tokio::test]
+async fn amid_a_snapshot_or_a_fork() {
+    for point in ["snapshot.after_intent", "snapshot.after_effect"] {
+        crashed(point, "snapshots", &["running"]).await;
+    }
+    crashed("fork.after_copy", "fork", &["running"]).await;
+}
+
+#[tokio::test]
+async fn amid_a_rollback() {
+    for point in ["rollback.after_intent", "rollback.after_end", "rollback.after_root"] {
+        crashed(point, "rollback", &["running"]).await;
+    }
+}
+
+#[tokio::test]
+async fn amid_a_removal() {
+    for point in ["remove.after_intent", "remove.after_end", "remove.after_root"] {
+        crashed(point, "remove", &["gone"]).await;
+    }
+}
+
+#[tokio::test]
+async fn processes_that_ended_while_the_daemon_was_away_leave_a_rested_sandbox_or_none() {
+    let mut daemon = Daemon::start_with(Options::default()).await;
+    let keeps = daemon.create(json!({})).await;
+    daemon.run(&keeps, "echo kept > /tmp/f").await;
+    let training = daemon.create(json!({ "profile": "training", "lease": "5m" })).await;
+    daemon.kill();
+    for pid in daemon.processes() {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    daemon.restart().await;
+    assert_eq!(daemon.state_of(&keeps).await, "paused");
+    assert_eq!(daemon.state_of(&training).await, "gone");
+    assert_eq!(daemon.run(&keeps, "cat /tmp/f").await, "kept\n");
+}
+
+#[tokio::test]
+async fn the_end_of_the_first_process_is_told() {
+    let daemon = Daemon::start().await;
+    let id = daemon.create(json!({})).await;
+    for pid in daemon.processes() {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        assert!(name.starts_with("mote-sandbox"), "{name}");
+    }
+    daemon.kill_first_process(&id);
+    daemon.until(&id, "failed").await;
+    let sandbox = daemon.done(Method::GET, &format!("/v1/sandboxes/{id}"), Value::Null).await;
+    assert!(sandbox["reason"].as_str().unwrap().contains("ended unexpectedly"), "{sandbox}");
+    daemon.done(Method::DELETE, &format!("/v1/sandboxes/{id}"), Value::Null).await;
+}
