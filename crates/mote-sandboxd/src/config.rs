@@ -68,6 +68,10 @@ pub struct Config {
     pub init: Option<PathBuf>,
     /// Domain of previews: `PORT-ID.DOMAIN`.
     pub domain: String,
+    /// Who resolves the names that sandboxes ask for: `system`, or the address of a resolver.
+    pub resolver: String,
+    /// A file of authorities (PEM) that destinations may have beside the public ones, where TLS is terminated.
+    pub authorities: Option<PathBuf>,
     /// Image of specifications that name none.
     pub image: ImageSource,
     /// Defaults of the profiles, laid over the built-in ones.
@@ -96,6 +100,8 @@ impl Default for Config {
             run: None,
             init: None,
             domain: "sandbox.localhost".to_owned(),
+            resolver: "system".to_owned(),
+            authorities: None,
             image: ImageSource::Host,
             profiles: BTreeMap::new(),
             pool: Vec::new(),
@@ -151,6 +157,9 @@ impl Config {
             if let Err(failure) = check::spec(&entry.spec) {
                 return wrong(&format!("pool[{at}].spec"), failure.message);
             }
+        }
+        if let Err(message) = crate::network::dns::upstream_of(&self.resolver) {
+            return wrong("resolver", message);
         }
         if self.sandboxes_max == 0 {
             return wrong("sandboxes_max", "it must be at least 1".to_owned());

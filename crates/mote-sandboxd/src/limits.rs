@@ -265,3 +265,5 @@ pub const DIFF_CHANGES_MAX: usize = 100_000;
 pub const RECIPE_BYTES_MAX: u64 = 1024 * 1024;
 /// Steps of a recipe: packages, modules and files together.
 pub const RECIPE_ENTRIES_MAX: usize = 4096;
+/// Bytes of the bundle of authorities that an image has.
+pub const BUNDLE_BYTES_MAX: usize = 4 << 20;

@@ -19,6 +19,8 @@ use mote_sandboxd::privilege::{self, Kept};
 use mote_sandboxd::service::{self, Start};
 use mote_sandboxd::state::State;
 use mote_sandboxd::telemetry::logs;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -153,11 +155,20 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     let listener =
         std::net::TcpListener::bind(config.listen).with_context(|| format!("failed to listen on {}", config.listen))?;
     logs::install(&config.log, std::sync::Arc::new(System))?;
+    let authorities = authorities(&config)?;
     let keeper = keeper::spawn(&program, &settings).context("failed to start the keeper")?;
     let confinement = confine(&config, &settings)?;
     let runtime = runtime()?;
-    runtime.block_on(service::run(Start { config, keeper, listener, confinement }))?;
+    runtime.block_on(service::run(Start { config, keeper, listener, authorities, confinement }))?;
     Ok(())
+}
+
+/// The authorities that the operator adds, read while every file can be.
+fn authorities(config: &Config) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let Some(path) = &config.authorities else { return Ok(Vec::new()) };
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("failed to read the authorities {}", path.display()))
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

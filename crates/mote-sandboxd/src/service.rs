@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use mote_sandbox_api::capability::Support;
 use mote_sandbox_api::error::Failure;
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,7 @@ use crate::lifecycle::profiles::Profiles;
 use crate::lifecycle::{Parts, Sandboxes};
 use crate::limits::{CONNECTION_GRACE, KEEPER_PING_EVERY, REMOVE_ALL_TIMEOUT};
 use crate::namespace::Containers;
+use crate::network::{self, Network};
 use crate::state::{self, State};
 use crate::telemetry::metrics::Metrics;
 
@@ -63,6 +65,8 @@ pub struct Start {
     pub keeper: OwnedFd,
     /// The listening socket of the API.
     pub listener: std::net::TcpListener,
+    /// Authorities that destinations may have beside the public ones.
+    pub authorities: Vec<CertificateDer<'static>>,
     /// What was given up, by name, for `GET /v1/capabilities`.
     pub confinement: BTreeMap<String, Support>,
 }
@@ -81,12 +85,15 @@ pub async fn run(start: Start) -> Result<(), Error> {
     // Signals first: one that comes while the daemon starts must not be missed.
     let stop = CancellationToken::new();
     watch_signals(&stop).map_err(|error| Error::Io("watch for signals", error))?;
-    let Start { config, keeper, listener, confinement } = start;
+    let Start { config, keeper, listener, confinement, authorities } = start;
     let clock: SharedClock = Arc::new(System);
     let store = State::open(&folder(&config))?;
     let keeper = Client::start(keeper).map_err(|error| Error::Io("reach the keeper", error))?;
     keeper.call(Verb::Ping).await.map_err(|failure| Error::Part("start the keeper", failure))?;
-    let container = container(&keeper, confinement).await.map_err(|failure| Error::Part("probe the host", failure))?;
+    let network = network(&config, &store, &clock, authorities)?;
+    let container = container(&keeper, network.clone(), confinement)
+        .await
+        .map_err(|failure| Error::Part("probe the host", failure))?;
     let sandboxes = Sandboxes::new(Parts {
         substrate: Arc::new(container),
         store: store.clone(),
@@ -113,6 +120,7 @@ pub async fn run(start: Start) -> Result<(), Error> {
         metrics: Arc::new(Metrics::new(&sandboxes)),
         sandboxes: sandboxes.clone(),
         domain: config.domain.as_str().into(),
+        network,
         closing: closing.clone(),
     };
     tracing::info!(%address, state = %config.state.display(), version = env!("CARGO_PKG_VERSION"), "listening");
@@ -196,8 +204,31 @@ fn watch_signals(stop: &CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
+/// The network boundary, its authority in the daemon's own folder.
+fn network(
+    config: &Config,
+    store: &State,
+    clock: &SharedClock,
+    roots: Vec<CertificateDer<'static>>,
+) -> Result<Network, Error> {
+    let failed = |message: String| Error::Part("set up the network boundary", Failure::invalid("resolver", message));
+    let clock = Arc::clone(clock);
+    Network::new(network::Settings {
+        directory: folder(config).join("network"),
+        resolver: network::dns::upstream_of(&config.resolver).map_err(failed)?,
+        roots,
+        vault: Arc::new(store.clone()),
+        now_ms: Arc::new(move || clock.now_ms()),
+    })
+    .map_err(|failure| Error::Part("set up the network boundary", failure))
+}
+
 /// The substrate, with what this host can do.
-async fn container(keeper: &Client, confinement: BTreeMap<String, Support>) -> Result<Container, Failure> {
+async fn container(
+    keeper: &Client,
+    network: Network,
+    confinement: BTreeMap<String, Support>,
+) -> Result<Container, Failure> {
     let (containers, filesystem) = (Containers::new(keeper.clone()), Filesystem::new(keeper.clone()));
     let description = filesystem.describe().await?;
     let mut enforcement = confinement;
@@ -217,7 +248,11 @@ async fn container(keeper: &Client, confinement: BTreeMap<String, Support>) -> R
         ("clock.offset".to_owned(), Support::no("not on containers")),
         ("entropy.seed".to_owned(), Support::no("not on containers")),
     ]);
-    Ok(Container { containers, filesystem, enforcement, features })
+    enforcement.insert(
+        "network_policy".to_owned(),
+        Support::yes("no link leaves a sandbox; its connections lead into the daemon's proxy, which decides"),
+    );
+    Ok(Container { containers, filesystem, network, enforcement, features })
 }
 
 /// Where there is no key, makes one: printed once, and left where root on this host finds it.

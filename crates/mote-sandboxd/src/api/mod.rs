@@ -5,6 +5,8 @@
 pub mod access;
 pub mod failure;
 pub mod native;
+mod observe;
+pub mod preview;
 pub mod server;
 
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use axum::Router;
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Sandboxes;
+use crate::network::Network;
 use crate::telemetry::metrics::Metrics;
 use access::Keys;
 
@@ -27,11 +30,15 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     /// Previews are served at `PORT-ID.DOMAIN`.
     pub domain: Arc<str>,
+    /// The network boundary: what previews may reach, and what was decided.
+    pub network: Network,
     /// Cancelled when the daemon stops: streams end by themselves.
     pub closing: CancellationToken,
 }
 
 /// Every surface in one router.
 pub fn router(api: &Api) -> Router {
-    native::router(api)
+    let router = native::router(api);
+    let router = preview::layer(router, api);
+    observe::layer(router, api)
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use mote_sandbox_api::capability::Support;
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::Configuration;
+use mote_sandbox_api::guest::{Configuration, FileTarget};
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
@@ -18,7 +18,16 @@ use crate::filesystem::keeper as roots;
 use crate::filesystem::recipe::Lower;
 use crate::filesystem::{Filesystem, id::Id};
 use crate::guest::Guest;
+use crate::limits::BUNDLE_BYTES_MAX;
+use crate::network::Network;
 use crate::namespace::{Containers, Launch as Plan, Mount, Source, Started};
+
+/// Where Debian's images, and most others, keep the authorities that they trust.
+const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// The same with the daemon's authority added.
+const BUNDLE: &str = "/etc/ssl/mote-bundle.pem";
+/// The daemon's authority alone.
+const AUTHORITY: &str = "/etc/ssl/mote-authority.pem";
 
 /// What containers are made of.
 #[derive(Debug)]
@@ -27,6 +36,8 @@ pub struct Container {
     pub containers: Containers,
     /// Roots, snapshots and volumes.
     pub filesystem: Filesystem,
+    /// What sandboxes may reach.
+    pub network: Network,
     /// What this host can enforce, found at start.
     pub enforcement: BTreeMap<String, Support>,
     /// What a sandbox can be asked here, found at start.
@@ -37,15 +48,46 @@ impl Container {
     async fn alive(&self, id: &str, started: Started, launch: &Launch) -> Result<Alive, Failure> {
         let exit = descriptor::watch(started.exit)
             .map_err(|error| Failure::new(Code::Internal, format!("failed to watch a first process: {error}")))?;
-        let (_, _) = (id, launch);
+        let guest = Guest::new(started.guest);
+        let mut env = BTreeMap::new();
+        if let (Some(sockets), Some(policy)) = (started.network, &launch.spec.network) {
+            self.network.attach(id, sockets, policy)?;
+            env = self.trust(&guest, policy).await?;
+            env.extend(self.network.placeholders(id, policy));
+        }
         Ok(Alive {
-            guest: Guest::new(started.guest),
+            guest,
             exit: Box::pin(async move {
                 // Readable once the process ended; an error means that there is nothing to watch any more.
                 let _ = exit.readable().await;
             }),
-            env: BTreeMap::new(),
+            env,
         })
+    }
+
+    /// Where TLS is terminated for a sandbox, it is told whom to trust: a bundle of its image's authorities and the
+    /// daemon's, and the variables by which programs find it.
+    async fn trust(&self, guest: &Guest, policy: &Policy) -> Result<BTreeMap<String, String>, Failure> {
+        let inspects = policy.rules.iter().any(|rule| rule.inspect || !rule.headers.is_empty());
+        if !inspects && policy.secrets.is_empty() && policy.tape.is_none() {
+            return Ok(BTreeMap::new());
+        }
+        let root = |path: &str| FileTarget { path: path.to_owned(), user: Some("0".to_owned()) };
+        let own = self.network.authority().to_owned();
+        let mut bundle = match guest.read_whole(root(SYSTEM_BUNDLE), BUNDLE_BYTES_MAX).await {
+            Ok(bundle) => bundle.to_vec(),
+            Err(failure) if failure.code == Code::NotFound => Vec::new(),
+            Err(failure) => return Err(failure),
+        };
+        bundle.push(b'\n');
+        bundle.extend_from_slice(own.as_bytes());
+        guest.write_whole(root(BUNDLE), Some(0o644), bundle.into()).await?;
+        guest.write_whole(root(AUTHORITY), Some(0o644), own.into()).await?;
+        let of_bundle = ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT"];
+        let mut env: BTreeMap<_, _> =
+            of_bundle.into_iter().map(|name| (name.to_owned(), BUNDLE.to_owned())).collect();
+        env.insert("NODE_EXTRA_CA_CERTS".to_owned(), AUTHORITY.to_owned());
+        Ok(env)
     }
 
     /// Whether no process but the first lives, so that a root can change under it.
@@ -139,6 +181,7 @@ impl Substrate for Container {
     }
 
     async fn end(&self, id: &str) -> Result<(), Failure> {
+        self.network.detach(id);
         given_back(self.containers.end(id).await)
     }
 
@@ -192,11 +235,30 @@ impl Substrate for Container {
     async fn usage(&self, id: &str) -> Result<Usage, Failure> {
         let charge = self.filesystem.usage(id).await.unwrap_or_default();
         let usage = self.containers.usage(id);
-        Ok(Usage { disk_bytes: charge.bytes, disk_bytes_max: charge.bytes_max, ..usage })
+        let network = self.network.usage(id).unwrap_or_default();
+        Ok(Usage {
+            disk_bytes: charge.bytes,
+            disk_bytes_max: charge.bytes_max,
+            sent_bytes: network.sent_bytes,
+            received_bytes: network.received_bytes,
+            ..usage
+        })
     }
 
-    async fn policy(&self, _: &str, _: Policy) -> Result<(), Failure> {
-        Err(Failure::unsupported("network", "this daemon has no network boundary"))
+    fn check_policy(&self, id: &str, policy: &Policy) -> Result<(), Failure> {
+        self.network.check(id, policy)
+    }
+
+    async fn policy(
+        &self,
+        id: &str,
+        policy: &Policy,
+        guest: &Guest,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        self.network.update(id, policy)?;
+        let mut env = self.trust(guest, policy).await?;
+        env.extend(self.network.placeholders(id, policy));
+        Ok(env)
     }
 }
 

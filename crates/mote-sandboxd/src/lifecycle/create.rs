@@ -97,6 +97,9 @@ impl Sandboxes {
             Origin::Image(image) | Origin::Snapshot { image, .. } => image.clone(),
         };
         let mut record = self.blank(spec, image)?;
+        if let Some(policy) = &record.spec.network {
+            self.substrate.check_policy(&record.id, policy)?;
+        }
         record.snapshot = snapshot;
         record.pooled = pooled;
         let volumes = self.volumes_of(&record.spec).await?;

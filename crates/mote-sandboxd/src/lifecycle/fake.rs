@@ -168,7 +168,10 @@ impl Substrate for Fake {
     async fn usage(&self, _: &str) -> Result<Usage, Failure> {
         Ok(Usage { oom_kills: u64::from(self.world().oom), ..Usage::default() })
     }
-    async fn policy(&self, _: &str, _: Policy) -> Result<(), Failure> {
+    fn check_policy(&self, _: &str, _: &Policy) -> Result<(), Failure> {
         Ok(())
+    }
+    async fn policy(&self, _: &str, _: &Policy, _: &Guest) -> Result<BTreeMap<String, String>, Failure> {
+        Ok(BTreeMap::new())
     }
 }

@@ -290,10 +290,22 @@ impl Sandboxes {
                 .remedy("create it with a network policy, an empty one where nothing may be reached yet"));
         }
         let _work = cell.work.lock().await;
-        if cell.guest().is_some() {
-            self.substrate.policy(id, policy.clone()).await?;
+        self.substrate.check_policy(id, &policy)?;
+        if let Some(guest) = cell.guest() {
+            if cell.read(|record| record.pause.is_some()) {
+                return Err(cell.unusable());
+            }
+            let env = self.substrate.policy(id, &policy, &guest).await?;
+            cell.keep_env(env);
         }
-        cell.change(&self.store, |record| record.spec.network = Some(policy)).await?;
+        let pending = cell.change(&self.store, |record| record.spec.network = Some(policy));
+        pending.await?;
+        if let Some(guest) = cell.guest() {
+            // What is started from now on finds its placeholders.
+            let spec = cell.read(|record| record.spec.clone());
+            let configuration = create::configuration_with(&spec, &cell.added_env());
+            self.substrate.configure(&guest, configuration).await?;
+        }
         cell.note(self.clock.now_ms(), "info", "the network policy was replaced");
         Ok(())
     }

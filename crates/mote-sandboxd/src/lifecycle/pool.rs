@@ -123,6 +123,13 @@ impl Sandboxes {
     /// Gives a warm sandbox its environment and its holder. It is the holder's only when the record says so.
     async fn bind(&self, cell: &Arc<Cell>, spec: &Spec) -> Result<Record, mote_sandbox_api::error::Failure> {
         let guest = cell.guest().ok_or_else(|| cell.unusable())?;
+        if let Some(policy) = &spec.network
+            && !policy.secrets.is_empty()
+        {
+            // Placeholders are the sandbox's own.
+            let env = self.substrate.policy(cell.id(), policy, &guest).await?;
+            cell.keep_env(env);
+        }
         self.substrate.configure(&guest, configuration_with(spec, &cell.added_env())).await?;
         let now = self.clock.now_ms();
         cell.change(&self.store, |record| {

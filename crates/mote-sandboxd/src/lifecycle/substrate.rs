@@ -140,6 +140,9 @@ pub trait Substrate: Send + Sync + 'static {
     async fn held(&self) -> Result<(Vec<String>, Vec<String>), Failure>;
     /// What a sandbox uses.
     async fn usage(&self, id: &str) -> Result<Usage, Failure>;
-    /// Another network policy from now on.
-    async fn policy(&self, id: &str, policy: Policy) -> Result<(), Failure>;
+    /// Whether a network policy is sound and what it names is there.
+    fn check_policy(&self, id: &str, policy: &Policy) -> Result<(), Failure>;
+    /// Another network policy from now on; answers with what it adds to the environment.
+    async fn policy(&self, id: &str, policy: &Policy, guest: &Guest)
+    -> Result<BTreeMap<String, String>, Failure>;
 }

@@ -95,6 +95,7 @@ impl State {
         let path = directory.join(FILE);
         let connection = schema::open(&path)?;
         let vault = Vault::open(directory)?;
+        vault.fill(&connection).map_err(|source| Error::Sqlite { path: path.clone(), source })?;
         let writer = writer::Writer::start(connection).map_err(|source| Error::Files { path: path.clone(), source })?;
         Ok(Self { writer, vault: Arc::new(vault) })
     }

@@ -4,14 +4,16 @@
 //! gives nothing away. Tokens of sandboxes are derived from the same file and stored nowhere. It does not decide who may use
 //! a secret.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::{PoisonError, RwLock};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use mote_sandbox_api::error::{Code, Failure};
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::params;
 use subtle::ConstantTimeEq as _;
 
 use super::{Error, State, signed, unsigned};
@@ -25,6 +27,8 @@ const KEY_BYTES: usize = 64;
 pub struct Vault {
     seal: LessSafeKey,
     derive: hmac::Key,
+    /// Sealed values by name, as they are in the database: the boundary asks without waiting.
+    sealed: RwLock<HashMap<String, Vec<u8>>>,
 }
 
 impl std::fmt::Debug for Vault {
@@ -51,7 +55,7 @@ impl Vault {
         let wrong = || failed(std::io::Error::other(format!("it must hold {KEY_BYTES} bytes")));
         let (seal, derive) = bytes.split_at_checked(32).filter(|_| bytes.len() == KEY_BYTES).ok_or_else(wrong)?;
         let seal = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, seal).map_err(|_| wrong())?);
-        Ok(Self { seal, derive: hmac::Key::new(hmac::HMAC_SHA256, derive) })
+        Ok(Self { seal, derive: hmac::Key::new(hmac::HMAC_SHA256, derive), sealed: RwLock::default() })
     }
 
     /// The token of one purpose for one sandbox: the same each time, underivable without this file.
@@ -64,6 +68,15 @@ impl Vault {
     #[must_use]
     pub fn is_token(&self, purpose: &str, id: &str, presented: &str) -> bool {
         bool::from(self.token(purpose, id).as_bytes().ct_eq(presented.as_bytes()))
+    }
+
+    /// Takes what the database holds.
+    pub(super) fn fill(&self, connection: &rusqlite::Connection) -> rusqlite::Result<()> {
+        let mut statement = connection.prepare("SELECT name, sealed FROM secrets")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let sealed = rows.collect::<rusqlite::Result<HashMap<String, Vec<u8>>>>()?;
+        *self.sealed.write().unwrap_or_else(PoisonError::into_inner) = sealed;
+        Ok(())
     }
 
     fn seal(&self, name: &str, value: &str) -> Result<Vec<u8>, Failure> {
@@ -94,7 +107,7 @@ impl State {
     /// `internal`, `exhausted`, `no_space`.
     pub async fn put_secret(&self, name: &str, value: &str, now: UnixMs) -> Result<(), Failure> {
         let sealed = self.vault.seal(name, value)?;
-        let name = name.to_owned();
+        let (known, name) = ((name.to_owned(), sealed.clone()), name.to_owned());
         self.writer
             .submit("keep a secret", move |connection| {
                 connection
@@ -105,23 +118,17 @@ impl State {
                     )
                     .map(drop)
             })
-            .await
+            .await?;
+        self.vault.sealed.write().unwrap_or_else(PoisonError::into_inner).insert(known.0, known.1);
+        Ok(())
     }
 
     /// The value of a secret: for the network boundary alone.
     ///
     /// # Errors
     /// `internal` where the file of the vault does not fit.
-    pub async fn secret(&self, name: &str) -> Result<Option<String>, Failure> {
-        let wanted = name.to_owned();
-        let sealed: Option<Vec<u8>> = self
-            .writer
-            .submit("read a secret", move |connection| {
-                connection
-                    .query_row("SELECT sealed FROM secrets WHERE name = ?1", [wanted], |row| row.get(0))
-                    .optional()
-            })
-            .await?;
+    pub fn secret(&self, name: &str) -> Result<Option<String>, Failure> {
+        let sealed = self.vault.sealed.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         sealed.map(|sealed| self.vault.open_sealed(name, &sealed)).transpose()
     }
 
@@ -143,11 +150,20 @@ impl State {
     /// # Errors
     /// `internal`, `exhausted`.
     pub async fn remove_secret(&self, name: &str) -> Result<bool, Failure> {
-        let name = name.to_owned();
-        self.writer
+        let wanted = name.to_owned();
+        let removed = self
+            .writer
             .submit("remove a secret", move |connection| {
-                connection.execute("DELETE FROM secrets WHERE name = ?1", [name]).map(|changed| changed > 0)
+                connection.execute("DELETE FROM secrets WHERE name = ?1", [wanted]).map(|changed| changed > 0)
             })
-            .await
+            .await?;
+        self.vault.sealed.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        Ok(removed)
+    }
+}
+
+impl crate::network::secret::Vault for State {
+    fn reveal(&self, secret: &str) -> Result<Option<crate::network::secret::Value>, Failure> {
+        Ok(self.secret(secret)?.map(crate::network::secret::Value::new))
     }
 }

@@ -30,7 +30,7 @@ async fn a_key_is_known_by_its_hash_alone() {
 async fn a_secret_is_sealed_at_rest_and_opens_again() {
     let (directory, state) = state();
     state.put_secret("token", "hunter2-hunter2", 1).await.unwrap();
-    assert_eq!(state.secret("token").await.unwrap().as_deref(), Some("hunter2-hunter2"));
+    assert_eq!(state.secret("token").unwrap().as_deref(), Some("hunter2-hunter2"));
     assert_eq!(state.secret_names().await.unwrap(), [("token".to_owned(), 1)]);
     for entry in std::fs::read_dir(directory.path()).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
@@ -38,7 +38,7 @@ async fn a_secret_is_sealed_at_rest_and_opens_again() {
     }
     drop(state);
     let state = State::open(directory.path()).unwrap();
-    assert_eq!(state.secret("token").await.unwrap().as_deref(), Some("hunter2-hunter2"));
+    assert_eq!(state.secret("token").unwrap().as_deref(), Some("hunter2-hunter2"));
 }
 
 #[tokio::test]

@@ -7,12 +7,13 @@ mod exec;
 mod files;
 mod host;
 mod idempotency;
+mod ports;
 mod sandboxes;
 mod stored;
 mod stream;
 
 use axum::Router;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{any, delete, get, post, put};
 
 use super::Api;
 
@@ -43,6 +44,9 @@ pub fn router(api: &Api) -> Router {
         .route("/v1/sandboxes/{id}/files/directory", post(files::directory))
         .route("/v1/sandboxes/{id}/files/move", post(files::rename))
         .route("/v1/sandboxes/{id}/files/watch", get(files::watch))
+        .route("/v1/sandboxes/{id}/ports/{port}", any(ports::root))
+        .route("/v1/sandboxes/{id}/ports/{port}/{*rest}", any(ports::below))
+        .route("/v1/sandboxes/{id}/network/decisions", get(sandboxes::decisions))
         .route("/v1/snapshots", get(stored::snapshots))
         .route("/v1/snapshots/{id}", delete(stored::remove_snapshot))
         .route("/v1/volumes", get(stored::volumes).post(stored::create_volume))

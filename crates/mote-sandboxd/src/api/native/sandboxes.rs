@@ -199,6 +199,17 @@ pub(super) async fn logs(
     Ok(json(StatusCode::OK, &Page { items: api.sandboxes.logs(&id, query.after)?, next: None }))
 }
 
+/// What the network boundary decided about a sandbox lately.
+pub(super) async fn decisions(
+    State(api): State<Api>,
+    _: Holder,
+    Path(id): Path<String>,
+    Query(query): Query<LogsQuery>,
+) -> Answer {
+    api.sandboxes.get(&id)?;
+    Ok(json(StatusCode::OK, &Page { items: api.network.decisions(&id, query.after)?, next: None }))
+}
+
 pub(super) async fn usage(State(api): State<Api>, _: Holder, Path(id): Path<String>) -> Answer {
     Ok(json(StatusCode::OK, &api.sandboxes.usage(&id).await?))
 }
