@@ -34,7 +34,9 @@ pub fn layer(router: Router, api: &Api) -> Router {
 async fn by_host(State(api): State<Api>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     match host.and_then(|host| target(host, &api.domain)) {
-        Some((port, id)) => preview(&api, &id, port, request).await.unwrap_or_else(|failure| Refusal(failure).into_response()),
+        Some((port, id)) => {
+            preview(&api, &id, port, request).await.unwrap_or_else(|failure| Refusal(failure).into_response())
+        }
         None => next.run(request).await,
     }
 }
@@ -51,11 +53,15 @@ pub fn target(host: &str, domain: &str) -> Option<(u16, String)> {
 }
 
 /// A preview by path: for callers that cannot use names. They hold an API key.
-pub(super) async fn by_path(api: &Api, id: &str, port: u16, rest: &str, mut request: Request) -> Result<Response, Failure> {
+pub(super) async fn by_path(
+    api: &Api,
+    id: &str,
+    port: u16,
+    rest: &str,
+    mut request: Request,
+) -> Result<Response, Failure> {
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-    let path: PathAndQuery = format!("/{rest}{query}")
-        .parse()
-        .map_err(|error| Failure::invalid("path", error))?;
+    let path: PathAndQuery = format!("/{rest}{query}").parse().map_err(|error| Failure::invalid("path", error))?;
     *request.uri_mut() = Uri::from(path);
     // The caller's key is for the daemon: what runs inside must not see it.
     request.headers_mut().remove("x-api-key");
@@ -79,13 +85,12 @@ pub async fn preview(api: &Api, id: &str, port: u16, mut request: Request) -> Re
 
 async fn pass(guest: &Guest, port: u16, mut request: Request) -> Result<Response, Failure> {
     let broken = |error: hyper::Error| {
-        Failure::new(Code::NotFound, format!("port {port} of the sandbox does not speak HTTP: {error}")).with("port", port)
+        Failure::new(Code::NotFound, format!("port {port} of the sandbox does not speak HTTP: {error}"))
+            .with("port", port)
     };
     let stream = guest.dial(port).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .handshake::<_, Body>(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::Builder::new().handshake::<_, Body>(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection.with_upgrades());
     let upgrade = request.headers().get(header::UPGRADE).cloned();
     let incoming = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));

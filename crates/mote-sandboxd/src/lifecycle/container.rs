@@ -19,8 +19,8 @@ use crate::filesystem::recipe::Lower;
 use crate::filesystem::{Filesystem, id::Id};
 use crate::guest::Guest;
 use crate::limits::BUNDLE_BYTES_MAX;
-use crate::network::Network;
 use crate::namespace::{Containers, Launch as Plan, Mount, Source, Started};
+use crate::network::Network;
 
 /// Where Debian's images, and most others, keep the authorities that they trust.
 const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -84,8 +84,7 @@ impl Container {
         guest.write_whole(root(BUNDLE), Some(0o644), bundle.into()).await?;
         guest.write_whole(root(AUTHORITY), Some(0o644), own.into()).await?;
         let of_bundle = ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT"];
-        let mut env: BTreeMap<_, _> =
-            of_bundle.into_iter().map(|name| (name.to_owned(), BUNDLE.to_owned())).collect();
+        let mut env: BTreeMap<_, _> = of_bundle.into_iter().map(|name| (name.to_owned(), BUNDLE.to_owned())).collect();
         env.insert("NODE_EXTRA_CA_CERTS".to_owned(), AUTHORITY.to_owned());
         Ok(env)
     }
@@ -249,12 +248,7 @@ impl Substrate for Container {
         self.network.check(id, policy)
     }
 
-    async fn policy(
-        &self,
-        id: &str,
-        policy: &Policy,
-        guest: &Guest,
-    ) -> Result<BTreeMap<String, String>, Failure> {
+    async fn policy(&self, id: &str, policy: &Policy, guest: &Guest) -> Result<BTreeMap<String, String>, Failure> {
         self.network.update(id, policy)?;
         let mut env = self.trust(guest, policy).await?;
         env.extend(self.network.placeholders(id, policy));

@@ -143,6 +143,5 @@ pub trait Substrate: Send + Sync + 'static {
     /// Whether a network policy is sound and what it names is there.
     fn check_policy(&self, id: &str, policy: &Policy) -> Result<(), Failure>;
     /// Another network policy from now on; answers with what it adds to the environment.
-    async fn policy(&self, id: &str, policy: &Policy, guest: &Guest)
-    -> Result<BTreeMap<String, String>, Failure>;
+    async fn policy(&self, id: &str, policy: &Policy, guest: &Guest) -> Result<BTreeMap<String, String>, Failure>;
 }

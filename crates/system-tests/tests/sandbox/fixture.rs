@@ -243,7 +243,8 @@ impl Daemon {
     /// Processes on the host whose ids lie in this daemon's ranges: what its sandboxes are made of.
     pub fn processes(&self) -> Vec<u32> {
         let range = self.uid_base..self.uid_base + UIDS;
-        let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let pids =
+            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         pids.filter(|pid: &u32| uid_of(*pid).is_some_and(|uid| range.contains(&uid))).collect()
     }
 

@@ -84,8 +84,7 @@ async fn a_lease_pauses_or_removes_and_a_deadline_removes() {
     let path = |id: &str| format!("/v1/sandboxes/{id}");
     assert_eq!(reason(daemon.done(Method::GET, &path(&removed), Value::Null).await), "its lease ran out");
     assert_eq!(reason(daemon.done(Method::GET, &path(&dated), Value::Null).await), "its deadline passed");
-    let renewed =
-        daemon.done(Method::POST, &format!("/v1/sandboxes/{pausing}/renew"), json!({ "lease": "1h" })).await;
+    let renewed = daemon.done(Method::POST, &format!("/v1/sandboxes/{pausing}/renew"), json!({ "lease": "1h" })).await;
     assert!(renewed["lease_ends_ms"].as_u64() > renewed["created_ms"].as_u64());
     assert_eq!(daemon.run(&pausing, "echo awake").await, "awake\n");
 }

@@ -1,0 +1,125 @@
+//! `mote sandbox`, as a person uses it: against a real daemon, the shell on a real terminal.
+
+use std::process::{Output, Stdio};
+
+use system_tests::process::binary;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::fixture::Daemon;
+
+fn command(daemon: &Daemon, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary::mote().unwrap());
+    command.arg("sandbox").args(arguments).env("MOTE_SANDBOX_URL", daemon.url()).env("MOTE_SANDBOX_KEY", daemon.key());
+    command
+}
+
+async fn output(daemon: &Daemon, arguments: &[&str]) -> Output {
+    command(daemon, arguments).stdin(Stdio::null()).output().await.unwrap()
+}
+
+/// A command that succeeds; what it printed, without the last line's end.
+async fn printed(daemon: &Daemon, arguments: &[&str]) -> String {
+    let output = output(daemon, arguments).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}\n{}", daemon.log());
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+#[tokio::test]
+async fn from_creation_to_removal() {
+    let daemon = Daemon::start().await;
+    let id = &printed(&daemon, &["create", "--metadata", "team=a", "--env", "NAME=x"]).await;
+    assert!(printed(&daemon, &["list", "--metadata", "team=a"]).await.contains(id));
+    assert_eq!(printed(&daemon, &["exec", id, "--", "sh", "-c", "echo $NAME"]).await, "x");
+    let failed = output(&daemon, &["exec", id, "--", "sh", "-c", "echo out; echo err >&2; exit 7"]).await;
+    assert_eq!((failed.status.code(), &*failed.stdout, &*failed.stderr), (Some(7), &b"out\n"[..], &b"err\n"[..]));
+    let snapshot = &printed(&daemon, &["snapshot", id, "--name", "start"]).await;
+    printed(&daemon, &["exec", id, "--", "touch", "/tmp/later"]).await;
+    assert_eq!(&printed(&daemon, &["rollback", id, snapshot]).await, id);
+    assert!(!output(&daemon, &["exec", id, "--", "ls", "/tmp/later"]).await.status.success());
+    let forks = printed(&daemon, &["fork", id, "--count", "2"]).await;
+    let forks: Vec<&str> = forks.lines().collect();
+    assert_eq!(forks.len(), 2);
+    printed(&daemon, &["pause", id, "--stop"]).await;
+    printed(&daemon, &["resume", id]).await;
+    assert!(printed(&daemon, &["logs", id]).await.contains("rolled back"));
+    assert!(printed(&daemon, &["top", "--once"]).await.contains(id));
+    assert!(printed(&daemon, &["capabilities"]).await.contains("snapshot.live"));
+    printed(&daemon, &["rm", id, forks[0], forks[1]]).await;
+    assert_eq!(printed(&daemon, &["list"]).await, "");
+    let gone = output(&daemon, &["exec", id, "--", "true"]).await;
+    assert_eq!(gone.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("gone:"));
+}
+
+#[tokio::test]
+async fn files_and_directories_are_copied_both_ways() {
+    let daemon = Daemon::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let here = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::create_dir_all(folder.path().join("tree/deep")).unwrap();
+    let big: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
+    std::fs::write(folder.path().join("tree/deep/big"), &big).unwrap();
+    std::fs::write(folder.path().join("tree/run.sh"), "#!/bin/sh\necho ran\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path().join("tree/run.sh"), executable).unwrap();
+    let id = &printed(&daemon, &["create"]).await;
+    printed(&daemon, &["cp", &here("tree"), &format!("{id}:/tmp/")]).await;
+    assert_eq!(printed(&daemon, &["exec", id, "--", "/tmp/tree/run.sh"]).await, "ran");
+    printed(&daemon, &["cp", &format!("{id}:/tmp/tree"), &here("back")]).await;
+    assert_eq!(std::fs::read(folder.path().join("back/deep/big")).unwrap(), big);
+    printed(&daemon, &["cp", &format!("{id}:/tmp/tree/run.sh"), &here("one")]).await;
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(folder.path().join("one")).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o755);
+    let nowhere = output(&daemon, &["cp", &format!("{id}:/tmp/none"), &here("none")]).await;
+    assert_eq!(nowhere.status.code(), Some(4));
+}
+
+#[tokio::test]
+async fn input_is_passed_on() {
+    let daemon = Daemon::start().await;
+    let id = &printed(&daemon, &["create"]).await;
+    let mut child = command(&daemon, &["exec", "-i", id, "--", "tr", "a-z", "A-Z"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"loud\n").await.unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"LOUD\n"[..]));
+}
+
+/// `script` of util-linux gives the command a terminal of its own.
+#[tokio::test]
+async fn a_shell_has_a_real_terminal() {
+    let daemon = Daemon::start().await;
+    let id = &printed(&daemon, &["create"]).await;
+    let line = format!("stty rows 33 cols 101; exec {} sandbox shell {id} -- sh", binary::mote().unwrap().display());
+    let mut child = Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("MOTE_SANDBOX_URL", daemon.url())
+        .env("MOTE_SANDBOX_KEY", daemon.key())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"test -t 0 && echo 'a''terminal'; stty size; sh -c 'kill -INT $$'; exit 5\n").await.unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    drop(input);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("aterminal") && text.contains("33 101"), "{text}");
+    assert_eq!(output.status.code(), Some(5), "{text}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_not_there_is_told_apart() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = Command::new(binary::mote().unwrap());
+    let url = format!("http://127.0.0.1:{port}");
+    let output = command.args(["sandbox", "list", "--url", &url, "--key", "k"]).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("mote-sandboxd serve"));
+}
