@@ -14,6 +14,7 @@ use mote_sandbox_api::spec::ImageSource;
 use mote_sandboxd::clock::{Clock as _, System};
 use mote_sandboxd::config::{Config, OnStop};
 use mote_sandboxd::filesystem::worker;
+use mote_sandboxd::host;
 use mote_sandboxd::keeper::{self, Settings};
 use mote_sandboxd::privilege::{self, Kept};
 use mote_sandboxd::service::{self, Start};
@@ -214,5 +215,7 @@ fn confine(config: &Config, settings: &Settings) -> anyhow::Result<BTreeMap<Stri
         read: vec![settings.run.clone()],
         write: vec![folder],
     };
-    Ok(privilege::drop(&kept)?)
+    let mut found = host::probe(&config.state)?;
+    found.extend(privilege::drop(&kept)?);
+    Ok(found)
 }

@@ -232,9 +232,7 @@ async fn container(
     let (containers, filesystem) = (Containers::new(keeper.clone()), Filesystem::new(keeper.clone()));
     let description = filesystem.describe().await?;
     let mut enforcement = confinement;
-    for (name, how) in containers.controllers().await? {
-        enforcement.insert(format!("cgroup.{name}"), Support::yes(how));
-    }
+    enforcement.extend(containers.enforcement().await?);
     let live = Support { available: description.live_snapshots, detail: description.detail };
     let quota = description
         .quota
@@ -248,10 +246,6 @@ async fn container(
         ("clock.offset".to_owned(), Support::no("not on containers")),
         ("entropy.seed".to_owned(), Support::no("not on containers")),
     ]);
-    enforcement.insert(
-        "network_policy".to_owned(),
-        Support::yes("no link leaves a sandbox; its connections lead into the daemon's proxy, which decides"),
-    );
     Ok(Container { containers, filesystem, network, enforcement, features })
 }
 
