@@ -16,6 +16,8 @@ use crate::last_error;
 
 /// Bytes of the stack that the child runs on until it executes the program. A debug build of the child needs about 2 KiB.
 const CHILD_STACK_BYTES: usize = 32 * 1024;
+/// A `struct sigaction` of the kernel for the default action, with room to spare.
+const DEFAULT_ACTION: [u64; 8] = [0; 8];
 /// Highest signal number of Linux.
 const SIGNAL_MAX: c_int = 64;
 /// `CLOSE_RANGE_CLOEXEC` of `linux/close_range.h`.
@@ -219,8 +221,10 @@ fn carry_out(order: &Order<'_>) -> Error {
 
 fn session(order: &Order<'_>) -> bool {
     for signal in 1..=SIGNAL_MAX {
+        // The C library keeps two signals from itself, which may be ignored all the same.
         // SAFETY: sets the default action, in this child's own table; those that have no other are refused, harmlessly.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // Zeros mean the default action without flags in every architecture's form of the structure, and it is no longer.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT_ACTION.as_ptr(), ptr::null::<u8>(), 8) };
     }
     // SAFETY: takes nothing.
     if unsafe { libc::setsid() } < 0 {

@@ -94,6 +94,11 @@ impl Supervisor<'_> {
             self.set_timer(OUTPUT_LINGER_MS);
         }
         self.settle_input();
+        let mut owners = self.followers.iter().filter(|follower| follower.role == Role::Owner);
+        let is_left = owners.any(|owner| owner.is_gone || owner.is_over());
+        if is_left && !self.begun.is_detached && self.exit.is_none() {
+            end_tree(self.begun.handle.pid);
+        }
         self.followers.retain(|follower| !follower.is_over());
     }
 
@@ -208,10 +213,6 @@ impl Supervisor<'_> {
         }
         if flags.intersects(PollFlags::HUP | PollFlags::ERR) && !follower.is_gone {
             follower.lose();
-        }
-        let is_left = follower.role == Role::Owner && follower.is_gone;
-        if is_left && !self.begun.is_detached && self.exit.is_none() {
-            end_tree(self.begun.handle.pid);
         }
     }
 

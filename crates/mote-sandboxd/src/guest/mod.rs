@@ -286,3 +286,6 @@ fn unexpected(reply: &Reply) -> Failure {
     };
     violation(format_args!("the reply {name:?} does not answer the request"))
 }
+
+#[cfg(test)]
+mod tests;
