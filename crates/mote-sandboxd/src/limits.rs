@@ -267,3 +267,47 @@ pub const RECIPE_BYTES_MAX: u64 = 1024 * 1024;
 pub const RECIPE_ENTRIES_MAX: usize = 4096;
 /// Bytes of the bundle of authorities that an image has.
 pub const BUNDLE_BYTES_MAX: usize = 4 << 20;
+
+// Code interpreter.
+
+/// Bytes of one cell's code.
+pub const CODE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a request to the code interpreter.
+pub const CODE_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Contexts of one sandbox.
+pub const CODE_CONTEXTS_MAX: usize = 64;
+/// Cells that run or wait in one context.
+pub const CODE_WAITING_MAX: usize = 64;
+/// Messages of a cell that wait for a caller who is slow; then the code waits.
+pub const CODE_MESSAGES_HELD: usize = 16;
+/// Bytes of one message of a driver: a picture is one.
+pub const CODE_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes kept of what a driver says on standard error before it is ready.
+pub const CODE_START_WORDS_BYTES: usize = 4096;
+/// Time for a driver to start.
+pub const CODE_START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time limit of one cell.
+pub const CODE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Time that code has to end after an interrupt; then its process is killed.
+pub const CODE_INTERRUPT_GRACE: Duration = Duration::from_secs(5);
+
+// E2B's surface.
+
+/// Bytes of one message of an RPC; input of a process travels in one.
+pub const RPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Watches of one sandbox whose events are polled.
+pub const WATCHERS_OF_SANDBOX_MAX: usize = 64;
+/// Events that a polled watch holds.
+pub const WATCHER_EVENTS_MAX: usize = 10_000;
+/// Files of one uploaded form.
+pub const UPLOAD_FILES_MAX: usize = 1000;
+/// Files that are put together in one request.
+pub const COMPOSE_PARTS_MAX: usize = 10_000;
+/// Bytes of a sandbox's environment as it is told.
+pub const ENVIRONMENT_BYTES_MAX: usize = 1024 * 1024;
+/// Lease of a sandbox made through E2B's API where none is given.
+pub const E2B_LEASE_DEFAULT: Duration = Duration::from_secs(300);
+/// The same through the first version of that API.
+pub const E2B_LEASE_DEFAULT_V1: Duration = Duration::from_secs(15);
+/// Lines of a sandbox's log told where no number is asked for.
+pub const E2B_LOGS_DEFAULT: usize = 1000;

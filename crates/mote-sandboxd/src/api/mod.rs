@@ -3,6 +3,8 @@
 //! A surface is thin: it reads a request, calls the lifecycle or the guest, and writes the answer.
 
 pub mod access;
+mod code;
+mod e2b;
 pub mod failure;
 pub mod native;
 mod observe;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use axum::Router;
 use tokio_util::sync::CancellationToken;
 
+use crate::code::Interpreter;
 use crate::lifecycle::Sandboxes;
 use crate::network::Network;
 use crate::telemetry::metrics::Metrics;
@@ -38,7 +41,8 @@ pub struct Api {
 
 /// Every surface in one router.
 pub fn router(api: &Api) -> Router {
-    let router = native::router(api);
-    let router = preview::layer(router, api);
+    let interpreter = Interpreter::new(api.sandboxes.clock().clone());
+    let router = native::router(api).merge(code::native(api, &interpreter));
+    let router = e2b::around(api, &interpreter, router);
     observe::layer(router, api)
 }

@@ -435,6 +435,6 @@ async fn to_the_end<T: Send + 'static>(
 }
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,7 @@ fn turn(key: &str) -> Arc<tokio::sync::Mutex<()>> {
 }
 
 /// Performs `operation` once under the request's key, if it has one. `scope` is the method and the path.
-pub(super) async fn once<T: Serialize>(
+pub(in crate::api) async fn once<T: Serialize>(
     api: &Api,
     holder: &Holder,
     headers: &HeaderMap,

@@ -6,7 +6,7 @@ mod body;
 mod exec;
 mod files;
 mod host;
-mod idempotency;
+pub(in crate::api) mod idempotency;
 mod ports;
 mod sandboxes;
 mod stored;

@@ -1,0 +1,122 @@
+//! The code interpreter over HTTP: the routes are E2B's (port 49999 of a sandbox) and, below `/v1/sandboxes/{id}/code`, the
+//! native API's.
+//!
+//! It does not find the sandbox: whoever mounts it puts a [`Desk`] in the request's extensions.
+
+use axum::body::Body;
+use axum::extract::{Extension, FromRequestParts as _, Path, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use mote_sandbox_api::error::{Code, Failure};
+use serde::de::DeserializeOwned;
+
+use super::Api;
+use super::access::User;
+use super::failure::Refusal;
+use crate::code::{Cell, Interpreter, NewContext};
+use crate::guest::Guest;
+use crate::limits::CODE_REQUEST_BYTES_MAX;
+
+/// A sandbox whose code contexts are asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Desk {
+    pub(super) interpreter: Interpreter,
+    pub(super) sandbox: String,
+    pub(super) guest: Guest,
+}
+
+/// The routes of a sandbox that was reached.
+pub(super) fn router() -> Router {
+    Router::new()
+        .route("/health", get(async || StatusCode::OK))
+        .route("/execute", post(execute))
+        .route("/contexts", get(list).post(create))
+        .route("/contexts/{context}", delete(remove))
+        .route("/contexts/{context}/restart", post(restart))
+        .route("/contexts/{context}/interrupt", post(interrupt))
+}
+
+/// The same below `/v1/sandboxes/{id}/code`.
+pub(super) fn native(api: &Api, interpreter: &Interpreter) -> Router {
+    let state = (api.clone(), interpreter.clone());
+    Router::new().nest("/v1/sandboxes/{id}/code", router().layer(from_fn_with_state(state, find)))
+}
+
+async fn find(
+    State((api, interpreter)): State<(Api, Interpreter)>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    let (mut parts, body) = request.into_parts();
+    let User { sandbox } = User::from_request_parts(&mut parts, &api).await?;
+    let guest = api.sandboxes.awake(&sandbox).await?;
+    parts.extensions.insert(Desk { interpreter, sandbox, guest });
+    Ok(next.run(Request::from_parts(parts, body)).await)
+}
+
+async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
+    let body = Limited::new(request.into_body(), CODE_REQUEST_BYTES_MAX).collect().await.map_err(|error| {
+        if error.is::<http_body_util::LengthLimitError>() {
+            let message = format!("the body is longer than {CODE_REQUEST_BYTES_MAX} bytes");
+            Failure::new(Code::TooLarge, message).with("limit", CODE_REQUEST_BYTES_MAX)
+        } else {
+            Failure::new(Code::Invalid, format!("failed to read the body: {error}"))
+        }
+    })?;
+    let bytes = body.to_bytes();
+    let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    serde_json::from_slice(text)
+        .map_err(|error| Failure::new(Code::Invalid, format!("failed to read the body: {error}")))
+}
+
+/// Messages as lines of JSON, as they happen. A client that goes away interrupts the cell.
+async fn execute(Extension(desk): Extension<Desk>, request: Request) -> Result<Response, Refusal> {
+    let cell: Cell = read(request).await?;
+    let messages = desk.interpreter.execute(&desk.sandbox, &desk.guest, cell).await?;
+    let lines = messages.map(|message| {
+        serde_json::to_vec(&message).map(|mut line| {
+            line.push(b'\n');
+            Bytes::from(line)
+        })
+    });
+    let mut response = Body::from_stream(lines).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    Ok(response)
+}
+
+async fn list(Extension(desk): Extension<Desk>) -> Result<Response, Refusal> {
+    Ok(Json(desk.interpreter.list(&desk.sandbox, &desk.guest).await?).into_response())
+}
+
+async fn create(Extension(desk): Extension<Desk>, request: Request) -> Result<Response, Refusal> {
+    let new: NewContext = read(request).await?;
+    Ok(Json(desk.interpreter.create(&desk.sandbox, &desk.guest, new).await?).into_response())
+}
+
+/// The context of a path: below `/v1` the sandbox stands in it as well.
+type Of = Path<std::collections::HashMap<String, String>>;
+
+fn context(Path(names): &Of) -> &str {
+    names.get("context").map_or("", String::as_str)
+}
+
+async fn remove(Extension(desk): Extension<Desk>, path: Of) -> Result<StatusCode, Refusal> {
+    desk.interpreter.remove(&desk.sandbox, &desk.guest, context(&path)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn restart(Extension(desk): Extension<Desk>, path: Of) -> Result<StatusCode, Refusal> {
+    desk.interpreter.restart(&desk.sandbox, &desk.guest, context(&path)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn interrupt(Extension(desk): Extension<Desk>, path: Of) -> Result<StatusCode, Refusal> {
+    desk.interpreter.interrupt(&desk.sandbox, &desk.guest, context(&path)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

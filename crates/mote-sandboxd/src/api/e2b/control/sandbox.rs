@@ -1,0 +1,384 @@
+//! One sandbox: made, told of, paused, woken, forked, ended.
+//!
+//! It knows E2B's defaults and shapes; the order of things is the lifecycle's.
+
+use std::time::Duration;
+
+use axum::extract::{Path, RawQuery, State};
+use http::{HeaderMap, StatusCode};
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::lifecycle::State as Life;
+use mote_sandbox_api::request::{Fork, PauseKind, Sandbox};
+use mote_sandbox_api::spec::{ImageSource, OnLeaseEnd, Profile, Spec, VolumeMount};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::body::{Answer, Body, Network, NewSandbox, connected, detailed, json_answer};
+use super::list::{Known, point};
+use crate::api::e2b::timestamp::rfc3339_unsigned;
+use crate::api::e2b::{E2b, metrics, query};
+use crate::api::native::idempotency::once;
+use crate::lifecycle::journal::Line;
+use crate::limits::{E2B_LEASE_DEFAULT, E2B_LEASE_DEFAULT_V1, E2B_LOGS_DEFAULT};
+
+/// Names under which E2B's SDKs ask for a template when the user names none.
+const DEFAULT_TEMPLATES: [&str; 3] = ["", "base", "code-interpreter-v1"];
+
+/// A sandbox that is there: one that has ended is not.
+fn living(e2b: &E2b, id: &str) -> Result<Sandbox, Failure> {
+    let sandbox = e2b.api.sandboxes.get(id)?;
+    match sandbox.state {
+        Life::Gone | Life::Stopping => Err(Failure::not_found("sandbox", id)),
+        _ => Ok(sandbox),
+    }
+}
+
+/// What a template means here: a snapshot by id or name, the host's root, the default image, or an image by name.
+pub(super) async fn image(e2b: &E2b, template: &str) -> Result<Option<ImageSource>, Failure> {
+    if DEFAULT_TEMPLATES.contains(&template) {
+        return Ok(None);
+    }
+    if template == "host" {
+        return Ok(Some(ImageSource::Host));
+    }
+    let snapshots = e2b.api.sandboxes.snapshots(None).await?;
+    let found = snapshots
+        .iter()
+        .find(|snapshot| snapshot.id == template)
+        .or_else(|| snapshots.iter().find(|snapshot| snapshot.name.as_deref() == Some(template)));
+    Ok(Some(match found {
+        Some(snapshot) => ImageSource::Snapshot(snapshot.id.clone()),
+        None => ImageSource::Name(template.to_owned()),
+    }))
+}
+
+fn seconds(field: &str, seconds: u64) -> Result<Duration, Failure> {
+    if seconds == 0 {
+        return Err(Failure::invalid(field, "it must be at least 1 second"));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<Spec, Failure> {
+    if new.mcp.as_ref().is_some_and(|mcp| !mcp.is_null()) {
+        return Err(Failure::unsupported("mcp", "MCP servers do not run inside sandboxes here"));
+    }
+    if new.iam.as_ref().is_some_and(|iam| !iam.is_null()) {
+        return Err(Failure::unsupported("iam", "sandboxes have no workload identity here"));
+    }
+    if new.auto_pause_memory == Some(false) {
+        return Err(Failure::unsupported("autoPauseMemory", "a sandbox that pauses by itself keeps its memory")
+            .remedy("pause it with mode \"filesystem\" yourself"));
+    }
+    // A policy always, if an empty one: so that it can be changed later.
+    let policy = super::network::policy(&new.network.unwrap_or_default(), new.allow_internet_access)?;
+    let mount = |mount: super::body::VolumeMount| VolumeMount { name: mount.name, path: mount.path, read_only: false };
+    let pauses = new.auto_pause.unwrap_or(false);
+    Ok(Spec {
+        image: image(e2b, &new.template_id).await?,
+        profile: Profile::Production,
+        metadata: new.metadata,
+        env: new.env_vars,
+        network: Some(policy),
+        volumes: new.volume_mounts.into_iter().map(mount).collect(),
+        lease: Some(new.timeout.map_or(Ok(default), |timeout| seconds("timeout", timeout))?),
+        on_lease_end: Some(if pauses { OnLeaseEnd::Pause } else { OnLeaseEnd::Remove }),
+        auto_resume: Some(new.auto_resume.map_or(pauses, |auto| auto.enabled)),
+        secure: Some(true),
+        ..Spec::default()
+    })
+}
+
+async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>, default: Duration) -> Answer {
+    let work = async {
+        let spec = specification(&e2b, body.value, default).await?;
+        let sandbox = e2b.api.sandboxes.create(spec).await?;
+        Ok(connected(&e2b, &sandbox))
+    };
+    Ok(once(&e2b.api, &known.0, &headers, "POST /sandboxes", &body.bytes, StatusCode::CREATED, work).await?)
+}
+
+/// `POST /sandboxes`.
+pub(super) async fn create(State(e2b): State<E2b>, known: Known, headers: HeaderMap, body: Body<NewSandbox>) -> Answer {
+    make(e2b, known, headers, body, E2B_LEASE_DEFAULT_V1).await
+}
+
+/// `POST /v2/sandboxes`: another default of the timeout.
+pub(super) async fn create_v2(
+    State(e2b): State<E2b>,
+    known: Known,
+    headers: HeaderMap,
+    body: Body<NewSandbox>,
+) -> Answer {
+    make(e2b, known, headers, body, E2B_LEASE_DEFAULT).await
+}
+
+pub(super) async fn get(State(e2b): State<E2b>, _: Known, Path(id): Path<String>) -> Answer {
+    Ok(json_answer(StatusCode::OK, &detailed(&e2b, &living(&e2b, &id)?)?))
+}
+
+pub(super) async fn kill(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+) -> Result<StatusCode, crate::api::e2b::failure::Refused> {
+    living(&e2b, &id)?;
+    e2b.api.sandboxes.remove(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct PauseRequest {
+    memory: Option<bool>,
+}
+
+pub(super) async fn pause(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    body: Body<PauseRequest>,
+) -> Result<StatusCode, crate::api::e2b::failure::Refused> {
+    living(&e2b, &id)?;
+    let kind = if body.value.memory == Some(false) { PauseKind::Stopped } else { PauseKind::Frozen };
+    e2b.api.sandboxes.pause(&id, kind).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `ConnectSandbox`, `ConnectSandboxV2`, `ResumedSandbox`.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct ConnectRequest {
+    timeout: Option<u64>,
+    memory: Option<bool>,
+}
+
+/// Wakes a sandbox where it is paused; whether it was.
+async fn wake(e2b: &E2b, id: &str, memory: Option<bool>) -> Result<bool, Failure> {
+    loop {
+        let sandbox = living(e2b, id)?;
+        match sandbox.state {
+            Life::Paused if memory == Some(false) && sandbox.pause == Some(PauseKind::Frozen) => {
+                return Err(Failure::unsupported(
+                    "connect.reboot",
+                    "a sandbox that was paused with its memory resumes with it",
+                ));
+            }
+            Life::Paused => match e2b.api.sandboxes.resume(id).await {
+                // Somebody else was first: what it is now decides.
+                Err(failure) if failure.code == Code::IllegalTransition => {}
+                outcome => return outcome.map(|_| true),
+            },
+            Life::Pausing | Life::Creating | Life::Resuming => {
+                // Waits until it is one or the other.
+                match e2b.api.sandboxes.awake(id).await {
+                    Ok(_) => return Ok(sandbox.state == Life::Resuming),
+                    Err(failure) if failure.code == Code::IllegalTransition && sandbox.state == Life::Pausing => {}
+                    Err(failure) => return Err(failure),
+                }
+            }
+            _ => return Ok(false),
+        }
+    }
+}
+
+/// The lease ends `timeout` from now, unless it ends later already.
+async fn extend(e2b: &E2b, id: &str, timeout: Duration) -> Result<(), Failure> {
+    let sandbox = living(e2b, id)?;
+    let end_ms =
+        e2b.api.sandboxes.clock().now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+    if sandbox.lease_ends_ms.is_none_or(|ends| ends >= end_ms) {
+        return Ok(());
+    }
+    e2b.api.sandboxes.renew(id, Some(timeout)).await.map(drop)
+}
+
+pub(super) async fn connect(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    body: Body<ConnectRequest>,
+) -> Answer {
+    let timeout = body.value.timeout.map_or(Ok(E2B_LEASE_DEFAULT), |timeout| seconds("timeout", timeout))?;
+    let was_paused = wake(&e2b, &id, body.value.memory).await?;
+    if was_paused {
+        e2b.api.sandboxes.renew(&id, Some(timeout)).await?;
+    } else {
+        extend(&e2b, &id, timeout).await?;
+    }
+    let status = if was_paused { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(json_answer(status, &connected(&e2b, &living(&e2b, &id)?)))
+}
+
+/// `POST /sandboxes/{id}/resume`, the older way: a sandbox that runs is a conflict.
+pub(super) async fn resume(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    body: Body<ConnectRequest>,
+) -> Answer {
+    let timeout = body.value.timeout.map_or(Ok(E2B_LEASE_DEFAULT_V1), |timeout| seconds("timeout", timeout))?;
+    living(&e2b, &id)?;
+    e2b.api.sandboxes.resume(&id).await?;
+    e2b.api.sandboxes.renew(&id, Some(timeout)).await?;
+    Ok(json_answer(StatusCode::CREATED, &connected(&e2b, &living(&e2b, &id)?)))
+}
+
+#[derive(Deserialize)]
+pub(super) struct TimeoutRequest {
+    timeout: u64,
+}
+
+type Done = Result<StatusCode, crate::api::e2b::failure::Refused>;
+
+pub(super) async fn timeout(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    body: Body<TimeoutRequest>,
+) -> Done {
+    living(&e2b, &id)?;
+    // Zero ends it now; the shortest lease is as good.
+    let lease = Duration::from_secs(body.value.timeout).max(Duration::from_millis(1));
+    e2b.api.sandboxes.renew(&id, Some(lease)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct RefreshRequest {
+    duration: Option<u64>,
+}
+
+pub(super) async fn refresh(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    body: Body<RefreshRequest>,
+) -> Done {
+    let lease = body.value.duration.map_or(Ok(E2B_LEASE_DEFAULT_V1), |duration| seconds("duration", duration))?;
+    extend(&e2b, &id, lease).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn network(State(e2b): State<E2b>, _: Known, Path(id): Path<String>, body: Body<Network>) -> Done {
+    living(&e2b, &id)?;
+    let before = e2b.api.sandboxes.spec(&id)?.network.unwrap_or_default();
+    let policy = super::network::policy(&body.value, None)?;
+    // The update speaks of egress alone: what stands beside it stays.
+    let policy = mote_sandbox_api::network::Policy { rules: policy.rules, ..before };
+    e2b.api.sandboxes.set_policy(&id, policy).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct ForkRequest {
+    count: Option<u32>,
+    timeout: Option<u64>,
+}
+
+pub(super) async fn fork(State(e2b): State<E2b>, _: Known, Path(id): Path<String>, body: Body<ForkRequest>) -> Answer {
+    living(&e2b, &id)?;
+    let lease = body.value.timeout.map_or(Ok(E2B_LEASE_DEFAULT), |timeout| seconds("timeout", timeout))?;
+    let fork = Fork { count: body.value.count, lease: Some(lease), share_secrets: false };
+    let forks = e2b.api.sandboxes.fork(&id, fork).await?;
+    let told: Vec<Value> = forks
+        .iter()
+        .map(|fork| match fork {
+            Ok(sandbox) => json!({ "sandbox": connected(&e2b, sandbox) }),
+            Err(failure) => json!({ "error": { "code": failure.code.status(), "message": failure.message } }),
+        })
+        .collect();
+    Ok(json_answer(StatusCode::CREATED, &told))
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct SnapshotRequest {
+    name: Option<String>,
+}
+
+pub(super) async fn snapshot(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    body: Body<SnapshotRequest>,
+) -> Answer {
+    living(&e2b, &id)?;
+    let snapshot = e2b.api.sandboxes.snapshot(&id, body.value.name.filter(|name| !name.is_empty())).await?;
+    Ok(json_answer(StatusCode::CREATED, &super::stored::snapshot_info(&snapshot)))
+}
+
+#[derive(Deserialize)]
+pub(super) struct RollbackRequest {
+    #[serde(rename = "snapshotID")]
+    snapshot_id: String,
+}
+
+/// Beyond E2B: the sandbox's files as a snapshot has them, under the same id.
+pub(super) async fn rollback(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    body: Body<RollbackRequest>,
+) -> Answer {
+    living(&e2b, &id)?;
+    let sandbox = e2b.api.sandboxes.rollback(&id, &body.value.snapshot_id).await?;
+    Ok(json_answer(StatusCode::OK, &connected(&e2b, &sandbox)))
+}
+
+pub(super) async fn metrics(State(e2b): State<E2b>, _: Known, Path(id): Path<String>) -> Answer {
+    living(&e2b, &id)?;
+    let measured = metrics::measure(&e2b, &id).await?;
+    Ok(json_answer(StatusCode::OK, &[point(&measured)]))
+}
+
+fn entry(line: &Line) -> Value {
+    json!({
+        "timestamp": rfc3339_unsigned(line.at_ms),
+        "message": line.message,
+        "level": line.level,
+        "fields": { "number": line.number.to_string() },
+    })
+}
+
+/// Lines from a time on, the newest where there are more than asked for.
+fn lines(e2b: &E2b, id: &str, query: Option<&str>) -> Result<Vec<Line>, Failure> {
+    let number = |name: &str| query::value(query, name).and_then(|value| value.parse::<u64>().ok());
+    let (start, limit) = (number("start").or(number("cursor")).unwrap_or(0), number("limit"));
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(E2B_LOGS_DEFAULT);
+    let backward = query::value(query, "direction").is_some_and(|direction| direction == "backward");
+    let mut lines = e2b.api.sandboxes.logs(id, 0)?;
+    if backward {
+        lines.retain(|line| start == 0 || line.at_ms <= start);
+        lines.reverse();
+    } else {
+        lines.retain(|line| line.at_ms >= start);
+    }
+    lines.truncate(limit);
+    Ok(lines)
+}
+
+pub(super) async fn logs(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    let lines = lines(&e2b, &id, query.as_deref())?;
+    let plain: Vec<Value> =
+        lines.iter().map(|line| json!({ "timestamp": rfc3339_unsigned(line.at_ms), "line": line.message })).collect();
+    let entries: Vec<Value> = lines.iter().map(entry).collect();
+    Ok(json_answer(StatusCode::OK, &json!({ "logs": plain, "logEntries": entries })))
+}
+
+pub(super) async fn logs_v2(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    let entries: Vec<Value> = lines(&e2b, &id, query.as_deref())?.iter().map(entry).collect();
+    Ok(json_answer(StatusCode::OK, &json!({ "logs": entries })))
+}

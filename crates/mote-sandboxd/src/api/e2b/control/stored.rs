@@ -1,0 +1,249 @@
+//! What outlives a sandbox: snapshots, templates, secrets, volumes.
+//!
+//! A template is an image of the daemon's store or a snapshot; secrets and volumes are known by their names.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Path, RawQuery, State};
+use http::{HeaderValue, StatusCode};
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::request::Snapshot;
+use mote_sandbox_api::spec::ImageSource;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::body::{Answer, Body, json_answer};
+use super::list::Known;
+use crate::api::e2b::failure::Refused;
+use crate::api::e2b::timestamp::rfc3339_unsigned;
+use crate::api::e2b::{E2b, envd, query};
+use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
+
+type Done = Result<StatusCode, Refused>;
+
+/// `SnapshotInfo`.
+pub(super) fn snapshot_info(snapshot: &Snapshot) -> Value {
+    json!({ "snapshotID": snapshot.id, "names": snapshot.name.iter().collect::<Vec<_>>() })
+}
+
+/// One page of what is sorted by its key, and the cursor of the next.
+fn page<T>(
+    mut items: Vec<T>,
+    key: impl Fn(&T) -> String,
+    query: Option<&str>,
+) -> Result<(Vec<T>, Option<String>), Failure> {
+    let limit = match query::value(query, "limit") {
+        None => PAGE_DEFAULT,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=PAGE_MAX).contains(limit))
+            .ok_or_else(|| Failure::invalid("limit", format!("it must be 1 to {PAGE_MAX}")))?,
+    };
+    items.sort_by_key(|item| std::cmp::Reverse(key(item)));
+    if let Some(after) = query::value(query, "nextToken") {
+        items.retain(|item| key(item) < after);
+    }
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(key);
+    Ok((items, next))
+}
+
+fn paged(items: &[Value], next: Option<String>) -> Answer {
+    let mut response = json_answer(StatusCode::OK, &items);
+    if let Some(next) = next.and_then(|next| HeaderValue::from_str(&next).ok()) {
+        response.headers_mut().insert("x-next-token", next);
+    }
+    Ok(response)
+}
+
+pub(super) async fn snapshots(State(e2b): State<E2b>, _: Known, RawQuery(query): RawQuery) -> Answer {
+    let query = query.as_deref();
+    let sandbox = query::value(query, "sandboxID");
+    let mut found = e2b.api.sandboxes.snapshots(sandbox.as_deref()).await?;
+    if let Some(name) = query::value(query, "name") {
+        found.retain(|snapshot| snapshot.id == name || snapshot.name.as_ref() == Some(&name));
+    }
+    let (found, next) = page(found, |snapshot| format!("{:013}-{}", snapshot.created_ms, snapshot.id), query)?;
+    paged(&found.iter().map(snapshot_info).collect::<Vec<_>>(), next)
+}
+
+/// `Template`, of a snapshot: images are the daemon's and are listed by the native API.
+fn of_snapshot(snapshot: &Snapshot) -> Value {
+    let names: Vec<&String> = snapshot.name.iter().collect();
+    let created = rfc3339_unsigned(snapshot.created_ms);
+    json!({
+        "templateID": snapshot.id, "buildID": snapshot.id, "buildStatus": "ready", "buildCount": 1, "spawnCount": 0,
+        "aliases": names, "names": names, "public": false, "createdBy": null, "lastSpawnedAt": null,
+        "createdAt": created, "updatedAt": created, "cpuCount": 0, "memoryMB": 0, "diskSizeMB": 0,
+        "envdVersion": envd::VERSION,
+    })
+}
+
+pub(super) async fn templates(State(e2b): State<E2b>, _: Known, RawQuery(query): RawQuery) -> Answer {
+    let found = e2b.api.sandboxes.snapshots(None).await?;
+    let (found, next) =
+        page(found, |snapshot| format!("{:013}-{}", snapshot.created_ms, snapshot.id), query.as_deref())?;
+    paged(&found.iter().map(of_snapshot).collect::<Vec<_>>(), next)
+}
+
+/// The image or snapshot that a template names, if it is there.
+async fn known(e2b: &E2b, template: &str) -> Result<String, Failure> {
+    match super::sandbox::image(e2b, template).await? {
+        Some(ImageSource::Snapshot(id)) => Ok(id),
+        None => Ok(template.to_owned()),
+        Some(source) => {
+            e2b.api.sandboxes.substrate().image(&source).await?;
+            Ok(template.to_owned())
+        }
+    }
+}
+
+pub(super) async fn alias(State(e2b): State<E2b>, _: Known, Path(alias): Path<String>) -> Answer {
+    let id = known(&e2b, &alias).await?;
+    Ok(json_answer(StatusCode::OK, &json!({ "templateID": id, "public": false })))
+}
+
+pub(super) async fn template(State(e2b): State<E2b>, _: Known, Path(id): Path<String>) -> Answer {
+    let id = known(&e2b, &id).await?;
+    let snapshots = e2b.api.sandboxes.snapshots(None).await?;
+    let mut told = match snapshots.iter().find(|snapshot| snapshot.id == id) {
+        Some(snapshot) => of_snapshot(snapshot),
+        None => json!({
+            "templateID": id, "aliases": [id], "names": [id], "public": false, "lastSpawnedAt": null, "spawnCount": 0,
+            "createdAt": rfc3339_unsigned(0), "updatedAt": rfc3339_unsigned(0),
+        }),
+    };
+    told["builds"] = json!([]);
+    Ok(json_answer(StatusCode::OK, &told))
+}
+
+/// The way that the SDKs remove snapshots.
+pub(super) async fn remove_template(State(e2b): State<E2b>, _: Known, Path(id): Path<String>) -> Done {
+    let snapshots = e2b.api.sandboxes.snapshots(None).await?;
+    let found = snapshots.iter().find(|snapshot| snapshot.id == id || snapshot.name.as_ref() == Some(&id));
+    if let Some(snapshot) = found {
+        e2b.api.sandboxes.remove_snapshot(&snapshot.id).await?;
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    if known(&e2b, &id).await.is_ok() {
+        let why = "images are removed by the daemon's operator";
+        return Err(Failure::unsupported("templates.delete", why).remedy("mote-sandboxd image rm").into());
+    }
+    Err(Failure::not_found("template", &id).into())
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewSecret {
+    name: String,
+    value: String,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SecretUpdate {
+    value: String,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+}
+
+/// `Secret`. Its id is its name; no answer carries a value.
+fn secret_info(name: &str, changed_ms: u64) -> Value {
+    let changed = rfc3339_unsigned(changed_ms);
+    json!({
+        "secretID": name, "name": name, "currentVersion": 1, "metadata": {}, "createdAt": changed, "updatedAt": changed,
+    })
+}
+
+async fn secret_known(e2b: &E2b, name: &str) -> Result<Option<u64>, Failure> {
+    let names = e2b.api.sandboxes.store().secret_names().await?;
+    Ok(names.into_iter().find(|(known, _)| known == name).map(|(_, changed)| changed))
+}
+
+async fn put_secret(e2b: &E2b, name: &str, value: &str, metadata: &BTreeMap<String, String>) -> Result<Value, Failure> {
+    if !metadata.is_empty() {
+        return Err(Failure::unsupported("secrets.metadata", "secrets carry no metadata here"));
+    }
+    crate::lifecycle::check::name("name", name)?;
+    let now = e2b.api.sandboxes.clock().now_ms();
+    e2b.api.sandboxes.store().put_secret(name, value, now).await?;
+    Ok(secret_info(name, now))
+}
+
+pub(super) async fn create_secret(State(e2b): State<E2b>, _: Known, body: Body<NewSecret>) -> Answer {
+    let NewSecret { name, value, metadata } = body.value;
+    if secret_known(&e2b, &name).await?.is_some() {
+        let message = format!("there is a secret named {name:?}");
+        return Err(Failure::new(Code::Conflict, message).with("name", name).into());
+    }
+    Ok(json_answer(StatusCode::CREATED, &put_secret(&e2b, &name, &value, &metadata).await?))
+}
+
+pub(super) async fn update_secret(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(name): Path<String>,
+    body: Body<SecretUpdate>,
+) -> Answer {
+    secret_known(&e2b, &name).await?.ok_or_else(|| Failure::not_found("secret", &name))?;
+    Ok(json_answer(StatusCode::OK, &put_secret(&e2b, &name, &body.value.value, &body.value.metadata).await?))
+}
+
+pub(super) async fn secrets(State(e2b): State<E2b>, _: Known, RawQuery(query): RawQuery) -> Answer {
+    let names = e2b.api.sandboxes.store().secret_names().await?;
+    let (names, next) = page(names, |(name, _)| name.clone(), query.as_deref())?;
+    paged(&names.iter().map(|(name, changed)| secret_info(name, *changed)).collect::<Vec<_>>(), next)
+}
+
+pub(super) async fn secret(State(e2b): State<E2b>, _: Known, Path(name): Path<String>) -> Answer {
+    let changed = secret_known(&e2b, &name).await?.ok_or_else(|| Failure::not_found("secret", &name))?;
+    Ok(json_answer(StatusCode::OK, &secret_info(&name, changed)))
+}
+
+pub(super) async fn remove_secret(State(e2b): State<E2b>, _: Known, Path(name): Path<String>) -> Done {
+    if !e2b.api.sandboxes.store().remove_secret(&name).await? {
+        return Err(Failure::not_found("secret", &name).into());
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewVolume {
+    name: String,
+}
+
+fn volume_info(e2b: &E2b, id: &str, name: &str) -> Value {
+    let token = e2b.api.sandboxes.store().vault().token("volume", id);
+    json!({ "volumeID": id, "name": name, "token": token })
+}
+
+pub(super) async fn volumes(State(e2b): State<E2b>, _: Known) -> Answer {
+    let volumes = e2b.api.sandboxes.volumes().await?;
+    let told: Vec<Value> = volumes.iter().map(|volume| json!({ "volumeID": volume.id, "name": volume.name })).collect();
+    Ok(json_answer(StatusCode::OK, &told))
+}
+
+pub(super) async fn create_volume(State(e2b): State<E2b>, _: Known, body: Body<NewVolume>) -> Answer {
+    let volume = e2b.api.sandboxes.create_volume(&body.value.name).await?;
+    Ok(json_answer(StatusCode::CREATED, &volume_info(&e2b, &volume.id, &volume.name)))
+}
+
+/// A volume by id or name.
+async fn volume_known(e2b: &E2b, which: &str) -> Result<(String, String), Failure> {
+    let volumes = e2b.api.sandboxes.volumes().await?;
+    let found = volumes.into_iter().find(|volume| volume.id == which || volume.name == which);
+    found.map(|volume| (volume.id, volume.name)).ok_or_else(|| Failure::not_found("volume", which))
+}
+
+pub(super) async fn volume(State(e2b): State<E2b>, _: Known, Path(which): Path<String>) -> Answer {
+    let (id, name) = volume_known(&e2b, &which).await?;
+    Ok(json_answer(StatusCode::OK, &volume_info(&e2b, &id, &name)))
+}
+
+pub(super) async fn remove_volume(State(e2b): State<E2b>, _: Known, Path(which): Path<String>) -> Done {
+    let (_, name) = volume_known(&e2b, &which).await?;
+    e2b.api.sandboxes.remove_volume(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

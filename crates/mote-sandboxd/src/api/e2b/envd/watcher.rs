@@ -1,0 +1,103 @@
+//! Watches whose events are fetched by polling: they gather until the client asks.
+//!
+//! It does not watch: the guest does. What is gathered is bounded; a watch that nobody asks loses events, and says so.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::guest::FileTarget;
+use serde_json::{Value, json};
+use tokio::task::AbortHandle;
+
+use super::filesystem;
+use crate::api::e2b::gateway::Inside;
+use crate::clock::new_id;
+use crate::guest::Watching;
+use crate::limits::{WATCHER_EVENTS_MAX, WATCHERS_OF_SANDBOX_MAX};
+
+#[derive(Debug, Default)]
+struct Gathered {
+    events: VecDeque<Value>,
+    is_lossy: bool,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    sandbox: String,
+    gathered: Arc<Mutex<Gathered>>,
+    task: AbortHandle,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The watches of every sandbox, by id.
+#[derive(Debug, Default)]
+pub(in crate::api::e2b) struct Watchers {
+    by_id: Mutex<HashMap<String, Watcher>>,
+}
+
+impl Watchers {
+    /// Gathers from now on.
+    pub(super) fn add(
+        &self,
+        inside: &Inside,
+        mut watching: Watching,
+        watched: FileTarget,
+        include_entry: bool,
+    ) -> Result<String, Failure> {
+        let id = new_id("wa")?;
+        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those whose sandbox has ended.
+        by_id.retain(|_, watcher| !watcher.task.is_finished());
+        if by_id.values().filter(|watcher| watcher.sandbox == inside.sandbox).count() >= WATCHERS_OF_SANDBOX_MAX {
+            let message = format!("the sandbox has {WATCHERS_OF_SANDBOX_MAX} watchers already");
+            return Err(Failure::new(Code::Exhausted, message).with("limit", WATCHERS_OF_SANDBOX_MAX));
+        }
+        let gathered = Arc::new(Mutex::new(Gathered::default()));
+        let (guest, gathering) = (inside.guest.clone(), Arc::clone(&gathered));
+        // Ends with the watcher, or with the sandbox.
+        let task = tokio::spawn(async move {
+            while let Ok(Some((name, kind))) = watching.next_event().await {
+                let Some(event) = filesystem::event(&guest, &watched, include_entry, name, kind).await else {
+                    continue;
+                };
+                let mut gathered = gathering.lock().unwrap_or_else(PoisonError::into_inner);
+                match event {
+                    Ok(event) if gathered.events.len() < WATCHER_EVENTS_MAX => gathered.events.push_back(event),
+                    _ => gathered.is_lossy = true,
+                }
+            }
+        });
+        by_id.insert(id.clone(), Watcher { sandbox: inside.sandbox.clone(), gathered, task: task.abort_handle() });
+        Ok(id)
+    }
+
+    /// What was gathered since the last time.
+    pub(super) fn take(&self, sandbox: &str, id: &str) -> Result<Value, Failure> {
+        let by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let watcher = by_id.get(id).filter(|watcher| watcher.sandbox == sandbox);
+        let watcher = watcher.ok_or_else(|| Failure::not_found("watcher", id))?;
+        let mut gathered = watcher.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut gathered.is_lossy) {
+            gathered.events.clear();
+            let message = format!("events were lost: more than {WATCHER_EVENTS_MAX} were not fetched");
+            return Err(Failure::new(Code::Exhausted, message).with("limit", WATCHER_EVENTS_MAX));
+        }
+        Ok(json!({ "events": std::mem::take(&mut gathered.events) }))
+    }
+
+    /// Ends a watch.
+    pub(super) fn remove(&self, sandbox: &str, id: &str) -> Result<Value, Failure> {
+        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_id.get(id).is_none_or(|watcher| watcher.sandbox != sandbox) {
+            return Err(Failure::not_found("watcher", id));
+        }
+        by_id.remove(id);
+        Ok(json!({}))
+    }
+}

@@ -1,0 +1,211 @@
+//! Which requests are for a sandbox, who may send them, and the way inside.
+//!
+//! A sandbox is addressed by E2B's headers through any name of the daemon, or by the host name `PORT-ID.DOMAIN`. Requests
+//! that are addressed to none go on to the control plane. It serves nothing itself.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode, Uri, header};
+use mote_sandbox_api::error::{Code, Failure};
+use serde_json::json;
+use tower::ServiceExt as _;
+
+use super::{CODE_PORT, E2b, ENVD_PORT, signature};
+use crate::api::preview;
+use crate::guest::Guest;
+
+/// A port of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) sandbox: String,
+    pub(super) port: u16,
+}
+
+/// A sandbox that a request has reached, in the request's extensions.
+#[derive(Clone, Debug)]
+pub(super) struct Inside {
+    pub(super) sandbox: String,
+    pub(super) guest: Guest,
+}
+
+/// What serves the ports that are the daemon's own.
+#[derive(Debug)]
+pub(super) struct Ports {
+    pub(super) envd: Router,
+    pub(super) code: Router,
+}
+
+/// The way into sandboxes; clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Gateway {
+    pub(super) e2b: E2b,
+    pub(super) ports: Arc<Ports>,
+}
+
+/// The address in a request's headers or host name, where it has one.
+pub(super) fn address(headers: &HeaderMap, uri: &Uri, domain: &str) -> Option<Address> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(sandbox) = text("e2b-sandbox-id") {
+        let port = text("e2b-sandbox-port").and_then(|port| port.parse().ok()).unwrap_or(ENVD_PORT);
+        return Some(Address { sandbox: sandbox.to_owned(), port });
+    }
+    let host = text(header::HOST.as_str()).or_else(|| uri.host())?;
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host).to_ascii_lowercase();
+    let label = host.strip_suffix(&domain.to_ascii_lowercase())?.strip_suffix('.')?;
+    let (port, sandbox) = label.split_once('-')?;
+    let port = port.parse().ok()?;
+    (!sandbox.is_empty() && !sandbox.contains('.')).then(|| Address { sandbox: sandbox.to_owned(), port })
+}
+
+/// Sends a request where it is addressed.
+pub(super) async fn direct(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
+    let Gateway { e2b, ports } = gateway;
+    let address = address(request.headers(), request.uri(), &e2b.api.domain).or_else(|| {
+        // A signed address carries no sandbox where the client goes through one gateway: its token is found by the signature.
+        let signed = request.uri().path() == "/files" && signature::is_signed(request.uri());
+        signed.then(|| signature::owner(&e2b, &request)).flatten().map(|sandbox| Address { sandbox, port: ENVD_PORT })
+    });
+    match address {
+        Some(address) => reach(&e2b, &ports, address, request).await,
+        None => next.run(request).await,
+    }
+}
+
+async fn reach(e2b: &E2b, ports: &Ports, address: Address, mut request: Request) -> Response {
+    let Address { sandbox, port } = address;
+    if port == ENVD_PORT && request.uri().path() == "/health" {
+        // Whether it runs is asked without a token, and does not wake it.
+        return match e2b.api.sandboxes.get(&sandbox) {
+            Ok(told) if told.state.is_usable() => StatusCode::NO_CONTENT.into_response(),
+            Ok(told) => absent(&sandbox, &format!("it is {}", told.state)),
+            Err(_) => absent(&sandbox, "it does not exist or has ended"),
+        };
+    }
+    if let Err(failure) = e2b.api.sandboxes.get(&sandbox) {
+        return absent(&sandbox, &failure.message);
+    }
+    if let Err(failure) = admit(e2b, &sandbox, port, &request) {
+        return super::failure::Refused(failure).into_response();
+    }
+    if !matches!(port, ENVD_PORT | CODE_PORT) {
+        return preview(e2b, &sandbox, port, request).await;
+    }
+    let guest = match e2b.api.sandboxes.awake(&sandbox).await {
+        Ok(guest) => guest,
+        Err(failure) => return unreachable(&sandbox, &failure),
+    };
+    let router = if port == ENVD_PORT {
+        request.extensions_mut().insert(Inside { sandbox, guest });
+        &ports.envd
+    } else {
+        let interpreter = e2b.interpreter.clone();
+        request.extensions_mut().insert(crate::api::code::Desk { interpreter, sandbox, guest });
+        &ports.code
+    };
+    router.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+}
+
+/// A preview. E2B's names for the token and the address are the gateway's: what runs inside sees neither.
+async fn preview(e2b: &E2b, sandbox: &str, port: u16, mut request: Request) -> Response {
+    let headers = request.headers_mut();
+    if let Some(token) = headers.remove("e2b-traffic-access-token") {
+        headers.insert(preview::TOKEN_HEADER, token);
+    }
+    for name in ["e2b-sandbox-id", "e2b-sandbox-port", "x-access-token"] {
+        headers.remove(name);
+    }
+    match preview::preview(&e2b.api, sandbox, port, request).await {
+        Ok(response) => response,
+        Err(failure) if failure.code == Code::Forbidden => super::failure::Refused(failure).into_response(),
+        Err(failure)
+            if failure.code == Code::NotFound && failure.context.get("kind").is_none_or(|kind| kind != "sandbox") =>
+        {
+            let message = format!("The sandbox is running but port is not open: {}", failure.message);
+            let body = json!({ "sandboxId": sandbox, "message": message, "port": port, "code": 502 });
+            (StatusCode::BAD_GATEWAY, axum::Json(body)).into_response()
+        }
+        Err(failure) => unreachable(sandbox, &failure),
+    }
+}
+
+/// Who may use a port: the data plane needs the sandbox's token, the code interpreter that or the traffic token (E2B's SDK
+/// sends only the latter for contexts), previews what the sandbox's policy says.
+fn admit(e2b: &E2b, sandbox: &str, port: u16, request: &Request) -> Result<(), Failure> {
+    let vault = e2b.api.sandboxes.store().vault();
+    let holds = |header: &str, purpose: &str| {
+        let presented = request.headers().get(header).and_then(|value| value.to_str().ok());
+        presented.is_some_and(|token| vault.is_token(purpose, sandbox, token))
+    };
+    let access = || holds("x-access-token", "access");
+    let traffic = || holds("e2b-traffic-access-token", "traffic");
+    let refusal =
+        |what: &str| Failure::new(Code::Unauthenticated, format!("the request carries no {what} of the sandbox"));
+    match port {
+        ENVD_PORT if request.uri().path() == "/files" && signature::is_signed(request.uri()) => {
+            signature::check(e2b, sandbox, request)
+        }
+        ENVD_PORT => access().then_some(()).ok_or_else(|| refusal("access token (X-Access-Token)")),
+        CODE_PORT => (access() || traffic())
+            .then_some(())
+            .ok_or_else(|| refusal("access or traffic token (E2B-Traffic-Access-Token)")),
+        // A preview is the policy's matter.
+        _ => Ok(()),
+    }
+}
+
+/// E2B's answer for a sandbox that is not there, or sleeps. The SDKs look for "was not found".
+fn absent(sandbox: &str, why: &str) -> Response {
+    let message = format!("The sandbox was not found: {why}");
+    let body = json!({ "sandboxId": sandbox, "message": message, "code": 502 });
+    (StatusCode::BAD_GATEWAY, axum::Json(body)).into_response()
+}
+
+fn unreachable(sandbox: &str, failure: &Failure) -> Response {
+    match failure.code {
+        Code::NotFound | Code::Gone | Code::IllegalTransition => absent(sandbox, &failure.message),
+        _ => {
+            let body = json!({ "sandboxId": sandbox, "message": failure.message, "code": 502 });
+            (StatusCode::BAD_GATEWAY, axum::Json(body)).into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&'static str, &str)]) -> Option<(String, u16)> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.insert(*name, value.parse().unwrap());
+        }
+        address(&headers, &Uri::from_static("/files"), "box.example").map(|address| (address.sandbox, address.port))
+    }
+
+    #[test]
+    fn a_sandbox_is_addressed_by_headers_or_by_host() {
+        assert_eq!(of(&[("e2b-sandbox-id", "sbx"), ("e2b-sandbox-port", "49999")]), Some(("sbx".into(), 49999)));
+        assert_eq!(of(&[("e2b-sandbox-id", "sbx")]), Some(("sbx".into(), ENVD_PORT)));
+        assert_eq!(of(&[("host", "3000-sbx.box.example:8443")]), Some(("sbx".into(), 3000)));
+        assert_eq!(of(&[("host", "3000-sbx.BOX.example")]), Some(("sbx".into(), 3000)));
+    }
+
+    #[test]
+    fn other_names_are_the_control_plane() {
+        for host in [
+            "api.box.example",
+            "box.example",
+            "3000-sbx.other.example",
+            "x-sbx.box.example",
+            "1.2.3.4:80",
+            "3000-a.b.box.example",
+            "3000-sbxbox.example",
+        ] {
+            assert_eq!(of(&[("host", host)]), None, "{host}");
+        }
+    }
+}

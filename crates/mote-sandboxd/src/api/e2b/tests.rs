@@ -1,0 +1,193 @@
+//! The surface over a substrate that runs nothing: routes, errors and who may ask.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt as _;
+use mote_sandbox_api::spec::ImageSource;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use crate::api::Api;
+use crate::api::access::Keys;
+use crate::clock::System;
+use crate::lifecycle::fake::Fake;
+use crate::lifecycle::profiles::Profiles;
+use crate::lifecycle::{Parts, Sandboxes};
+use crate::network::{self, Network};
+use crate::state::State;
+use crate::telemetry::metrics::Metrics;
+
+struct Stage {
+    router: Router,
+    key: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = State::open(folder.path()).unwrap();
+        let key = store.new_key("test", 0).await.unwrap();
+        let sandboxes = Sandboxes::new(Parts {
+            substrate: Arc::new(Fake::default()),
+            store: store.clone(),
+            clock: Arc::new(System),
+            profiles: Profiles::new(&ImageSource::Host, &BTreeMap::new()),
+            sandboxes_max: 100,
+            pool: Vec::new(),
+        });
+        let network = Network::new(network::Settings {
+            directory: folder.path().join("network"),
+            resolver: network::dns::upstream_of("127.0.0.1:1").unwrap(),
+            roots: Vec::new(),
+            vault: Arc::new(store.clone()),
+            now_ms: Arc::new(|| 0),
+        })
+        .unwrap();
+        let api = Api {
+            network,
+            metrics: Arc::new(Metrics::new(&sandboxes)),
+            sandboxes,
+            keys: Arc::new(Keys::new(store)),
+            domain: "box.example".into(),
+            closing: tokio_util::sync::CancellationToken::new(),
+        };
+        Self { router: crate::api::router(&api), key: key.key, _folder: folder }
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Value) -> (StatusCode, Value) {
+        let mut request = Request::builder().method(method).uri(path).header("x-api-key", &self.key);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.router.clone().oneshot(request.body(Body::from(body.to_string())).unwrap()).await.unwrap();
+        let status = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    async fn create(&self, body: Value) -> Value {
+        let (status, made) = self.ask("POST", "/v2/sandboxes", &[], body).await;
+        assert_eq!(status, StatusCode::CREATED, "{made}");
+        made
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_is_made_told_of_paused_and_ended() {
+    let stage = Stage::new().await;
+    let made = stage.create(json!({"templateID": "base", "metadata": {"a": "b"}, "envVars": {}, "timeout": 60})).await;
+    let id = made["sandboxID"].as_str().unwrap();
+    assert!(made["envdAccessToken"].as_str().is_some_and(|token| token.len() >= 32));
+    let (_, told) = stage.ask("GET", &format!("/sandboxes/{id}"), &[], Value::Null).await;
+    assert_eq!((&told["state"], &told["metadata"]["a"]), (&json!("running"), &json!("b")));
+    assert_eq!(told["lifecycle"], json!({"onTimeout": "kill", "autoResume": false}));
+    let pause = format!("/sandboxes/{id}/pause");
+    assert_eq!(stage.ask("POST", &pause, &[], json!({})).await.0, StatusCode::NO_CONTENT);
+    let (status, again) = stage.ask("POST", &pause, &[], json!({})).await;
+    assert_eq!((status, &again["code"]), (StatusCode::CONFLICT, &json!(409)));
+    let (status, _) = stage.ask("POST", &format!("/v2/sandboxes/{id}/connect"), &[], json!({"timeout": 60})).await;
+    assert_eq!(status, StatusCode::CREATED, "it was paused");
+    assert_eq!(stage.ask("DELETE", &format!("/sandboxes/{id}"), &[], Value::Null).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(stage.ask("GET", &format!("/sandboxes/{id}"), &[], Value::Null).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_with_their_cursor_in_a_header() {
+    let stage = Stage::new().await;
+    for _ in 0..3 {
+        stage.create(json!({"templateID": "base"})).await;
+    }
+    let request = |path: &str| {
+        let request = Request::builder().uri(path).header("x-api-key", &stage.key).body(Body::empty()).unwrap();
+        stage.router.clone().oneshot(request)
+    };
+    let first = request("/v2/sandboxes?limit=2").await.unwrap();
+    let next = first.headers()["x-next-token"].to_str().unwrap().to_owned();
+    let second = request(&format!("/v2/sandboxes?limit=2&nextToken={next}")).await.unwrap();
+    assert!(!second.headers().contains_key("x-next-token"));
+    let bytes = second.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(serde_json::from_slice::<Vec<Value>>(&bytes).unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_does_not_map_answers_501_and_names_the_feature() {
+    let stage = Stage::new().await;
+    for (method, path, body, feature) in [
+        ("POST", "/v2/sandboxes", json!({"templateID": "base", "mcp": {"x": {}}}), "mcp"),
+        ("POST", "/v2/sandboxes", json!({"templateID": "base", "iam": {"tokens": {}}}), "iam"),
+        (
+            "POST",
+            "/v2/sandboxes",
+            json!({"templateID": "base", "network": {"maskRequestHost": "x"}}),
+            "network.maskRequestHost",
+        ),
+        ("POST", "/v3/templates", json!({"name": "x"}), "templates.build"),
+        ("GET", "/templates/x/builds/y/status", Value::Null, "templates.build"),
+        ("POST", "/templates/tags", json!({}), "templates.tags"),
+        ("PATCH", "/v2/templates/x", json!({}), "templates.update"),
+        ("GET", "/teams", Value::Null, "teams"),
+        ("GET", "/volumecontent/v/dir", Value::Null, "volumes.content"),
+        ("POST", "/secrets", json!({"name": "a", "value": "b", "metadata": {"c": "d"}}), "secrets.metadata"),
+    ] {
+        let (status, told) = stage.ask(method, path, &[], body).await;
+        assert_eq!(status, StatusCode::NOT_IMPLEMENTED, "{method} {path}: {told}");
+        assert!(told["message"].as_str().unwrap().contains(feature), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn the_data_plane_needs_the_sandboxs_own_token() {
+    let stage = Stage::new().await;
+    let made = stage.create(json!({"templateID": "base"})).await;
+    let other = stage.create(json!({"templateID": "base"})).await;
+    let id = made["sandboxID"].as_str().unwrap();
+    let path = "/filesystem.Filesystem/Stat";
+    for token in [None, other["envdAccessToken"].as_str(), Some("nonsense")] {
+        let mut headers = vec![("e2b-sandbox-id", id), ("content-type", "application/json")];
+        headers.extend(token.map(|token| ("x-access-token", token)));
+        let (status, _) = stage.ask("POST", path, &headers, json!({"path": "/"})).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+    // Whether it runs is told to everybody, through either way of addressing.
+    assert_eq!(stage.ask("GET", "/health", &[("e2b-sandbox-id", id)], Value::Null).await.0, StatusCode::NO_CONTENT);
+    let host = format!("49983-{id}.box.example");
+    assert_eq!(stage.ask("GET", "/health", &[("host", &host)], Value::Null).await.0, StatusCode::NO_CONTENT);
+    let (status, told) = stage.ask("GET", "/health", &[("e2b-sandbox-id", "sbnone")], Value::Null).await;
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
+    assert!(told["message"].as_str().unwrap().contains("was not found"), "the SDKs look for it");
+}
+
+#[tokio::test]
+async fn a_signed_address_finds_its_sandbox_and_expires() {
+    use data_encoding::BASE64_NOPAD;
+    use sha2::{Digest as _, Sha256};
+    let stage = Stage::new().await;
+    let made = stage.create(json!({"templateID": "base"})).await;
+    let token = made["envdAccessToken"].as_str().unwrap();
+    let sign = |text: String| BASE64_NOPAD.encode(&Sha256::digest(text.as_bytes())).replace('+', "%2B");
+    let valid = sign(format!("/a:read::{token}"));
+    // The guest of this substrate answers nothing: what got as far was let in.
+    let (status, _) = stage.ask("GET", &format!("/files?path=/a&signature=v1_{valid}"), &[], Value::Null).await;
+    assert_ne!(status, StatusCode::UNAUTHORIZED);
+    let expired = sign(format!("/a:read::{token}:1"));
+    let path = format!("/files?path=/a&signature=v1_{expired}&signature_expiration=1");
+    assert_eq!(stage.ask("GET", &path, &[], Value::Null).await.0, StatusCode::UNAUTHORIZED);
+    // A signature of nobody's is for no sandbox, and of another path it is nobody's.
+    let (status, _) = stage.ask("GET", &format!("/files?path=/b&signature=v1_{valid}"), &[], Value::Null).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_request_without_a_key_is_refused_in_e2bs_shape() {
+    let stage = Stage::new().await;
+    let request = Request::builder().uri("/v2/sandboxes").body(Body::empty()).unwrap();
+    let response = stage.router.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap()["code"], 401);
+}

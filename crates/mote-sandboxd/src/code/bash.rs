@@ -1,0 +1,190 @@
+//! The bash driver: bash itself, interactive and without a terminal, fed one line a cell.
+//!
+//! Interactive, because an interrupt then ends the whole cell and leaves the shell alive. What is printed goes out as it
+//! is; a line with a mark, the cell's number and its exit status follows on both streams, so that both are known to be read
+//! to the end. The mark is the context's random id: code that prints it fools itself alone.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::message::{Message, Printed};
+
+/// What the shell is told first: no history, and no expansion of `!`.
+pub(super) const PREPARATION: &str = "set +H +o history; unset HISTFILE PROMPT_COMMAND\n";
+
+/// An interactive shell prompts on standard error unless told not to.
+pub(super) fn environment() -> BTreeMap<String, String> {
+    ["PS0", "PS1", "PS2", "PROMPT_COMMAND", "HISTFILE"].map(|name| (name.to_owned(), String::new())).into()
+}
+
+/// Text as one word on one line, whatever is in it.
+fn quoted(text: &str) -> String {
+    let mut word = String::with_capacity(text.len() + 8);
+    word.push_str("$'");
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b' ' | b'_' | b'-' | b'.' | b'/' | b'=' | b':' | b',' => {
+                word.push(char::from(byte));
+            }
+            // Writing to a string does not fail.
+            byte => drop(write!(word, "\\{byte:03o}")),
+        }
+    }
+    word.push('\'');
+    word
+}
+
+/// Whether bash takes this as the name of a variable.
+fn is_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// The lines that begin the shell's life: the mark that says that it listens and where it is.
+pub(super) fn greeting(mark: &str) -> String {
+    format!("printf '\\n%s ready %s\\n' {mark} \"$PWD\"; printf '\\n%s ready\\n' {mark} >&2\n")
+}
+
+/// The lines of a cell.
+pub(super) fn command(mark: &str, cell: u64, code: &str, env: &BTreeMap<String, String>) -> String {
+    let mut lines = String::new();
+    let names: Vec<&str> = env.keys().map(String::as_str).filter(|name| is_name(name)).collect();
+    for name in &names {
+        let value = quoted(&env[*name]);
+        let _ =
+            writeln!(lines, "__mote_had_{name}=${{{name}+set}}; __mote_was_{name}=${{{name}-}}; export {name}={value}");
+    }
+    let _ = writeln!(lines, "eval {} </dev/null", quoted(code));
+    lines.push_str("__mote_status=$?\n");
+    for name in &names {
+        let _ = writeln!(
+            lines,
+            "if [ -n \"$__mote_had_{name}\" ]; then export {name}=\"$__mote_was_{name}\"; else unset {name}; fi; \
+             unset __mote_had_{name} __mote_was_{name}"
+        );
+    }
+    let _ =
+        writeln!(lines, "printf '\\n%s %s %s\\n' {mark} {cell} $__mote_status; printf '\\n%s %s\\n' {mark} {cell} >&2");
+    lines
+}
+
+/// What was read of a stream and is not yet told: it may be the beginning of a mark.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    held: Vec<u8>,
+}
+
+/// What a stream held.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// Something printed.
+    Text(String),
+    /// A mark, and what stands behind it on its line.
+    Mark(String),
+}
+
+impl Stream {
+    /// Takes bytes; gives what is certain.
+    pub(super) fn feed(&mut self, mark: &str, bytes: &[u8]) -> Vec<Piece> {
+        self.held.extend_from_slice(bytes);
+        let needle = format!("\n{mark} ");
+        let mut pieces = Vec::new();
+        loop {
+            if let Some(at) = find(&self.held, needle.as_bytes()) {
+                let rest = at + needle.len();
+                let Some(length) = self.held[rest..].iter().position(|byte| *byte == b'\n') else {
+                    self.tell(at, &mut pieces);
+                    return pieces;
+                };
+                let said = String::from_utf8_lossy(&self.held[rest..rest + length]).into_owned();
+                self.tell(at, &mut pieces);
+                self.held.drain(..needle.len() + length + 1);
+                pieces.push(Piece::Mark(said));
+                continue;
+            }
+            // The end of what is held may be the beginning of a mark, or of a character.
+            let keep = (1..=self.held.len().min(needle.len() - 1))
+                .rev()
+                .find(|length| needle.as_bytes().starts_with(&self.held[self.held.len() - length..]))
+                .unwrap_or(0);
+            let end = whole_characters(&self.held, self.held.len() - keep);
+            self.tell(end, &mut pieces);
+            return pieces;
+        }
+    }
+
+    fn tell(&mut self, end: usize, pieces: &mut Vec<Piece>) {
+        if end > 0 {
+            let text: Vec<u8> = self.held.drain(..end).collect();
+            pieces.push(Piece::Text(String::from_utf8_lossy(&text).into_owned()));
+        }
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// The longest beginning, up to `end`, that does not cut a character of UTF-8.
+fn whole_characters(bytes: &[u8], end: usize) -> usize {
+    match std::str::from_utf8(&bytes[..end]) {
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        _ => end,
+    }
+}
+
+/// What a cell's exit status means.
+pub(super) fn verdict(status: &str) -> Option<Message> {
+    match status {
+        "0" => None,
+        "130" => Some(Message::error("Interrupted", "the execution was interrupted")),
+        status => Some(Message::error("ExitStatus", format!("the last command ended with status {status}"))),
+    }
+}
+
+/// A message of something printed now.
+pub(super) fn printed(is_error: bool, text: String, now_ns: u64) -> Message {
+    let printed = Printed { text, timestamp: now_ns };
+    if is_error { Message::Stderr(printed) } else { Message::Stdout(printed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn code_is_one_line_whatever_is_in_it() {
+        let command = command("mark", 7, "echo 'é'\necho \"$x\" `b`", &BTreeMap::new());
+        assert_eq!(command.lines().count(), 3);
+        assert!(command.starts_with("eval $'echo \\047\\303\\251\\047\\012"), "{command}");
+    }
+
+    #[test]
+    fn a_name_that_is_none_never_reaches_the_shell() {
+        let env = [("A;rm".to_owned(), "x".to_owned())].into();
+        assert!(!command("mark", 1, ":", &env).contains("rm"));
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_marks_come_apart_however_they_are_cut(cuts in proptest::collection::vec(1usize..9, 1..40)) {
+            let all = "eins\nzwei é\n\nmark 3 0\nund\nmar\n\nmark 4 1\n".as_bytes();
+            let (mut stream, mut text, mut marks, mut rest) = (Stream::default(), String::new(), Vec::new(), all);
+            for cut in cuts.into_iter().cycle() {
+                if rest.is_empty() { break; }
+                let (now, later) = rest.split_at(cut.min(rest.len()));
+                rest = later;
+                for piece in stream.feed("mark", now) {
+                    match piece {
+                        Piece::Text(piece) => text.push_str(&piece),
+                        Piece::Mark(said) => marks.push(said),
+                    }
+                }
+            }
+            prop_assert_eq!(text, "eins\nzwei é\nund\nmar\n");
+            prop_assert_eq!(marks, ["3 0", "4 1"]);
+        }
+    }
+}
