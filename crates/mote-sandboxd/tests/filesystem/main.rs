@@ -3,6 +3,7 @@
 //! It does not test what runs inside: the system tests do.
 #![allow(clippy::unwrap_used)]
 
+mod images;
 mod roots;
 mod served;
 mod stage;

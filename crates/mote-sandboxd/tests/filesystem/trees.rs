@@ -21,7 +21,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Runs with the stage's keeper behind its socket; the stage's own is stopped meanwhile.
-fn with_served<T>(stage: &mut Stage, run: impl AsyncFnOnce(Filesystem) -> T) -> T {
+pub(crate) fn with_served<T>(stage: &mut Stage, run: impl AsyncFnOnce(Filesystem) -> T) -> T {
     stage.pause();
     let options = stage.options.clone();
     let result = runtime().block_on(async { run(serve(options)).await });

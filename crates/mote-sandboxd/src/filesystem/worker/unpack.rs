@@ -27,6 +27,8 @@ use crate::limits::{
 const ID_MAX: u64 = 65_535;
 /// `nobody`, for ids beyond.
 const NOBODY: u32 = 65_534;
+/// Bytes of a block of a tar archive.
+const BLOCK: usize = 512;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -55,7 +57,8 @@ impl Unpacker {
                     .map_err(|error| archive(&format!("it is not Zstandard: {error}")))?,
             ),
         };
-        let mut archive = tar::Archive::new(Bounded { inner: stream, digest: Sha256::new(), left: TREE_BYTES_MAX });
+        let mut archive =
+            tar::Archive::new(Bounded { inner: stream, digest: Sha256::new(), left: TREE_BYTES_MAX, fill: 0 });
         let mut layer = Layer { tree, whiteouts, made: HashSet::new(), times: Vec::new(), done: Unpacked::default() };
         let entries = archive.entries().map_err(|error| unreadable(&error))?;
         let mut extensions = Extensions::default();
@@ -94,15 +97,25 @@ fn too_large(what: &str, bound: u64) -> Failure {
     Failure::new(Code::TooLarge, format!("the archive holds more than {bound} {what}")).with("limit", bound)
 }
 
+/// Counts, digests and bounds a stream, and fills up its last block: some writers of layers (umoci) leave that out.
 struct Bounded<R> {
     inner: R,
     digest: Sha256,
     left: u64,
+    /// Bytes that are missing to a whole block.
+    fill: usize,
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
+        if count == 0 {
+            let filled = self.fill.min(buffer.len());
+            buffer[..filled].fill(0);
+            self.fill -= filled;
+            return Ok(filled);
+        }
+        self.fill = (self.fill + BLOCK - count % BLOCK) % BLOCK;
         self.left = self
             .left
             .checked_sub(count as u64)

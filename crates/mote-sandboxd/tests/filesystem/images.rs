@@ -1,0 +1,235 @@
+//! Images: from a real registry and from an OCI layout (Debian's docker-registry, skopeo and umoci), from tarballs; commits,
+//! names, and the collection of what nothing uses.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use mote_sandbox_api::error::Code;
+use mote_sandbox_api::spec::ImageSource;
+use mote_sandboxd::filesystem::Filesystem;
+use mote_sandboxd::filesystem::keeper::Origin;
+use mote_sandboxd::image::record::Config;
+use mote_sandboxd::image::{Images, Options};
+
+use crate::stage::{BACKENDS, Stage};
+use crate::trees::with_served;
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// An image of two layers, the second of which removes a file of the first.
+fn layout(folder: &Path) -> String {
+    let files = folder.join("files");
+    fs::create_dir_all(&files).unwrap();
+    fs::write(files.join("hello"), "from the image").unwrap();
+    fs::write(files.join("gone"), "from the first layer").unwrap();
+    let layout = folder.join("layout").display().to_string();
+    let image = format!("{layout}:v1");
+    run("umoci", &["init", "--layout", &layout]);
+    run("umoci", &["new", "--image", &image]);
+    run("umoci", &["insert", "--image", &image, &files.display().to_string(), "/srv"]);
+    run("umoci", &["insert", "--image", &image, "--whiteout", "/srv/gone"]);
+    run(
+        "umoci",
+        &[
+            "config",
+            "--image",
+            &image,
+            "--config.env",
+            "GREETING=hello",
+            "--config.user",
+            "1000",
+            "--config.workingdir",
+            "/srv",
+        ],
+    );
+    image
+}
+
+struct Service {
+    child: Child,
+    address: String,
+}
+
+impl Service {
+    /// Debian's registry on a free port of the loopback.
+    fn start(folder: &Path) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let config = folder.join("registry.yml");
+        let storage = folder.join("registry");
+        fs::write(
+            &config,
+            format!(
+                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n",
+                storage.display()
+            ),
+        )
+        .unwrap();
+        let child = Command::new("docker-registry")
+            .args(["serve", &config.display().to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while TcpStream::connect(&address).is_err() {
+            std::thread::yield_now();
+        }
+        Self { child, address }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn store(filesystem: Filesystem, folder: &Path, plain: Option<&str>) -> Images {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let registry = mote_oci::registry::Options {
+        plain: plain.map(str::to_owned).into_iter().collect::<BTreeSet<_>>(),
+        ..mote_oci::registry::Options::default()
+    };
+    let options =
+        Options { scratch: folder.join("scratch"), imports: vec![folder.join("offered")], registry, registries: None };
+    Images::new(filesystem, &tls, options).unwrap()
+}
+
+#[test]
+fn an_image_of_a_registry_and_of_a_layout_is_the_same_tree() {
+    for backend in BACKENDS {
+        let mut stage = Stage::new(backend);
+        let folder = stage.folder.path().to_path_buf();
+        let image = layout(&folder);
+        let service = Service::start(&folder);
+        let name = format!("{}/test/image:v1", service.address);
+        run("skopeo", &["copy", "--dest-tls-verify=false", &format!("oci:{image}"), &format!("docker://{name}")]);
+        with_served(&mut stage, async |filesystem| {
+            let images = store(filesystem.clone(), &folder, Some(&service.address));
+            let pulled = images.resolve(&ImageSource::Registry(name.clone()), 1).await.unwrap();
+            assert_eq!(pulled.config.env["GREETING"], "hello");
+            assert_eq!((pulled.config.user.as_deref(), pulled.config.cwd.as_deref()), (Some("1000"), Some("/srv")));
+            let (path, tag) = image.rsplit_once(':').unwrap();
+            let imported = images.import_layout(path.into(), Some(tag), "mine", 2).await.unwrap();
+            assert_eq!(imported.id, pulled.id, "{backend:?}: the same content is the same image");
+            // What was pulled once is not pulled again, even where the registry is gone.
+            drop(service);
+            assert_eq!(images.resolve(&ImageSource::Registry(name.clone()), 3).await.unwrap().id, pulled.id);
+            let origin = Origin::Image(images.get("mine").await.unwrap().lower);
+            filesystem.root_new("one", origin, None).await.unwrap();
+        });
+        let at = stage.mount("one");
+        assert_eq!(fs::read_to_string(at.join("srv/hello")).unwrap(), "from the image");
+        assert!(!at.join("srv/gone").exists(), "{backend:?}: a later layer's whiteout counts");
+    }
+}
+
+#[test]
+fn a_layer_that_is_not_what_its_digest_says_is_refused_and_leaves_nothing() {
+    let mut stage = Stage::new(BACKENDS[0]);
+    let folder = stage.folder.path().to_path_buf();
+    let image = layout(&folder);
+    let (path, tag) = image.rsplit_once(':').unwrap();
+    // The largest blob is a layer.
+    let blobs = fs::read_dir(Path::new(path).join("blobs/sha256")).unwrap().flatten();
+    let layer = blobs.max_by_key(|entry| entry.metadata().unwrap().len()).unwrap().path();
+    fs::OpenOptions::new().append(true).open(layer).unwrap().write_all(b"more").unwrap();
+    with_served(&mut stage, async |filesystem| {
+        let images = store(filesystem, &folder, None);
+        let refused = images.import_layout(path.into(), Some(tag), "mine", 1).await.unwrap_err();
+        assert_eq!(refused.code, Code::Invalid);
+        assert!(refused.message.contains("digest"), "{}", refused.message);
+        assert_eq!(images.get("mine").await.unwrap_err().code, Code::NotFound);
+        assert!(images.list().await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_caller_imports_only_from_where_the_operator_allows() {
+    let mut stage = Stage::new(BACKENDS[1]);
+    let folder = stage.folder.path().to_path_buf();
+    for place in ["offered", "private"] {
+        fs::create_dir(folder.join(place)).unwrap();
+        let tarball = folder.join(place).join("root.tar").display().to_string();
+        run("tar", &["-C", &folder.join("image").display().to_string(), "-cf", &tarball, "."]);
+    }
+    std::os::unix::fs::symlink(folder.join("private"), folder.join("offered/way")).unwrap();
+    with_served(&mut stage, async |filesystem| {
+        let images = store(filesystem, &folder, None);
+        let tarball = |path: &str| ImageSource::Tarball(folder.join(path).display().to_string());
+        images.resolve(&tarball("offered/root.tar"), 1).await.unwrap();
+        for refused in ["private/root.tar", "offered/way/root.tar", "offered/../private/root.tar"] {
+            assert_eq!(images.resolve(&tarball(refused), 1).await.unwrap_err().code, Code::Forbidden, "{refused}");
+        }
+    });
+}
+
+#[test]
+fn layers_go_when_neither_a_name_nor_a_root_uses_them() {
+    for backend in BACKENDS {
+        let mut stage = Stage::new(backend);
+        let folder = stage.folder.path().to_path_buf();
+        let tarball = folder.join("root.tar");
+        run("tar", &["-C", &folder.join("image").display().to_string(), "-cf", &tarball.display().to_string(), "."]);
+        let layers = stage.pool().join("layers");
+        with_served(&mut stage, async |filesystem| {
+            let images = store(filesystem.clone(), &folder, None);
+            let count = || fs::read_dir(&layers).unwrap().count();
+            let image = images.import_tarball(&tarball, "one", Config::default(), 1).await.unwrap();
+            images.import_tarball(&tarball, "other-name", Config::default(), 2).await.unwrap();
+            assert_eq!(count(), 1);
+            images.remove("one").await.unwrap();
+            assert_eq!(count(), 1, "another name holds it");
+            filesystem.root_new("root", Origin::Image(image.lower), None).await.unwrap();
+            images.remove("other-name").await.unwrap();
+            assert_eq!(count(), 1, "a root holds it");
+            assert!(images.list().await.unwrap().is_empty());
+            filesystem.remove("root").await.unwrap();
+            assert_eq!(images.collect().await.unwrap(), 1, "{backend:?}");
+            assert_eq!(count(), 0);
+        });
+    }
+}
+
+#[test]
+fn a_long_chain_of_commits_is_flattened_and_holds_the_same() {
+    let mut stage = Stage::new(BACKENDS[0]);
+    let folder = stage.folder.path().to_path_buf();
+    let commits = mote_sandboxd::limits::LOWER_TREES_MAX + 2;
+    let tarball = folder.join("root.tar");
+    run("tar", &["-C", &folder.join("image").display().to_string(), "-cf", &tarball.display().to_string(), "."]);
+    let pool = stage.pool();
+    with_served(&mut stage, async |filesystem| {
+        let images = store(filesystem.clone(), &folder, None);
+        images.import_tarball(&tarball, "chain", Config::default(), 0).await.unwrap();
+        for number in 1..=commits {
+            let sandbox = format!("sandbox{number}");
+            let image = images.get("chain").await.unwrap();
+            filesystem.root_new(&sandbox, Origin::Image(image.lower), None).await.unwrap();
+            fs::write(pool.join("roots").join(&sandbox).join("upper").join(format!("file{number}")), "kept").unwrap();
+            images.commit(&sandbox, "chain", &Config::default(), true, number as u64).await.unwrap();
+        }
+        let image = images.get("chain").await.unwrap();
+        assert!(image.lower.len() < mote_sandboxd::limits::LOWER_TREES_MAX, "{}", image.lower.len());
+        filesystem.root_new("last", Origin::Image(image.lower), None).await.unwrap();
+    });
+    let at = stage.mount("last");
+    for number in 1..=commits {
+        assert_eq!(fs::read_to_string(at.join(format!("file{number}"))).unwrap(), "kept");
+    }
+}
