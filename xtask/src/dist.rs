@@ -1,6 +1,6 @@
-//! `cargo xtask dist`: the binary that ships, static where the musl target installs, at `target/dist/mote`.
+//! `cargo xtask dist`: the binaries that ship, static where the musl target installs, at `target/dist/`.
 //!
-//! It does not sign or publish it.
+//! It does not sign or publish them.
 
 use std::path::{Path, PathBuf};
 
@@ -65,9 +65,49 @@ pub(crate) fn run(options: &Options) -> Result<PathBuf> {
     for place in &places {
         put(&built, place)?;
     }
+    sandbox(&root, &target, musl)?;
     let kind = if is_static { "static" } else { "dynamic" };
     println!("xtask: {} ({kind}, {} bytes, {:.2} MiB)", places[0].display(), image.len(), mib(image.len()));
     Ok(places.swap_remove(0))
+}
+
+/// The sandbox runtime's daemon and, beside it, the first process of sandboxes.
+fn sandbox(root: &Path, target: &Path, musl: bool) -> Result<()> {
+    let programs = ["mote-sandboxd", "mote-sandbox-init"];
+    let mut arguments = vec!["build", "--profile", "dist"];
+    programs.iter().for_each(|program| arguments.extend(["--package", program]));
+    if musl {
+        arguments.extend(["--target", MUSL]);
+    }
+    let mut build = process::cargo(root, &arguments);
+    if musl {
+        build.envs(SETTINGS);
+    }
+    process::run(&mut build)?;
+    let folder = if musl { target.join(MUSL).join("dist") } else { target.join("dist") };
+    for program in programs {
+        let built = folder.join(program);
+        let image = std::fs::read(&built).with_context(|| format!("failed to read {}", built.display()))?;
+        if musl && has_interpreter(&image)? {
+            bail!("failed to link {} statically: it names a program interpreter", built.display());
+        }
+        let place = target.join("dist").join(program);
+        put(&built, &place)?;
+        println!("xtask: {} ({} bytes, {:.2} MiB)", place.display(), image.len(), mib(image.len()));
+    }
+    Ok(())
+}
+
+/// Builds the first process of sandboxes for tests: static, because it runs inside any image; returns where it is.
+pub(crate) fn sandbox_init(root: &Path, target: &Path, install: bool) -> Result<PathBuf> {
+    if !musl_ready(root, install) {
+        bail!(
+            "failed to build mote-sandbox-init: it has to be static: rustup target add {MUSL}, and package musl-tools"
+        );
+    }
+    let arguments = ["build", "--package", "mote-sandbox-init", "--release", "--target", MUSL];
+    process::run(&mut process::cargo(root, &arguments))?;
+    Ok(target.join(MUSL).join("release/mote-sandbox-init"))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a size in MiB for a person")]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, python, workspace};
+use crate::{dist, process, python, workspace};
 
 /// Targets without an operating system that the core has to build for.
 const BARE_TARGETS: [&str; 2] = ["riscv32imac-unknown-none-elf", "riscv32imc-unknown-none-elf"];
@@ -36,11 +36,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let crash = build(&root, &target, "crash", &["--bin", "mote", "--features", "mote/crash-points"])?;
     // Last, so that `target/debug/mote` is left without crash points.
     let plain = build(&root, &target, "plain", &["--bins"])?;
+    let init = dist::sandbox_init(&root, &target, !options.no_install)?;
     for bare in BARE_TARGETS {
         let arguments = ["build", "--package", "mote-core", "--package", "mote-wire", "--target", bare];
         process::run(&mut process::cargo(&root, &arguments)).with_context(|| bare_advice(bare))?;
     }
     let mut tests = process::cargo(&root, &["test", "--workspace", "--no-fail-fast"]);
+    tests.env("MOTE_SANDBOX_INIT_BIN", init);
     tests.env("MOTE_BIN", plain).env("MOTE_CRASH_BIN", crash).env("MOTE_TEST_VENV", venv);
     // Requests to loopback must not go through a proxy that the surroundings may name.
     tests.env("NO_PROXY", "127.0.0.1,localhost").args(options.filter.as_deref());

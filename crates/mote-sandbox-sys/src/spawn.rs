@@ -180,11 +180,11 @@ impl Drop for Blocked {
 
 /// Runs in the child, on its own stack, in the parent's memory.
 extern "C" fn child(order: *mut c_void) -> c_int {
-    let order = order.cast::<Order<'_>>();
-    // SAFETY: `spawn` passes a pointer to its `Order`, and waits meanwhile.
-    let error = carry_out(unsafe { &*order });
-    // SAFETY: as above; the reference of the line before is gone.
-    unsafe { ptr::write_volatile(&raw mut (*order).failure, Some(error)) };
+    // SAFETY: `spawn` passes a pointer to its `Order`, which nothing else uses while it waits.
+    let order = unsafe { &mut *order.cast::<Order<'_>>() };
+    let error = carry_out(order);
+    // SAFETY: as above; the parent reads it when this process is gone.
+    unsafe { ptr::write_volatile(&raw mut order.failure, Some(error)) };
     // SAFETY: ends this process at once, without handlers that belong to the parent.
     unsafe { libc::_exit(127) }
 }

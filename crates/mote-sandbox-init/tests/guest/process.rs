@@ -88,7 +88,7 @@ fn input_for_a_process_without_is_refused_and_its_own_is_empty() {
 #[test]
 fn much_input_comes_out_as_it_went_in() {
     let init = Init::start();
-    let (_, mut owner) = init.start_process(Start { stdin: true, ..command(&["cat"]) });
+    let (_, owner) = init.start_process(Start { stdin: true, ..command(&["cat"]) });
     let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[number as usize % 3]).collect();
     let mut writer = crate::client::Client::new(owner.stream.try_clone().unwrap());
     let sent = bytes.clone();
