@@ -104,7 +104,7 @@ impl Guest {
     pub async fn processes(&self) -> Result<Vec<Process>, Failure> {
         self.gather(&Request::Processes, GUEST_PROCESSES_MAX, |reply| match reply {
             Reply::Processes(processes) => Ok(processes),
-            other => Err(other),
+            other => Err(Box::new(other)),
         })
         .await
     }
@@ -152,7 +152,7 @@ impl Guest {
         }
         self.gather(&Request::List { target, depth }, LIST_ENTRIES_MAX, |reply| match reply {
             Reply::Entries(entries) => Ok(entries),
-            other => Err(other),
+            other => Err(Box::new(other)),
         })
         .await
     }
@@ -234,7 +234,7 @@ impl Guest {
         &self,
         request: &Request,
         items_max: usize,
-        items: impl Fn(Reply) -> Result<Vec<T>, Reply>,
+        items: impl Fn(Reply) -> Result<Vec<T>, Box<Reply>>,
     ) -> Result<Vec<T>, Failure> {
         let (mut frames, _writer) = self.open(request).await?;
         let mut all = Vec::new();
@@ -244,7 +244,7 @@ impl Guest {
             bytes += length;
             match items(reply) {
                 Ok(some) => all.extend(some),
-                Err(Reply::Done) => return Ok(all),
+                Err(other) if *other == Reply::Done => return Ok(all),
                 Err(other) => return Err(unexpected(&other)),
             }
             if all.len() > items_max || bytes > GUEST_LIST_BYTES_MAX {
