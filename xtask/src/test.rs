@@ -11,8 +11,26 @@ use crate::{dist, process, python, workspace};
 /// Targets without an operating system that the core has to build for.
 const BARE_TARGETS: [&str; 2] = ["riscv32imac-unknown-none-elf", "riscv32imc-unknown-none-elf"];
 /// Programs that tests run, with the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 3] =
-    [("promtool", "prometheus"), ("prometheus", "prometheus"), ("python3", "python3-venv")];
+const PROGRAMS: [(&str, &str); 15] = [
+    ("promtool", "prometheus"),
+    ("prometheus", "prometheus"),
+    ("python3", "python3-venv"),
+    // What the sandbox daemon itself runs.
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("nft", "nftables"),
+    // Images, from a real registry.
+    ("docker-registry", "docker-registry"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    // Clients, and what makes the networks that they are tried in.
+    ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("git", "git"),
+    ("ip", "iproute2"),
+    ("openssl", "openssl"),
+    ("sudo", "sudo"),
+];
 
 /// Options of `test`.
 #[derive(clap::Args)]
@@ -33,7 +51,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         install_targets(&root)?;
     }
     let venv = python::venv(&target.join("test-venv"), "tests", !options.no_install)?;
-    let crash = build(&root, &target, "crash", &["--bin", "mote", "--features", "mote/crash-points"])?;
+    let crash_points = ["--bins", "--features", "mote/crash-points,mote-sandboxd/crash-points"];
+    let crash = build(&root, &target, "crash", &crash_points)?;
     // Last, so that `target/debug/mote` is left without crash points.
     let plain = build(&root, &target, "plain", &["--bins"])?;
     let init = dist::sandbox_init(&root, &target, !options.no_install)?;
@@ -43,7 +62,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let mut tests = process::cargo(&root, &["test", "--workspace", "--no-fail-fast"]);
     tests.env("MOTE_SANDBOX_INIT_BIN", init);
-    tests.env("MOTE_BIN", plain).env("MOTE_CRASH_BIN", crash).env("MOTE_TEST_VENV", venv);
+    // The daemon's crash points do nothing unless one is named.
+    tests.env("MOTE_SANDBOXD_BIN", crash.join("mote-sandboxd"));
+    tests.env("MOTE_BIN", plain.join("mote")).env("MOTE_CRASH_BIN", crash.join("mote")).env("MOTE_TEST_VENV", venv);
     // Requests to loopback must not go through a proxy that the surroundings may name.
     tests.env("NO_PROXY", "127.0.0.1,localhost").args(options.filter.as_deref());
     process::run(&mut tests)?;
@@ -51,20 +72,23 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds `mote` with the features of the whole workspace, so that both variants and the tests share every dependency, and
-/// copies it to where the next build does not replace it.
+/// Builds the programs with the features of the whole workspace, so that both variants and the tests share every dependency,
+/// and copies them to a folder where the next build does not replace them.
 fn build(root: &Path, target: &Path, variant: &str, selection: &[&str]) -> Result<PathBuf> {
     let mut arguments = vec!["build", "--workspace"];
     arguments.extend(selection);
     process::run(&mut process::cargo(root, &arguments))?;
     let folder = target.join(variant);
     std::fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
-    let (from, to) = (target.join("debug/mote"), folder.join("mote"));
-    // Renamed into place: another test run may be executing the earlier copy.
-    let fresh = folder.join(format!("mote.{}", std::process::id()));
-    std::fs::copy(&from, &fresh).with_context(|| format!("failed to copy {}", from.display()))?;
-    std::fs::rename(&fresh, &to).with_context(|| format!("failed to name {}", to.display()))?;
-    Ok(to)
+    for program in ["mote", "mote-sandboxd"] {
+        let from = target.join("debug").join(program);
+        // Renamed into place: another test run may be executing the earlier copy.
+        let fresh = folder.join(format!("{program}.{}", std::process::id()));
+        std::fs::copy(&from, &fresh).with_context(|| format!("failed to copy {}", from.display()))?;
+        let to = folder.join(program);
+        std::fs::rename(&fresh, &to).with_context(|| format!("failed to name {}", to.display()))?;
+    }
+    Ok(folder)
 }
 
 /// Debian packages that are missing: installed as root, named otherwise.
