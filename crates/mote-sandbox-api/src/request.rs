@@ -321,15 +321,12 @@ pub struct Secret {
     pub changed_ms: u64,
 }
 
-/// `POST /v1/images`: an image from elsewhere, under a name of the daemon's store.
+/// `POST /v1/images`: an image from elsewhere, fetched now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportImage {
     /// Where it comes from.
     pub source: ImageSource,
-    /// Its name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
 }
 
 /// What the client of `GET /v1/sandboxes/{id}/stream` (a WebSocket) says in text messages; binary messages are standard input.

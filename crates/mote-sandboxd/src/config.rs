@@ -82,6 +82,8 @@ pub struct Config {
     pub sandboxes_max: usize,
     /// Host directories that may be images or be bound as data.
     pub directories: Vec<PathBuf>,
+    /// Registries (`HOST`) that images may be pulled from; every one where absent.
+    pub registries: Option<Vec<String>>,
     /// The host's own root may be an image.
     pub host_root: bool,
     /// What becomes of sandboxes when the daemon stops.
@@ -107,6 +109,7 @@ impl Default for Config {
             pool: Vec::new(),
             sandboxes_max: SANDBOXES_MAX,
             directories: Vec::new(),
+            registries: None,
             host_root: false,
             on_stop: OnStop::Leave,
             log: "info".to_owned(),

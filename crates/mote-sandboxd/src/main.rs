@@ -13,13 +13,13 @@ use mote_sandbox_api::capability::Support;
 use mote_sandbox_api::spec::ImageSource;
 use mote_sandboxd::clock::{Clock as _, System};
 use mote_sandboxd::config::{Config, OnStop};
-use mote_sandboxd::filesystem::worker;
-use mote_sandboxd::host;
+use mote_sandboxd::filesystem::{Filesystem, worker};
 use mote_sandboxd::keeper::{self, Settings};
 use mote_sandboxd::privilege::{self, Kept};
 use mote_sandboxd::service::{self, Start};
 use mote_sandboxd::state::State;
 use mote_sandboxd::telemetry::logs;
+use mote_sandboxd::{host, image};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -39,6 +39,7 @@ enum Command {
     Serve(Serve),
     #[command(subcommand)]
     Key(Key),
+    Image(Image),
 }
 
 /// Serve sandboxes over HTTP
@@ -62,6 +63,22 @@ struct Serve {
     /// What becomes of sandboxes when the daemon stops
     #[arg(long, value_parser = ["leave", "remove"])]
     on_stop: Option<String>,
+}
+
+/// Build, import, list and remove images, while no daemon serves the state directory
+#[derive(Debug, clap::Args)]
+struct Image {
+    #[command(subcommand)]
+    command: image::command::Command,
+    /// The daemon's configuration
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// The daemon's state directory
+    #[arg(long, value_name = "DIR", global = true)]
+    state: Option<PathBuf>,
+    /// The static program that becomes the first process of every sandbox
+    #[arg(long, value_name = "FILE", global = true)]
+    init: Option<PathBuf>,
 }
 
 /// Make and revoke API keys
@@ -91,6 +108,7 @@ fn main() -> ExitCode {
         _ => match Command::parse() {
             Command::Serve(arguments) => serve(arguments),
             Command::Key(key) => self::key(key),
+            Command::Image(image) => self::image(image),
         },
     };
     match outcome {
@@ -174,6 +192,23 @@ fn authorities(config: &Config) -> anyhow::Result<Vec<CertificateDer<'static>>> 
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("failed to start the async runtime")
+}
+
+/// An image command, by a keeper of its own, as the daemon works: with no privilege but the keeper's.
+fn image(arguments: Image) -> anyhow::Result<()> {
+    must_be_root("image")?;
+    let Image { command, config, state, init } = arguments;
+    let config = configured(Serve { config, listen: None, state, run: None, init, on_stop: None })?;
+    let program = std::env::current_exe().context("failed to find this program")?;
+    let settings = settings(&config, &program)?;
+    let keeper = keeper::spawn(&program, &settings).context("failed to start the keeper")?;
+    confine(&config, &settings)?;
+    runtime()?.block_on(async {
+        let keeper = keeper::client::Client::start(keeper).context("failed to reach the keeper")?;
+        let images = service::images(&Filesystem::new(keeper), &config)?;
+        image::command::run(&images, command, System.now_ms(), &mut std::io::stdout()).await?;
+        Ok(())
+    })
 }
 
 fn key(key: Key) -> anyhow::Result<()> {

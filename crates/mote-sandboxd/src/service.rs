@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mote_sandbox_api::capability::Support;
-use mote_sandbox_api::error::Failure;
+use mote_sandbox_api::error::{Code, Failure};
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use crate::api::{self, Api};
 use crate::clock::{SharedClock, System};
 use crate::config::{Config, OnStop};
 use crate::filesystem::Filesystem;
+use crate::image::{self, Images};
 use crate::keeper::Verb;
 use crate::keeper::client::Client;
 use crate::lifecycle::container::Container;
@@ -91,9 +92,10 @@ pub async fn run(start: Start) -> Result<(), Error> {
     let keeper = Client::start(keeper).map_err(|error| Error::Io("reach the keeper", error))?;
     keeper.call(Verb::Ping).await.map_err(|failure| Error::Part("start the keeper", failure))?;
     let network = network(&config, &store, &clock, authorities)?;
-    let container = container(&keeper, network.clone(), confinement)
+    let container = container(&keeper, &config, Arc::clone(&clock), network.clone(), confinement)
         .await
         .map_err(|failure| Error::Part("probe the host", failure))?;
+    let images = container.images.clone();
     let sandboxes = Sandboxes::new(Parts {
         substrate: Arc::new(container),
         store: store.clone(),
@@ -120,6 +122,7 @@ pub async fn run(start: Start) -> Result<(), Error> {
         metrics: Arc::new(Metrics::new(&sandboxes)),
         sandboxes: sandboxes.clone(),
         domain: config.domain.as_str().into(),
+        images,
         network,
         closing: closing.clone(),
     };
@@ -204,6 +207,26 @@ fn watch_signals(stop: &CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
+/// The store of images, its scratch in the daemon's own folder.
+///
+/// # Errors
+/// Where the folder cannot be used or TLS cannot be set up.
+pub fn images(filesystem: &Filesystem, config: &Config) -> Result<Images, Failure> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Failure::new(Code::Internal, format!("failed to set up TLS: {error}")))?
+        .with_root_certificates(rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })
+        .with_no_client_auth();
+    let options = image::Options {
+        scratch: folder(config).join("scratch"),
+        imports: config.directories.clone(),
+        registry: mote_oci::registry::Options::default(),
+        registries: config.registries.clone(),
+    };
+    Images::new(filesystem.clone(), &tls, options)
+}
+
 /// The network boundary, its authority in the daemon's own folder.
 fn network(
     config: &Config,
@@ -226,6 +249,8 @@ fn network(
 /// The substrate, with what this host can do.
 async fn container(
     keeper: &Client,
+    config: &Config,
+    clock: SharedClock,
     network: Network,
     confinement: BTreeMap<String, Support>,
 ) -> Result<Container, Failure> {
@@ -246,7 +271,8 @@ async fn container(
         ("clock.offset".to_owned(), Support::no("not on containers")),
         ("entropy.seed".to_owned(), Support::no("not on containers")),
     ]);
-    Ok(Container { containers, filesystem, network, enforcement, features })
+    let images = images(&filesystem, config)?;
+    Ok(Container { containers, filesystem, images, clock, network, enforcement, features })
 }
 
 /// Where there is no key, makes one: printed once, and left where root on this host finds it.

@@ -17,6 +17,7 @@ use axum::Router;
 use tokio_util::sync::CancellationToken;
 
 use crate::code::Interpreter;
+use crate::image::Images;
 use crate::lifecycle::Sandboxes;
 use crate::network::Network;
 use crate::telemetry::metrics::Metrics;
@@ -33,6 +34,8 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     /// Previews are served at `PORT-ID.DOMAIN`.
     pub domain: Arc<str>,
+    /// What roots start from.
+    pub images: Images,
     /// The network boundary: what previews may reach, and what was decided.
     pub network: Network,
     /// Cancelled when the daemon stops: streams end by themselves.

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::journal::Journal;
 use super::record::Record;
+use super::substrate::Defaults;
 use crate::clock::UnixMs;
 use crate::guest::Guest;
 use crate::state::{Pending, State as Store};
@@ -27,8 +28,8 @@ pub(super) struct Live {
 struct Process {
     live: Option<Live>,
     starts: u64,
-    /// What the boundary adds to the environment of processes.
-    env: BTreeMap<String, String>,
+    /// What the image and the boundary say of processes.
+    defaults: Defaults,
 }
 
 /// One sandbox.
@@ -123,14 +124,19 @@ impl Cell {
         generation
     }
 
-    /// Keeps what the boundary adds to the environment of processes.
-    pub(super) fn keep_env(&self, env: BTreeMap<String, String>) {
-        lock(&self.process).env = env;
+    /// Keeps what the image and the boundary say of processes.
+    pub(super) fn keep_defaults(&self, defaults: Defaults) {
+        lock(&self.process).defaults = defaults;
     }
 
-    /// What the boundary adds to the environment of processes.
-    pub(super) fn added_env(&self) -> BTreeMap<String, String> {
-        lock(&self.process).env.clone()
+    /// Keeps what another policy adds to the environment of processes.
+    pub(super) fn add_env(&self, env: BTreeMap<String, String>) {
+        lock(&self.process).defaults.env.extend(env);
+    }
+
+    /// What the image and the boundary say of processes.
+    pub(super) fn defaults(&self) -> Defaults {
+        lock(&self.process).defaults.clone()
     }
 
     /// The first process is ended on purpose: its end is no failure.

@@ -12,13 +12,14 @@ use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
 
-use super::substrate::{Alive, Found, Launch, Origin, Substrate, Taken};
+use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken};
+use crate::clock::SharedClock;
 use crate::descriptor;
 use crate::filesystem::keeper as roots;
-use crate::filesystem::recipe::Lower;
 use crate::filesystem::{Filesystem, id::Id};
 use crate::guest::Guest;
-use crate::limits::BUNDLE_BYTES_MAX;
+use crate::image::Images;
+use crate::limits::{BUNDLE_BYTES_MAX, DIFF_CHANGES_MAX};
 use crate::namespace::{Containers, Launch as Plan, Mount, Source, Started};
 use crate::network::Network;
 
@@ -30,12 +31,15 @@ const BUNDLE: &str = "/etc/ssl/mote-bundle.pem";
 const AUTHORITY: &str = "/etc/ssl/mote-authority.pem";
 
 /// What containers are made of.
-#[derive(Debug)]
 pub struct Container {
     /// Namespaces, cgroups and first processes.
     pub containers: Containers,
     /// Roots, snapshots and volumes.
     pub filesystem: Filesystem,
+    /// What roots start from.
+    pub images: Images,
+    /// Wall time.
+    pub clock: SharedClock,
     /// What sandboxes may reach.
     pub network: Network,
     /// What this host can enforce, found at start.
@@ -49,10 +53,11 @@ impl Container {
         let exit = descriptor::watch(started.exit)
             .map_err(|error| Failure::new(Code::Internal, format!("failed to watch a first process: {error}")))?;
         let guest = Guest::new(started.guest);
-        let mut env = BTreeMap::new();
+        let image = self.images.get(&launch.image).await?.config;
+        let mut env = image.env;
         if let (Some(sockets), Some(policy)) = (started.network, &launch.spec.network) {
             self.network.attach(id, sockets, policy)?;
-            env = self.trust(&guest, policy).await?;
+            env.extend(self.trust(&guest, policy).await?);
             env.extend(self.network.placeholders(id, policy));
         }
         Ok(Alive {
@@ -61,7 +66,7 @@ impl Container {
                 // Readable once the process ended; an error means that there is nothing to watch any more.
                 let _ = exit.readable().await;
             }),
-            env,
+            defaults: Defaults { env, user: image.user, cwd: image.cwd },
         })
     }
 
@@ -138,16 +143,12 @@ impl Substrate for Container {
     }
 
     async fn image(&self, source: &ImageSource) -> Result<String, Failure> {
-        match source {
-            ImageSource::Host => Ok("host".to_owned()),
-            ImageSource::Directory(path) => Ok(format!("dir:{path}")),
-            other => Err(Failure::unsupported("image", format!("images of this kind are not there: {other:?}"))),
-        }
+        Ok(self.images.resolve(source, self.clock.now_ms()).await?.id)
     }
 
     async fn root(&self, id: &str, origin: &Origin, disk_bytes: Option<u64>) -> Result<(), Failure> {
         let origin = match origin {
-            Origin::Image(image) => roots::Origin::Image(lower(image)?),
+            Origin::Image(image) => roots::Origin::Image(self.images.get(image).await?.lower),
             Origin::Snapshot { id, .. } => roots::Origin::Snapshot(Id::new("snapshot", id)?),
         };
         self.filesystem.root_new(id, origin, disk_bytes).await
@@ -206,12 +207,20 @@ impl Substrate for Container {
         given_back(self.filesystem.remove_snapshot(snapshot).await)
     }
 
-    async fn diff(&self, _: &str, _: Option<&Guest>) -> Result<Vec<Change>, Failure> {
-        Err(Failure::unsupported("diff", "this daemon cannot tell differences"))
+    async fn diff(&self, id: &str) -> Result<Vec<Change>, Failure> {
+        let difference = self.images.diff(id).await?;
+        if difference.truncated {
+            let message = format!("more than {DIFF_CHANGES_MAX} files differ");
+            return Err(Failure::new(Code::TooLarge, message).with("limit", DIFF_CHANGES_MAX));
+        }
+        Ok(difference.changes)
     }
 
-    async fn commit(&self, _: &str, _: &str, _: Option<&Guest>) -> Result<(String, Taken), Failure> {
-        Err(Failure::unsupported("commit", "this daemon cannot make images"))
+    async fn commit(&self, id: &str, name: &str, below: &str) -> Result<(String, Taken), Failure> {
+        let config = self.images.get(below).await?.config;
+        let quiet = self.is_quiet(id);
+        let (image, remount) = self.images.commit(id, name, &config, quiet, self.clock.now_ms()).await?;
+        Ok((image.id, Taken { remount }))
     }
 
     async fn volume(&self, id: &str) -> Result<(), Failure> {
@@ -253,14 +262,5 @@ impl Substrate for Container {
         let mut env = self.trust(guest, policy).await?;
         env.extend(self.network.placeholders(id, policy));
         Ok(env)
-    }
-}
-
-/// The trees of an image, the topmost first.
-fn lower(image: &str) -> Result<Vec<Lower>, Failure> {
-    match image.split_once(':') {
-        None if image == "host" => Ok(vec![Lower::Host]),
-        Some(("dir", path)) => Ok(vec![Lower::Directory(path.into())]),
-        _ => Err(Failure::not_found("image", image)),
     }
 }

@@ -14,8 +14,9 @@ use tokio::sync::SemaphorePermit;
 
 use super::cell::Cell;
 use super::measure::Operation;
+use super::profiles::USER;
 use super::record::Record;
-use super::substrate::{Alive, Launch, Origin, Volume};
+use super::substrate::{Alive, Defaults, Launch, Origin, Volume};
 use super::{Sandboxes, check, to_the_end};
 use crate::clock::new_id;
 use crate::crash;
@@ -210,7 +211,7 @@ impl Sandboxes {
         let (spec, image) = cell.read(|record| (record.spec.clone(), record.image.clone()));
         let starting = async {
             let alive = self.substrate.start(cell.id(), Launch { spec: spec.clone(), image, volumes }).await?;
-            self.substrate.configure(&alive.guest, configuration(&spec, &alive)).await?;
+            self.substrate.configure(&alive.guest, configuration(&spec, &alive.defaults)).await?;
             Ok(alive)
         };
         let alive = tokio::time::timeout(GUEST_START_TIMEOUT, starting).await.unwrap_or_else(|_| {
@@ -223,7 +224,7 @@ impl Sandboxes {
 
     /// Keeps the way to the first process, and watches for its end.
     pub(super) fn follow(&self, cell: &Arc<Cell>, alive: Alive) {
-        cell.keep_env(alive.env);
+        cell.keep_defaults(alive.defaults);
         let generation = cell.arrived(alive.guest);
         let (this, cell, exit) = (self.clone(), Arc::clone(cell), alive.exit);
         tokio::spawn(async move {
@@ -257,22 +258,18 @@ impl Sandboxes {
     }
 }
 
-/// What the guest is told.
-pub(super) fn configuration(spec: &Spec, alive: &Alive) -> Configuration {
-    configuration_with(spec, &alive.env)
-}
-
-/// What the guest is told, with what the boundary adds to the environment.
-pub(super) fn configuration_with(spec: &Spec, added: &std::collections::BTreeMap<String, String>) -> Configuration {
-    let mut env = added.clone();
+/// What the guest is told: the specification's word, else the image's, else the runtime's own.
+pub(super) fn configuration(spec: &Spec, defaults: &Defaults) -> Configuration {
+    let mut env = defaults.env.clone();
     env.extend(spec.env.clone());
     // A placeholder is what the network boundary looks for: the caller's environment does not hide it.
     for binding in spec.network.iter().flat_map(|policy| &policy.secrets) {
-        if let Some(placeholder) = added.get(&binding.env) {
+        if let Some(placeholder) = defaults.env.get(&binding.env) {
             env.insert(binding.env.clone(), placeholder.clone());
         }
     }
-    Configuration { env, user: spec.user.clone(), cwd: spec.cwd.clone() }
+    let user = spec.user.clone().or_else(|| defaults.user.clone()).unwrap_or_else(|| USER.to_owned());
+    Configuration { env, user: Some(user), cwd: spec.cwd.clone().or_else(|| defaults.cwd.clone()) }
 }
 
 /// Whether a number of sandboxes fits a batch.

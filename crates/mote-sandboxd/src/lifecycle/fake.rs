@@ -13,7 +13,7 @@ use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
 use tokio::sync::Notify;
 
-use super::substrate::{Alive, Found, Launch, Origin, Substrate, Taken};
+use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken};
 use crate::guest::Guest;
 
 /// What is there.
@@ -65,7 +65,7 @@ impl Fake {
         Alive {
             guest: Guest::new(PathBuf::from(format!("/nowhere/{id}"))),
             exit: Box::pin(async move { died.notified().await }),
-            env: BTreeMap::new(),
+            defaults: Defaults::default(),
         }
     }
 }
@@ -144,10 +144,10 @@ impl Substrate for Fake {
         self.may("remove_snapshot")?.snapshots.remove(snapshot);
         Ok(())
     }
-    async fn diff(&self, _: &str, _: Option<&Guest>) -> Result<Vec<Change>, Failure> {
+    async fn diff(&self, _: &str) -> Result<Vec<Change>, Failure> {
         self.may("diff").map(|_| Vec::new())
     }
-    async fn commit(&self, _: &str, name: &str, _: Option<&Guest>) -> Result<(String, Taken), Failure> {
+    async fn commit(&self, _: &str, name: &str, _: &str) -> Result<(String, Taken), Failure> {
         self.may("commit").map(|_| (format!("sha256:{name}"), Taken::default()))
     }
     async fn volume(&self, id: &str) -> Result<(), Failure> {

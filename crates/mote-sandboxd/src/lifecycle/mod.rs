@@ -296,14 +296,14 @@ impl Sandboxes {
                 return Err(cell.unusable());
             }
             let env = self.substrate.policy(id, &policy, &guest).await?;
-            cell.keep_env(env);
+            cell.add_env(env);
         }
         let pending = cell.change(&self.store, |record| record.spec.network = Some(policy));
         pending.await?;
         if let Some(guest) = cell.guest() {
             // What is started from now on finds its placeholders.
             let spec = cell.read(|record| record.spec.clone());
-            let configuration = create::configuration_with(&spec, &cell.added_env());
+            let configuration = create::configuration(&spec, &cell.defaults());
             self.substrate.configure(&guest, configuration).await?;
         }
         cell.note(self.clock.now_ms(), "info", "the network policy was replaced");

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::Sandboxes;
 use super::cell::Cell;
-use super::create::configuration_with;
+use super::create::configuration;
 use super::profiles::Profiles;
 use super::record::Record;
 use crate::limits::{POOL_RETRY, POOL_SIZE_MAX};
@@ -128,9 +128,9 @@ impl Sandboxes {
         {
             // Placeholders are the sandbox's own.
             let env = self.substrate.policy(cell.id(), policy, &guest).await?;
-            cell.keep_env(env);
+            cell.add_env(env);
         }
-        self.substrate.configure(&guest, configuration_with(spec, &cell.added_env())).await?;
+        self.substrate.configure(&guest, configuration(spec, &cell.defaults())).await?;
         let now = self.clock.now_ms();
         cell.change(&self.store, |record| {
             record.spec = spec.clone();

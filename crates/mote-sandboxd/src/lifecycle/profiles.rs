@@ -9,6 +9,9 @@ use mote_sandbox_api::capability::ProfileName;
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::spec::{ImageSource, OnLeaseEnd, Profile, Resources, Spec};
 
+/// User of processes where neither the specification nor the image names one: not root.
+pub const USER: &str = "1000";
+
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
@@ -21,7 +24,6 @@ pub fn training(image: ImageSource) -> Spec {
     Spec {
         image: Some(image),
         profile: Profile::Training,
-        user: Some("1000".to_owned()),
         resources: Resources {
             memory: Some(512 * MIB),
             cpu_milli: Some(1000),
@@ -45,7 +47,6 @@ pub fn production(image: ImageSource) -> Spec {
     Spec {
         image: Some(image),
         profile: Profile::Production,
-        user: Some("1000".to_owned()),
         resources: Resources {
             memory: Some(2 * GIB),
             cpu_milli: Some(2000),

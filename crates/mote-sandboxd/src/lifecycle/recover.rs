@@ -162,7 +162,7 @@ impl Sandboxes {
         let alive = self.substrate.adopt(cell.id(), Launch { spec: spec.clone(), image, volumes }).await?;
         if !frozen {
             // It answers, or it is not adopted.
-            let configuration = super::create::configuration(&spec, &alive);
+            let configuration = super::create::configuration(&spec, &alive.defaults);
             let answering = self.substrate.configure(&alive.guest, configuration);
             tokio::time::timeout(GUEST_START_TIMEOUT, answering).await.unwrap_or_else(|_| {
                 Err(Failure::new(mote_sandbox_api::error::Code::Timeout, "its first process does not answer"))

@@ -176,8 +176,7 @@ impl Sandboxes {
     pub async fn diff(&self, id: &str) -> Result<Vec<Change>, Failure> {
         let (this, cell) = (self.clone(), self.cell(id)?);
         to_the_end(async move {
-            let guest = this.writing(&cell);
-            let work = this.substrate.diff(cell.id(), guest.as_ref());
+            let work = this.substrate.diff(cell.id());
             this.during(&cell, Transition::Snapshot, Transition::SnapshotDone, work).await
         })
         .await
@@ -192,9 +191,9 @@ impl Sandboxes {
         let (this, cell, name) = (self.clone(), self.cell(id)?, name.to_owned());
         to_the_end(async move {
             let taken = this.durations.start(Operation::Commit);
-            let guest = this.writing(&cell);
+            let below = cell.read(|record| record.image.clone());
             let work = async {
-                let (image, taken) = this.substrate.commit(cell.id(), &name, guest.as_ref()).await?;
+                let (image, taken) = this.substrate.commit(cell.id(), &name, &below).await?;
                 this.remount(&cell, taken).await?;
                 Ok(image)
             };

@@ -59,8 +59,19 @@ pub struct Alive {
     pub guest: Guest,
     /// Ends when the first process does.
     pub exit: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Added to every process's environment: placeholders of secrets, the place of the authority's certificate.
+    /// What holds where the specification does not say.
+    pub defaults: Defaults,
+}
+
+/// What the image and the boundary say of every process, where the specification does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// Environment: the image's, placeholders of secrets, the place of the authority's certificate.
     pub env: BTreeMap<String, String>,
+    /// User.
+    pub user: Option<String>,
+    /// Working directory.
+    pub cwd: Option<String>,
 }
 
 impl std::fmt::Debug for Alive {
@@ -125,9 +136,9 @@ pub trait Substrate: Send + Sync + 'static {
     /// Removes a snapshot. May be repeated.
     async fn remove_snapshot(&self, snapshot: &str) -> Result<(), Failure>;
     /// What differs from the image.
-    async fn diff(&self, id: &str, guest: Option<&Guest>) -> Result<Vec<Change>, Failure>;
-    /// Makes an image of the root as it is; answers with its id.
-    async fn commit(&self, id: &str, name: &str, guest: Option<&Guest>) -> Result<(String, Taken), Failure>;
+    async fn diff(&self, id: &str) -> Result<Vec<Change>, Failure>;
+    /// Makes an image of the root as it is, above the image `below`; answers with its id.
+    async fn commit(&self, id: &str, name: &str, below: &str) -> Result<(String, Taken), Failure>;
 
     /// Makes a volume.
     async fn volume(&self, id: &str) -> Result<(), Failure>;

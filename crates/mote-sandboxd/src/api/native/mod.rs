@@ -51,6 +51,8 @@ pub fn router(api: &Api) -> Router {
         .route("/v1/snapshots/{id}", delete(stored::remove_snapshot))
         .route("/v1/volumes", get(stored::volumes).post(stored::create_volume))
         .route("/v1/volumes/{name}", delete(stored::remove_volume))
+        .route("/v1/images", get(stored::images).post(stored::import_image))
+        .route("/v1/images/{name}", delete(stored::remove_image))
         .route("/v1/secrets", get(stored::secrets))
         .route("/v1/secrets/{name}", put(stored::put_secret).delete(stored::remove_secret))
         .route("/v1/capabilities", get(host::capabilities))

@@ -1,16 +1,17 @@
-//! `/v1/snapshots`, `/v1/volumes`, `/v1/secrets`: what outlives sandboxes.
+//! `/v1/snapshots`, `/v1/volumes`, `/v1/images`, `/v1/secrets`: what outlives sandboxes.
 //!
 //! A secret's value goes in and never comes out.
 
 use axum::extract::{Path, State};
 use http::StatusCode;
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::request::{CreateVolume, Page, PutSecret, Secret, Volume};
+use mote_sandbox_api::request::{CreateVolume, ImportImage, Page, PutSecret, Secret, Volume};
 use serde::Deserialize;
 
 use super::body::{Answer, Body, Query, json};
 use crate::api::Api;
 use crate::api::access::Holder;
+use crate::image::record::Image;
 use crate::lifecycle::check;
 use crate::limits::SECRET_BYTES_MAX;
 use crate::state::VolumeRecord;
@@ -80,5 +81,45 @@ pub(super) async fn remove_secret(State(api): State<Api>, _: Holder, Path(name):
     if !api.sandboxes.store().remove_secret(&name).await? {
         return Err(Failure::not_found("secret", &name).into());
     }
+    Ok(json(StatusCode::OK, &serde_json::json!({ "removed": name })))
+}
+
+#[derive(serde::Serialize)]
+struct NamedImage {
+    name: String,
+    #[serde(flatten)]
+    image: Told,
+}
+
+/// An image without its trees: these are the host's own matter.
+#[derive(serde::Serialize)]
+struct Told {
+    id: String,
+    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    created_ms: u64,
+}
+
+impl From<Image> for Told {
+    fn from(image: Image) -> Self {
+        Self { id: image.id, source: image.source, bytes: image.bytes, created_ms: image.created_ms }
+    }
+}
+
+pub(super) async fn images(State(api): State<Api>, _: Holder) -> Answer {
+    let named = api.images.list().await?.into_iter();
+    let items: Vec<NamedImage> = named.map(|(name, image)| NamedImage { name, image: image.into() }).collect();
+    Ok(json(StatusCode::OK, &Page { items, next: None }))
+}
+
+/// Imports or pulls an image, so that the first sandbox of it need not wait.
+pub(super) async fn import_image(State(api): State<Api>, _: Holder, body: Body<ImportImage>) -> Answer {
+    let image = api.images.resolve(&body.value.source, api.sandboxes.clock().now_ms()).await?;
+    Ok(json(StatusCode::CREATED, &Told::from(image)))
+}
+
+pub(super) async fn remove_image(State(api): State<Api>, _: Holder, Path(name): Path<String>) -> Answer {
+    api.images.remove(&name).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({ "removed": name })))
 }
