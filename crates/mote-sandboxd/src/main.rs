@@ -176,7 +176,7 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     logs::install(&config.log, std::sync::Arc::new(System))?;
     let authorities = authorities(&config)?;
     let keeper = keeper::spawn(&program, &settings).context("failed to start the keeper")?;
-    let confinement = confine(&config, &settings)?;
+    let confinement = confine(&config, &settings, &config.directories)?;
     let runtime = runtime()?;
     runtime.block_on(service::run(Start { config, keeper, listener, authorities, confinement }))?;
     Ok(())
@@ -202,7 +202,8 @@ fn image(arguments: Image) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("failed to find this program")?;
     let settings = settings(&config, &program)?;
     let keeper = keeper::spawn(&program, &settings).context("failed to start the keeper")?;
-    confine(&config, &settings)?;
+    // What the administrator names is read wherever it stands, by the daemon's user.
+    confine(&config, &settings, &[PathBuf::from("/")])?;
     runtime()?.block_on(async {
         let keeper = keeper::client::Client::start(keeper).context("failed to reach the keeper")?;
         let images = service::images(&Filesystem::new(keeper), &config)?;
@@ -220,7 +221,7 @@ fn key(key: Key) -> anyhow::Result<()> {
     let config = Config { state: absolute(arguments.state.clone())?.unwrap_or(defaults.state), ..Config::default() };
     let settings = Settings::new(config.state.clone(), PathBuf::new(), PathBuf::new());
     // As the daemon's user: a file that root makes in the daemon's folder would lock the daemon out.
-    confine(&config, &settings)?;
+    confine(&config, &settings, &[])?;
     runtime()?.block_on(async {
         let state = State::open(&service::folder(&config))?;
         match &key {
@@ -239,7 +240,7 @@ fn key(key: Key) -> anyhow::Result<()> {
 }
 
 /// Makes the daemon's folder, and gives up what the service does not need.
-fn confine(config: &Config, settings: &Settings) -> anyhow::Result<BTreeMap<String, Support>> {
+fn confine(config: &Config, settings: &Settings, read: &[PathBuf]) -> anyhow::Result<BTreeMap<String, Support>> {
     let folder = service::folder(config);
     std::fs::create_dir_all(&config.state).with_context(|| format!("failed to make {}", config.state.display()))?;
     privilege::own_folder(&folder, settings.daemon_uid, settings.daemon_gid)
@@ -247,7 +248,7 @@ fn confine(config: &Config, settings: &Settings) -> anyhow::Result<BTreeMap<Stri
     let kept = Kept {
         uid: settings.daemon_uid,
         gid: settings.daemon_gid,
-        read: vec![settings.run.clone()],
+        read: read.iter().chain([&settings.run]).cloned().collect(),
         write: vec![folder],
     };
     let mut found = host::probe(&config.state)?;
