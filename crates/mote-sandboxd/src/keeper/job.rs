@@ -45,7 +45,9 @@ impl Job {
     }
 
     /// Reaps the child, which has ended, and returns what it said.
-    #[must_use]
+    ///
+    /// # Errors
+    /// The child's own; `internal` where it ended without a word.
     pub fn finish(self) -> Answered {
         let broken =
             |what: String| Failure::new(Code::Internal, format!("failed to hear from a child of the keeper: {what}"));

@@ -108,11 +108,14 @@ struct Head {
     number: u64,
 }
 
+/// The number of a [`Call`], its verb or the failure to answer it with, and the descriptors beside it.
+pub type Received = (u64, Result<Verb, Failure>, Vec<OwnedFd>);
+
 /// Receives a [`Call`]. A verb that cannot be read comes as the failure to answer it with.
 ///
 /// # Errors
 /// As [`receive`]; [`Error::Json`] only where not even the call's number can be read.
-pub fn receive_call(socket: impl AsFd) -> Result<(u64, Result<Verb, Failure>, Vec<OwnedFd>), Error> {
+pub fn receive_call(socket: impl AsFd) -> Result<Received, Error> {
     let (call, descriptors) = receive::<Box<serde_json::value::RawValue>>(socket)?;
     Ok(match serde_json::from_str::<Call>(call.get()) {
         Ok(call) => (call.number, Ok(call.verb), descriptors),

@@ -63,7 +63,7 @@ fn devices_are_the_harmless_ones_and_no_others_can_be_made() {
         let (_, guest) = stage.launch("a", |_| {}).await;
         let nodes = run(
             &guest,
-            "for f in /dev/* /dev/pts/*; do test -L $f || { test -c $f || test -b $f; } && echo -n \"$f \"; done",
+            "for f in /dev/* /dev/pts/*; do test -L $f && continue; { test -c $f || test -b $f; } && echo -n \"$f \"; done",
         )
         .await
         .text;
