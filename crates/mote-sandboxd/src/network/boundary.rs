@@ -48,6 +48,8 @@ pub(super) struct Boundary {
 struct Flow {
     to: SocketAddrV4,
     name: Option<Name>,
+    /// Its bytes pass unread.
+    spliced: bool,
     cut: CancellationToken,
 }
 
@@ -81,7 +83,11 @@ impl Boundary {
         let other_world = before.rules.tape != active.rules.tape;
         let cut: Vec<_> = {
             let flows = self.flows();
-            let refused = |flow: &Flow| other_world || self.judge(&active, flow.to, flow.name.as_ref()).is_err();
+            let refused = |flow: &Flow| match self.judge(&active, flow.to, flow.name.as_ref()) {
+                // What is to be read from now on does not go on unread.
+                Ok(treatment) => other_world || (flow.spliced && treatment.inspect),
+                Err(_) => true,
+            };
             flows
                 .values()
                 .filter(|flow| refused(flow))
@@ -126,7 +132,7 @@ impl Boundary {
         if flows.len() >= limit as usize {
             return Err(Reason::Connections);
         }
-        flows.insert(number, Flow { to, name: None, cut: cut.clone() });
+        flows.insert(number, Flow { to, name: None, spliced: false, cut: cut.clone() });
         Ok(Entry { boundary: self.clone(), number, cut })
     }
 
@@ -149,10 +155,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Notes the name that the connection is for, so that a change of the policy is held against it.
-    pub(super) fn is_for(&self, name: Option<&Name>) {
+    /// Notes the name that the connection is for, and whether its bytes pass unread, so that a change of the policy is held
+    /// against it.
+    pub(super) fn is_for(&self, name: Option<&Name>, spliced: bool) {
         if let Some(flow) = self.boundary.flows().get_mut(&self.number) {
             flow.name = name.cloned();
+            flow.spliced = spliced;
         }
     }
 

@@ -107,6 +107,7 @@ fn server_config(subjects: Vec<String>, issuer: &CertifiedIssuer<'static, KeyPai
 
 async fn serve_tls(listener: TcpListener, config: Arc<rustls::ServerConfig>) {
     while let Ok((stream, _)) = listener.accept().await {
+        stream.set_nodelay(true).unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
         tokio::spawn(async move {
             if let Ok(stream) = acceptor.accept(stream).await {
@@ -119,6 +120,7 @@ async fn serve_tls(listener: TcpListener, config: Arc<rustls::ServerConfig>) {
 
 async fn serve_http(listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
+        stream.set_nodelay(true).unwrap();
         tokio::spawn(speak(stream, "-".to_owned()));
     }
 }

@@ -7,7 +7,7 @@ use mote_sandbox_api::error::Code;
 use mote_sandbox_api::network::{Policy, Verdict};
 use mote_sandboxd::network::decision::{Kind, Reason};
 
-use super::world::{Sandbox, allow, deny, policy, text, world};
+use super::world::{Sandbox, allow, deny, inspect, policy, text, world};
 
 #[test]
 fn an_allowed_name_is_reached_and_every_decision_is_kept_and_counted() {
@@ -103,6 +103,11 @@ fn a_change_of_policy_holds_at_once_and_cuts_what_it_does_not_allow() {
     sandbox.update(&policy(vec![allow("shared.example")]));
     assert_eq!(conversation.say(), "hello", "what is still allowed goes on");
     assert_eq!(sandbox.python("print(resolve('good.example'))"), "no-name");
+    sandbox.update(&policy(vec![inspect("shared.example")]));
+    assert_eq!(conversation.say(), "cut", "what is to be inspected does not go on unread");
+    sandbox.update(&policy(vec![allow("shared.example")]));
+    let mut conversation = Conversation::start(&sandbox);
+    assert_eq!(conversation.say(), "hello");
     sandbox.update(&policy(vec![allow("good.example")]));
     assert_eq!(conversation.say(), "cut");
     assert!(sandbox.denied(Reason::Changed));

@@ -120,7 +120,7 @@ impl Exchanges {
                 .judge(&active, self.to, host.name.as_ref())
                 .map_err(|reason| Refusal::denied(reason, &host.shown))?
         };
-        self.entry.is_for(host.name.as_ref());
+        self.entry.is_for(host.name.as_ref(), false);
         self.boundary.allow(Kind::Http, Reason::Rule, subject(self.to, host.name.as_ref()));
         let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| is_websocket(&parts.headers));
         end_to_end(&mut parts.headers, upgrade.is_some());

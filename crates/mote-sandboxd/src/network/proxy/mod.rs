@@ -171,7 +171,7 @@ impl Connection {
                 Ok(_) | Err(_) => return None,
             },
         }
-        self.entry.is_for(verdict.ok().flatten().as_ref());
+        self.entry.is_for(verdict.ok().flatten().as_ref(), true);
         self.allow(Kind::Tcp, None);
         let (mut client_reads, client_writes) = client.into_split();
         let (destination_reads, destination_writes) = tokio::io::split(destination);
@@ -211,7 +211,7 @@ impl Connection {
                 return;
             }
         };
-        self.entry.is_for(name);
+        self.entry.is_for(name, !treatment.terminates());
         self.allow(Kind::Tls, name);
         if treatment.terminates() {
             return self.terminate(hello.name, beginning, client).await;
@@ -250,7 +250,7 @@ impl Connection {
                 return reset(client);
             }
         };
-        self.entry.is_for(name.as_ref());
+        self.entry.is_for(name.as_ref(), true);
         self.allow(Kind::Tcp, name.as_ref());
         let Some(destination) = self.dial(name.as_ref()).await else { return reset(client) };
         let _ = splice::both_ways(client, destination, &beginning.into_bytes()).await;
