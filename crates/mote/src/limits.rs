@@ -43,6 +43,8 @@ pub const STORE_WRITER_CACHE_KIB: u32 = 2048;
 pub const STORE_READER_CACHE_KIB: u32 = 256;
 /// Prepared statements that one connection of the store keeps.
 pub const STORE_STATEMENTS: usize = 64;
+/// Age of a commit up to which it shows that the store can be written, so that readiness writes nothing of its own.
+pub const STORE_WRITE_FRESH: Duration = Duration::from_millis(500);
 /// Growth of the write-ahead log after which it is copied back into the store's file, pages of 4 KiB.
 pub const STORE_WAL_PAGES: u32 = 1024;
 /// Length of the write-ahead log at which it starts again from its beginning, pages of 4 KiB.
@@ -255,5 +257,7 @@ pub const CLIENT_RESUMES_MAX: u32 = 5;
 pub const CLIENT_RESUME_PAUSE: Duration = Duration::from_millis(500);
 /// When an idle service gives its program text back for the first time after starting.
 pub const TEXT_RELEASE_FIRST: Duration = Duration::from_secs(2);
-/// How often an idle service gives its program text back again.
-pub const TEXT_RELEASE_EVERY: Duration = Duration::from_secs(30);
+/// How long after a look for work the text that it used is given back.
+pub const TEXT_RELEASE_AFTER: Duration = Duration::from_millis(20);
+/// Processor time between two looks for work up to which a service counts as idle: a look takes under a millisecond.
+pub const IDLE_PROCESSOR_TIME: Duration = Duration::from_millis(5);

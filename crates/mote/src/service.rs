@@ -64,15 +64,35 @@ pub enum Error {
 /// # Errors
 /// [`Error::State`] or [`Error::Store`].
 pub async fn open_store(folder: &Path, options: sqlite::Options) -> Result<SqliteStore, Error> {
+    opened(opening(folder, options)).await
+}
+
+type Opening = tokio::task::JoinHandle<Result<SqliteStore, Error>>;
+
+/// Begins to open a store, on a thread that may wait for the disk.
+fn opening(folder: &Path, options: sqlite::Options) -> Opening {
     let path = folder.to_owned();
-    let opening = tokio::task::spawn_blocking(move || {
+    tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(&path).map_err(|source| Error::State { path: path.clone(), source })?;
         Ok(SqliteStore::open(&path.join(STORE_FILE), options)?)
-    });
+    })
+}
+
+async fn opened(opening: Opening) -> Result<SqliteStore, Error> {
     match opening.await {
         Ok(opened) => opened,
         Err(error) => Err(store::Error::Backend { operation: "open the store", detail: error.to_string() }.into()),
     }
+}
+
+/// Has the store written once, beside whatever else starts: a new log takes syncs that the first request need not wait for.
+fn write_once(store: &Arc<dyn Store>) {
+    let store = Arc::clone(store);
+    tokio::spawn(async move {
+        if let Err(error) = store.ping(limits::READY_CHECK_TIMEOUT).await {
+            tracing::warn!(%error, "the store cannot be written");
+        }
+    });
 }
 
 /// A store whose group commits are counted, and which publishes in the agent's name where that has a sink.
@@ -86,17 +106,28 @@ fn store_options(metrics: &Arc<Metrics>, agent: &Agent) -> sqlite::Options {
     sqlite::Options { observer: Some(Arc::new(observer)), publisher, ..sqlite::Options::default() }
 }
 
-/// Keeps an idle process small: gives its text back after starting, and again while nothing runs.
+/// Keeps an idle process small: gives its text back after starting, and again after each look for work while there is
+/// nothing else to do.
 async fn rest(runner: Runner) {
     tokio::time::sleep(limits::TEXT_RELEASE_FIRST).await;
+    let failed = |error: std::io::Error| {
+        tracing::debug!(%error, "failed to give the program's text back; it stays resident");
+    };
+    let text = match memory::Text::find() {
+        Ok(text) => text,
+        Err(error) => return failed(error),
+    };
+    let mut used = memory::processor_time();
     loop {
-        if runner.active() == 0
-            && let Err(error) = memory::release_text()
-        {
-            tracing::debug!(%error, "failed to give the program's text back; it stays resident");
-            return;
+        // That look is all that an idle process does, once a second: what it brought in leaves again when it is over.
+        runner.looked().await;
+        tokio::time::sleep(limits::TEXT_RELEASE_AFTER).await;
+        let now = memory::processor_time();
+        let is_idle = now.saturating_sub(used) < limits::IDLE_PROCESSOR_TIME;
+        used = now;
+        if is_idle && let Err(error) = text.release() {
+            return failed(error);
         }
-        tokio::time::sleep(limits::TEXT_RELEASE_EVERY).await;
     }
 }
 
@@ -118,11 +149,14 @@ impl Service {
         let instance = new_id("instance", &*clock);
         let service = telemetry::Service { name: &agent.name, version: &agent.version, instance: &instance };
         let telemetry = telemetry::init(&agent.telemetry, &service, output, Arc::clone(&clock))?;
-        let store: Arc<dyn Store> = Arc::new(open_store(state, store_options(&telemetry.metrics, &agent)).await?);
+        // The disk works while the rest is set up.
+        let opening = opening(state, store_options(&telemetry.metrics, &agent));
         let keys =
             agent.auth.as_ref().map(|auth| Keys::open(&auth.keys, Arc::clone(&clock))).transpose()?.map(Arc::new);
         let models = Arc::new(model::build(&agent.models, None, Arc::clone(&clock))?);
         let registry = Registry::build(&agent.tools, &agent.builtins)?;
+        let store: Arc<dyn Store> = Arc::new(opened(opening).await?);
+        write_once(&store);
         let parts = Parts {
             agent: Arc::new(agent),
             store,

@@ -141,20 +141,21 @@ impl Endpoint {
         let status = response.status();
         if !status.is_success() {
             let headers = response.headers().clone();
-            let body = self.error_body(response).await;
+            let body = Box::pin(self.error_body(response)).await;
             return Err(Failure::of_answer(status, &headers, &body, self.clock.now_ms()));
         }
         let kind = response.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if kind == "application/json" || kind == "text/html" {
-            let body = self.error_body(response).await;
+            let body = Box::pin(self.error_body(response)).await;
             let fault = mote_wire::fault::Fault::parse(std::str::from_utf8(&body).unwrap_or_default());
             return Err(match fault.message {
                 Some(message) => Failure::of_stream(fault.class_in_stream(), &message.to_string()),
                 None => Failure::broken(format!("expected an event stream, got {kind}")),
             });
         }
-        self.stream(response, decoder, deltas).await
+        // Boxed, as are the ways to fail: a call that waits for its answer does not keep their room.
+        Box::pin(self.stream(response, decoder, deltas)).await
     }
 
     /// As much of an error's body as is read, whatever becomes of the rest.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use mote_core::{Action, CallKind, Event, Phase};
 use tracing::Instrument;
@@ -41,7 +42,8 @@ pub(super) enum Stop {
     Store,
 }
 
-/// One run under one epoch.
+/// One run under one epoch. It lives in a box, and what it does in passing is boxed for as long as it takes: thousands of
+/// runs wait at once, and a future is as large as the largest thing that it may come to do.
 pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) task: String,
@@ -62,12 +64,12 @@ pub(super) struct Driver {
     /// This worker's stretch of the run, in the trace.
     pub(super) span: RunSpan,
     pub(super) live: Arc<LiveRun>,
-    pub(super) under_way: FuturesUnordered<futures_util::future::BoxFuture<'static, Done>>,
+    pub(super) under_way: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
 impl Driver {
     /// Goes on until the run ends, rests or is lost.
-    pub(super) async fn drive(mut self, first: Vec<Occurrence>) -> Stop {
+    pub(super) async fn drive(mut self: Box<Self>, first: Vec<Occurrence>) -> Stop {
         let span = self.span.log_span();
         async move {
             let stop = if first.is_empty() { self.resting() } else { self.happen(first).await };
@@ -78,17 +80,17 @@ impl Driver {
     }
 
     /// Performs what a first commit, made with the submission, already asked for.
-    pub(super) async fn drive_committed(mut self, steps: Vec<Step>) -> Stop {
+    pub(super) async fn drive_committed(mut self: Box<Self>, steps: Vec<Step>) -> Stop {
         let span = self.span.log_span();
         async move {
-            let stop = self.settle_in(steps).await;
+            let stop = Box::pin(self.settle_in(steps)).await;
             self.go_on(stop).await
         }
         .instrument(span)
         .await
     }
 
-    async fn go_on(mut self, mut stop: Option<Stop>) -> Stop {
+    async fn go_on(mut self: Box<Self>, mut stop: Option<Stop>) -> Stop {
         let stop = loop {
             match stop {
                 Some(stop) => break stop,
@@ -96,7 +98,7 @@ impl Driver {
             }
         };
         self.shared.live.close(&self.task, &self.live);
-        observe::ended(self, stop);
+        observe::ended(*self, stop);
         stop
     }
 
@@ -109,8 +111,8 @@ impl Driver {
         tokio::select! {
             biased;
             () = held.lost.cancelled() => Some(Stop::Fenced),
-            () = held.mail.notified() => self.read_mail().await,
-            Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.take(done).await,
+            () = held.mail.notified() => Box::pin(self.read_mail()).await,
+            Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.take(done)?.await,
             () = sleep_for(sleep), if sleep.is_some() => {
                 self.happen(vec![Occurrence::new(Event::TimerFired, Payload::TimerFired)]).await
             }
@@ -118,7 +120,7 @@ impl Driver {
         }
     }
 
-    async fn take(&mut self, done: Done) -> Option<Stop> {
+    fn take(&mut self, done: Done) -> Option<BoxFuture<'_, Option<Stop>>> {
         let occurrence = match done {
             Done::Model { attempt, result, streamed, took } => {
                 let occurrence = outcome::of_model(self, attempt, result, streamed, took);
@@ -127,11 +129,15 @@ impl Driver {
             }
             Done::Call { call, attempt, result, took } => outcome::of_call(self, call, attempt, result, took)?,
         };
-        self.happen(vec![occurrence]).await
+        Some(self.happen(vec![occurrence]))
     }
 
     /// Steps the core through what happened, commits, and performs what follows.
-    pub(super) async fn happen(&mut self, occurrences: Vec<Occurrence>) -> Option<Stop> {
+    pub(super) fn happen(&mut self, occurrences: Vec<Occurrence>) -> BoxFuture<'_, Option<Stop>> {
+        Box::pin(self.take_in(occurrences))
+    }
+
+    async fn take_in(&mut self, occurrences: Vec<Occurrence>) -> Option<Stop> {
         let now = self.shared.clock.now_ms();
         let mut steps = match self.step_all(occurrences, now) {
             Ok(steps) => steps,

@@ -171,6 +171,8 @@ struct Shared {
     holdings: worker::Holdings,
     places: Arc<Semaphore>,
     place_free: Notify,
+    /// Told after each look for work that the clock brought about.
+    looked: Notify,
     finished: Notify,
     drain: CancellationToken,
     runs: TaskTracker,
@@ -211,6 +213,7 @@ impl Runner {
             live: live::LiveRuns::default(),
             holdings: worker::Holdings::default(),
             place_free: Notify::new(),
+            looked: Notify::new(),
             finished: Notify::new(),
             drain: CancellationToken::new(),
             runs: TaskTracker::new(),
@@ -404,6 +407,11 @@ impl Runner {
         self.shared.runs.len()
     }
 
+    /// Returns after the next look for work that nothing but the clock brought about: once a second while idle.
+    pub async fn looked(&self) {
+        self.shared.looked.notified().await;
+    }
+
     /// Winds down in two phases: no new work and every run given back at its next step boundary; at `deadline`, whatever is
     /// still under way is given up. Nothing is lost either way.
     pub async fn drain(&self, deadline: Duration) {
@@ -413,7 +421,7 @@ impl Runner {
 
 /// A first commit that goes with the submission, and the driver that goes on from it.
 struct Prepared {
-    driver: drive::Driver,
+    driver: Box<drive::Driver>,
     steps: Vec<batch::Step>,
     batch: store::Batch,
 }

@@ -86,7 +86,7 @@ pub(super) async fn driver(
     shared: &Arc<Shared>,
     task: Task,
     held: Arc<Held>,
-) -> Result<(Driver, Vec<Occurrence>), Error> {
+) -> Result<(Box<Driver>, Vec<Occurrence>), Error> {
     let stored: Stored = serde_json::from_str(&task.request)
         .map_err(|error| broken(format!("the stored request cannot be read: {error}")))?;
     let mut driver = fresh(shared, &task, &stored, held);
@@ -112,8 +112,8 @@ pub(super) async fn driver(
 }
 
 /// A driver to which nothing has happened.
-pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Arc<Held>) -> Driver {
-    Driver {
+pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Arc<Held>) -> Box<Driver> {
+    Box::new(Driver {
         shared: Arc::clone(shared),
         task: task.id.clone(),
         owner: task.owner.clone(),
@@ -130,7 +130,7 @@ pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Ar
         held,
         live: shared.live.open(&task.id),
         under_way: FuturesUnordered::new(),
-    }
+    })
 }
 
 /// What a run begins with.

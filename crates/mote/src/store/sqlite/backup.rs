@@ -33,7 +33,7 @@ pub(super) fn copy(settings: &Settings, to: &Path) -> Result<(), Error> {
         _ => Error::Backend { operation: "back up the store", detail: format!("{error} ({})", partial.display()) },
     };
     remove(&partial).map_err(io)?;
-    super::create_private(&partial).map_err(io)?;
+    super::create::empty(&partial).map_err(io)?;
     let result = copy_pages(settings, &partial)
         .and_then(|()| std::fs::File::open(&partial).and_then(|file| file.sync_all()).map_err(io))
         .and_then(|()| std::fs::rename(&partial, to).map_err(io));

@@ -9,6 +9,7 @@ mod checkpoint;
 mod claim;
 mod commit;
 mod connection;
+mod create;
 mod list;
 mod mail;
 mod reader;
@@ -40,7 +41,7 @@ use super::{
     Page, Session, Store, Submitted, Task,
 };
 use crate::clock::UnixMs;
-use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITER_CACHE_KIB};
+use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITE_FRESH, STORE_WRITER_CACHE_KIB};
 
 /// One group commit, as it is told to an observer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,10 +101,7 @@ impl SqliteStore {
         connection::assert_version()?;
         let settings =
             Arc::new(Settings { path: path.to_owned(), lock_wait: options.lock_wait, publisher: options.publisher });
-        create_private(path).map_err(|error| Error::Backend {
-            operation: "open the store",
-            detail: format!("{error} ({})", path.display()),
-        })?;
+        create::unless_there(path)?;
         let mut connection = connection::open(&settings, STORE_WRITER_CACHE_KIB)?;
         // Look before anything is changed: the file may be somebody else's.
         schema::found(&connection, path, schema::MIGRATIONS)?;
@@ -130,15 +128,6 @@ impl SqliteStore {
             })
             .await
     }
-}
-
-/// Makes an empty file that only its owner may read, if there is none; SQLite gives its companions the same mode.
-fn create_private(path: &Path) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(|_| ())
 }
 
 fn encode<T: serde::Serialize + ?Sized>(operation: &'static str, value: &T) -> Result<String, Error> {
@@ -245,6 +234,10 @@ impl Store for SqliteStore {
 
     async fn ping(&self, timeout: Duration) -> Result<(), Error> {
         let written = self.writer.run("write the store", WhenFull::Refuse, |tx| {
+            // A commit that has just reached the disk shows the same.
+            if tx.wrote_within(STORE_WRITE_FRESH) {
+                return Ok(());
+            }
             tx.connection.prepare_cached("UPDATE health SET writes = writes + 1")?.execute([])?;
             Ok(())
         });

@@ -3,8 +3,8 @@
 //!
 //! It knows no table but `counts`; what a command does is the command's business.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -92,11 +92,18 @@ pub(super) struct Tx<'c> {
     command: Changes,
     group: Changes,
     queued: Option<i64>,
+    log: &'c Log,
 }
 
 impl<'c> Tx<'c> {
-    fn new(connection: &'c Connection, publisher: Option<&'c str>) -> Self {
-        Self { connection, publisher, command: Changes::default(), group: Changes::default(), queued: None }
+    fn new(connection: &'c Connection, log: &'c Log, publisher: Option<&'c str>) -> Self {
+        Self { connection, publisher, command: Changes::default(), group: Changes::default(), queued: None, log }
+    }
+
+    /// Whether the last commit that reached the disk is no older.
+    pub(super) fn wrote_within(&self, age: Duration) -> bool {
+        let last = *self.log.written.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|at| at.elapsed() <= age)
     }
 
     /// Tells subscribers of this task, once durable.
@@ -234,7 +241,7 @@ impl Writer {
             watchers,
             checkpointer,
             observer,
-            wal_pages: Arc::default(),
+            log: Arc::default(),
             wal_next: 0,
             group: 1,
             linger: Duration::ZERO,
@@ -278,13 +285,22 @@ impl Drop for Writer {
     }
 }
 
+/// What the last commit said of the write-ahead log.
+#[derive(Debug, Default)]
+struct Log {
+    /// Its length, pages.
+    pages: AtomicU32,
+    /// When that commit was on the disk.
+    written: Mutex<Option<Instant>>,
+}
+
 struct State {
     connection: Connection,
     settings: Arc<Settings>,
     watchers: Arc<Watchers>,
     checkpointer: Checkpointer,
     observer: Option<GroupObserver>,
-    wal_pages: Arc<AtomicU32>,
+    log: Arc<Log>,
     wal_next: u32,
     /// Commands in the last group.
     group: usize,
@@ -294,9 +310,10 @@ struct State {
 
 impl State {
     fn run(&mut self, mut commands: mpsc::Receiver<Box<dyn Job>>) {
-        let pages = Arc::clone(&self.wal_pages);
+        let log = Arc::clone(&self.log);
         let hook = move |_: &mut rusqlite::hooks::Wal, count: i32| {
-            pages.store(u32::try_from(count).unwrap_or(0), Ordering::Relaxed);
+            log.pages.store(u32::try_from(count).unwrap_or(0), Ordering::Relaxed);
+            *log.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             Ok(())
         };
         if let Err(error) = self.connection.wal_hook(Some(hook)) {
@@ -357,7 +374,7 @@ impl State {
     fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<Changes, rusqlite::Error> {
         let run = |sql: &str| self.connection.prepare_cached(sql)?.execute([]);
         run("BEGIN IMMEDIATE")?;
-        let mut tx = Tx::new(&self.connection, self.settings.publisher.as_deref());
+        let mut tx = Tx::new(&self.connection, &self.log, self.settings.publisher.as_deref());
         let applied = apply(group, &mut tx).and_then(|()| {
             keep_counts(&self.connection, &tx.group.counts)?;
             crate::crash::point("store.before_commit");
@@ -386,7 +403,7 @@ impl State {
         if changes.work {
             self.watchers.work().notify_one();
         }
-        let pages = self.wal_pages.load(Ordering::Relaxed);
+        let pages = self.log.pages.load(Ordering::Relaxed);
         if changes.scrub {
             self.checkpointer.ask(Demand::Truncate);
         } else if pages >= self.wal_next.max(STORE_WAL_PAGES) {
