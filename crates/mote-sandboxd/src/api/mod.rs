@@ -45,7 +45,8 @@ pub struct Api {
 /// Every surface in one router.
 pub fn router(api: &Api) -> Router {
     let interpreter = Interpreter::new(api.sandboxes.clock().clone());
-    let router = native::router(api).merge(code::native(api, &interpreter));
+    // Inside, so that the pattern that matched is known; around, so that no surface goes unseen.
+    let router = observe::layer(native::router(api).merge(code::native(api, &interpreter)), api);
     let router = e2b::around(api, &interpreter, router);
     observe::layer(router, api)
 }

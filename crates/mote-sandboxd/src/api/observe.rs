@@ -11,6 +11,10 @@ use tracing::Instrument as _;
 use super::Api;
 use crate::telemetry::trace;
 
+/// Marks an answer that was counted where its route was known.
+#[derive(Clone, Copy)]
+struct Counted;
+
 pub(super) fn layer(router: Router, api: &Api) -> Router {
     // A layer on routes, so that the pattern that matched is known.
     router.layer(from_fn_with_state(api.clone(), observe))
@@ -31,7 +35,10 @@ async fn observe(State(api): State<Api>, request: Request, next: Next) -> Respon
         ),
         None => tracing::info_span!("request", method = method.as_str(), route = name),
     };
-    let response = next.run(request).instrument(span).await;
-    api.metrics.request(route.as_deref(), &method, response.status().as_u16());
+    let mut response = next.run(request).instrument(span).await;
+    if response.extensions().get::<Counted>().is_none() {
+        api.metrics.request(route.as_deref(), &method, response.status().as_u16());
+        response.extensions_mut().insert(Counted);
+    }
     response
 }

@@ -45,6 +45,7 @@ pub fn router(api: &Api) -> Router {
         .route("/v1/sandboxes/{id}/files/move", post(files::rename))
         .route("/v1/sandboxes/{id}/files/watch", get(files::watch))
         .route("/v1/sandboxes/{id}/ports/{port}", any(ports::root))
+        .route("/v1/sandboxes/{id}/ports/{port}/", any(ports::root))
         .route("/v1/sandboxes/{id}/ports/{port}/{*rest}", any(ports::below))
         .route("/v1/sandboxes/{id}/network/decisions", get(sandboxes::decisions))
         .route("/v1/snapshots", get(stored::snapshots))
