@@ -63,7 +63,7 @@ impl Keeper {
                 draft.publish()?;
             }
             Origin::Snapshot(snapshot) => {
-                let draft = self.from_snapshot(snapshot, sandbox, quota_bytes, false)?;
+                let draft = self.copy_of_snapshot(snapshot, sandbox, quota_bytes, false)?;
                 draft.publish()?;
             }
         }
@@ -95,7 +95,7 @@ impl Keeper {
 
     pub(super) fn rollback(&self, sandbox: &Id, snapshot: &Id) -> Result<Outcome, Failure> {
         let quota_bytes = Record::read(&self.existing(Folder::Roots, sandbox)?)?.quota_bytes;
-        self.from_snapshot(snapshot, sandbox, quota_bytes, true)?.replace()?;
+        self.copy_of_snapshot(snapshot, sandbox, quota_bytes, true)?.replace()?;
         Ok(Outcome::Done)
     }
 
@@ -147,7 +147,7 @@ impl Keeper {
     }
 
     /// A tree with what a snapshot holds, not in place yet.
-    fn from_snapshot(
+    fn copy_of_snapshot(
         &self,
         snapshot: &Id,
         sandbox: &Id,

@@ -81,7 +81,6 @@ fn filter() -> io::Result<()> {
     seccompiler::apply_filter(&program).map_err(io::Error::other)
 }
 
-#[expect(clippy::useless_conversion, reason = "the numbers' type differs between architectures")]
 const SYSTEM_CALLS: [i64; 61] = [
     // Memory, time, the end.
     libc::SYS_brk,
