@@ -53,7 +53,7 @@ pub(super) fn begin(
         };
         let driver = context.driver();
         let running = Running { driver: &driver, caller: &sender, timeout, timed_out: false };
-        running.to_the_end(&code, &env).await;
+        running.complete(&code, &env).await;
         drop(turn);
         drop(place);
     });
@@ -68,7 +68,7 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    async fn to_the_end(mut self, code: &str, env: &BTreeMap<String, String>) {
+    async fn complete(mut self, code: &str, env: &BTreeMap<String, String>) {
         let ended = match self.driver.run(code, env).await {
             Ok((cell, messages)) => self.pass(cell, messages).await,
             Err(_) => false,

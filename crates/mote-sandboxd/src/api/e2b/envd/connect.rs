@@ -46,14 +46,14 @@ pub(super) fn answer(outcome: Result<Value, Failure>) -> Response {
 ///
 /// # Errors
 /// The answer to what is neither.
-pub(super) fn is_stream(headers: &HeaderMap) -> Result<bool, Response> {
+pub(super) fn is_stream(headers: &HeaderMap) -> Result<bool, Box<Response>> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     match kind.split(';').next().unwrap_or_default().trim() {
         STREAM => Ok(true),
         "application/json" => Ok(false),
         _ => {
             let accepted = HeaderValue::from_static("application/json, application/connect+json");
-            Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, [("accept-post", accepted)]).into_response())
+            Err(Box::new((StatusCode::UNSUPPORTED_MEDIA_TYPE, [("accept-post", accepted)]).into_response()))
         }
     }
 }

@@ -60,7 +60,7 @@ pub(super) async fn call(
 ) -> Response {
     let is_stream = match connect::is_stream(request.headers()) {
         Ok(is_stream) => is_stream,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     if method == "WatchDir" && is_stream {
         return watch_dir(&inside.guest, request).await;

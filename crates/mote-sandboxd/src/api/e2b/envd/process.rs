@@ -140,7 +140,7 @@ pub(super) async fn call(
 ) -> Response {
     let is_stream = match connect::is_stream(request.headers()) {
         Ok(is_stream) => is_stream,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let guest = &inside.guest;
     match (method.as_str(), is_stream) {
