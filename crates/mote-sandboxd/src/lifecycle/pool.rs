@@ -11,11 +11,11 @@ use mote_sandbox_api::spec::Spec;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::Sandboxes;
 use super::cell::Cell;
 use super::create::configuration;
 use super::profiles::Profiles;
 use super::record::Record;
+use super::{Sandboxes, to_the_end};
 use crate::limits::{POOL_RETRY, POOL_SIZE_MAX};
 
 /// What is kept warm.
@@ -149,7 +149,9 @@ impl Sandboxes {
             let mut failed = false;
             for shelf in &self.pool.shelves {
                 while shelf.waiting() < shelf.size && !failed {
-                    match self.make(shelf.spec.clone(), true).await {
+                    // To its end, also where the daemon stops meanwhile: half of a sandbox has nobody to give it back.
+                    let (this, spec) = (self.clone(), shelf.spec.clone());
+                    match to_the_end(async move { this.make(spec, true).await }).await {
                         Ok(record) => {
                             let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner);
                             let cell = cells.get(&record.id).cloned();

@@ -18,15 +18,15 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// How a daemon is started.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// Configuration, as YAML, beside the paths that the fixture sets.
-    pub config: String,
+    pub(crate) config: String,
     /// Variables of its environment.
-    pub variables: Vec<(String, String)>,
+    pub(crate) variables: Vec<(String, String)>,
 }
 
 /// A running daemon. Dropping it ends every sandbox and removes the state.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Option<Child>,
     folder: tempfile::TempDir,
     options: Options,
@@ -39,18 +39,20 @@ pub struct Daemon {
 
 impl Daemon {
     /// A daemon with every default.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(Options::default()).await
     }
 
     /// A daemon with a configuration, in YAML.
-    pub async fn configured(config: &str) -> Self {
+    pub(crate) async fn configured(config: &str) -> Self {
         Self::start_with(Options { config: config.to_owned(), ..Options::default() }).await
     }
 
     /// A daemon with these options.
-    pub async fn start_with(options: Options) -> Self {
+    pub(crate) async fn start_with(options: Options) -> Self {
         assert!(rustix::process::geteuid().is_root(), "tests of the sandbox runtime run as root");
+        // Clients that are built before there is a provider panic.
+        mote::tls::install_provider();
         let folder = tempfile::Builder::new().prefix("mote-sandbox-test-").tempdir().unwrap();
         // The daemon's own user has to reach its folder.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -71,23 +73,18 @@ impl Daemon {
     }
 
     /// The state directory.
-    pub fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 
     /// The API's address.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// The API key that the daemon made at its first start.
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         &self.key
-    }
-
-    /// The daemon's process, where it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
     }
 
     fn spawn(&mut self, variables: &[(String, String)]) -> PathBuf {
@@ -134,7 +131,7 @@ impl Daemon {
     }
 
     /// Ends the daemon as `kill -9` does, and waits until it is gone. Sandboxes live on.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -142,7 +139,7 @@ impl Daemon {
     }
 
     /// Waits for the daemon to end by itself, as at a crash point.
-    pub async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         let mut child = self.child.take().unwrap();
         let since = Instant::now();
         while child.try_wait().unwrap().is_none() {
@@ -152,25 +149,24 @@ impl Daemon {
     }
 
     /// Starts the daemon again, on the same state, without the variables of before.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.kill();
         self.options.variables.clear();
         self.serve().await;
     }
 
     /// Starts the daemon again, on the same state, so that it ends at a crash point. Sandboxes are adopted meanwhile.
-    pub async fn crash_at(&mut self, point: &str) {
+    pub(crate) async fn crash_at(&mut self, point: &str) {
         self.kill();
         self.options.variables = vec![("MOTE_CRASH_AT".to_owned(), point.to_owned())];
         self.serve().await;
     }
 
-    /// Ends the first process of a sandbox, from the host: the one whose host name is the sandbox's id.
-    pub fn kill_first_process(&self, id: &str) {
+    /// Ends the first process of a sandbox, from the host: the one in the cgroup of the sandbox's id.
+    pub(crate) fn kill_first_process(&self, id: &str) {
         for pid in self.processes() {
-            let path = format!("/proc/{pid}/environ");
-            let (_, cgroup) = (path, std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default());
-            if cgroup.contains(id) || self.processes().len() == 1 {
+            let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            if cgroup.contains(id) {
                 let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
@@ -178,12 +174,12 @@ impl Daemon {
     }
 
     /// A request with the API key.
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url)).header("x-api-key", &self.key)
     }
 
     /// A request with a JSON body (none where it is null); the status and the answer.
-    pub async fn ask(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+    pub(crate) async fn ask(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
         let mut request = self.request(method, path);
         if !body.is_null() {
             request = request.json(&body);
@@ -195,39 +191,39 @@ impl Daemon {
     }
 
     /// A request that succeeds.
-    pub async fn done(&self, method: Method, path: &str, body: Value) -> Value {
+    pub(crate) async fn done(&self, method: Method, path: &str, body: Value) -> Value {
         let (status, answer) = self.ask(method.clone(), path, body).await;
         assert!(status.is_success(), "{method} {path}: {status} {answer}\n{}", self.log());
         answer
     }
 
     /// Makes a sandbox of a specification; its id.
-    pub async fn create(&self, spec: Value) -> String {
+    pub(crate) async fn create(&self, spec: Value) -> String {
         let sandbox = self.done(Method::POST, "/v1/sandboxes", json!({ "spec": spec })).await;
         sandbox["id"].as_str().unwrap().to_owned()
     }
 
     /// Runs a line in a shell as root; the result.
-    pub async fn exec(&self, id: &str, line: &str) -> Value {
+    pub(crate) async fn exec(&self, id: &str, line: &str) -> Value {
         let body = json!({ "command": line, "user": "root" });
         self.done(Method::POST, &format!("/v1/sandboxes/{id}/exec"), body).await
     }
 
     /// Runs a line in a shell as root, which succeeds; what it printed.
-    pub async fn run(&self, id: &str, line: &str) -> String {
+    pub(crate) async fn run(&self, id: &str, line: &str) -> String {
         let result = self.exec(id, line).await;
         assert_eq!(result["exit"], json!({"code": 0}), "{line}: {result}");
         result["stdout"].as_str().unwrap().to_owned()
     }
 
     /// The state of a sandbox.
-    pub async fn state_of(&self, id: &str) -> String {
+    pub(crate) async fn state_of(&self, id: &str) -> String {
         let sandbox = self.done(Method::GET, &format!("/v1/sandboxes/{id}"), Value::Null).await;
         sandbox["state"].as_str().unwrap().to_owned()
     }
 
     /// Waits until a sandbox is in a state.
-    pub async fn until(&self, id: &str, state: &str) {
+    pub(crate) async fn until(&self, id: &str, state: &str) {
         let since = Instant::now();
         while self.state_of(id).await != state {
             assert!(since.elapsed() < PATIENCE, "{id} does not become {state}\n{}", self.log());
@@ -236,12 +232,12 @@ impl Daemon {
     }
 
     /// What the daemon logged since its last start.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join(format!("log.{}", self.starts))).unwrap_or_default()
     }
 
     /// Processes on the host whose ids lie in this daemon's ranges: what its sandboxes are made of.
-    pub fn processes(&self) -> Vec<u32> {
+    pub(crate) fn processes(&self) -> Vec<u32> {
         let range = self.uid_base..self.uid_base + UIDS;
         let pids =
             std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -249,7 +245,7 @@ impl Daemon {
     }
 
     /// Ends the daemon in order, its sandboxes with it, and says what is left of them on the host.
-    pub fn stop(&mut self) -> Vec<String> {
+    pub(crate) fn stop(&mut self) -> Vec<String> {
         let leave = self.options.config.lines().any(|line| line.starts_with("on_stop: leave"));
         if leave || self.child.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|ended| ended.is_some())) {
             self.kill();
@@ -291,6 +287,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if self.starts == 0 || (self.url.is_empty() && std::thread::panicking()) {
+            self.kill();
+            return;
+        }
         let left = self.stop();
         if !left.is_empty() && !std::thread::panicking() {
             panic!("the daemon left behind: {left:?}\n{}", self.log());
@@ -303,10 +303,11 @@ const UIDS: u32 = 65_536 * 256;
 
 /// A range of host ids that no other test uses: daemons on one host need different ones.
 fn uid_base() -> u32 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    // Each `RandomState` is keyed from the operating system's randomness. systemd leaves these ids unused.
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    0x7000_0000 + u32::try_from(random % 14).unwrap() * UIDS
+    use std::sync::atomic::{AtomicU32, Ordering};
+    // One after the other from where this process begins; systemd leaves these ids unused.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id());
+    0x7000_0000 + number % 14 * UIDS
 }
 
 fn uid_of(pid: u32) -> Option<u32> {
