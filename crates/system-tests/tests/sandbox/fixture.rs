@@ -162,14 +162,11 @@ impl Daemon {
         self.serve().await;
     }
 
-    /// Ends the first process of a sandbox, from the host: the one in the cgroup of the sandbox's id.
-    pub(crate) fn kill_first_process(&self, id: &str) {
+    /// Ends every first process from the host, those that wait for a sandbox to come included.
+    pub(crate) fn kill_first_processes(&self) {
         for pid in self.processes() {
-            let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            if cgroup.contains(id) {
-                let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
 

@@ -119,7 +119,7 @@ async fn processes_that_ended_while_the_daemon_was_away_leave_a_rested_sandbox_o
 async fn the_end_of_the_first_process_is_told() {
     let daemon = Daemon::start().await;
     let id = daemon.create(json!({})).await;
-    daemon.kill_first_process(&id);
+    daemon.kill_first_processes();
     daemon.until(&id, "failed").await;
     let sandbox = daemon.done(Method::GET, &format!("/v1/sandboxes/{id}"), Value::Null).await;
     assert!(sandbox["reason"].as_str().unwrap().contains("ended unexpectedly"), "{sandbox}");
