@@ -3,8 +3,8 @@
 //! It does not test the daemon's API: the system tests do.
 #![allow(clippy::unwrap_used)]
 
+mod bounds;
 mod escape;
 mod isolation;
-mod limits;
 mod restart;
 mod stage;

@@ -5,11 +5,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use system_tests::process::binary;
+use tokio::time::Instant;
 
 /// How long the daemon may take to start or to end; for a machine that builds other things meanwhile.
 const PATIENCE: Duration = Duration::from_secs(120);
