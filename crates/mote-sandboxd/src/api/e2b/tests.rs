@@ -14,6 +14,9 @@ use tower::ServiceExt as _;
 use crate::api::Api;
 use crate::api::access::Keys;
 use crate::clock::System;
+use crate::config::Config;
+use crate::filesystem::Filesystem;
+use crate::keeper;
 use crate::lifecycle::fake::Fake;
 use crate::lifecycle::profiles::Profiles;
 use crate::lifecycle::{Parts, Sandboxes};
@@ -48,7 +51,13 @@ impl Stage {
             now_ms: Arc::new(|| 0),
         })
         .unwrap();
+        // No route under test asks the keeper: its end of the socket is closed.
+        let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let filesystem = Filesystem::new(keeper::client::Client::start(socket.into()).unwrap());
+        let config = Config { state: folder.path().to_owned(), ..Config::default() };
+        let images = crate::service::images(&filesystem, &config).unwrap();
         let api = Api {
+            images,
             network,
             metrics: Arc::new(Metrics::new(&sandboxes)),
             sandboxes,
