@@ -21,15 +21,14 @@ pub(crate) const fn number<T>(direction: u32, kind: u8, number: u8) -> u32 {
 pub(crate) fn with<T>(descriptor: impl AsFd, request: u32, argument: &mut T) -> io::Result<i32> {
     // SAFETY: the number carries the size of `T` (or the ioctl is documented to take a `T`), and `argument` is an exclusive
     // reference that lives through the call.
-    let result = unsafe {
-        libc::ioctl(descriptor.as_fd().as_raw_fd(), libc::Ioctl::from(request), std::ptr::from_mut(argument))
-    };
+    let result =
+        unsafe { libc::ioctl(descriptor.as_fd().as_raw_fd(), request as libc::Ioctl, std::ptr::from_mut(argument)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Calls an ioctl without an argument.
 pub(crate) fn plain(descriptor: impl AsFd, request: u32) -> io::Result<i32> {
     // SAFETY: the ioctl takes no argument, so that no memory is handed over.
-    let result = unsafe { libc::ioctl(descriptor.as_fd().as_raw_fd(), libc::Ioctl::from(request)) };
+    let result = unsafe { libc::ioctl(descriptor.as_fd().as_raw_fd(), request as libc::Ioctl) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

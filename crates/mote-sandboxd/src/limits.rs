@@ -8,6 +8,10 @@ use std::time::Duration;
 pub const KEEPER_MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// Descriptors that travel with one message between the daemon and the keeper.
 pub const KEEPER_DESCRIPTORS_MAX: usize = 128;
+/// How long a keeper waits for the one before it to be gone.
+pub const KEEPER_TURN_WAIT: Duration = Duration::from_secs(10);
+/// How often it looks.
+pub const KEEPER_TURN_POLL: Duration = Duration::from_millis(5);
 /// Verbs that wait for the keeper; what comes beyond is answered `exhausted`.
 pub const KEEPER_QUEUE_MAX: usize = 1024;
 

@@ -5,9 +5,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_sys::process::{self, SingleThreaded};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::UnshareFlags;
@@ -17,7 +20,7 @@ use super::reactor::{Reactor, Token};
 use super::wire::{self, Answer};
 use super::{Answered, Outcome, Progress, Settings, Verb};
 use crate::filesystem;
-use crate::limits::KEEPER_IDLE_MS;
+use crate::limits::{KEEPER_IDLE_MS, KEEPER_TURN_POLL, KEEPER_TURN_WAIT};
 use crate::namespace::keeper::Cells;
 
 /// Why the keeper ended other than by its daemon's end.
@@ -59,12 +62,37 @@ pub fn run() -> Result<(), Error> {
     // What the keeper mounts (the pool) is its own and goes with it; what the host mounts later still arrives.
     process::unshare(UnshareFlags::NEWNS)?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    let _turn = turn(&settings.run)?;
     let mut reactor = Reactor::new()?;
     let token = reactor.watch(&socket)?;
     let roots = filesystem::keeper::Keeper::open(settings.filesystem.clone());
     let roots = roots.map_err(Error::Part)?;
     let cells = Cells::open(settings).map_err(Error::Part)?;
     Server { socket, token, reactor, proof, roots, cells, jobs: HashMap::new(), answers: VecDeque::new() }.serve()
+}
+
+/// Waits until no other keeper serves this run directory: one whose daemon was killed is still giving back what it held.
+/// The lock ends with the process, and with those of its children that never became anything else.
+fn turn(run: &Path) -> Result<OwnedFd, Error> {
+    let file = run.join("keeper.lock");
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::Part(Failure::new(Code::Internal, format!("failed to lock {}: {error}", file.display())))
+    };
+    std::fs::create_dir_all(run).map_err(|error| failed(&error))?;
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let lock = rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(&error))?;
+    let mut waited = Duration::ZERO;
+    loop {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(Errno::AGAIN) if waited < KEEPER_TURN_WAIT => {
+                std::thread::sleep(KEEPER_TURN_POLL);
+                waited += KEEPER_TURN_POLL;
+            }
+            Err(Errno::AGAIN) => return Err(failed(&"another keeper serves this directory")),
+            Err(error) => return Err(failed(&error)),
+        }
+    }
 }
 
 struct Server {
