@@ -55,7 +55,7 @@ fn everything_ends_when_asked_and_the_sandbox_goes_on() {
 fn a_signal_ends_the_sandbox_politely_first() {
     let init = Init::start();
     let flag = init.path("flag");
-    let script = format!("trap 'touch {flag}; exit' TERM; echo up; while :; do sleep 0.01; done");
+    let script = format!("trap 'touch {flag}; exit 0' TERM; echo up; while :; do sleep 0.01; done");
     let (_, mut owner) = init.start_process(shell(&script));
     owner.read_until("up");
     let pid = rustix::process::Pid::from_raw(init.pid()).unwrap();
