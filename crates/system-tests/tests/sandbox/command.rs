@@ -106,7 +106,7 @@ async fn a_shell_has_a_real_terminal() {
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    input.write_all(b"test -t 0 && echo 'a''terminal'; stty size; sh -c 'kill -INT $$'; exit 5\n").await.unwrap();
+    input.write_all(b"test -t 0 && echo 'a''terminal'; stty size; sh -c 'kill -INT $$'\nexit 5\n").await.unwrap();
     let output = child.wait_with_output().await.unwrap();
     drop(input);
     let text = String::from_utf8_lossy(&output.stdout);

@@ -297,7 +297,7 @@ impl Drop for Daemon {
 }
 
 /// Ids of one daemon's ranges.
-const UIDS: u32 = 65_536 * 256;
+const UIDS: u32 = 65_536 * 64;
 
 /// A range of host ids that no other test uses: daemons on one host need different ones.
 fn uid_base() -> u32 {
@@ -305,7 +305,7 @@ fn uid_base() -> u32 {
     // One after the other from where this process begins; systemd leaves these ids unused.
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id());
-    0x7000_0000 + number % 14 * UIDS
+    0x7000_0000 + number % 56 * UIDS
 }
 
 fn uid_of(pid: u32) -> Option<u32> {

@@ -31,7 +31,7 @@ impl Raw {
         let before = termios::tcgetattr(rustix::stdio::stdin()).ok()?;
         let mut raw = before.clone();
         raw.make_raw();
-        termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &raw).ok()?;
+        termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &raw).ok()?;
         Some(Self(before))
     }
 }
@@ -39,7 +39,7 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // Where the terminal is gone there is nothing to set back.
-        let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &self.0);
+        let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &self.0);
     }
 }
 
