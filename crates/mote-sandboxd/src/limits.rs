@@ -153,6 +153,10 @@ pub const CONNECTIONS_MAX: usize = 8192;
 pub const ACCEPT_RETRY: std::time::Duration = std::time::Duration::from_millis(50);
 /// How long a request's head may take.
 pub const HEADER_READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long the rest of a body that was refused is read, so that its sender hears the answer.
+pub const BODY_REST_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// Bytes of it that are read, at most.
+pub const BODY_REST_BYTES: u64 = 64 << 20;
 /// Headers of one request.
 pub const HEADERS_MAX: usize = 128;
 /// Bytes of a request's head.

@@ -127,14 +127,13 @@ pub async fn run(start: Start) -> Result<(), Error> {
         closing: closing.clone(),
     };
     tracing::info!(%address, state = %config.state.display(), version = env!("CARGO_PKG_VERSION"), "listening");
-    let serving = api::server::serve(listener, api::router(&api), closing.clone(), CONNECTION_GRACE);
+    let serving = api::server(&api).serve(listener, closing.clone(), CONNECTION_GRACE);
     let timing = tokio::spawn(keep(sandboxes.clone(), Work::Time));
     let warming = tokio::spawn(keep(sandboxes.clone(), Work::Pool));
     let winding = wind_down(&sandboxes, &config, &keeper, stop, closing);
-    let (served, wound) = tokio::join!(serving, winding);
+    let ((), wound) = tokio::join!(serving, winding);
     timing.abort();
     warming.abort();
-    served.map_err(|error| Error::Io("serve", error))?;
     wound?;
     if config.on_stop == OnStop::Remove
         && tokio::time::timeout(REMOVE_ALL_TIMEOUT, sandboxes.remove_all()).await.is_err()

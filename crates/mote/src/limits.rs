@@ -144,6 +144,10 @@ pub const READY_CACHE: Duration = Duration::from_millis(500);
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Attempts to cancel a run whose client went away, while the store is overloaded.
 pub const ABANDON_ATTEMPTS: u32 = 5;
+/// How long the rest of a body that was refused is read, so that its sender hears the answer.
+pub const BODY_REST_TIME: Duration = Duration::from_secs(5);
+/// Bytes of it that are read, at most.
+pub const BODY_REST_BYTES: u64 = 64 << 20;
 /// Pause after a connection could not be accepted.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Times that a driver tries a commit again while the store is overloaded or locked.

@@ -177,10 +177,7 @@ impl Service {
 
     /// Serves the API until `stop` is cancelled, then winds down: nothing new is accepted, runs are given back at a step
     /// boundary, and what is left at the drain's deadline is given up to the next process.
-    ///
-    /// # Errors
-    /// Those of the listener.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         let closing = CancellationToken::new();
         let runner = self.runner.clone();
         let model = {
@@ -190,7 +187,7 @@ impl Service {
         let providers = runner.agent().models.iter().map(|model| model.provider.kind()).collect();
         let (metrics, store) = (Arc::clone(&self.telemetry.metrics), Arc::clone(runner.store()));
         let metrics = Exposition::new(metrics, store, Arc::clone(&self.models), providers);
-        let router = api::router(ApiState {
+        let server = api::server(ApiState {
             runner: runner.clone(),
             keys: self.keys.clone(),
             checks: vec![model],
@@ -198,7 +195,7 @@ impl Service {
             closing: closing.clone(),
         });
         let hang_up = CancellationToken::new();
-        let serving = api::serve(listener, router, hang_up.clone(), limits::CONNECTION_GRACE);
+        let serving = server.serve(listener, hang_up.clone(), limits::CONNECTION_GRACE);
         let winding = async {
             stop.cancelled().await;
             tracing::info!("shutting down: runs are given back at their next step boundary");
@@ -207,10 +204,9 @@ impl Service {
             hang_up.cancel();
         };
         let resting = tokio::spawn(rest(runner.clone()));
-        let (served, ()) = tokio::join!(serving, winding);
+        tokio::join!(serving, winding);
         resting.abort();
         self.finish().await;
-        served
     }
 
     /// Winds down a service that was not served.

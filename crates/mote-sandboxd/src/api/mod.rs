@@ -9,7 +9,6 @@ pub mod failure;
 pub mod native;
 mod observe;
 pub mod preview;
-pub mod server;
 
 use std::sync::Arc;
 
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::code::Interpreter;
 use crate::image::Images;
 use crate::lifecycle::Sandboxes;
+use crate::limits;
 use crate::network::Network;
 use crate::telemetry::metrics::Metrics;
 use access::Keys;
@@ -40,6 +40,22 @@ pub struct Api {
     pub network: Network,
     /// Cancelled when the daemon stops: streams end by themselves.
     pub closing: CancellationToken,
+}
+
+/// What the server holds at once, and how long it waits.
+const SERVER: mote_http::Limits = mote_http::Limits {
+    connections: limits::CONNECTIONS_MAX,
+    head_time: limits::HEADER_READ_TIMEOUT,
+    head_bytes: limits::HEADER_BYTES_MAX,
+    headers: limits::HEADERS_MAX,
+    accept_retry: limits::ACCEPT_RETRY,
+    rest_time: limits::BODY_REST_TIME,
+    rest_bytes: limits::BODY_REST_BYTES,
+};
+
+/// A server of every surface.
+pub fn server(api: &Api) -> mote_http::Server {
+    mote_http::Server::new(router(api), SERVER)
 }
 
 /// Every surface in one router.

@@ -13,9 +13,9 @@ use http::{HeaderMap, HeaderName, header};
 
 use super::problem::{Code, Problem};
 use super::ratelimit::Bucket;
-use super::server::ClientAddr;
 use super::state::Api;
 use crate::auth::{Principal, Scope};
+use mote_http::ClientAddr;
 
 pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 

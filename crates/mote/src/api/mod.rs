@@ -14,7 +14,6 @@ mod query;
 mod ratelimit;
 mod request_id;
 mod run;
-mod server;
 mod sessions;
 mod state;
 mod tasks;
@@ -35,15 +34,31 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 pub use events::watch;
 pub use health::ReadyCheck;
+pub use mote_http::ClientAddr;
 pub use openapi::DOCUMENT as OPENAPI;
 pub use problem::{Code, TaskCode};
-pub use server::{ClientAddr, serve};
 pub use state::{ApiState, Metrics};
 
 use crate::auth::{Principal, Scope};
 use crate::limits;
 use problem::Problem;
 use state::Api;
+
+/// What the server holds at once, and how long it waits.
+const SERVER: mote_http::Limits = mote_http::Limits {
+    connections: limits::CONNECTIONS_MAX,
+    head_time: limits::HEADER_READ_TIMEOUT,
+    head_bytes: limits::HEADER_BYTES_MAX,
+    headers: limits::HEADERS_MAX,
+    accept_retry: limits::ACCEPT_RETRY,
+    rest_time: limits::BODY_REST_TIME,
+    rest_bytes: limits::BODY_REST_BYTES,
+};
+
+/// A server of every route of the service.
+pub fn server(state: ApiState) -> mote_http::Server {
+    mote_http::Server::new(router(state), SERVER)
+}
 
 /// Every route of the service.
 pub fn router(state: ApiState) -> Router {

@@ -57,7 +57,7 @@ async fn serve(loaded: Loaded, state: &Path) -> Result<(), Exit> {
         tracing::warn!(line = warning.line, path = warning.path, "{}", warning.message);
     }
     tracing::info!(agent = name, version, address = %bound, state = %state.display(), "listening");
-    service.serve(listener, stop).await.context("failed to serve")?;
+    service.serve(listener, stop).await;
     Ok(())
 }
 

@@ -5,12 +5,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::api::serve;
+use crate::api::SERVER;
 
 pub(super) struct Served {
     pub(super) address: std::net::SocketAddr,
     pub(super) shutdown: CancellationToken,
-    pub(super) ended: JoinHandle<std::io::Result<()>>,
+    pub(super) ended: JoinHandle<()>,
 }
 
 impl Service {
@@ -18,7 +18,8 @@ impl Service {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let ended = tokio::spawn(serve(listener, self.router.clone(), shutdown.clone(), grace));
+        let ended =
+            tokio::spawn(mote_http::Server::new(self.router.clone(), SERVER).serve(listener, shutdown.clone(), grace));
         Served { address, shutdown, ended }
     }
 }
@@ -76,7 +77,7 @@ async fn a_shutdown_lets_the_request_under_way_finish_and_takes_no_other() {
     service.model.let_go();
     let answer = read_to_end(stream).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    within(served.ended).await.unwrap().unwrap();
+    within(served.ended).await.unwrap();
     assert!(TcpStream::connect(served.address).await.is_err());
 }
 
@@ -87,7 +88,7 @@ async fn a_shutdown_ends_what_is_left_when_the_grace_is_over() {
     let stream = served.send("POST /run?detach=true", r#"{"input": "hi"}"#).await;
     service.model.reached().await;
     served.shutdown.cancel();
-    within(served.ended).await.unwrap().unwrap();
+    within(served.ended).await.unwrap();
     assert_eq!(read_to_end(stream).await, "");
 }
 
