@@ -11,7 +11,7 @@ use crate::{dist, process, python, workspace};
 /// Targets without an operating system that the core has to build for.
 const BARE_TARGETS: [&str; 2] = ["riscv32imac-unknown-none-elf", "riscv32imc-unknown-none-elf"];
 /// Programs that tests run, with the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 16] = [
     ("promtool", "prometheus"),
     ("prometheus", "prometheus"),
     ("python3", "python3-venv"),
@@ -23,6 +23,8 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
+    // A database that writes while its sandbox is snapshot, forked and rolled back. It is not on Debian's search path.
+    ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
     // Clients, and what makes the networks that they are tried in.
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),

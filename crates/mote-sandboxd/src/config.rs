@@ -10,6 +10,7 @@ use mote_sandbox_api::capability::ProfileName;
 use mote_sandbox_api::spec::{ImageSource, Spec};
 use serde::Deserialize;
 
+use crate::filesystem::Backend;
 use crate::lifecycle::check;
 use crate::lifecycle::pool::Entry;
 use crate::limits::{POOL_SIZE_MAX, SANDBOXES_MAX};
@@ -86,6 +87,8 @@ pub struct Config {
     pub registries: Option<Vec<String>>,
     /// The host's own root may be an image.
     pub host_root: bool,
+    /// How roots are kept; found by trying where absent: `btrfs` wherever the host can.
+    pub filesystem: Option<Backend>,
     /// What becomes of sandboxes when the daemon stops.
     pub on_stop: OnStop,
     /// What is logged: a level, and `target=level` after commas.
@@ -111,6 +114,7 @@ impl Default for Config {
             directories: Vec::new(),
             registries: None,
             host_root: false,
+            filesystem: None,
             on_stop: OnStop::Leave,
             log: "info".to_owned(),
             uid_base: None,

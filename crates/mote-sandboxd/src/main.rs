@@ -158,6 +158,7 @@ fn settings(config: &Config, program: &std::path::Path) -> anyhow::Result<Settin
     let run = config.run.clone().unwrap_or_else(|| PathBuf::from("/run/mote-sandbox"));
     let mut settings = Settings::new(config.state.clone(), run, init);
     settings.filesystem.allowed.clone_from(&config.directories);
+    settings.filesystem.backend = config.filesystem;
     settings.filesystem.host_root = config.host_root || config.image == ImageSource::Host;
     settings.uid_base = config.uid_base.unwrap_or(settings.uid_base);
     if config.pool.iter().any(|entry| entry.spec.network.is_some()) || config.profiles.is_empty() {

@@ -24,6 +24,10 @@ pub(crate) struct Options {
     pub(crate) config: String,
     /// Variables of its environment.
     pub(crate) variables: Vec<(String, String)>,
+    /// Where the state directory is made; with the system's temporary files where absent.
+    pub(crate) folder: Option<&'static str>,
+    /// What runs the daemon: a program and its arguments before the daemon's own.
+    pub(crate) through: Vec<String>,
 }
 
 /// A running daemon. Dropping it ends every sandbox and removes the state.
@@ -54,7 +58,8 @@ impl Daemon {
         assert!(rustix::process::geteuid().is_root(), "tests of the sandbox runtime run as root");
         // Clients that are built before there is a provider panic.
         mote::tls::install_provider();
-        let folder = tempfile::Builder::new().prefix("mote-sandbox-test-").tempdir().unwrap();
+        let place = options.folder.map_or_else(std::env::temp_dir, PathBuf::from);
+        let folder = tempfile::Builder::new().prefix("mote-sandbox-test-").tempdir_in(place).unwrap();
         // The daemon's own user has to reach its folder.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).unwrap();
@@ -108,7 +113,15 @@ impl Daemon {
         let lines = lines.into_iter().map(String::as_str).collect::<Vec<_>>().join("\n");
         std::fs::write(&config, format!("{lines}\n{}\n", self.options.config)).unwrap();
         let log = folder.join(format!("log.{}", self.starts));
-        let mut command = Command::new(binary::mote_sandboxd().unwrap());
+        let daemon = binary::mote_sandboxd().unwrap();
+        let mut command = match self.options.through.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(daemon);
+                command
+            }
+            None => Command::new(daemon),
+        };
         command
             .args(["serve", "--config"])
             .arg(&config)
@@ -199,6 +212,18 @@ impl Daemon {
     pub(crate) async fn create(&self, spec: Value) -> String {
         let sandbox = self.done(Method::POST, "/v1/sandboxes", json!({ "spec": spec })).await;
         sandbox["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Writes a file inside, as root.
+    pub(crate) async fn put(&self, id: &str, path: &str, content: impl Into<reqwest::Body>) {
+        let request = self.request(Method::PUT, &format!("/v1/sandboxes/{id}/files?user=root&path={path}"));
+        let response = request.body(content).send().await.unwrap();
+        assert!(response.status().is_success(), "{path}: {}", response.text().await.unwrap());
+    }
+
+    /// Id of the daemon's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// Runs a line in a shell as root; the result.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod command;
+mod databases;
 mod e2b;
 mod fixture;
 mod input;
