@@ -267,8 +267,8 @@ async fn container(
         ("snapshot.memory".to_owned(), Support::no("containers keep files alone; answers say memory: false")),
         ("pause.memory".to_owned(), Support::yes("processes are frozen by the cgroup freezer")),
         ("pause.stopped".to_owned(), Support::yes("processes are ended, the filesystem is kept")),
-        ("clock.offset".to_owned(), Support::no("not on containers")),
-        ("entropy.seed".to_owned(), Support::no("not on containers")),
+        ("clock.offset".to_owned(), Support::no("containers share the host's wall clock: no namespace has its own")),
+        ("entropy.seed".to_owned(), Support::no("containers share the kernel's source of randomness")),
     ]);
     let images = images(&filesystem, config)?;
     Ok(Container { containers, filesystem, images, clock, network, enforcement, features })

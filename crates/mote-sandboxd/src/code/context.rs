@@ -71,7 +71,8 @@ impl Context {
         (pid, cwd): (u32, Option<String>),
     ) -> Result<Self, Failure> {
         let stream = guest.attach(Selector::Pid(pid)).await?;
-        let (driver, _) = Driver::follow(stream, guest, &clock, &id, language)?;
+        // It was ready long ago: all that it says is said to somebody.
+        let driver = Driver::follow(stream, guest, &clock, (&id, language), None)?;
         driver.interrupt(None).await?;
         Ok(Self::of(id, language, is_default, cwd.unwrap_or_default(), clock, driver))
     }
@@ -165,7 +166,8 @@ impl Driver {
             }
             failure
         })?;
-        let (driver, ready) = Self::follow(stream, guest, clock, id, language)?;
+        let (sender, ready) = oneshot::channel();
+        let driver = Self::follow(stream, guest, clock, (id, language), Some(sender))?;
         {
             let mut input = driver.input.lock().await;
             input.write(language.source().as_bytes()).await?;
@@ -189,15 +191,14 @@ impl Driver {
         }
     }
 
-    /// Reads what a driver says from now on. The receiver gets the directory it is in, or its last words.
+    /// Reads what a driver says from now on. Where it has yet to start, `ready` gets the directory it is in, or its last words.
     fn follow(
         mut stream: ProcessStream,
         guest: &Guest,
         clock: &SharedClockHandle,
-        id: &str,
-        language: Language,
-    ) -> Result<(Self, oneshot::Receiver<Result<String, String>>), Failure> {
-        let (ready, told) = oneshot::channel();
+        (id, language): (&str, Language),
+        ready: Option<oneshot::Sender<Result<String, String>>>,
+    ) -> Result<Self, Failure> {
         let outbox = Outbox::default();
         let ended = CancellationToken::new();
         let gone = || Failure::new(Code::Internal, "a process's input was taken already");
@@ -217,7 +218,7 @@ impl Driver {
             mark: driver.mark.clone(),
             clock: clock.clone(),
             outbox,
-            ready: Some(ready),
+            ready,
             line: BytesMut::new(),
             streams: Default::default(),
             ends: Default::default(),
@@ -228,7 +229,7 @@ impl Driver {
             reader.read(stream).await;
             ended.cancel();
         });
-        Ok((driver, told))
+        Ok(driver)
     }
 
     /// Sends a cell to the driver; its messages come through the receiver, which ends early where the process does.

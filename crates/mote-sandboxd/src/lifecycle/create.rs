@@ -30,6 +30,7 @@ impl Sandboxes {
     pub async fn create(&self, spec: Spec) -> Result<Sandbox, Failure> {
         let spec = self.profiles.complete(spec);
         check::spec(&spec)?;
+        self.refuse_unenforced(&spec)?;
         let this = self.clone();
         to_the_end(async move {
             let taken = this.durations.start(Operation::Create);
@@ -41,6 +42,16 @@ impl Sandboxes {
             Ok(this.told_with_token(&record))
         })
         .await
+    }
+
+    /// A bound that no profile sets is asked for by somebody: one that this host cannot hold is refused.
+    fn refuse_unenforced(&self, spec: &Spec) -> Result<(), Failure> {
+        let is_held = |name: &str| self.substrate.enforcement().get(name).is_some_and(|support| support.available);
+        if spec.resources.io.is_some() && !is_held("cgroup.io") {
+            return Err(Failure::unsupported("cgroup.io", "this host cannot bound input and output")
+                .remedy("leave out resources.io; `GET /v1/capabilities` says what the host can bound"));
+        }
+        Ok(())
     }
 
     /// Makes several sandboxes of one specification, each with an outcome of its own.

@@ -219,13 +219,14 @@ impl Sandboxes {
 
     /// How many sandboxes are in each state, those of the warm pool apart.
     #[must_use]
-    pub fn counts(&self) -> (HashMap<State, usize>, usize) {
-        let (mut states, mut pooled) = (HashMap::new(), 0);
+    pub fn counts(&self) -> HashMap<State, usize> {
+        let mut states = HashMap::new();
         for cell in self.all() {
-            let (state, waits) = cell.read(|record| (record.state, record.pooled));
-            if waits { pooled += 1 } else { *states.entry(state).or_default() += 1 }
+            if let Some(state) = cell.read(|record| (!record.pooled).then_some(record.state)) {
+                *states.entry(state).or_default() += 1;
+            }
         }
-        (states, pooled)
+        states
     }
 
     /// Lines of a sandbox's journal behind a number.

@@ -11,7 +11,7 @@ use mote_sandbox_api::spec::ImageSource;
 
 use super::cell::Cell;
 use super::measure::Operation;
-use super::record::Record;
+use super::record::{Record, later};
 use super::substrate::Taken;
 use super::{Sandboxes, check, to_the_end};
 use crate::clock::new_id;
@@ -73,7 +73,8 @@ impl Sandboxes {
         Ok(snapshot)
     }
 
-    /// Brings a sandbox back to a snapshot, under the same id: its processes end, what the image declares starts again.
+    /// Brings a sandbox back to a snapshot, under the same id: its processes end, what the image declares starts again, and
+    /// its lease runs anew.
     ///
     /// # Errors
     /// `not_found`; `invalid` where the snapshot is not of this sandbox or of one that it was forked from;
@@ -123,14 +124,20 @@ impl Sandboxes {
         };
         match work.await {
             Ok(()) => {
-                cell.shift(&self.store, Transition::SnapshotDone, |record| {
+                let now = self.clock.now_ms();
+                let done = cell.shift(&self.store, Transition::SnapshotDone, |record| {
                     record.rolling_back_to = None;
                     if resting {
                         // What was frozen has ended: the filesystem alone is there.
                         record.pause = Some(PauseKind::Stopped);
+                    } else {
+                        // Another episode begins.
+                        record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
                     }
-                })?
-                .await
+                })?;
+                done.await?;
+                self.schedule(cell);
+                Ok(())
             }
             Err(failure) => {
                 // The old processes are ended: there is no way back.

@@ -62,14 +62,14 @@ impl Metrics {
         let mut text = String::new();
         prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)
             .map_err(|error| Failure::new(Code::Internal, format!("failed to write the metrics: {error}")))?;
-        let (states, pooled) = sandboxes.counts();
+        let states = sandboxes.counts();
         family(&mut text, "sandboxes", "gauge", "Sandboxes by state");
         for state in State::ALL {
             let count = states.get(&state).copied().unwrap_or(0);
             let _ = writeln!(text, "mote_sandbox_sandboxes{{state=\"{state}\"}} {count}");
         }
         family(&mut text, "warm", "gauge", "Sandboxes that wait in the warm pool");
-        let _ = writeln!(text, "mote_sandbox_warm {pooled}");
+        let _ = writeln!(text, "mote_sandbox_warm {}", sandboxes.warm().0);
         let filter = Filter { states: alive(), limit: usize::MAX, ..Filter::default() };
         let (mut listed, _) = sandboxes.list(&filter);
         listed.sort_by(|a, b| a.id.cmp(&b.id));

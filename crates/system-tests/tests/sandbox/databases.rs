@@ -159,7 +159,9 @@ async fn postgresql_survives_live_snapshots_forks_and_rollbacks() {
     daemon.run(&id, "mkdir -p /var/lib/mote-test && chown postgres: /var/lib/mote-test").await;
     database.run(&daemon, &id, "python3 /opt/database.py make").await;
     // `survives` starts the server of each round.
-    database.run(&daemon, &id, "/usr/lib/postgresql/15/bin/pg_ctl --pgdata /var/lib/mote-test/data --mode fast stop").await;
+    database
+        .run(&daemon, &id, "/usr/lib/postgresql/15/bin/pg_ctl --pgdata /var/lib/mote-test/data --mode fast stop")
+        .await;
     survives(&daemon, &id, &database).await;
 }
 

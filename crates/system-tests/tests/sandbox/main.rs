@@ -3,10 +3,15 @@
 //! Tests run as root, on a state directory of their own; where they are not root they fail saying so. A file a subject.
 #![allow(clippy::unwrap_used)]
 
+mod code;
 mod command;
+mod containment;
 mod databases;
 mod e2b;
+mod exhaustion;
 mod fixture;
 mod input;
 mod lifecycle;
+mod listing;
+mod profile;
 mod recovery;

@@ -65,7 +65,14 @@ fn filter(query: &str) -> Result<Filter, Failure> {
                     Failure::invalid("limit", format!("it must be 1 to {PAGE_MAX}")).with("limit", PAGE_MAX)
                 })?;
             }
-            "cursor" => filter.after = Some(value),
+            "cursor" => {
+                let is_place =
+                    value.split_once('-').is_some_and(|(ms, id)| ms.parse::<u64>().is_ok() && !id.is_empty());
+                if !is_place {
+                    return Err(Failure::invalid("cursor", "it is not the `next` of a page"));
+                }
+                filter.after = Some(value);
+            }
             name => match name.strip_prefix("metadata.") {
                 Some(key) if !key.is_empty() => {
                     filter.metadata.insert(key.to_owned(), value);
