@@ -28,8 +28,8 @@ async fn metadata_tells_sandboxes_apart_whatever_it_says() {
         ids(&daemon.done(Method::GET, &format!("/v1/sandboxes?{query}"), Value::Null).await["items"])
     };
     assert_eq!(list("metadata.team=a").await, [one.clone(), both.clone()], "the newest first");
-    assert_eq!(list("metadata.team=a&metadata.run%2Fno=7+%26+8%3D%C3%A9").await, [both.clone()]);
-    assert_eq!(list("metadata.team=a&state=paused").await, [one.clone()]);
+    assert_eq!(list("metadata.team=a&metadata.run%2Fno=7+%26+8%3D%C3%A9").await, vec![both.clone()]);
+    assert_eq!(list("metadata.team=a&state=paused").await, vec![one.clone()]);
     assert_eq!(list("metadata.team=c").await, Vec::<String>::new());
     // A fork and a restart of the daemon keep it.
     let fork = daemon.done(Method::POST, &format!("/v1/sandboxes/{both}/fork"), json!({})).await;
