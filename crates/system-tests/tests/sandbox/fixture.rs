@@ -26,8 +26,6 @@ pub(crate) struct Options {
     pub(crate) variables: Vec<(String, String)>,
     /// Where the state directory is made; with the system's temporary files where absent.
     pub(crate) folder: Option<&'static str>,
-    /// What runs the daemon: a program and its arguments before the daemon's own.
-    pub(crate) through: Vec<String>,
 }
 
 /// A running daemon. Dropping it ends every sandbox and removes the state.
@@ -113,15 +111,7 @@ impl Daemon {
         let lines = lines.into_iter().map(String::as_str).collect::<Vec<_>>().join("\n");
         std::fs::write(&config, format!("{lines}\n{}\n", self.options.config)).unwrap();
         let log = folder.join(format!("log.{}", self.starts));
-        let daemon = binary::mote_sandboxd().unwrap();
-        let mut command = match self.options.through.split_first() {
-            Some((program, arguments)) => {
-                let mut command = Command::new(program);
-                command.args(arguments).arg(daemon);
-                command
-            }
-            None => Command::new(daemon),
-        };
+        let mut command = Command::new(binary::mote_sandboxd().unwrap());
         command
             .args(["serve", "--config"])
             .arg(&config)

@@ -3,6 +3,7 @@
 //! Tests run as root, on a state directory of their own; where they are not root they fail saying so. A file a subject.
 #![allow(clippy::unwrap_used)]
 
+mod boundary;
 mod code;
 mod command;
 mod containment;
@@ -13,5 +14,6 @@ mod fixture;
 mod input;
 mod lifecycle;
 mod listing;
+mod preview;
 mod profile;
 mod recovery;

