@@ -14,7 +14,8 @@ pub enum Verdict {
     Deny,
 }
 
-/// One rule: a destination and what to do with it. Of the rules that match, deny wins over allow.
+/// One rule: a destination and what to do with it. Of the rules that match, deny wins over allow, unless a rule that allows
+/// is [`Rule::over_deny`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -26,6 +27,9 @@ pub struct Rule {
     /// Ports; every port where empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
+    /// A rule that allows wins over those that deny.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over_deny: bool,
     /// TLS is terminated by the daemon, whose authority the image trusts. Implied by `secrets` and by recording.
     #[serde(default)]
     pub inspect: bool,

@@ -2,7 +2,9 @@
 //!
 //! It does not expose them: `telemetry::metrics` registers the family.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use std::fmt::Write as _;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
@@ -11,7 +13,7 @@ use tokio::time::Instant;
 const BUCKETS: [f64; 14] = [0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// From the request to a usable sandbox.
     Create,
@@ -31,6 +33,22 @@ pub enum Operation {
     Remove,
     /// A gathered exec, from start to end.
     Exec,
+}
+
+impl EncodeLabelValue for Operation {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.write_str(match self {
+            Self::Create => "create",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Snapshot => "snapshot",
+            Self::Rollback => "rollback",
+            Self::Fork => "fork",
+            Self::Commit => "commit",
+            Self::Remove => "remove",
+            Self::Exec => "exec",
+        })
+    }
 }
 
 /// The label.

@@ -1,7 +1,7 @@
 //! A policy made ready to be asked: its texts parsed, its rules in the form that a decision needs.
 //!
-//! It asks no resolver and opens no connection. The order of a decision: special ranges, then rules that deny, then rules
-//! that allow; what none allows is refused.
+//! It asks no resolver and opens no connection. The order of a decision: special ranges, then rules that allow over those
+//! that deny, then rules that deny, then rules that allow; what none allows is refused.
 
 use std::net::IpAddr;
 
@@ -42,6 +42,7 @@ struct Rule {
     verdict: Verdict,
     target: Target,
     ports: Vec<u16>,
+    over_deny: bool,
     inspect: bool,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -176,14 +177,12 @@ impl Compiled {
             Target::Name(pattern) => pattern.matches(name),
             Target::Block(_) => false,
         };
-        if self.rules.iter().any(|rule| rule.verdict == Verdict::Deny && rule.ports.is_empty() && means(rule)) {
-            return Err(Reason::Rule);
+        let denied =
+            self.rules.iter().any(|rule| rule.verdict == Verdict::Deny && rule.ports.is_empty() && means(rule));
+        if self.rules.iter().any(|rule| rule.may_allow(denied) && means(rule)) {
+            return Ok(());
         }
-        if self.rules.iter().any(|rule| rule.verdict == Verdict::Allow && means(rule)) {
-            Ok(())
-        } else {
-            Err(Reason::NoRule)
-        }
+        Err(if denied { Reason::Rule } else { Reason::NoRule })
     }
 
     /// Whether an address may be dialled at all, whatever the rules: it is public, or a private range that the policy opens.
@@ -239,13 +238,12 @@ impl Compiled {
     /// [`Self::judge`] by the rules alone.
     fn weigh(&self, to: &Destination<'_>) -> Result<Treatment, Reason> {
         let at_port = |rule: &&Rule| rule.ports.is_empty() || rule.ports.contains(&to.port);
-        if self.rules.iter().filter(at_port).any(|rule| rule.verdict == Verdict::Deny && rule.target.means(to)) {
-            return Err(Reason::Rule);
-        }
+        let denied =
+            self.rules.iter().filter(at_port).any(|rule| rule.verdict == Verdict::Deny && rule.target.means(to));
         let mut treatment = Treatment { inspect: self.tape.is_some(), ..Treatment::default() };
         let mut allowed = false;
         let mut untold = false;
-        for rule in self.rules.iter().filter(at_port).filter(|rule| rule.verdict == Verdict::Allow) {
+        for rule in self.rules.iter().filter(at_port).filter(|rule| rule.may_allow(denied)) {
             let holds = match &rule.target {
                 // `*` is every public destination: a private range that is opened needs a rule of its own.
                 Target::Any => !self.opens(to.address) || address::special(to.address).is_none(),
@@ -263,7 +261,11 @@ impl Compiled {
             }
         }
         if !allowed {
-            return Err(if untold { Reason::NotTold } else { Reason::NoRule });
+            return Err(match (denied, untold) {
+                (true, _) => Reason::Rule,
+                (false, true) => Reason::NotTold,
+                (false, false) => Reason::NoRule,
+            });
         }
         // A secret goes to an address that was told for its host, and to no other: a rule over addresses does not vouch for
         // the name that a client gives.
@@ -284,6 +286,13 @@ impl Compiled {
             return Err(Reason::Token);
         }
         Ok(())
+    }
+}
+
+impl Rule {
+    /// Whether it can allow what it means, given whether a rule denies that.
+    fn may_allow(&self, denied: bool) -> bool {
+        self.verdict == Verdict::Allow && (self.over_deny || !denied)
     }
 }
 
@@ -330,6 +339,9 @@ fn rule_of(at: usize, rule: &mote_sandbox_api::network::Rule) -> Result<Rule, Fa
     if rule.ports.contains(&0) {
         return Err(Failure::invalid(&field("ports"), "0 is no port"));
     }
+    if rule.verdict == Verdict::Deny && rule.over_deny {
+        return Err(Failure::invalid(&field("over_deny"), "a rule that denies wins over nothing"));
+    }
     if rule.verdict == Verdict::Deny && (rule.inspect || !rule.headers.is_empty()) {
         return Err(Failure::invalid(&field("inspect"), "a rule that denies inspects nothing and sets no headers"));
     }
@@ -356,6 +368,7 @@ fn rule_of(at: usize, rule: &mote_sandbox_api::network::Rule) -> Result<Rule, Fa
         verdict: rule.verdict,
         target,
         ports: rule.ports.clone(),
+        over_deny: rule.over_deny,
         inspect: rule.inspect || !headers.is_empty(),
         headers,
     })

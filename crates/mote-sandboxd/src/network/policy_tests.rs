@@ -7,7 +7,7 @@ use mote_sandbox_api::network::{Header, Rule, SecretBinding};
 use super::*;
 
 fn rule(verdict: Verdict, to: &str, ports: &[u16]) -> Rule {
-    Rule { verdict, to: to.to_owned(), ports: ports.to_vec(), inspect: false, headers: vec![] }
+    Rule { verdict, to: to.to_owned(), ports: ports.to_vec(), over_deny: false, inspect: false, headers: vec![] }
 }
 
 fn allow(to: &str) -> Rule {
@@ -72,6 +72,28 @@ fn deny_wins_by_name_by_address_and_by_port() {
     check(&policy, "good.example@198.51.100.1:25", Err(Reason::Rule));
     assert_eq!(policy.resolves(&Name::parse("evil.example").unwrap()), Err(Reason::Rule));
     assert_eq!(policy.resolves(&Name::parse("good.example").unwrap()), Ok(()));
+}
+
+#[test]
+fn an_allowance_over_denials_wins_where_it_matches_and_nowhere_else() {
+    let over = |to: &str, ports: &[u16]| Rule { over_deny: true, ..rule(Verdict::Allow, to, ports) };
+    let policy = compiled(vec![
+        allow("*"),
+        deny("*"),
+        deny("203.0.113.0/24"),
+        allow("weak.example"),
+        over("good.example", &[443]),
+        over("203.0.113.9", &[]),
+    ]);
+    check(&policy, "good.example@203.0.113.1:443", Ok(()));
+    check(&policy, "203.0.113.9:22", Ok(()));
+    for refused in ["good.example@1.1.1.1:80", "weak.example@1.1.1.1:443", "good.example?1.1.1.1:443", "1.1.1.1:443"] {
+        check(&policy, refused, Err(Reason::Rule));
+    }
+    check(&policy, "203.0.113.10:22", Err(Reason::Rule));
+    check(&policy, "good.example@10.0.0.1:443", Err(Reason::SpecialRange));
+    assert_eq!(policy.resolves(&Name::parse("good.example").unwrap()), Ok(()));
+    assert_eq!(policy.resolves(&Name::parse("weak.example").unwrap()), Err(Reason::Rule));
 }
 
 #[test]
@@ -162,6 +184,8 @@ fn what_is_wrong_is_named() {
     let mut inspected = deny("a.example");
     inspected.inspect = true;
     assert_eq!(failed(inspected).context["field"], "network.rules[0].inspect");
+    let over = Rule { over_deny: true, ..deny("a.example") };
+    assert_eq!(failed(over).context["field"], "network.rules[0].over_deny");
     let mut host = allow("a.example");
     host.headers.push(Header { name: "Host".to_owned(), value: "b.example".to_owned() });
     assert_eq!(failed(host).context["field"], "network.rules[0].headers");

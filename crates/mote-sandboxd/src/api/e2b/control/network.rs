@@ -1,19 +1,21 @@
 //! E2B's network options as a policy, and a policy as E2B's options.
 //!
-//! E2B reaches everything unless told otherwise and lets an allowance win over a denial; Mote reaches nothing unless told
-//! otherwise and lets a denial win. What would widen is never assumed: only `allow_internet_access: true` opens everything.
+//! E2B reaches everything unless told otherwise, and what `allowOut` names wins over what `denyOut` names; Mote reaches
+//! nothing unless told otherwise. What would widen is never assumed: only `allow_internet_access: true` opens everything,
+//! and an allowance of everything wins over no denial.
 
 use mote_sandbox_api::error::Failure;
 use mote_sandbox_api::network::{Header, Policy, Rule, Verdict};
 use serde_json::{Value, json};
 
 use super::body::Network;
+use crate::network::name::{Name, Pattern};
 
 /// Every address, as E2B writes it.
 const ALL: [&str; 3] = ["0.0.0.0/0", "::/0", "*"];
 
 fn rule(verdict: Verdict, to: &str) -> Rule {
-    Rule { verdict, to: to.to_owned(), ports: Vec::new(), inspect: false, headers: Vec::new() }
+    Rule { verdict, to: to.to_owned(), ports: Vec::new(), over_deny: false, inspect: false, headers: Vec::new() }
 }
 
 /// A destination, with `0.0.0.0/0` as the policy's `*`. A port may follow a name or an address.
@@ -52,15 +54,25 @@ pub(super) fn policy(network: &Network, internet: Option<bool>) -> Result<Policy
         (network.allow_out.as_deref().unwrap_or_default(), network.deny_out.as_deref().unwrap_or_default());
     let internet = network.allow_internet_access.or(internet);
     let denies_all = deny.iter().any(|to| ALL.contains(&to.as_str()));
-    let opens_all = internet == Some(true) && !denies_all;
     let mut rules = Vec::new();
-    if opens_all {
+    if internet == Some(true) && !denies_all {
         rules.push(rule(Verdict::Allow, "*"));
     }
     rules.extend(allow.iter().map(|to| destination(Verdict::Allow, to)));
-    // A denial of everything is how it is without a rule. One of what is allowed by name loses there, and would win here.
-    let denied = deny.iter().filter(|to| !ALL.contains(&to.as_str()) && !allow.contains(to));
+    for rule in &mut rules {
+        rule.over_deny = rule.to != "*";
+    }
+    // A denial of everything is how it is without a rule.
+    let denied = deny.iter().filter(|to| !ALL.contains(&to.as_str()));
     rules.extend(denied.map(|to| destination(Verdict::Deny, to)));
+    let headers = transforms(network, &rules);
+    rules.extend(headers);
+    Ok(Policy { rules, ingress_token: network.allow_public_traffic == Some(false), ..Policy::default() })
+}
+
+/// Rules that set headers. A transform changes what may pass; it allows nothing that is not allowed, and at no other ports.
+fn transforms(network: &Network, rules: &[Rule]) -> Vec<Rule> {
+    let mut found = Vec::new();
     for (host, transforms) in &network.rules {
         let headers: Vec<Header> = transforms
             .iter()
@@ -68,23 +80,37 @@ pub(super) fn policy(network: &Network, internet: Option<bool>) -> Result<Policy
             .flat_map(|transform| &transform.headers)
             .map(|(name, value)| Header { name: name.clone(), value: value.clone() })
             .collect();
-        // A transform changes what may pass; it allows nothing that is not allowed.
-        let is_allowed = opens_all || allow.iter().any(|to| to == host || ALL.contains(&to.as_str()));
-        if is_allowed && !headers.is_empty() {
-            rules.retain(|rule| rule.to != *host || rule.verdict == Verdict::Deny);
-            rules.push(Rule { inspect: true, headers, ..rule(Verdict::Allow, host) });
+        if headers.is_empty() {
+            continue;
+        }
+        for allowing in rules.iter().filter(|rule| rule.verdict == Verdict::Allow && holds(&rule.to, host)) {
+            found.push(Rule { to: host.clone(), inspect: true, headers: headers.clone(), ..allowing.clone() });
         }
     }
-    Ok(Policy { rules, ingress_token: network.allow_public_traffic == Some(false), ..Policy::default() })
+    found
+}
+
+/// Whether what a rule means holds all of what a host or a wildcard of `rules` means.
+fn holds(to: &str, host: &str) -> bool {
+    if to == "*" || to.eq_ignore_ascii_case(host) {
+        return true;
+    }
+    let (below, name) = host.strip_prefix("*.").map_or((false, host), |name| (true, name));
+    let (Ok(pattern), Ok(name)) = (Pattern::parse(to), Name::parse(name)) else { return false };
+    pattern.matches(&name) && (!below || matches!(pattern, Pattern::Below(_)))
 }
 
 /// Whether everything is allowed, and the options that a policy is told as. Values of headers are not told.
 pub(super) fn told(policy: &Policy) -> (bool, Value) {
+    let plain = |rule: &&Rule| rule.verdict == Verdict::Allow && rule.headers.is_empty();
+    // One that only sets headers on what another rule allows.
+    let is_transform =
+        |rule: &Rule| !rule.headers.is_empty() && policy.rules.iter().filter(plain).any(|other| holds(&other.to, &rule.to));
     let texts = |verdict: Verdict| -> Vec<String> {
         policy
             .rules
             .iter()
-            .filter(|rule| rule.verdict == verdict)
+            .filter(|rule| rule.verdict == verdict && !is_transform(rule))
             .flat_map(|rule| match rule.ports.as_slice() {
                 [] => vec![rule.to.clone()],
                 ports => ports.iter().map(|port| format!("{}:{port}", rule.to)).collect(),
@@ -115,6 +141,7 @@ pub(super) fn told(policy: &Policy) -> (bool, Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::policy::{Compiled, Destination};
 
     fn of(network: Value, internet: Option<bool>) -> Vec<(Verdict, String)> {
         let network: Network = serde_json::from_value(network).unwrap();
@@ -128,28 +155,68 @@ mod tests {
         assert_eq!(of(json!({}), Some(true)), [(Verdict::Allow, "*".to_owned())]);
     }
 
-    #[test]
-    fn what_is_allowed_by_name_is_what_is_reached_where_all_is_denied() {
-        let rules = of(json!({"allowOut": ["pypi.org", "1.1.1.1:443"], "denyOut": ["0.0.0.0/0"]}), Some(true));
-        assert_eq!(rules, [(Verdict::Allow, "pypi.org".to_owned()), (Verdict::Allow, "1.1.1.1".to_owned())]);
+    /// Whether `address:port`, or `name@address:port`, is reached.
+    fn reaches(network: Value, internet: Option<bool>, to: &str) -> bool {
+        let network: Network = serde_json::from_value(network).unwrap();
+        let rules = Compiled::new(&policy(&network, internet).unwrap()).unwrap();
+        let (name, socket) = to.split_once('@').map_or((None, to), |(name, socket)| (Name::parse(name).ok(), socket));
+        let socket: std::net::SocketAddr = socket.parse().unwrap();
+        let told = name.is_some();
+        rules.judge(&Destination { address: socket.ip(), port: socket.port(), name: name.as_ref(), told }).is_ok()
     }
 
     #[test]
-    fn an_allowance_wins_over_the_same_denial() {
-        let rules = of(json!({"allowOut": ["8.8.8.8/32"], "denyOut": ["8.8.8.8/32", "9.9.9.9/32"]}), Some(true));
-        assert!(!rules.contains(&(Verdict::Deny, "8.8.8.8/32".to_owned())));
-        assert!(rules.contains(&(Verdict::Deny, "9.9.9.9/32".to_owned())));
+    fn where_all_is_denied_what_is_allowed_is_reached_and_nothing_else() {
+        let network = json!({"allowOut": ["pypi.org", "*.b.example", "1.1.1.1:443"], "denyOut": ["0.0.0.0/0"]});
+        for internet in [None, Some(true), Some(false)] {
+            for open in ["pypi.org@9.9.9.9:443", "x.b.example@9.9.9.9:80", "1.1.1.1:443"] {
+                assert!(reaches(network.clone(), internet, open), "{open}");
+            }
+            for shut in ["pypi.com@9.9.9.9:443", "b.example@9.9.9.9:443", "1.1.1.1:80", "9.9.9.9:443"] {
+                assert!(!reaches(network.clone(), internet, shut), "{shut}");
+            }
+        }
+        // No denial shadows the allowance.
+        let rules = of(network, Some(true));
+        assert!(rules.iter().all(|(verdict, _)| *verdict == Verdict::Allow), "{rules:?}");
+    }
+
+    #[test]
+    fn an_allowance_wins_over_the_same_denial_and_over_a_wider_one() {
+        let network = json!({
+            "allowOut": ["8.8.8.8/32", "203.0.113.7", "good.example"],
+            "denyOut": ["8.8.8.8/32", "203.0.113.0/24", "1.0.0.1"],
+        });
+        for open in ["8.8.8.8:53", "203.0.113.7:443", "good.example@203.0.113.9:443", "9.9.9.9:443"] {
+            assert!(reaches(network.clone(), Some(true), open), "{open}");
+        }
+        for shut in ["203.0.113.8:443", "other.example@203.0.113.9:443", "1.0.0.1:443"] {
+            assert!(!reaches(network.clone(), Some(true), shut), "{shut}");
+        }
+        let all = json!({"allowOut": ["0.0.0.0/0"], "denyOut": ["1.0.0.1"]});
+        assert!(reaches(all.clone(), None, "9.9.9.9:443") && !reaches(all, None, "1.0.0.1:443"));
     }
 
     #[test]
     fn a_transform_allows_nothing_by_itself() {
         let rule = json!({"api.example": [{"transform": {"headers": {"X-Key": "v"}}}]});
         assert!(of(json!({"rules": rule}), None).is_empty());
-        let network: Network = serde_json::from_value(json!({"rules": rule, "allowOut": ["api.example"]})).unwrap();
+        assert!(!reaches(json!({"rules": rule, "denyOut": ["9.9.9.9"]}), Some(true), "api.example@9.9.9.9:443"));
+        let allowed = json!({"rules": rule, "allowOut": ["*.example:443"]});
+        assert!(!reaches(allowed.clone(), None, "api.example@9.9.9.9:80"));
+        let network: Network = serde_json::from_value(allowed).unwrap();
         let policy = policy(&network, None).unwrap();
-        assert_eq!(policy.rules.len(), 1);
-        assert!(policy.rules[0].inspect);
-        assert!(!told(&policy).1.to_string().contains("\"v\""), "values stay secret");
+        let set: Vec<&Rule> = policy.rules.iter().filter(|rule| !rule.headers.is_empty()).collect();
+        assert_eq!((set.len(), set[0].inspect, set[0].to.as_str()), (1, true, "api.example"));
+        let told = told(&policy).1;
+        assert!(!told.to_string().contains("\"v\""), "values stay secret");
+        assert_eq!(told["allowOut"], json!(["*.example:443"]));
+    }
+
+    #[test]
+    fn a_wildcard_is_held_by_a_wildcard_alone() {
+        assert!(holds("*.a.example", "*.b.a.example") && holds("*.a.example", "*.A.example"));
+        assert!(!holds("a.example", "*.a.example") && !holds("*.a.example", "a.example"));
     }
 
     #[test]
