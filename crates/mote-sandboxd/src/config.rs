@@ -14,6 +14,7 @@ use crate::filesystem::Backend;
 use crate::lifecycle::check;
 use crate::lifecycle::pool::Entry;
 use crate::limits::{POOL_SIZE_MAX, SANDBOXES_MAX};
+use crate::tls::Tls;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,8 @@ pub enum OnStop {
 pub struct Config {
     /// Address and port of the API. Loopback unless the operator says otherwise.
     pub listen: SocketAddr,
+    /// A certificate for `*.DOMAIN`: the API over TLS, on an address of its own or on the one above.
+    pub tls: Option<Tls>,
     /// Where everything is kept that outlives the daemon.
     pub state: PathBuf,
     /// Where sockets and records of living sandboxes stand; a tmpfs.
@@ -101,6 +104,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            tls: None,
             state: PathBuf::from("/var/lib/mote-sandbox"),
             run: None,
             init: None,
@@ -147,7 +151,8 @@ impl Config {
         if self.domain.is_empty() || self.domain.starts_with('.') || self.domain.contains(['/', ':']) {
             return wrong("domain", format!("{:?} is not a name", self.domain));
         }
-        for path in self.directories.iter().chain([&self.state]).chain(&self.run).chain(&self.init) {
+        let files = self.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
+        for path in self.directories.iter().chain([&self.state]).chain(&self.run).chain(&self.init).chain(files) {
             if !path.is_absolute() {
                 return wrong("paths", format!("{} must be absolute", path.display()));
             }
@@ -205,9 +210,11 @@ pool:
   - {spec: {profile: training}, size: 16}
 on_stop: remove
 directories: [/data]
+tls: {listen: '0.0.0.0:443', certificate: /etc/mote/tls.crt, key: /etc/mote/tls.key}
 ",
         )
         .unwrap();
+        assert_eq!(config.tls.unwrap().key, Path::new("/etc/mote/tls.key"));
         assert_eq!(config.pool[0].size, 16);
         assert_eq!(config.on_stop, OnStop::Remove);
         assert_eq!(config.profiles[&ProfileName::Training].resources.memory, Some(1 << 30));
@@ -217,6 +224,9 @@ directories: [/data]
     fn values_out_of_bounds_name_their_field() {
         for (text, field) in [
             ("state: relative", "paths"),
+            ("tls: {certificate: tls.crt, key: /tls.key}", "paths"),
+            ("tls: {certificate: /tls.crt}", "key"),
+            ("tls: {certificate: /tls.crt, key: /tls.key, ca: /ca.crt}", "ca"),
             ("domain: a/b", "domain"),
             ("profiles: {training: {cwd: x}}", "profiles.training"),
             ("pool: [{size: 100000}]", "pool[0].size"),

@@ -21,3 +21,4 @@ pub mod privilege;
 pub mod service;
 pub mod state;
 pub mod telemetry;
+pub mod tls;

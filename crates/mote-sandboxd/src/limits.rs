@@ -319,3 +319,10 @@ pub const E2B_LEASE_DEFAULT: Duration = Duration::from_secs(300);
 pub const E2B_LEASE_DEFAULT_V1: Duration = Duration::from_secs(15);
 /// Lines of a sandbox's log told where no number is asked for.
 pub const E2B_LOGS_DEFAULT: usize = 1000;
+
+/// Bytes of the file of the API's certificate, and of the file of its key.
+pub const TLS_FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Certificates of the API's chain.
+pub const TLS_CERTIFICATES_MAX: usize = 16;
+/// How often the files of the API's certificate are looked at for a change.
+pub const TLS_RENEW_EVERY: Duration = Duration::from_secs(30);

@@ -19,6 +19,7 @@ use mote_sandboxd::privilege::{self, Kept};
 use mote_sandboxd::service::{self, Start};
 use mote_sandboxd::state::State;
 use mote_sandboxd::telemetry::logs;
+use mote_sandboxd::tls::{self, Certificates};
 use mote_sandboxd::{host, image};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -160,6 +161,7 @@ fn settings(config: &Config, program: &std::path::Path) -> anyhow::Result<Settin
     settings.filesystem.allowed.clone_from(&config.directories);
     settings.filesystem.backend = config.filesystem;
     settings.filesystem.host_root = config.host_root || config.image == ImageSource::Host;
+    settings.tls = config.tls.as_ref().map(tls::Tls::files);
     settings.uid_base = config.uid_base.unwrap_or(settings.uid_base);
     if config.pool.iter().any(|entry| entry.spec.network.is_some()) || config.profiles.is_empty() {
         settings.ready_cells_with_network = settings.ready_cells;
@@ -174,13 +176,24 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     let settings = settings(&config, &program)?;
     let listener =
         std::net::TcpListener::bind(config.listen).with_context(|| format!("failed to listen on {}", config.listen))?;
+    let tls = over_tls(&config)?;
     logs::install(&config.log, std::sync::Arc::new(System))?;
     let authorities = authorities(&config)?;
     let keeper = keeper::spawn(&program, &settings).context("failed to start the keeper")?;
     let confinement = confine(&config, &settings, &config.directories)?;
     let runtime = runtime()?;
-    runtime.block_on(service::run(Start { config, keeper, listener, authorities, confinement }))?;
+    runtime.block_on(service::run(Start { config, keeper, listener, tls, authorities, confinement }))?;
     Ok(())
+}
+
+/// The certificate, looked at before anything is started, and the address of its own where it has one.
+fn over_tls(config: &Config) -> anyhow::Result<Option<service::OverTls>> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    let files = tls.files();
+    let certificates = Certificates::new(&files, tls::open(&files)?)?;
+    let bind = |address| std::net::TcpListener::bind(address).with_context(|| format!("failed to listen on {address}"));
+    let listener = tls.listen.map(bind).transpose()?;
+    Ok(Some(service::OverTls { certificates: std::sync::Arc::new(certificates), listener }))
 }
 
 /// The authorities that the operator adds, read while every file can be.

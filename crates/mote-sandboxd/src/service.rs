@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use mote_sandbox_api::capability::Support;
@@ -27,11 +28,12 @@ use crate::keeper::client::Client;
 use crate::lifecycle::container::Container;
 use crate::lifecycle::profiles::Profiles;
 use crate::lifecycle::{Parts, Sandboxes};
-use crate::limits::{CONNECTION_GRACE, KEEPER_PING_EVERY, REMOVE_ALL_TIMEOUT};
+use crate::limits::{CONNECTION_GRACE, KEEPER_PING_EVERY, REMOVE_ALL_TIMEOUT, TLS_RENEW_EVERY};
 use crate::namespace::Containers;
 use crate::network::{self, Network};
 use crate::state::{self, State};
 use crate::telemetry::metrics::Metrics;
+use crate::tls::{Acceptor, Certificates};
 
 /// The daemon's own folder in the state directory: its database, its keys.
 pub const FOLDER: &str = "daemon";
@@ -66,10 +68,21 @@ pub struct Start {
     pub keeper: OwnedFd,
     /// The listening socket of the API.
     pub listener: std::net::TcpListener,
+    /// The API over TLS.
+    pub tls: Option<OverTls>,
     /// Authorities that destinations may have beside the public ones.
     pub authorities: Vec<CertificateDer<'static>>,
     /// What was given up, by name, for `GET /v1/capabilities`.
     pub confinement: BTreeMap<String, Support>,
+}
+
+/// TLS for the API.
+#[derive(Debug)]
+pub struct OverTls {
+    /// The certificate, as it is now.
+    pub certificates: Arc<Certificates>,
+    /// Where it is served; on [`Start::listener`] where absent.
+    pub listener: Option<std::net::TcpListener>,
 }
 
 /// The daemon's own folder of a state directory.
@@ -86,7 +99,7 @@ pub async fn run(start: Start) -> Result<(), Error> {
     // Signals first: one that comes while the daemon starts must not be missed.
     let stop = CancellationToken::new();
     watch_signals(&stop).map_err(|error| Error::Io("watch for signals", error))?;
-    let Start { config, keeper, listener, confinement, authorities } = start;
+    let Start { config, keeper, listener, tls, confinement, authorities } = start;
     let clock: SharedClock = Arc::new(System);
     let store = State::open(&folder(&config))?;
     let keeper = Client::start(keeper).map_err(|error| Error::Io("reach the keeper", error))?;
@@ -113,21 +126,17 @@ pub async fn run(start: Start) -> Result<(), Error> {
         "recovered"
     );
     first_key(&store, &folder(&config), &*clock).await?;
-    listener.set_nonblocking(true).map_err(|error| Error::Io("listen", error))?;
-    let listener = TcpListener::from_std(listener).map_err(|error| Error::Io("listen", error))?;
-    let address = listener.local_addr().map_err(|error| Error::Io("listen", error))?;
     let closing = CancellationToken::new();
     let api = Api {
         keys: Arc::new(Keys::new(store)),
-        metrics: Arc::new(Metrics::new(&sandboxes)),
+        metrics: Arc::new(Metrics::new(&sandboxes, &network)),
         sandboxes: sandboxes.clone(),
         domain: config.domain.as_str().into(),
         images,
         network,
         closing: closing.clone(),
     };
-    tracing::info!(%address, state = %config.state.display(), version = env!("CARGO_PKG_VERSION"), "listening");
-    let serving = api::server(&api).serve(listener, closing.clone(), CONNECTION_GRACE);
+    let serving = serve(&api, listener, tls, &keeper, &config)?;
     let timing = tokio::spawn(keep(sandboxes.clone(), Work::Time));
     let warming = tokio::spawn(keep(sandboxes.clone(), Work::Pool));
     let winding = wind_down(&sandboxes, &config, &keeper, stop, closing);
@@ -142,6 +151,86 @@ pub async fn run(start: Start) -> Result<(), Error> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Serves the API: in the clear, over TLS, or both on addresses of their own.
+fn serve(
+    api: &Api,
+    listener: std::net::TcpListener,
+    tls: Option<OverTls>,
+    keeper: &Client,
+    config: &Config,
+) -> Result<impl Future<Output = ()>, Error> {
+    let failed = |error| Error::Io("listen", error);
+    let watched = |listener: std::net::TcpListener| {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    let (mut plain, mut secure) = (Some(listener), None);
+    if let Some(OverTls { certificates, listener }) = tls {
+        let listener = listener.or_else(|| plain.take());
+        let acceptor = Acceptor::new(&certificates).map_err(|failure| Error::Part("set up TLS", failure))?;
+        secure = listener.map(watched).transpose().map_err(failed)?.map(|socket| (socket, acceptor));
+        said(&certificates, &config.domain);
+        let hangup = hangup().map_err(|error| Error::Io("watch for signals", error))?;
+        let renewing = keep_certificate(keeper.clone(), certificates, config.domain.clone(), hangup);
+        tokio::spawn(api.closing.clone().run_until_cancelled_owned(renewing));
+    }
+    let plain = plain.map(watched).transpose().map_err(failed)?;
+    let mut serving: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = Vec::new();
+    let (state, version) = (config.state.display(), env!("CARGO_PKG_VERSION"));
+    if let Some((listener, address)) = plain {
+        tracing::info!(%address, %state, version, tls = false, "listening");
+        serving.push(Box::pin(api::server(api).serve(listener, api.closing.clone(), CONNECTION_GRACE)));
+    }
+    if let Some(((listener, address), acceptor)) = secure {
+        tracing::info!(%address, %state, version, tls = true, "listening");
+        let server = api::server(api).accepting(acceptor);
+        serving.push(Box::pin(server.serve(listener, api.closing.clone(), CONNECTION_GRACE)));
+    }
+    Ok(async move {
+        futures_util::future::join_all(serving).await;
+    })
+}
+
+fn hangup() -> std::io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+}
+
+/// Puts the certificate in place anew when its files change, which SIGHUP has looked at once more.
+async fn keep_certificate(
+    keeper: Client,
+    certificates: Arc<Certificates>,
+    domain: String,
+    mut hangup: tokio::signal::unix::Signal,
+) {
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {}
+            () = tokio::time::sleep(TLS_RENEW_EVERY) => {}
+        }
+        let renewed = match keeper.call(Verb::Certificate).await {
+            Ok((_, files)) => certificates.renew(files),
+            Err(failure) => Err(failure),
+        };
+        match renewed {
+            Ok(true) => {
+                tracing::info!("the certificate was renewed");
+                said(&certificates, &domain);
+            }
+            Ok(false) => {}
+            Err(failure) => tracing::warn!(error = %failure, "the certificate stays as it was"),
+        }
+    }
+}
+
+/// Warns where a client that addresses a sandbox by name would refuse the certificate.
+fn said(certificates: &Certificates, domain: &str) {
+    if !certificates.names(&format!("api.{domain}")) || !certificates.names(&format!("49983-sandbox.{domain}")) {
+        tracing::warn!(domain, "the certificate is not for *.{domain}: clients that check it reach no sandbox by name");
+    }
 }
 
 enum Work {

@@ -43,7 +43,7 @@ pub struct Api {
 }
 
 /// What the server holds at once, and how long it waits.
-const SERVER: mote_http::Limits = mote_http::Limits {
+pub(crate) const SERVER: mote_http::Limits = mote_http::Limits {
     connections: limits::CONNECTIONS_MAX,
     head_time: limits::HEADER_READ_TIMEOUT,
     head_bytes: limits::HEADER_BYTES_MAX,

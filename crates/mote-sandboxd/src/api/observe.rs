@@ -15,13 +15,22 @@ use crate::telemetry::trace;
 #[derive(Clone, Copy)]
 struct Counted;
 
+/// The route of an answer that stands at no pattern, in its extensions: a preview, say.
+#[derive(Clone, Copy)]
+pub(super) struct Route(pub(super) &'static str);
+
 pub(super) fn layer(router: Router, api: &Api) -> Router {
-    // A layer on routes, so that the pattern that matched is known.
-    router.layer(from_fn_with_state(api.clone(), observe))
+    layer_of("", router, api)
 }
 
-async fn observe(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+/// [`layer`], for routes that are reached by more than their path: `at` stands before the pattern.
+pub(super) fn layer_of(at: &'static str, router: Router, api: &Api) -> Router {
+    // A layer on routes, so that the pattern that matched is known.
+    router.layer(from_fn_with_state((api.clone(), at), observe))
+}
+
+async fn observe(State((api, at)): State<(Api, &'static str)>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|path| format!("{at}{}", path.as_str()));
     let method = request.method().clone();
     let context = trace::read(request.headers());
     let name = route.as_deref().unwrap_or("none");
@@ -37,7 +46,8 @@ async fn observe(State(api): State<Api>, request: Request, next: Next) -> Respon
     };
     let mut response = next.run(request).instrument(span).await;
     if response.extensions().get::<Counted>().is_none() {
-        api.metrics.request(route.as_deref(), &method, response.status().as_u16());
+        let route = route.as_deref().or_else(|| response.extensions().get().map(|Route(route)| *route));
+        api.metrics.request(route, &method, response.status().as_u16());
         response.extensions_mut().insert(Counted);
     }
     response

@@ -16,6 +16,7 @@ use mote_sandbox_api::error::{Code, Failure};
 use super::Api;
 use super::access::{Holder, presented};
 use super::failure::Refusal;
+use super::observe::Route;
 use crate::guest::Guest;
 
 /// Header with the sandbox's traffic token, where its policy asks for one.
@@ -35,7 +36,10 @@ async fn by_host(State(api): State<Api>, request: Request, next: Next) -> Respon
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     match host.and_then(|host| target(host, &api.domain)) {
         Some((port, id)) => {
-            preview(&api, &id, port, request).await.unwrap_or_else(|failure| Refusal(failure).into_response())
+            let answer = preview(&api, &id, port, request).await;
+            let mut answer = answer.unwrap_or_else(|failure| Refusal(failure).into_response());
+            answer.extensions_mut().insert(Route("preview"));
+            answer
         }
         None => next.run(request).await,
     }

@@ -32,6 +32,8 @@ pub enum Verb {
     Filesystem(crate::filesystem::keeper::Verb),
     /// What has to be made inside a sandbox's network namespace.
     Network(crate::network::keeper::Verb),
+    /// The files of the API's certificate, by the paths of the settings.
+    Certificate,
 }
 
 /// What came of a verb. Descriptors travel beside it.

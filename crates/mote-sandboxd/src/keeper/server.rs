@@ -22,6 +22,7 @@ use super::{Answered, Outcome, Progress, Settings, Verb};
 use crate::filesystem;
 use crate::limits::{KEEPER_IDLE_MS, KEEPER_TURN_POLL, KEEPER_TURN_WAIT};
 use crate::namespace::keeper::Cells;
+use crate::tls;
 
 /// Why the keeper ended other than by its daemon's end.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +66,12 @@ pub fn run() -> Result<(), Error> {
     let _turn = turn(&settings.run)?;
     let mut reactor = Reactor::new()?;
     let token = reactor.watch(&socket)?;
+    let certificate = settings.tls.clone();
     let roots = filesystem::keeper::Keeper::open(settings.filesystem.clone());
     let roots = roots.map_err(Error::Part)?;
     let cells = Cells::open(settings).map_err(Error::Part)?;
-    Server { socket, token, reactor, proof, roots, cells, jobs: HashMap::new(), answers: VecDeque::new() }.serve()
+    let (jobs, answers) = (HashMap::new(), VecDeque::new());
+    Server { socket, token, reactor, proof, roots, cells, certificate, jobs, answers }.serve()
 }
 
 /// Waits until no other keeper serves this run directory: one whose daemon was killed is still giving back what it held.
@@ -102,6 +105,7 @@ struct Server {
     proof: SingleThreaded,
     roots: filesystem::keeper::Keeper,
     cells: Cells,
+    certificate: Option<tls::Files>,
     jobs: HashMap<Token, (u64, Job)>,
     answers: VecDeque<(u64, Answered)>,
 }
@@ -156,6 +160,10 @@ impl Server {
                 Progress::Now(done.map(|(outcome, descriptors)| (Outcome::Filesystem(outcome), descriptors)))
             }
             Verb::Network(verb) => match verb {},
+            Verb::Certificate => Progress::Now(match &self.certificate {
+                Some(files) => tls::open(files).map(|files| (Outcome::Done, files)),
+                None => Err(Failure::unsupported("tls", "the configuration names no certificate")),
+            }),
         };
         match progress {
             Progress::Now(answer) => self.answers.push_back((number, answer)),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::filesystem;
+use crate::tls;
 
 /// First host id of the sandboxes' ranges. systemd leaves 0x7000_0000 to 0x7FFD_FFFF unused (its "UIDs and GIDs" page).
 pub const UID_BASE: u32 = 0x7000_0000;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub ready_cells: usize,
     /// The same with network.
     pub ready_cells_with_network: usize,
+    /// The files of the API's certificate.
+    pub tls: Option<tls::Files>,
 }
 
 impl Settings {
@@ -49,6 +52,7 @@ impl Settings {
             uid_base: UID_BASE,
             ready_cells: READY_CELLS,
             ready_cells_with_network: 0,
+            tls: None,
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::decision::{Kind, Log, Reason, Subject};
+use super::decision::{Kind, Log, Reason, RefusalLabel, Subject};
 use super::meter::{Bucket, Meter};
 use super::name::Name;
 use super::policy::{Compiled, Destination, Treatment};
@@ -120,6 +120,7 @@ impl Boundary {
     }
 
     pub(super) fn deny(&self, kind: Kind, reason: Reason, subject: Subject) {
+        self.shared.refusals.get_or_create(&RefusalLabel { kind, reason }).inc();
         self.log.record((self.shared.now_ms)(), kind, Verdict::Deny, reason, subject);
     }
 

@@ -3,11 +3,15 @@
 //! It decides nothing, and it never holds a path, a header, a body or a secret.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mote_sandbox_api::network::Verdict;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use serde::Serialize;
 
 use crate::limits::{DECISIONS_KEPT, DECISIONS_LOGGED_PER_SECOND};
@@ -119,6 +123,30 @@ impl std::fmt::Display for Reason {
         f.write_str(self.as_str())
     }
 }
+
+impl EncodeLabelValue for Kind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.write_str(self.as_str())
+    }
+}
+
+impl EncodeLabelValue for Reason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.write_str(self.as_str())
+    }
+}
+
+/// What a refusal is counted by: nothing that a sandbox chooses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusalLabel {
+    /// What was refused.
+    pub kind: Kind,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Refusals of every sandbox together.
+pub type Refusals = Family<RefusalLabel, Counter>;
 
 /// What is decided about, as far as it is known.
 #[derive(Clone, Debug, Default)]

@@ -34,7 +34,7 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use self::authority::Authority;
 use self::boundary::{Active, Boundary};
-use self::decision::{Decision, Kind, Subject};
+use self::decision::{Decision, Kind, Refusals, Subject};
 use self::policy::Compiled;
 use self::resolve::{Resolver, Upstream};
 use self::secret::{Secrets, Vault};
@@ -102,6 +102,7 @@ pub(crate) struct Shared {
     vault: Arc<dyn Vault>,
     tapes: PathBuf,
     now_ms: NowMs,
+    refusals: Refusals,
 }
 
 impl fmt::Debug for Shared {
@@ -142,6 +143,7 @@ impl Network {
             vault: settings.vault,
             tapes: settings.directory.join("tapes"),
             now_ms: settings.now_ms,
+            refusals: Refusals::default(),
         };
         Ok(Self { shared: Arc::new(shared), boundaries: Arc::default() })
     }
@@ -237,6 +239,12 @@ impl Network {
             allowed,
             denied,
         })
+    }
+
+    /// What was refused to sandboxes, by kind and reason, since the daemon started.
+    #[must_use]
+    pub fn refusals(&self) -> &Refusals {
+        &self.shared.refusals
     }
 
     /// The decisions about a sandbox that are kept and are newer than a number, oldest first.

@@ -96,6 +96,8 @@ pub struct Treatment {
     pub inspect: bool,
     /// A secret is bound to the host: TLS is terminated; other protocols pass without it.
     pub secrets: bool,
+    /// Whatever the name, it would be the same: what hides the name may pass.
+    pub any_name: bool,
     /// Headers set on each request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -243,6 +245,7 @@ impl Compiled {
         let mut treatment = Treatment { inspect: self.tape.is_some(), ..Treatment::default() };
         let mut allowed = false;
         let mut untold = false;
+        let mut unnamed = false;
         for rule in self.rules.iter().filter(at_port).filter(|rule| rule.may_allow(denied)) {
             let holds = match &rule.target {
                 // `*` is every public destination: a private range that is opened needs a rule of its own.
@@ -256,6 +259,7 @@ impl Compiled {
             };
             if holds {
                 allowed = true;
+                unnamed |= !matches!(rule.target, Target::Name(_));
                 treatment.inspect |= rule.inspect;
                 treatment.headers.extend(rule.headers.iter().cloned());
             }
@@ -267,6 +271,10 @@ impl Compiled {
                 (false, false) => Reason::NoRule,
             });
         }
+        // A name that is hidden could be one that a rule denies, or one whose connections are to be read.
+        let names_matter =
+            |rule: &Rule| matches!(rule.target, Target::Name(_)) && (rule.verdict == Verdict::Deny || rule.inspect);
+        treatment.any_name = unnamed && !self.rules.iter().filter(at_port).any(names_matter);
         // A secret goes to an address that was told for its host, and to no other: a rule over addresses does not vouch for
         // the name that a client gives.
         treatment.secrets =

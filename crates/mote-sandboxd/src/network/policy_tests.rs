@@ -176,6 +176,18 @@ fn a_secret_does_not_follow_a_name_to_an_address_that_was_not_told() {
 }
 
 #[test]
+fn a_name_may_be_hidden_only_where_no_name_matters() {
+    let any = |rules: Vec<Rule>, to: &str| judge(&compiled(rules), to).unwrap().any_name;
+    assert!(any(vec![allow("*")], "a.example@1.1.1.1:443"));
+    assert!(any(vec![allow("1.1.1.0/24"), allow("a.example")], "a.example@1.1.1.1:443"));
+    assert!(any(vec![allow("*"), rule(Verdict::Deny, "evil.example", &[80])], "a.example@1.1.1.1:443"));
+    assert!(!any(vec![allow("a.example")], "a.example@1.1.1.1:443"));
+    assert!(!any(vec![allow("*"), deny("evil.example")], "a.example@1.1.1.1:443"));
+    let read = Rule { inspect: true, ..allow("read.example") };
+    assert!(!any(vec![allow("*"), read], "a.example@1.1.1.1:443"));
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     let failed = |rule: Rule| Compiled::new(&Policy { rules: vec![rule], ..Policy::default() }).unwrap_err();
     assert_eq!(failed(allow("a.example:443")).context["field"], "network.rules[0].to");

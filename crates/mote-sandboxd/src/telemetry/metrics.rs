@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 
 use crate::lifecycle::{Filter, Sandboxes};
 use crate::limits::METRICS_SANDBOXES_MAX;
+use crate::network::Network;
 
 /// Labels of a request. The route is the pattern, so that there are no more of them than routes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -24,6 +25,11 @@ struct RequestLabels {
     status: u16,
 }
 
+/// The format that every scraper reads.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The format that newer ones ask for.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// What is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -32,9 +38,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers what the lifecycle measures beside what is counted here.
+    /// Registers what the lifecycle measures and what the network boundary refuses, beside what is counted here.
     #[must_use]
-    pub fn new(sandboxes: &Sandboxes) -> Self {
+    pub fn new(sandboxes: &Sandboxes, network: &Network) -> Self {
         let mut registry = Registry::with_prefix("mote_sandbox");
         let requests = Family::default();
         registry.register("http_requests", "Requests by route, method and status", requests.clone());
@@ -43,6 +49,8 @@ impl Metrics {
             "How long operations of the lifecycle took that succeeded",
             sandboxes.durations().0.clone(),
         );
+        let refusals = network.refusals().clone();
+        registry.register("network_refusals", "What the network boundary refused, by kind and reason", refusals);
         Self { registry, requests }
     }
 
@@ -54,11 +62,21 @@ impl Metrics {
         self.requests.get_or_create(&labels).inc();
     }
 
-    /// Everything, in the OpenMetrics text format 1.0.
+    /// Everything and its media type: the OpenMetrics text format 1.0 where it is accepted, else the Prometheus text
+    /// format 0.0.4.
     ///
     /// # Errors
     /// `internal` where it cannot be written.
-    pub async fn exposition(&self, sandboxes: &Sandboxes) -> Result<String, Failure> {
+    pub async fn exposition(
+        &self,
+        sandboxes: &Sandboxes,
+        open_metrics: bool,
+    ) -> Result<(String, &'static str), Failure> {
+        let text = self.open_metrics(sandboxes).await?;
+        Ok(if open_metrics { (text, OPEN_METRICS) } else { (super::text::prometheus(&text), PROMETHEUS) })
+    }
+
+    async fn open_metrics(&self, sandboxes: &Sandboxes) -> Result<String, Failure> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)
             .map_err(|error| Failure::new(Code::Internal, format!("failed to write the metrics: {error}")))?;
@@ -93,31 +111,54 @@ fn family(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP mote_sandbox_{name} {help}.\n# TYPE mote_sandbox_{name} {kind}");
 }
 
-/// Name, whether it is a counter, help, and the figure.
-type Figure = (&'static str, bool, &'static str, fn(&Usage) -> Option<u64>);
+/// One figure of a sandbox's use.
+struct Figure {
+    name: &'static str,
+    is_counter: bool,
+    help: &'static str,
+    of: fn(&Usage) -> Option<u64>,
+    /// Of these the figure tells make one of the unit in its name.
+    per_unit: u64,
+}
+
+const fn figure(name: &'static str, help: &'static str, of: fn(&Usage) -> Option<u64>) -> Figure {
+    Figure { name, is_counter: false, help, of, per_unit: 1 }
+}
+
+const fn counter(name: &'static str, help: &'static str, of: fn(&Usage) -> Option<u64>) -> Figure {
+    Figure { name, is_counter: true, help, of, per_unit: 1 }
+}
 
 const FIGURES: [Figure; 8] = [
-    ("cpu_microseconds", true, "CPU time", |usage| Some(usage.cpu_us)),
-    ("memory_bytes", false, "Memory in use", |usage| Some(usage.memory_bytes)),
-    ("memory_limit_bytes", false, "Bound of the memory", |usage| Some(usage.memory_bytes_max)),
-    ("pids", false, "Processes and threads", |usage| Some(usage.pids)),
-    ("oom_kills", true, "Times that the kernel ended a process for memory", |usage| Some(usage.oom_kills)),
-    ("disk_bytes", false, "Bytes of its own filesystem in use", |usage| usage.disk_bytes),
-    ("network_sent_bytes", true, "Bytes sent through the proxy", |usage| Some(usage.sent_bytes)),
-    ("network_received_bytes", true, "Bytes received through the proxy", |usage| Some(usage.received_bytes)),
+    Figure { per_unit: 1_000_000, ..counter("cpu_seconds", "CPU time", |usage| Some(usage.cpu_us)) },
+    figure("memory_bytes", "Memory in use", |usage| Some(usage.memory_bytes)),
+    figure("memory_limit_bytes", "Bound of the memory", |usage| Some(usage.memory_bytes_max)),
+    figure("pids", "Processes and threads", |usage| Some(usage.pids)),
+    counter("oom_kills", "Times that the kernel ended a process for memory", |usage| Some(usage.oom_kills)),
+    figure("disk_bytes", "Bytes of its own filesystem in use", |usage| usage.disk_bytes),
+    counter("network_sent_bytes", "Bytes sent through the proxy", |usage| Some(usage.sent_bytes)),
+    counter("network_received_bytes", "Bytes received through the proxy", |usage| Some(usage.received_bytes)),
 ];
 
+/// A figure in its unit, exactly.
+fn scaled(value: u64, per_unit: u64) -> String {
+    match per_unit {
+        1 => value.to_string(),
+        _ => format!("{}.{:06}", value / per_unit, value % per_unit),
+    }
+}
+
 fn per_sandbox(text: &mut String, usages: &[(String, Usage)]) {
-    for (name, counts, help, figure) in FIGURES {
-        let suffix = if counts { "_total" } else { "" };
-        family(text, name, if counts { "counter" } else { "gauge" }, help);
+    for Figure { name, is_counter, help, of, per_unit } in FIGURES {
+        let suffix = if is_counter { "_total" } else { "" };
+        family(text, name, if is_counter { "counter" } else { "gauge" }, help);
         for (id, usage) in usages.iter().take(METRICS_SANDBOXES_MAX) {
-            if let Some(value) = figure(usage) {
+            if let Some(value) = of(usage).map(|value| scaled(value, per_unit)) {
                 let _ = writeln!(text, "mote_sandbox_{name}{suffix}{{sandbox=\"{id}\"}} {value}");
             }
         }
         family(text, &format!("all_{name}"), "gauge", &format!("{help}, of all living sandboxes"));
-        let sum: u64 = usages.iter().filter_map(|(_, usage)| figure(usage)).sum();
+        let sum = scaled(usages.iter().filter_map(|(_, usage)| of(usage)).sum(), per_unit);
         let _ = writeln!(text, "mote_sandbox_all_{name} {sum}");
     }
 }
@@ -128,11 +169,12 @@ mod tests {
 
     #[test]
     fn series_are_bounded_and_sums_are_not() {
-        let usage = Usage { pids: 1, ..Usage::default() };
+        let usage = Usage { pids: 1, cpu_us: 1_500_001, ..Usage::default() };
         let usages: Vec<_> = (0..METRICS_SANDBOXES_MAX + 7).map(|at| (format!("sb{at}"), usage.clone())).collect();
         let mut text = String::new();
         per_sandbox(&mut text, &usages);
         assert_eq!(text.matches("mote_sandbox_pids{").count(), METRICS_SANDBOXES_MAX);
         assert!(text.contains(&format!("mote_sandbox_all_pids {}", METRICS_SANDBOXES_MAX + 7)));
+        assert!(text.contains("\nmote_sandbox_cpu_seconds_total{sandbox=\"sb0\"} 1.500001\n"), "{text}");
     }
 }

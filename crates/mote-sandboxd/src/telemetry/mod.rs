@@ -4,4 +4,5 @@
 
 pub mod logs;
 pub mod metrics;
+mod text;
 pub mod trace;

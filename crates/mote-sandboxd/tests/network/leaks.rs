@@ -288,4 +288,9 @@ print(first_answer(SERVER, 443, [hidden('good.example')]), first_answer(SERVER, 
     let sandbox = world().sandbox(&policy(vec![allow("good.example"), inspect("shared.example")]));
     assert_eq!(sandbox.python(script), "alert handshake");
     assert!(sandbox.denied(Reason::EncryptedHello));
+    // Where any name may be reached, hiding it hides nothing; where one may not be, it could be that one.
+    let open = world().sandbox(&policy(vec![allow("*")]));
+    assert_eq!(open.python(script), "handshake handshake");
+    let denying = world().sandbox(&policy(vec![allow("*"), deny("evil.example")]));
+    assert_eq!(denying.python(script), "alert alert");
 }

@@ -167,7 +167,14 @@ pub fn text(output: &Output) -> String {
 }
 
 pub fn allow(to: &str) -> Rule {
-    Rule { verdict: Verdict::Allow, to: to.to_owned(), ports: vec![], over_deny: false, inspect: false, headers: vec![] }
+    Rule {
+        verdict: Verdict::Allow,
+        to: to.to_owned(),
+        ports: vec![],
+        over_deny: false,
+        inspect: false,
+        headers: vec![],
+    }
 }
 
 pub fn deny(to: &str) -> Rule {

@@ -15,7 +15,7 @@ use super::fixture::Daemon;
 /// The SDKs for JavaScript.
 const PACKAGES: [&str; 2] = ["e2b@2.51.0", "@e2b/code-interpreter@2.8.0"];
 
-fn run(command: &mut Command) -> String {
+pub(super) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -23,7 +23,7 @@ fn run(command: &mut Command) -> String {
     stdout.trim().to_owned()
 }
 
-fn python() -> PathBuf {
+pub(super) fn python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON
         .get_or_init(|| {
@@ -41,7 +41,7 @@ fn python() -> PathBuf {
         .clone()
 }
 
-fn packages() -> PathBuf {
+pub(super) fn packages() -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER
         .get_or_init(|| {

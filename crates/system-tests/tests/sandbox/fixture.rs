@@ -142,6 +142,12 @@ impl Daemon {
         }
     }
 
+    /// Tells the daemon to look at its files again.
+    pub(crate) fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().unwrap());
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    }
+
     /// Waits for the daemon to end by itself, as at a crash point.
     pub(crate) async fn ended(&mut self) {
         let mut child = self.child.take().unwrap();

@@ -148,9 +148,10 @@ async fn metrics_tell_of_each_sandbox_and_of_durations() {
     let daemon = Daemon::start().await;
     let id = daemon.create(json!({})).await;
     daemon.run(&id, "true").await;
-    let text = daemon.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    let open = daemon.request(Method::GET, "/metrics").header("accept", "application/openmetrics-text;version=1.0.0");
+    let text = open.send().await.unwrap().text().await.unwrap();
     assert!(text.contains(&format!("mote_sandbox_pids{{sandbox=\"{id}\"}} 1")), "{text}");
-    assert!(text.contains("mote_sandbox_operation_duration_seconds_count{operation=\"Create\"} 1"), "{text}");
+    assert!(text.contains("mote_sandbox_operation_duration_seconds_count{operation=\"create\"} 1"), "{text}");
     assert!(text.contains("mote_sandbox_sandboxes{state=\"running\"} 1"));
     assert!(text.ends_with("# EOF\n"));
 }

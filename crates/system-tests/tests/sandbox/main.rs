@@ -16,4 +16,6 @@ mod lifecycle;
 mod listing;
 mod preview;
 mod profile;
+mod metrics;
+mod names;
 mod recovery;

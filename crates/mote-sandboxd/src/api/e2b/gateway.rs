@@ -15,6 +15,7 @@ use serde_json::json;
 use tower::ServiceExt as _;
 
 use super::{CODE_PORT, E2b, ENVD_PORT, signature};
+use crate::api::observe::Route;
 use crate::api::preview;
 use crate::guest::Guest;
 
@@ -75,7 +76,20 @@ pub(super) async fn direct(State(gateway): State<Gateway>, request: Request, nex
     }
 }
 
-async fn reach(e2b: &E2b, ports: &Ports, address: Address, mut request: Request) -> Response {
+/// Sends a request inside, and names the route of an answer that no pattern of the port gave.
+async fn reach(e2b: &E2b, ports: &Ports, address: Address, request: Request) -> Response {
+    let route = match address.port {
+        ENVD_PORT if request.uri().path() == "/health" => ":49983/health",
+        ENVD_PORT => ":49983",
+        CODE_PORT => ":49999",
+        _ => "preview",
+    };
+    let mut response = inside(e2b, ports, address, request).await;
+    response.extensions_mut().insert(Route(route));
+    response
+}
+
+async fn inside(e2b: &E2b, ports: &Ports, address: Address, mut request: Request) -> Response {
     let Address { sandbox, port } = address;
     if port == ENVD_PORT && request.uri().path() == "/health" {
         // Whether it runs is asked without a token, and does not wake it.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 
-use super::Api;
+use super::{Api, observe};
 use crate::code::Interpreter;
 
 /// Port of the data plane.
@@ -40,8 +40,12 @@ pub(super) struct E2b {
 pub(super) fn around(api: &Api, interpreter: &Interpreter, routes: Router) -> Router {
     let e2b =
         E2b { api: api.clone(), interpreter: interpreter.clone(), watchers: Arc::default(), meter: Arc::default() };
-    let ports = gateway::Ports { envd: envd::router().with_state(e2b.clone()), code: super::code::router() };
-    let gateway = gateway::Gateway { e2b: e2b.clone(), ports: Arc::new(ports) };
-    super::preview::layer(routes.merge(control::router().with_state(e2b)), api)
-        .layer(from_fn_with_state(gateway, gateway::direct))
+    // E2B addresses a sandbox by port and path: so does the route that a request is counted under.
+    let ports = gateway::Ports {
+        envd: observe::layer_of(":49983", envd::router().with_state(e2b.clone()), api),
+        code: observe::layer_of(":49999", super::code::router(), api),
+    };
+    let control = observe::layer(control::router().with_state(e2b.clone()), api);
+    let gateway = gateway::Gateway { e2b, ports: Arc::new(ports) };
+    super::preview::layer(routes.merge(control), api).layer(from_fn_with_state(gateway, gateway::direct))
 }

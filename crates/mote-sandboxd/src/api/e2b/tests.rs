@@ -58,8 +58,8 @@ impl Stage {
         let images = crate::service::images(&filesystem, &config).unwrap();
         let api = Api {
             images,
+            metrics: Arc::new(Metrics::new(&sandboxes, &network)),
             network,
-            metrics: Arc::new(Metrics::new(&sandboxes)),
             sandboxes,
             keys: Arc::new(Keys::new(store)),
             domain: "box.example".into(),
@@ -199,4 +199,28 @@ async fn a_request_without_a_key_is_refused_in_e2bs_shape() {
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap()["code"], 401);
+}
+
+#[tokio::test]
+async fn requests_are_counted_under_the_route_that_they_are_for() {
+    let stage = Stage::new().await;
+    let made = stage.create(json!({"templateID": "base"})).await;
+    let (id, token) = (made["sandboxID"].as_str().unwrap(), made["envdAccessToken"].as_str().unwrap());
+    stage.ask("GET", &format!("/sandboxes/{id}"), &[], Value::Null).await;
+    let at = |port: &'static str| [("e2b-sandbox-id", id), ("e2b-sandbox-port", port), ("x-access-token", token)];
+    stage.ask("GET", "/envs", &at("49983"), Value::Null).await;
+    stage.ask("GET", "/health", &at("49983"), Value::Null).await;
+    stage.ask("GET", "/contexts", &at("49999"), Value::Null).await;
+    stage.ask("GET", "/any/where", &at("3000"), Value::Null).await;
+    stage.ask("GET", "/nowhere", &[], Value::Null).await;
+    let request = Request::builder().uri("/metrics").body(Body::empty()).unwrap();
+    let bytes = stage.router.clone().oneshot(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    let routes =
+        ["/v2/sandboxes", "/sandboxes/{id}", ":49983/envs", ":49983/health", ":49999/contexts", "preview", "none"];
+    for route in routes {
+        let counted = format!("mote_sandbox_http_requests_total{{route=\"{route}\",");
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(&counted)).collect();
+        assert!(lines.len() == 1 && lines[0].ends_with(" 1"), "{route}: {lines:?}\n{text}");
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::response::IntoResponse as _;
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use mote_sandbox_api::capability::{Capabilities, Support};
 
 use super::body::{Answer, json};
@@ -49,9 +49,10 @@ pub(super) async fn ready(State(api): State<Api>) -> Answer {
     Ok(json(StatusCode::OK, &serde_json::json!({ "ready": true })))
 }
 
-pub(super) async fn metrics(State(api): State<Api>) -> Answer {
-    let text = api.metrics.exposition(&api.sandboxes).await?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Answer {
+    let accepted = headers.get(header::ACCEPT).and_then(|accepted| accepted.to_str().ok()).unwrap_or_default();
+    let open_metrics = accepted.contains("application/openmetrics-text");
+    let (text, kind) = api.metrics.exposition(&api.sandboxes, open_metrics).await?;
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 

@@ -199,7 +199,9 @@ impl Connection {
             (_, reason) => reason,
         });
         let treatment = match verdict {
-            Ok(treatment) if hello.encrypted && !treatment.terminates() => Err(Reason::EncryptedHello),
+            Ok(treatment) if hello.encrypted && !treatment.terminates() && !treatment.any_name => {
+                Err(Reason::EncryptedHello)
+            }
             verdict => verdict,
         };
         let treatment = match treatment {

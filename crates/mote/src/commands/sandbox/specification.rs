@@ -79,7 +79,14 @@ pub(super) async fn create(create: Create, client: &Client, json: bool, terminal
 }
 
 fn specification(create: Create) -> Spec {
-    let allow = |to: String| Rule { verdict: Verdict::Allow, to, ports: vec![], over_deny: false, inspect: false, headers: vec![] };
+    let allow = |to: String| Rule {
+        verdict: Verdict::Allow,
+        to,
+        ports: vec![],
+        over_deny: false,
+        inspect: false,
+        headers: vec![],
+    };
     let rules: Vec<Rule> = create.allow.into_iter().map(allow).collect();
     Spec {
         image: create.image,

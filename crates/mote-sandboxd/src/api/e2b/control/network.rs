@@ -104,8 +104,9 @@ fn holds(to: &str, host: &str) -> bool {
 pub(super) fn told(policy: &Policy) -> (bool, Value) {
     let plain = |rule: &&Rule| rule.verdict == Verdict::Allow && rule.headers.is_empty();
     // One that only sets headers on what another rule allows.
-    let is_transform =
-        |rule: &Rule| !rule.headers.is_empty() && policy.rules.iter().filter(plain).any(|other| holds(&other.to, &rule.to));
+    let is_transform = |rule: &Rule| {
+        !rule.headers.is_empty() && policy.rules.iter().filter(plain).any(|other| holds(&other.to, &rule.to))
+    };
     let texts = |verdict: Verdict| -> Vec<String> {
         policy
             .rules
