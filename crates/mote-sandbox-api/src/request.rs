@@ -95,6 +95,10 @@ pub struct Exec {
     /// Ended with all its children after this long.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "units::duration::option")]
     pub timeout: Option<Duration>,
+    /// Bytes of each of standard output and standard error that are answered: of longer output the first and the last half,
+    /// and between them a line that says how much was left out. The daemon's bound, and the beginning alone, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_max: Option<u64>,
 }
 
 /// A program with arguments, or a line for `/bin/sh -c`.

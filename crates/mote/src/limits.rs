@@ -265,3 +265,37 @@ pub const TEXT_RELEASE_FIRST: Duration = Duration::from_secs(2);
 pub const TEXT_RELEASE_AFTER: Duration = Duration::from_millis(20);
 /// Processor time between two looks for work up to which a service counts as idle: a look takes under a millisecond.
 pub const IDLE_PROCESSOR_TIME: Duration = Duration::from_millis(5);
+/// Longest command in a sandbox: the daemon's own longest time limit of code.
+pub const SANDBOX_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long one attempt at a call waits for its sandbox to be made; making it goes on for the next attempt.
+pub const SANDBOX_CREATE_WAIT: Duration = Duration::from_secs(60);
+/// Bound on the making of a sandbox: its image may have to be fetched.
+pub const SANDBOX_CREATE_TIMEOUT: Duration = Duration::from_secs(600);
+/// How much longer than a command's own time limit the daemon may take to answer: it may have to resume the sandbox.
+pub const SANDBOX_GRACE: Duration = Duration::from_secs(45);
+/// Bound on a request to the daemon that runs nothing inside: renewal, removal, listing.
+pub const SANDBOX_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer of the daemon that is read whole, bytes; beside it there is what a call's own bound lets through.
+pub const SANDBOX_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Largest listing of a directory that is read, bytes.
+pub const SANDBOX_LISTING_BYTES_MAX: usize = 8 << 20;
+/// Longest line of what a piece of Python tells, bytes; a longer one holds a picture and is left out.
+pub const SANDBOX_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Values that one piece of Python shows; further ones are counted.
+pub const SANDBOX_RESULTS_MAX: usize = 32;
+/// Largest file that `file_edit` changes, bytes.
+pub const SANDBOX_EDIT_BYTES_MAX: usize = 8 << 20;
+/// Deepest `file_list`.
+pub const SANDBOX_LIST_DEPTH_MAX: u32 = 16;
+/// How often sandboxes that are to be given back are looked for, beside when a task ends.
+pub const SANDBOX_RELEASE_POLL: Duration = Duration::from_secs(5);
+/// Sandboxes that are given back at once.
+pub const SANDBOX_RELEASE_BATCH: usize = 16;
+/// First pause before a removal is tried again, milliseconds; it doubles.
+pub const SANDBOX_RELEASE_BACKOFF_MS: u64 = 2_000;
+/// Times that the pause doubles.
+pub const SANDBOX_RELEASE_DOUBLINGS: u32 = 8;
+/// How long a creation whose answer was lost is looked for at the daemon before it counts as never made, milliseconds.
+pub const SANDBOX_SETTLE_MS: u64 = 60_000;
+/// How long a process that ends takes to give back what its last tasks worked in; the next process does the rest.
+pub const SANDBOX_LAST_RELEASE: Duration = Duration::from_secs(5);

@@ -20,8 +20,9 @@ use crate::runner::{Parts, Runner};
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{self, Store};
 use crate::telemetry::{self, Exposition, Metrics, Telemetry};
-use crate::tools::http::BuildError;
+use crate::tools::http::{BuildError, Clients};
 use crate::tools::registry::Registry;
+use crate::tools::sandbox::Sandboxes;
 use crate::tools::validation;
 use crate::{auth, limits, memory};
 
@@ -154,9 +155,14 @@ impl Service {
         let keys =
             agent.auth.as_ref().map(|auth| Keys::open(&auth.keys, Arc::clone(&clock))).transpose()?.map(Arc::new);
         let models = Arc::new(model::build(&agent.models, None, Arc::clone(&clock))?);
-        let registry = Registry::build(&agent.tools, &agent.builtins)?;
+        let clients = Arc::new(Clients::default());
+        let mut registry = Registry::build_with(&agent.tools, &agent.builtins, Arc::clone(&clients))?;
         let store: Arc<dyn Store> = Arc::new(opened(opening).await?);
         write_once(&store);
+        if let Some(config) = &agent.sandbox {
+            let sandboxes = Sandboxes::new(config, &agent.name, Arc::clone(&store), Arc::clone(&clock), clients)?;
+            registry.add_sandbox(sandboxes)?;
+        }
         let parts = Parts {
             agent: Arc::new(agent),
             store,

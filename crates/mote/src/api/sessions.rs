@@ -130,7 +130,7 @@ pub(super) async fn erase(
     dto::check_name("id", &id)?;
     let store = api.runner.store();
     let known = store.session(&tenant, &id).await?.is_some();
-    match store.erase(Erase::Session { tenant, session: id.clone() }).await {
+    match api.runner.erase(Erase::Session { tenant, session: id.clone() }).await {
         // A session whose first task is queued has tasks before it has a row.
         Ok(0) if !known => Err(not_found(&id)),
         Ok(tasks) => {

@@ -34,7 +34,7 @@ pub(super) struct ToolList {
 pub(super) struct ToolBody {
     /// The name that the model calls.
     name: String,
-    /// `http` or `builtin`.
+    /// `http`, `sandbox` or `builtin`.
     kind: &'static str,
     /// Semantic version of a declared tool.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,17 +58,24 @@ pub(super) struct ToolBody {
 impl ToolBody {
     /// What the model sees, and what agent.yaml says of it.
     fn new(definition: &ToolDefinition, binding: Option<&Binding>, declared: Option<&HttpTool>) -> Self {
-        let builtin = binding.is_some_and(|binding| matches!(binding.target, Target::Builtin(_)));
-        let millis = |tool: &HttpTool| u64::try_from(tool.timeout.as_millis()).unwrap_or(u64::MAX);
+        let tool = binding.and_then(|binding| match &binding.target {
+            Target::Tool(tool) => Some(tool),
+            Target::Builtin(_) => None,
+        });
+        let kind = match (tool, declared) {
+            (None, _) => "builtin",
+            (Some(_), Some(_)) => "http",
+            (Some(_), None) => "sandbox",
+        };
         Self {
             name: definition.name.clone(),
-            kind: if builtin { "builtin" } else { "http" },
+            kind,
             version: declared.map(|tool| tool.version.clone()),
             description: definition.description.clone(),
             effect: binding.map(Binding::effect),
             input: definition.input_schema.clone(),
-            timeout_ms: declared.map(millis),
-            approval: declared.is_some_and(|tool| tool.approval),
+            timeout_ms: tool.map(|tool| u64::try_from(tool.timeout().as_millis()).unwrap_or(u64::MAX)),
+            approval: tool.is_some_and(|tool| tool.needs_approval()),
         }
     }
 }

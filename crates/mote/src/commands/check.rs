@@ -96,21 +96,27 @@ fn print_summary(agent: &Agent, warnings: &[Diagnostic], file: &Path, terminal: 
         agent.name,
         agent.version,
         model.name,
-        counted(agent.tools.len() + agent.builtins.len(), "tool"),
+        counted(tool_names(agent).len(), "tool"),
         counted(warnings.len(), "warning"),
     ))
 }
 
 fn summary(agent: &Agent) -> serde_json::Value {
-    let names = agent.tools.iter().map(|tool| tool.name.as_str());
-    let tools: Vec<&str> = names.chain(agent.builtins.iter().map(|builtin| builtin.name())).collect();
     serde_json::json!({
         "name": agent.name,
         "version": agent.version,
         "digest": format!("sha256:{}", super::key::hex(&agent.digest)),
         "models": agent.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>(),
-        "tools": tools,
+        "tools": tool_names(agent),
     })
+}
+
+/// Every tool that the model is offered.
+fn tool_names(agent: &Agent) -> Vec<&str> {
+    let declared = agent.tools.iter().map(|tool| tool.name.as_str());
+    let builtins = agent.builtins.iter().map(|builtin| builtin.name());
+    let allowed = agent.sandbox.iter().flat_map(|sandbox| &sandbox.allow);
+    declared.chain(builtins).chain(allowed.flat_map(|facility| facility.tools()).copied()).collect()
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -9,7 +9,7 @@ use mote::config::{Agent, Bound, ModelChoice, Options, Provider};
 use mote::message::{Message, Role};
 use mote::runner::{Runner, Submission};
 use mote::service::Service;
-use mote::store::{Mail, Owner};
+use mote::store::{Erase, Mail, Owner};
 use mote::telemetry::{self, LogOutput};
 use serde_json::Value;
 
@@ -136,6 +136,13 @@ async fn perform(arguments: &Arguments, mut agent: Agent, input: String, termina
     let service = Service::start(agent, state.path(), output).await.context("failed to start")?;
     let submission = submission(input, arguments.session.clone());
     let end = follow(service.runner(), submission, arguments.json, terminal).await;
+    if let (StateFolder::Passing(_), Some(session)) = (&state, &arguments.session) {
+        // The session goes with the folder, and what it worked in with it.
+        let what = Erase::Session { tenant: String::new(), session: session.clone() };
+        if let Err(error) = service.runner().erase(what).await {
+            tracing::warn!(%error, "failed to end the session; its sandbox is left to its lease");
+        }
+    }
     service.stop().await;
     report(&end?, arguments.json, terminal)
 }

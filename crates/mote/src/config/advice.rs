@@ -2,8 +2,11 @@
 //!
 //! It looks at the validated agent and at whether secrets are there; it does not connect to anything.
 
+use mote_sandbox_api::network::{Rule, Verdict};
+
 use super::diagnostic::FieldPath;
 use super::findings::Findings;
+use super::sandbox::SANDBOX_KEY_VARIABLE;
 use super::{Agent, HeaderValue, Model, Provider, Secret};
 use crate::model::price;
 use crate::tools::Effect;
@@ -16,6 +19,7 @@ pub(super) fn advise(agent: &Agent, findings: &mut Findings<'_>) {
         advise_model(model, &path, findings);
     }
     advise_tools(agent, findings);
+    advise_sandbox(agent, findings);
     advise_service(agent, findings);
     let budget = FieldPath::top("budget");
     if agent.budget.per_run.nano_usd.is_none() && agent.budget.per_run.tokens.is_none() {
@@ -70,6 +74,24 @@ fn advise_tools(agent: &Agent, findings: &mut Findings<'_>) {
                 missing_secret(secret, &path.key("http").key("headers").key(name), findings);
             }
         }
+    }
+}
+
+fn advise_sandbox(agent: &Agent, findings: &mut Findings<'_>) {
+    let (Some(sandbox), Some(path)) = (&agent.sandbox, findings.sandbox_path()) else { return };
+    plain_http(&sandbox.url, &path.key("url"), findings);
+    match &sandbox.key {
+        Some(key) => missing_secret(key, &path.key("key"), findings),
+        None => {
+            let hint =
+                format!("set {SANDBOX_KEY_VARIABLE}, or write `key: {{env: VARIABLE}}` or `key: {{file: PATH}}`");
+            findings.warn(&path.key("key"), "there is no key for the sandbox's daemon", hint);
+        }
+    }
+    let open = |rule: &Rule| rule.verdict == Verdict::Allow && rule.to == "*";
+    if sandbox.spec.network.as_ref().is_some_and(|policy| policy.rules.iter().any(open)) {
+        let hint = "name the hosts that the agent needs";
+        findings.warn(&path.key("network").key("allow"), "what the agent runs reaches every public host", hint);
     }
 }
 

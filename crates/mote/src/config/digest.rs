@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Agent, Bound, Builtin, HeaderValue, HttpTool, Model, OnChange, Provider, Windowed};
+use super::{Agent, Bound, Builtin, HeaderValue, HttpTool, Model, OnChange, Provider, SandboxTool, Windowed};
 use crate::tools::key;
 
 /// The digest of an agent's capability set; its own `digest` field is not read.
@@ -17,7 +17,7 @@ pub fn capabilities(agent: &Agent) -> [u8; 32] {
     let mut builtins: Vec<&str> = agent.builtins.iter().map(|builtin| Builtin::name(*builtin)).collect();
     builtins.sort_unstable();
     let limits = &agent.limits;
-    key::digest(&json!({
+    let mut said = json!({
         "name": agent.name,
         "prompt": agent.prompt,
         "models": agent.models.iter().map(|each| model(each, agent)).collect::<Vec<_>>(),
@@ -50,7 +50,12 @@ pub fn capabilities(agent: &Agent) -> [u8; 32] {
             "reserve": agent.context.reserve,
             "low_water": agent.context.low_water,
         },
-    }))
+    });
+    // Absent where there is none: an agent without a sandbox keeps the digest that it had before there were any.
+    if let Some(sandbox) = &agent.sandbox {
+        said["sandbox"] = self::sandbox(sandbox);
+    }
+    key::digest(&said)
 }
 
 fn millis(duration: std::time::Duration) -> u64 {
@@ -106,6 +111,18 @@ fn tool(tool: &HttpTool) -> Value {
         "allow_hosts": tool.allow_hosts,
         "allow_private": tool.allow_private,
         "approval": tool.approval,
+    })
+}
+
+fn sandbox(sandbox: &SandboxTool) -> Value {
+    json!({
+        "url": sandbox.url,
+        "allow": sandbox.allow.iter().map(|facility| facility.name()).collect::<Vec<_>>(),
+        "spec": sandbox.spec,
+        "release": sandbox.release.name(),
+        "timeout_ms": millis(sandbox.timeout),
+        "output_max": sandbox.output_max,
+        "approval": sandbox.approval,
     })
 }
 

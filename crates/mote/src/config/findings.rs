@@ -66,6 +66,14 @@ impl<'a> Findings<'a> {
         Some(FieldPath::top("tools").index(index))
     }
 
+    /// Where the sandbox is declared.
+    pub(super) fn sandbox_path(&self) -> Option<FieldPath> {
+        let document = self.document.to_json();
+        let tools = document.get("tools")?.as_array()?;
+        let index = tools.iter().position(|tool| tool.get("sandbox").is_some())?;
+        Some(FieldPath::top("tools").index(index).key("sandbox"))
+    }
+
     /// Whether an error was found.
     pub(super) fn has_errors(&self) -> bool {
         self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)

@@ -11,6 +11,9 @@ mod findings;
 mod json_schema;
 mod load;
 mod raw;
+mod sandbox;
+#[cfg(test)]
+mod sandbox_tests;
 mod schema_keywords;
 mod secret;
 mod structure;
@@ -29,6 +32,10 @@ use crate::tools::Effect;
 pub use diagnostic::{Diagnostic, Severity};
 pub use json_schema::JSON_SCHEMA;
 pub use load::{Loaded, ModelChoice, Options, file_of, load, load_with};
+pub use sandbox::{
+    Facility, Release, SANDBOX_KEY_FILE, SANDBOX_KEY_VARIABLE, SANDBOX_URL, SANDBOX_URL_VARIABLE, SandboxTool,
+    image_source,
+};
 pub use secret::{Error as SecretError, SecretValue};
 
 /// A validated agent.
@@ -48,6 +55,8 @@ pub struct Agent {
     pub tools: Vec<HttpTool>,
     /// Built-in tools that are switched on: `wait_for_signal`, `wait_until`, `ask_person`.
     pub builtins: Vec<Builtin>,
+    /// The sandbox that it works in, if it has one.
+    pub sandbox: Option<SandboxTool>,
     /// JSON Schema that every result must satisfy.
     pub output: Option<serde_json::Value>,
     /// Limits of a run.

@@ -30,24 +30,24 @@ server: {listen: "127.0.0.1:8080"}
 telemetry: {otlp: "http://127.0.0.1:4318", content: off}
 "#;
 
-fn parse(text: &str) -> Result<Loaded, Vec<Diagnostic>> {
+pub(super) fn parse(text: &str) -> Result<Loaded, Vec<Diagnostic>> {
     from_text(text, Path::new("/nonexistent"), &Options { compile_schemas: true, ..Options::default() })
 }
 
-fn rendered(list: &[Diagnostic]) -> Vec<String> {
+pub(super) fn rendered(list: &[Diagnostic]) -> Vec<String> {
     list.iter().map(|diagnostic| diagnostic.render(Path::new("agent.yaml"))).collect()
 }
 
 /// Every error of the text, as it is printed.
 #[track_caller]
-fn check(text: &str, expected: &[&str]) {
+pub(super) fn check(text: &str, expected: &[&str]) {
     let found = parse(text).err().map(|list| rendered(&list)).unwrap_or_default();
     let expected: Vec<String> = expected.iter().map(|line| (*line).to_owned()).collect();
     assert_eq!(found, expected, "found:\n{}", found.join("\n"));
 }
 
 /// The good file with one line replaced.
-fn with(line: &str, replacement: &str) -> String {
+pub(super) fn with(line: &str, replacement: &str) -> String {
     assert!(GOOD.contains(line), "{line}");
     GOOD.replacen(line, replacement, 1)
 }

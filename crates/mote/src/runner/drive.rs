@@ -298,6 +298,8 @@ impl Driver {
         });
         let invocation = Invocation {
             task: self.task.clone(),
+            tenant: self.owner.tenant.clone(),
+            session: self.owner.session.clone(),
             call_id: named.id.clone(),
             key,
             arguments,

@@ -174,6 +174,8 @@ struct Shared {
     /// Told after each look for work that the clock brought about.
     looked: Notify,
     finished: Notify,
+    /// There may be sandboxes to give back.
+    vacated: Notify,
     drain: CancellationToken,
     runs: TaskTracker,
     loops: TaskTracker,
@@ -215,6 +217,7 @@ impl Runner {
             place_free: Notify::new(),
             looked: Notify::new(),
             finished: Notify::new(),
+            vacated: Notify::new(),
             drain: CancellationToken::new(),
             runs: TaskTracker::new(),
             loops: TaskTracker::new(),
@@ -247,6 +250,16 @@ impl Runner {
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.shared.registry
+    }
+
+    /// Erases a session or a user; returns how many tasks went. Sandboxes of theirs are given back soon.
+    ///
+    /// # Errors
+    /// The store's: one of the tasks runs.
+    pub async fn erase(&self, what: store::Erase) -> Result<u64, store::Error> {
+        let erased = self.shared.store.erase(what).await?;
+        self.shared.vacated.notify_one();
+        Ok(erased)
     }
 
     /// Now.

@@ -132,6 +132,7 @@ pub(super) fn agent() -> Agent {
         models: vec![model],
         tools: Vec::new(),
         builtins: vec![Builtin::WaitForSignal, Builtin::WaitUntil, Builtin::AskPerson],
+        sandbox: None,
         output: None,
         limits: config::RunLimits {
             steps: 10,

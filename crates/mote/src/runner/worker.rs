@@ -14,8 +14,9 @@ use super::drive::{self, Driver, Stop};
 use super::request::millis;
 use super::{Shared, recover};
 use crate::clock::UnixMs;
-use crate::limits::{CLAIM_BATCH, SWEEP_BATCH};
+use crate::limits::{CLAIM_BATCH, SANDBOX_LAST_RELEASE, SANDBOX_RELEASE_POLL, SWEEP_BATCH};
 use crate::store::{Lease, Task};
+use crate::tools::sandbox::Sandboxes;
 
 /// How often an idle worker looks for what other processes left: timers, mail, expired leases.
 pub(super) const POLL: Duration = Duration::from_millis(1000);
@@ -85,6 +86,9 @@ impl Shared {
         if let Some(sink) = self.agent.events.clone() {
             self.loops.spawn(super::outbox::deliver_loop(Arc::clone(self), sink));
         }
+        if let Some(sandboxes) = self.registry.sandboxes() {
+            self.loops.spawn(release_loop(Arc::clone(self), Arc::clone(sandboxes)));
+        }
     }
 
     /// Drives a claimed task until it ends, rests or is lost.
@@ -138,6 +142,7 @@ impl Shared {
         drop(place);
         if stop == Stop::Finished {
             self.finished.notify_one();
+            self.vacated.notify_one();
         }
         self.place_free.notify_one();
     }
@@ -242,6 +247,24 @@ async fn renew_loop(shared: Arc<Shared>) {
             }
             Err(error) => tracing::warn!(%error, held = leases.len(), "failed to renew leases; trying again"),
         }
+    }
+}
+
+/// Gives sandboxes back; at the end those of the last runs too, for a while.
+async fn release_loop(shared: Arc<Shared>, sandboxes: Arc<Sandboxes>) {
+    loop {
+        if sandboxes.release().await {
+            continue;
+        }
+        tokio::select! {
+            () = async { shared.drain.cancelled().await; shared.runs.wait().await } => break,
+            () = shared.vacated.notified() => {}
+            () = tokio::time::sleep(SANDBOX_RELEASE_POLL) => {}
+        }
+    }
+    let last = async { while sandboxes.release().await {} };
+    if tokio::time::timeout(SANDBOX_LAST_RELEASE, last).await.is_err() {
+        tracing::warn!("there was no time to give every sandbox back; the next process does");
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod batch;
 mod error;
+mod sandbox;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ pub use self::batch::{
     Amount, Batch, BudgetLine, BudgetOp, Commit, EffectOp, NewEntry, OutboxMessage, SessionTurn, StatusChange, Totals,
 };
 pub use self::error::{CommitError, Error};
+pub use self::sandbox::{NewSandbox, SandboxChange, SandboxRow, SandboxScope};
 use crate::clock::UnixMs;
 use crate::message::Message;
 use crate::model::Usage;
@@ -368,6 +370,15 @@ pub trait Store: Send + Sync + 'static {
     async fn outbox(&self, now: UnixMs, limit: usize) -> Result<Vec<(i64, OutboxMessage)>, Error>;
     /// A message was delivered (`retry_at: None`) or is to be tried again.
     async fn outbox_done(&self, row: i64, retry_at: Option<UnixMs>) -> Result<(), Error>;
+    /// The sandbox of a session or a task.
+    async fn sandbox(&self, scope: &SandboxScope) -> Result<Option<SandboxRow>, Error>;
+    /// Enters a sandbox before it is made, so that none is made twice or forgotten; where the owner has one that is not to
+    /// be replaced, that one is the answer. What ends or erases its owner leaves it to [`Store::sandboxes_due`].
+    async fn enter_sandbox(&self, new: NewSandbox) -> Result<SandboxRow, Error>;
+    /// Changes a sandbox's row; one that is no more is left alone.
+    async fn change_sandbox(&self, row: i64, change: SandboxChange) -> Result<(), Error>;
+    /// Sandboxes that are to be given back by `now`, the longest due first.
+    async fn sandboxes_due(&self, now: UnixMs, limit: usize) -> Result<Vec<SandboxRow>, Error>;
     /// Numbers for metrics and admission.
     async fn counts(&self) -> Result<Counts, Error>;
     /// A consistent copy while the store is in use.

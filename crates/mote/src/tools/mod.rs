@@ -8,6 +8,7 @@ pub mod http;
 pub mod key;
 pub mod policy;
 pub mod registry;
+pub mod sandbox;
 pub mod validation;
 
 use std::time::Duration;
@@ -34,6 +35,10 @@ pub enum Effect {
 pub struct Invocation {
     /// The run.
     pub task: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// The session that it is a turn of.
+    pub session: Option<String>,
     /// The provider's id of the call.
     pub call_id: String,
     /// The idempotency key: the same for every attempt at this call, another for any other call.

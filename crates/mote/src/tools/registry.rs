@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::http::{BuildError, Clients, Http};
+use super::sandbox::{self, Sandboxes};
 use super::validation::{self, Schema};
 use super::{Effect, Tool, key};
 use crate::config::{Builtin, HttpTool};
@@ -63,6 +64,7 @@ impl Binding {
 pub struct Registry {
     bindings: BTreeMap<String, Binding>,
     definitions: Vec<ToolDefinition>,
+    sandboxes: Option<Arc<Sandboxes>>,
 }
 
 impl Registry {
@@ -79,7 +81,7 @@ impl Registry {
     /// # Errors
     /// As [`Registry::build`].
     pub fn build_with(tools: &[HttpTool], builtins: &[Builtin], clients: Arc<Clients>) -> Result<Self, BuildError> {
-        let mut registry = Self { bindings: BTreeMap::new(), definitions: Vec::new() };
+        let mut registry = Self { bindings: BTreeMap::new(), definitions: Vec::new(), sandboxes: None };
         for tool in tools {
             registry.add(Arc::new(Http::build(tool, clients.clone())?))?;
         }
@@ -98,6 +100,24 @@ impl Registry {
         self.bind(definition, Target::Tool(tool), digest)
     }
 
+    /// Adds the tools of the agent's sandbox.
+    ///
+    /// # Errors
+    /// If one of their names is taken.
+    pub fn add_sandbox(&mut self, sandboxes: Arc<Sandboxes>) -> Result<(), BuildError> {
+        for tool in sandbox::tools(&sandboxes) {
+            self.add(tool)?;
+        }
+        self.sandboxes = Some(sandboxes);
+        Ok(())
+    }
+
+    /// The agent's sandboxes, if it has any.
+    #[must_use]
+    pub fn sandboxes(&self) -> Option<&Arc<Sandboxes>> {
+        self.sandboxes.as_ref()
+    }
+
     fn bind(&mut self, definition: ToolDefinition, target: Target, digest: [u8; 32]) -> Result<(), BuildError> {
         let fail = |field: &str, message: String| BuildError {
             tool: definition.name.clone(),
@@ -113,7 +133,7 @@ impl Registry {
         Ok(())
     }
 
-    /// The tools as the model sees them, in the order of the configuration, built-ins last.
+    /// The tools as the model sees them, in the order of the configuration, then built-ins, then the sandbox's.
     #[must_use]
     pub fn definitions(&self) -> &[ToolDefinition] {
         &self.definitions

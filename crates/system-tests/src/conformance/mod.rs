@@ -11,6 +11,7 @@ pub mod mail;
 pub mod reading;
 pub mod removal;
 pub mod sample;
+pub mod sandboxes;
 pub mod sessions;
 pub mod submissions;
 
@@ -121,6 +122,12 @@ macro_rules! store_conformance {
                 a_dead_letter_is_requeued_with_a_fresh_journal,
                 only_dead_letters_are_requeued,
                 a_backup_is_readable_while_the_store_goes_on,
+            }
+            sandboxes {
+                an_owner_has_one_sandbox,
+                a_replaced_sandbox_is_told_and_given_back,
+                what_lost_its_owner_is_due_until_it_is_gone,
+                every_end_of_an_owner_gives_its_sandbox_back,
             }
         }
     };

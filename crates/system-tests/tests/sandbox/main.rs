@@ -3,6 +3,7 @@
 //! Tests run as root, on a state directory of their own; where they are not root they fail saying so. A file a subject.
 #![allow(clippy::unwrap_used)]
 
+mod agent;
 mod boundary;
 mod code;
 mod command;

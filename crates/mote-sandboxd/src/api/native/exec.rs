@@ -2,6 +2,8 @@
 //!
 //! A caller that goes away ends the process: it has nobody to tell. For output as it comes see `stream`.
 
+use std::collections::VecDeque;
+
 use axum::extract::{Path, State};
 use http::{HeaderMap, StatusCode};
 use mote_sandbox_api::error::Failure;
@@ -24,6 +26,7 @@ pub(super) async fn exec(State(api): State<Api>, user: User, headers: HeaderMap,
     let exec = body.value;
     check::env("env", &exec.env)?;
     let input = exec.stdin.clone();
+    let output_max = exec.output_max.map(|max| usize::try_from(max).unwrap_or(usize::MAX).min(EXEC_OUTPUT_BYTES_MAX));
     let mut start = Start {
         argv: argv(exec.command)?,
         env: exec.env,
@@ -36,7 +39,7 @@ pub(super) async fn exec(State(api): State<Api>, user: User, headers: HeaderMap,
     traced(&headers, &mut start);
     let guest = api.sandboxes.awake(&user.sandbox).await?;
     let taken = api.sandboxes.durations().start(Operation::Exec);
-    let result = gathered(&guest, start, input).await?;
+    let result = gathered(&guest, start, input, output_max).await?;
     taken.done();
     tracing::info!(exit = ?result.exit, duration_ms = result.duration_ms, "a program ended");
     Ok(json(StatusCode::OK, &result))
@@ -77,27 +80,52 @@ pub(super) fn words(field: &str, argv: &[String]) -> Result<(), Failure> {
 }
 
 /// Output within a bound; what is beyond is counted.
-#[derive(Default)]
 struct Gathered {
-    bytes: Vec<u8>,
+    head: Vec<u8>,
+    head_max: usize,
+    tail: VecDeque<u8>,
+    tail_max: usize,
     cut: u64,
 }
 
 impl Gathered {
-    fn add(&mut self, bytes: &[u8]) {
-        let room = EXEC_OUTPUT_BYTES_MAX - self.bytes.len();
-        let taken = bytes.len().min(room);
-        self.bytes.extend_from_slice(&bytes[..taken]);
-        self.cut += (bytes.len() - taken) as u64;
+    /// The beginning alone within the daemon's bound, or the first and the last half of what the caller asks for.
+    fn new(output_max: Option<usize>) -> Self {
+        let (head_max, tail_max) = match output_max {
+            Some(max) => (max.div_ceil(2), max / 2),
+            None => (EXEC_OUTPUT_BYTES_MAX, 0),
+        };
+        Self { head: Vec::new(), head_max, tail: VecDeque::new(), tail_max, cut: 0 }
     }
 
-    fn text(self) -> String {
-        String::from_utf8(self.bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    fn add(&mut self, bytes: &[u8]) {
+        let room = (self.head_max - self.head.len()).min(bytes.len());
+        let (head, rest) = bytes.split_at(room);
+        self.head.extend_from_slice(head);
+        // Of a long piece only its end can stay.
+        let skipped = rest.len().saturating_sub(self.tail_max);
+        self.tail.extend(&rest[skipped..]);
+        let over = self.tail.len().saturating_sub(self.tail_max);
+        self.tail.drain(..over);
+        self.cut += (skipped + over) as u64;
+    }
+
+    fn text(mut self) -> String {
+        if self.cut > 0 && self.tail_max > 0 {
+            self.head.extend_from_slice(format!("\n[… {} bytes left out …]\n", self.cut).as_bytes());
+        }
+        self.head.extend(self.tail);
+        String::from_utf8(self.head).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 }
 
 /// Runs a process to its end.
-async fn gathered(guest: &Guest, start: Start, input: Option<String>) -> Result<ExecResult, Failure> {
+async fn gathered(
+    guest: &Guest,
+    start: Start,
+    input: Option<String>,
+    output_max: Option<usize>,
+) -> Result<ExecResult, Failure> {
     let since = Instant::now();
     let mut process = guest.start(start).await?;
     let writer = process.take_input();
@@ -113,7 +141,7 @@ async fn gathered(guest: &Guest, start: Start, input: Option<String>) -> Result<
         None
     };
     let following = async {
-        let (mut stdout, mut stderr) = (Gathered::default(), Gathered::default());
+        let (mut stdout, mut stderr) = (Gathered::new(output_max), Gathered::new(output_max));
         let (mut exit, mut timed_out) = (Exit::Code(0), false);
         while let Some(event) = process.next_event().await? {
             match event {
@@ -183,9 +211,21 @@ mod tests {
 
     #[test]
     fn output_beyond_the_bound_is_counted() {
-        let mut output = Gathered::default();
+        let mut output = Gathered::new(None);
         output.add(&vec![b'x'; EXEC_OUTPUT_BYTES_MAX - 1]);
         output.add(b"yz");
-        assert_eq!((output.bytes.len(), output.cut), (EXEC_OUTPUT_BYTES_MAX, 1));
+        assert_eq!((output.cut, output.text().len()), (1, EXEC_OUTPUT_BYTES_MAX));
+    }
+
+    #[test]
+    fn of_output_beyond_what_is_asked_for_both_ends_are_kept() {
+        let mut output = Gathered::new(Some(6));
+        for piece in [&b"0123456"[..], b"", b"789", b"0123456789"] {
+            output.add(piece);
+        }
+        assert_eq!((output.cut, output.text().as_str()), (14, "012\n[… 14 bytes left out …]\n789"));
+        let mut output = Gathered::new(Some(6));
+        output.add(b"abcdef");
+        assert_eq!((output.cut, output.text().as_str()), (0, "abcdef"));
     }
 }

@@ -336,6 +336,25 @@ async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
 }
 
+fn tool() -> config::HttpTool {
+    config::HttpTool {
+        name: "get_ticket".into(),
+        version: "1.0.0".into(),
+        description: "Reads a ticket.".into(),
+        method: "GET".into(),
+        url: "https://tickets.internal/{id}".into(),
+        headers: std::collections::BTreeMap::new(),
+        input: serde_json::json!({"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}}),
+        effect: crate::tools::Effect::Read,
+        timeout: Duration::from_secs(10),
+        output_max: 1_000,
+        key_ttl: None,
+        allow_hosts: Vec::new(),
+        allow_private: false,
+        approval: true,
+    }
+}
+
 fn agent() -> config::Agent {
     let second = Duration::from_secs;
     config::Agent {
@@ -355,23 +374,9 @@ fn agent() -> config::Agent {
             temperature: None,
             cache: false,
         }],
-        tools: vec![config::HttpTool {
-            name: "get_ticket".into(),
-            version: "1.0.0".into(),
-            description: "Reads a ticket.".into(),
-            method: "GET".into(),
-            url: "https://tickets.internal/{id}".into(),
-            headers: std::collections::BTreeMap::new(),
-            input: serde_json::json!({"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}}),
-            effect: crate::tools::Effect::Read,
-            timeout: second(10),
-            output_max: 1_000,
-            key_ttl: None,
-            allow_hosts: Vec::new(),
-            allow_private: false,
-            approval: true,
-        }],
+        tools: vec![tool()],
         builtins: vec![config::Builtin::WaitForSignal],
+        sandbox: None,
         output: None,
         limits: config::RunLimits {
             steps: 5,

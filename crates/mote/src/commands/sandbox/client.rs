@@ -3,8 +3,10 @@
 //! It does not retry.
 
 use anyhow::{Context as _, anyhow};
-use mote::config::SecretValue;
+use mote::config::{SANDBOX_KEY_FILE, SecretValue};
 use mote::limits::{CLIENT_ANSWER_TIMEOUT, CLIENT_CONNECT_TIMEOUT};
+pub(super) use mote::tools::sandbox::client::segment;
+use mote::tools::sandbox::client::{self, Daemon, Trouble};
 use mote_sandbox_api::error::Failure;
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
@@ -16,14 +18,10 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use crate::commands::exit::{Code, Exit};
 use crate::commands::terminal::sanitized;
 
-/// Where the daemon leaves the key that it makes at its first start.
-const KEY_FILE: &str = "/var/lib/mote-sandbox/admin.key";
-
 /// A client of one daemon.
 pub(super) struct Client {
     http: reqwest::Client,
-    base: String,
-    key: Option<SecretValue>,
+    daemon: Daemon,
 }
 
 impl Client {
@@ -39,9 +37,9 @@ impl Client {
             })
             .map_err(anyhow::Error::new)?;
         // A daemon on this host leaves its key where root alone can read it.
-        let found = || std::fs::read_to_string(KEY_FILE).ok();
+        let found = || std::fs::read_to_string(SANDBOX_KEY_FILE).ok();
         let key = key.map(str::to_owned).or_else(found).map(|key| SecretValue::new(key.trim()));
-        Ok(Self { http, base: url.trim_end_matches('/').to_owned(), key })
+        Ok(Self { http, daemon: Daemon::new(url, key) })
     }
 
     /// A request without a body; the answer read as `T`.
@@ -77,69 +75,47 @@ impl Client {
             .header("upgrade", "websocket")
             .header("sec-websocket-version", "13")
             .header("sec-websocket-key", generate_key());
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = request.send().await.map_err(|error| stopped(&self.daemon.unreachable(&error)))?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(refusal(response).await);
+            return Err(stopped(&self.daemon.refusal(response).await));
         }
         let upgraded = response.upgrade().await.context("failed to open the stream")?;
         Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.base));
-        match &self.key {
-            Some(key) => request.header("x-api-key", key.expose()),
-            None => request,
-        }
+        self.daemon.request(&self.http, method, path)
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Exit> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+        self.daemon.send(request).await.map_err(|trouble| stopped(&trouble))
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, Exit> {
-        let bytes = self.send(request).await?.bytes().await.map_err(|error| self.unreachable(&error))?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| anyhow!("failed to read the answer of {}: {error}", self.base).into())
-    }
-
-    fn unreachable(&self, error: &reqwest::Error) -> Exit {
-        let mut reason: &dyn std::error::Error = error;
-        while let Some(source) = reason.source() {
-            reason = source;
-        }
-        let base = &self.base;
-        let message = format!(
-            "failed to reach {base}: {reason}; is `mote-sandboxd serve` running there? (--url, MOTE_SANDBOX_URL)"
-        );
-        Exit::new(Code::Unreachable, anyhow!(message))
+        self.daemon.json(self.send(request).await?, usize::MAX).await.map_err(|trouble| stopped(&trouble))
     }
 }
 
-/// What the daemon said when it refused.
-async fn refusal(response: Response) -> Exit {
-    let status = response.status();
-    let body = response.bytes().await.unwrap_or_default();
-    let message = match serde_json::from_slice::<Failure>(&body) {
-        Ok(failure) => explained(&failure),
-        Err(_) => status.to_string(),
-    };
-    let hint = if status == StatusCode::UNAUTHORIZED { " (--key, MOTE_SANDBOX_KEY)" } else { "" };
-    let overloaded = matches!(status.as_u16(), 429 | 502 | 503 | 504);
-    Exit::new(if overloaded { Code::Unreachable } else { Code::Refused }, anyhow!("{message}{hint}"))
+/// What the trouble means for the command's end.
+fn stopped(trouble: &Trouble) -> Exit {
+    match trouble {
+        Trouble::Unreachable { base, reason, .. } => {
+            let message = format!(
+                "failed to reach {base}: {reason}; is `mote-sandboxd serve` running there? (--url, MOTE_SANDBOX_URL)"
+            );
+            Exit::new(Code::Unreachable, anyhow!(message))
+        }
+        Trouble::Refused { status, failure, .. } => {
+            let message = sanitized(&client::explained(*status, failure.as_deref()));
+            let hint = if *status == StatusCode::UNAUTHORIZED { " (--key, MOTE_SANDBOX_KEY)" } else { "" };
+            let overloaded = matches!(status.as_u16(), 429 | 502 | 503 | 504);
+            Exit::new(if overloaded { Code::Unreachable } else { Code::Refused }, anyhow!("{message}{hint}"))
+        }
+        Trouble::Broken { .. } => anyhow!("{trouble}").into(),
+    }
 }
 
 /// A failure in a line: code, message, what to do.
 pub(super) fn explained(failure: &Failure) -> String {
-    let mut text = format!("{}: {}", failure.code.as_str(), sanitized(&failure.message));
-    if let Some(remediation) = &failure.remediation {
-        text.push_str(&format!(" ({})", sanitized(remediation)));
-    }
-    text
-}
-
-/// Text as a segment of a path or a value of a query: all but unreserved characters are percent-encoded (RFC 3986).
-pub(super) fn segment(text: &str) -> String {
-    crate::commands::task::segment(text)
+    sanitized(&client::explained(StatusCode::OK, Some(failure)))
 }

@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, clap::Args)]
 struct Connection {
     /// The daemon
-    #[arg(long, global = true, env = "MOTE_SANDBOX_URL", value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    #[arg(long, global = true, env = "MOTE_SANDBOX_URL", value_name = "URL", default_value = mote::config::SANDBOX_URL)]
     url: String,
     /// The API key
     #[arg(long, global = true, env = "MOTE_SANDBOX_KEY", value_name = "KEY", hide_env_values = true)]
@@ -316,6 +316,7 @@ async fn exec(run: Run, client: &Client, json: bool, terminal: &mut Terminal) ->
         user: run.user,
         stdin: None,
         timeout: run.timeout,
+        ..Exec::default()
     };
     let result: ExecResult = client.tell(Method::POST, &of(&run.sandbox, "/exec"), &body).await?;
     if json {

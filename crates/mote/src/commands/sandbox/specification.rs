@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use mote::config::image_source;
 use mote_sandbox_api::network::{Policy, Rule, Verdict};
 use mote_sandbox_api::request::{Create as Request, Outcome, Page, Sandbox};
 use mote_sandbox_api::spec::{DataMount, ImageSource, OnLeaseEnd, Profile, Resources, Spec, VolumeMount};
@@ -19,7 +20,7 @@ use crate::commands::terminal::Terminal;
 #[derive(Debug, clap::Args)]
 pub(super) struct Create {
     /// NAME, snapshot:ID, dir:PATH, tar:PATH, oci:PATH[:TAG], registry:HOST/REPO[:TAG], or host
-    #[arg(long, short, value_parser = image)]
+    #[arg(long, short, value_parser = image_source)]
     image: Option<ImageSource>,
     /// The set of defaults
     #[arg(long, value_parser = ["production", "training"], default_value = "production")]
@@ -127,19 +128,6 @@ fn size(text: &str) -> Result<u64, String> {
     units::parse_size(text)
 }
 
-fn image(text: &str) -> Result<ImageSource, String> {
-    Ok(match text.split_once(':') {
-        Some(("snapshot", id)) => ImageSource::Snapshot(id.to_owned()),
-        Some(("dir", path)) => ImageSource::Directory(path.to_owned()),
-        Some(("tar", path)) => ImageSource::Tarball(path.to_owned()),
-        Some(("oci", path)) => ImageSource::OciLayout(path.to_owned()),
-        Some(("registry", reference)) => ImageSource::Registry(reference.to_owned()),
-        _ if text == "host" => ImageSource::Host,
-        _ if text.is_empty() => return Err("it must not be empty".to_owned()),
-        _ => ImageSource::Name(text.to_owned()),
-    })
-}
-
 fn volume(text: &str) -> Result<VolumeMount, String> {
     let (text, read_only) = text.strip_suffix(":ro").map_or((text, false), |text| (text, true));
     let (name, path) = text.split_once(':').ok_or("write NAME:PATH or NAME:PATH:ro")?;
@@ -154,16 +142,6 @@ fn data(text: &str) -> Result<DataMount, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn images_are_told_apart_by_their_prefix() {
-        assert_eq!(image("base"), Ok(ImageSource::Name("base".to_owned())));
-        assert_eq!(image("sha256:ab"), Ok(ImageSource::Name("sha256:ab".to_owned())));
-        assert_eq!(image("snapshot:sn1"), Ok(ImageSource::Snapshot("sn1".to_owned())));
-        assert_eq!(image("registry:a.test/b:1"), Ok(ImageSource::Registry("a.test/b:1".to_owned())));
-        assert_eq!(image("host"), Ok(ImageSource::Host));
-        assert!(image("").is_err());
-    }
 
     #[test]
     fn a_volume_may_be_read_only() {

@@ -5,6 +5,7 @@
 use anyhow::anyhow;
 use mote::config::SecretValue;
 use mote::limits::{CLIENT_ANSWER_TIMEOUT, CLIENT_CONNECT_TIMEOUT, CLIENT_STREAM_SILENCE};
+pub(crate) use mote::tools::sandbox::client::segment;
 use serde_json::Value;
 
 use crate::commands::exit::{Code, Exit};
@@ -121,18 +122,6 @@ fn quoted(key: &str) -> Result<String, Exit> {
         return Err(Exit::usage("--idempotency-key must be printable ASCII"));
     }
     Ok(format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\"")))
-}
-
-/// Text as a segment of a path or a value of a query: all but unreserved characters are percent-encoded (RFC 3986).
-pub(crate) fn segment(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

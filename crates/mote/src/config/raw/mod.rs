@@ -2,6 +2,7 @@
 //!
 //! Nothing here is validated beyond its type; units are still text. Validated values are in [`super`].
 
+mod sandbox;
 mod service;
 mod unit;
 
@@ -13,6 +14,7 @@ use serde_json::{Number, Value};
 
 use crate::tools::Effect;
 
+pub(super) use sandbox::{Facility, Network, Profile, Release, Resources, Sandbox, SandboxTool, SecretBinding};
 pub(super) use service::{Auth, Events, Server, Switch, Telemetry};
 pub(super) use unit::{Duration, Size, Tokens};
 
@@ -186,7 +188,7 @@ pub(super) struct Price {
     pub(super) cache_write: Option<Number>,
 }
 
-/// A tool: `{builtin: NAME}`, or one that is declared here.
+/// A tool: `{builtin: NAME}`, `{sandbox: …}`, or one that is declared here.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum Tool {
@@ -194,6 +196,8 @@ pub(super) enum Tool {
     Http(Box<HttpTool>),
     /// Built in.
     Builtin(BuiltinTool),
+    /// The tools of a sandbox.
+    Sandbox(Box<SandboxTool>),
 }
 
 /// A built-in tool.

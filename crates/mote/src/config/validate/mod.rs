@@ -5,6 +5,7 @@
 
 mod bounds;
 mod model;
+mod sandbox;
 mod service;
 mod tool;
 
@@ -43,7 +44,7 @@ pub(super) fn agent(raw: raw::Agent, around: &Surroundings<'_>, findings: &mut F
     check_version(&version, &FieldPath::top("version"), findings);
     let prompt = prompt(raw.prompt, around, findings);
     let models = model::models(raw.model, around, findings);
-    let (tools, builtins) = tool::tools(raw.tools, around, findings);
+    let tool::Tools { declared, builtins, sandbox } = tool::tools(raw.tools, around, findings);
     let output = raw.output.map(|output| {
         let path = FieldPath::top("output").key("schema");
         tool::object_schema(&output.schema, &path, around, findings);
@@ -59,8 +60,9 @@ pub(super) fn agent(raw: raw::Agent, around: &Surroundings<'_>, findings: &mut F
         description: raw.description.unwrap_or_default(),
         prompt,
         models,
-        tools,
+        tools: declared,
         builtins,
+        sandbox,
         output,
         limits: bounds::limits(raw.limits.unwrap_or_default(), findings),
         on_change: match raw.on_change {

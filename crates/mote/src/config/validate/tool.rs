@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::super::diagnostic::FieldPath;
 use super::super::findings::Findings;
-use super::super::{Builtin, HeaderValue, HttpTool, Secret, raw, schema_keywords, units};
+use super::super::{Builtin, HeaderValue, HttpTool, SandboxTool, Secret, raw, schema_keywords, units};
 use super::{Surroundings, check_variable, check_version, duration, http_url, optional_duration};
 use crate::limits::{TOOL_OUTPUT_BYTES, TOOL_OUTPUT_BYTES_MAX, TOOLS_MAX};
 use crate::tools::Effect;
@@ -22,40 +22,61 @@ const SECRET_HEADERS: [&str; 6] =
 const OWN_HEADERS: [&str; 7] =
     ["host", "content-length", "transfer-encoding", "connection", "idempotency-key", "traceparent", "te"];
 
-/// Every tool, declared or built in.
-pub(super) fn tools(
-    raw: Vec<raw::Tool>,
-    around: &Surroundings<'_>,
-    findings: &mut Findings<'_>,
-) -> (Vec<HttpTool>, Vec<Builtin>) {
+/// What an agent may call.
+#[derive(Default)]
+pub(super) struct Tools {
+    pub(super) declared: Vec<HttpTool>,
+    pub(super) builtins: Vec<Builtin>,
+    pub(super) sandbox: Option<SandboxTool>,
+}
+
+/// Every tool: declared, built in, or of the sandbox.
+pub(super) fn tools(raw: Vec<raw::Tool>, around: &Surroundings<'_>, findings: &mut Findings<'_>) -> Tools {
     let path = FieldPath::top("tools");
     if raw.len() > TOOLS_MAX {
         findings.error(&path, format!("has more than {TOOLS_MAX} tools (TOOLS_MAX)"));
     }
     let mut names = BTreeSet::new();
-    let mut declared = Vec::new();
-    let mut builtins = Vec::new();
+    let mut tools = Tools::default();
     for (index, tool) in raw.into_iter().enumerate() {
         let path = path.index(index);
         // An entry that was replaced by a stand-in as a whole has nothing to say.
         if findings.is_replaced(&path) {
             continue;
         }
-        let (name, name_path) = match &tool {
-            raw::Tool::Http(tool) => (tool.name.clone(), path.key("name")),
-            raw::Tool::Builtin(tool) => (builtin(tool).name().to_owned(), path.key("builtin")),
-        };
-        if !findings.is_broken(&name_path) && !names.insert(name.clone()) {
-            findings.error(&name_path, format!("two tools are named `{name}`"));
-        }
         match tool {
-            raw::Tool::Http(tool) => declared.push(http_tool(*tool, &path, around, findings)),
-            raw::Tool::Builtin(tool) => builtins.push(builtin(&tool)),
+            raw::Tool::Http(tool) => {
+                claim(&mut names, &tool.name, &path.key("name"), findings);
+                tools.declared.push(http_tool(*tool, &path, around, findings));
+            }
+            raw::Tool::Builtin(tool) => {
+                claim(&mut names, builtin(&tool).name(), &path.key("builtin"), findings);
+                tools.builtins.push(builtin(&tool));
+            }
+            raw::Tool::Sandbox(tool) => {
+                let path = path.key("sandbox");
+                if tools.sandbox.is_some() {
+                    findings.error(&path, "an agent has one sandbox, and this is another");
+                    continue;
+                }
+                let sandbox = super::sandbox::sandbox(tool.sandbox, &path, around, findings);
+                for name in sandbox.allow.iter().flat_map(|facility| facility.tools()) {
+                    claim(&mut names, name, &path.key("allow"), findings);
+                }
+                tools.sandbox = Some(sandbox);
+            }
         }
     }
-    builtins.sort_unstable();
-    builtins.dedup();
-    (declared, builtins)
+    tools.builtins.sort_unstable();
+    tools.builtins.dedup();
+    tools
+}
+
+/// Takes a name, which must be free.
+fn claim(names: &mut BTreeSet<String>, name: &str, path: &FieldPath, findings: &mut Findings<'_>) {
+    if !findings.is_broken(path) && !names.insert(name.to_owned()) {
+        findings.error(path, format!("two tools are named `{name}`"));
+    }
 }
 
 fn builtin(raw: &raw::BuiltinTool) -> Builtin {
@@ -87,17 +108,7 @@ fn http_tool(raw: raw::HttpTool, path: &FieldPath, around: &Surroundings<'_>, fi
     if key_ttl.is_some() && raw.effect != Effect::Idempotent {
         findings.error(&path.key("key_ttl"), "only an `idempotent` tool sends a key");
     }
-    let output_max = match raw.output_max.as_ref().map(|size| units::size(&size.0)) {
-        None => TOOL_OUTPUT_BYTES,
-        Some(Ok(bytes)) => usize::try_from(bytes).unwrap_or(usize::MAX),
-        Some(Err(error)) => {
-            findings.error(&path.key("output_max"), error.to_string());
-            TOOL_OUTPUT_BYTES
-        }
-    };
-    if output_max == 0 || output_max > TOOL_OUTPUT_BYTES_MAX {
-        findings.error(&path.key("output_max"), format!("must be from 1B to {TOOL_OUTPUT_BYTES_MAX}B"));
-    }
+    let output_max = output_max(raw.output_max.as_ref(), &path.key("output_max"), findings);
     let http = path.key("http");
     check_template(&raw.http.url, &raw.input, &http.key("url"), &path.key("input"), findings);
     for (index, host) in raw.http.allow_hosts.iter().enumerate() {
@@ -119,6 +130,22 @@ fn http_tool(raw: raw::HttpTool, path: &FieldPath, around: &Surroundings<'_>, fi
         allow_private: raw.http.allow_private.unwrap_or(false),
         approval: raw.approval.unwrap_or(false),
     }
+}
+
+/// Bound on a result, bytes.
+pub(super) fn output_max(raw: Option<&raw::Size>, path: &FieldPath, findings: &mut Findings<'_>) -> usize {
+    let bytes = match raw.map(|size| units::size(&size.0)) {
+        None => TOOL_OUTPUT_BYTES,
+        Some(Ok(bytes)) => usize::try_from(bytes).unwrap_or(usize::MAX),
+        Some(Err(error)) => {
+            findings.error(path, error.to_string());
+            TOOL_OUTPUT_BYTES
+        }
+    };
+    if bytes == 0 || bytes > TOOL_OUTPUT_BYTES_MAX {
+        findings.error(path, format!("must be from 1B to {TOOL_OUTPUT_BYTES_MAX}B"));
+    }
+    bytes
 }
 
 fn check_effect(effect: Effect, method: raw::Method, path: &FieldPath, findings: &mut Findings<'_>) {

@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::row::{self, Standing, TASK, TASK_COLUMNS, sql, standing};
 use super::writer::{Outcome, Tx};
-use super::{budget, commit, list, session};
+use super::{budget, commit, list, sandbox, session};
 use crate::cloudevent::Ended;
 use crate::limits::CLAIMS_WITHOUT_PROGRESS_MAX;
 use crate::store::{Claim, Error, Lease, Status, Task};
@@ -98,6 +98,7 @@ fn finish(
             sql(now)
         ])?;
     tx.connection.prepare_cached("DELETE FROM mail WHERE task = ?1")?.execute([task])?;
+    sandbox::leave_task(tx, task)?;
     tx.moved(Some(standing.status), None);
     tx.changed(task);
     if standing.due_at.is_some() || standing.status != Status::Queued {

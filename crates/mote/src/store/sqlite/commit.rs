@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::budget;
 use super::row::{Standing, sql, standing};
+use super::sandbox;
 use super::session::{self, Addition};
 use super::writer::{Outcome, Tx};
 use crate::limits::STORE_INLINE_BYTES;
@@ -241,6 +242,7 @@ fn update(tx: &mut Tx<'_>, commit: &Commit, standing: &Standing, reservation: Op
     if finished {
         tx.dead(i64::from(rest.dead));
         tx.connection.prepare_cached("DELETE FROM mail WHERE task = ?1")?.execute([&commit.task])?;
+        sandbox::leave_task(tx, &commit.task)?;
         session::leave(tx, &standing.owner, commit.now)?;
     }
     Ok(())

@@ -14,6 +14,7 @@ mod list;
 mod mail;
 mod reader;
 mod row;
+mod sandbox;
 mod schema;
 mod session;
 mod submit;
@@ -37,8 +38,8 @@ use self::submit::Submission;
 use self::watch::Watchers;
 use self::writer::{WhenFull, Writer};
 use super::{
-    Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Lease, Mail, MailRow, NewTask, OutboxMessage,
-    Page, Session, Store, Submitted, Task,
+    Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Lease, Mail, MailRow, NewSandbox, NewTask,
+    OutboxMessage, Page, SandboxChange, SandboxRow, SandboxScope, Session, Store, Submitted, Task,
 };
 use crate::clock::UnixMs;
 use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITE_FRESH, STORE_WRITER_CACHE_KIB};
@@ -220,6 +221,23 @@ impl Store for SqliteStore {
     async fn outbox_done(&self, row: i64, retry_at: Option<UnixMs>) -> Result<(), Error> {
         let work = move |tx: &mut writer::Tx<'_>| mail::outbox_done(tx, row, retry_at);
         self.writer.run("update the outbox", WhenFull::Wait, work).await
+    }
+
+    async fn sandbox(&self, scope: &SandboxScope) -> Result<Option<SandboxRow>, Error> {
+        let scope = scope.clone();
+        self.readers.run("read a sandbox's row", move |connection| sandbox::of(connection, &scope)).await
+    }
+
+    async fn enter_sandbox(&self, new: NewSandbox) -> Result<SandboxRow, Error> {
+        self.writer.run("enter a sandbox", WhenFull::Wait, move |tx| sandbox::enter(tx, &new)).await
+    }
+
+    async fn change_sandbox(&self, row: i64, change: SandboxChange) -> Result<(), Error> {
+        self.writer.run("update a sandbox", WhenFull::Wait, move |tx| sandbox::change(tx, row, &change)).await
+    }
+
+    async fn sandboxes_due(&self, now: UnixMs, limit: usize) -> Result<Vec<SandboxRow>, Error> {
+        self.readers.run("read sandboxes", move |connection| sandbox::due(connection, now, limit)).await
     }
 
     async fn counts(&self) -> Result<Counts, Error> {

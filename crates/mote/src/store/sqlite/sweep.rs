@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::row::{self, sql};
 use super::writer::{Outcome, Tx};
-use super::{budget, session};
+use super::{budget, sandbox, session};
 use crate::limits::STORE_BUDGET_KEPT_MS;
 use crate::store::{Erase, Error, Owner, Status};
 
@@ -62,6 +62,7 @@ fn remove(tx: &mut Tx<'_>, task: &Doomed, now: u64) -> Outcome<()> {
     if let Some(reservation) = &task.reservation {
         budget::release_text(tx, reservation, now)?;
     }
+    sandbox::leave_task(tx, &task.id)?;
     tx.connection.prepare_cached("DELETE FROM tasks WHERE n = ?1")?.execute([task.n])?;
     tx.moved(Some(task.status), None);
     tx.dead(-i64::from(task.dead));
@@ -122,7 +123,7 @@ fn forget_empty(tx: &Tx<'_>, tenant: &str, session: &str) -> Outcome<()> {
     let run = |sql_text: &str| tx.connection.prepare_cached(sql_text)?.execute((tenant, session));
     run("DELETE FROM session_messages WHERE tenant = ?1 AND session = ?2")?;
     run("DELETE FROM sessions WHERE tenant = ?1 AND id = ?2")?;
-    Ok(())
+    sandbox::leave_session(tx, tenant, session)
 }
 
 /// Erases a session or a user.
@@ -149,6 +150,10 @@ fn erase_rows(tx: &mut Tx<'_>, what: &Erase) -> Outcome<u64> {
     let tasks_of = format!("(SELECT id FROM tasks WHERE {theirs})");
     run(tx, &format!("DELETE FROM idempotency WHERE tenant = ?1 AND task IN {tasks_of}"))?;
     run(tx, &format!("DELETE FROM session_messages WHERE tenant = ?1 AND task IN {tasks_of}"))?;
+    match what {
+        Erase::Session { .. } => sandbox::leave_session(tx, tenant, id)?,
+        Erase::User { .. } => sandbox::leave_user(tx, tenant, id)?,
+    }
     let newest: u64 = tasks.len() as u64;
     for task in &tasks {
         remove(tx, task, 0)?;

@@ -27,6 +27,8 @@ use crate::model::ToolDefinition;
 use request::{Hop, Recipe};
 use response::{Reader, Verdict};
 
+pub(in crate::tools) use response::retry_after;
+
 /// Why a declared tool cannot be set up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("failed to set up tool {tool}: {field}: {message}")]

@@ -35,7 +35,7 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap) -> Verdict {
 }
 
 /// `Retry-After` in seconds, or as a date measured against the response's own `Date`, so that no clock is needed.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(in crate::tools) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),

@@ -119,6 +119,8 @@ async fn call(tool: &HttpTool, arguments: Value) -> Result<Output, Failure> {
 
 fn invocation(arguments: Value) -> Invocation {
     Invocation {
+        tenant: String::new(),
+        session: None,
         task: "task_1".to_owned(),
         call_id: "call_1".to_owned(),
         key: "abc123".to_owned(),
