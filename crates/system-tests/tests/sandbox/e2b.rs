@@ -61,7 +61,7 @@ pub(super) fn packages() -> PathBuf {
 }
 
 /// Runs a client with the environment that E2B's SDKs read.
-async fn client(daemon: &Daemon, command: impl FnOnce() -> Command + Send + 'static) -> String {
+pub(super) async fn client(daemon: &Daemon, command: impl FnOnce() -> Command + Send + 'static) -> String {
     let (url, key) = (daemon.url().to_owned(), daemon.key().to_owned());
     let running = tokio::task::spawn_blocking(move || {
         let mut command = command();
