@@ -6,22 +6,25 @@ use anyhow::Result;
 
 use crate::{process, workspace};
 
-/// The tests that compare `docs/openapi.json` and `docs/agent.schema.json` with the code, and write them where `UPDATE` is
-/// set. The binary carries both files as they stand, not what generates them.
-const TESTS: [&str; 2] = [
-    "api::openapi::tests::the_document_in_the_repository_is_what_the_code_says",
-    "config::json_schema::tests::the_published_schema_is_the_generated_one",
+/// The tests, by package, that compare a document with the code, and write it where `UPDATE` is set. The binaries carry the
+/// files as they stand, not what generates them.
+const TESTS: [(&str, &str); 3] = [
+    ("mote", "api::openapi::tests::the_document_in_the_repository_is_what_the_code_says"),
+    ("mote", "config::json_schema::tests::the_published_schema_is_the_generated_one"),
+    ("mote-sandboxd", "api::native::openapi::tests::the_document_in_the_repository_is_what_the_code_says"),
 ];
 
 /// Options of `schemas`.
 #[derive(clap::Args)]
 pub(crate) struct Options {}
 
-/// Writes both.
+/// Writes them all.
 pub(crate) fn run(_options: &Options) -> Result<()> {
     let root = workspace::root();
-    let arguments = [&["test", "--quiet", "--package", "mote", "--lib", "--", "--exact"][..], &TESTS].concat();
-    process::run(process::cargo(&root, &arguments).env("UPDATE", "1"))?;
-    println!("xtask: wrote docs/openapi.json and docs/agent.schema.json");
+    for (package, test) in TESTS {
+        let arguments = ["test", "--quiet", "--package", package, "--lib", "--", "--exact", test];
+        process::run(process::cargo(&root, &arguments).env("UPDATE", "1"))?;
+    }
+    println!("xtask: wrote docs/openapi.json, docs/agent.schema.json and docs/sandbox-openapi.json");
     Ok(())
 }

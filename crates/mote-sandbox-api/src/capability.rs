@@ -10,6 +10,7 @@ use crate::spec::{Profile, Spec};
 
 /// Whether something is there, with the reason where it is not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Support {
     /// It was tried and works.
     pub available: bool,
@@ -31,6 +32,7 @@ impl Support {
 
 /// Answer of `GET /v1/capabilities`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Capabilities {
     /// Version of the contract.
     pub api: String,
@@ -48,6 +50,7 @@ pub struct Capabilities {
 
 /// A profile as a key in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ProfileName {
     /// [`Profile::Training`].

@@ -93,6 +93,7 @@ pub fn parse_header(bytes: [u8; HEADER_BYTES]) -> Result<(Kind, usize), HeaderEr
 
 /// A process, by number or by the tag it was started with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Selector {
     /// Process id inside the sandbox.
@@ -103,6 +104,7 @@ pub enum Selector {
 
 /// Size of a terminal in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TerminalSize {
     /// Columns.
     pub cols: u16,
@@ -112,6 +114,7 @@ pub struct TerminalSize {
 
 /// A process to start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Start {
     /// Program, then its arguments. The program is looked up in the environment's `PATH`.
     pub argv: Vec<String>,
@@ -251,6 +254,7 @@ pub struct Configuration {
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// It returned this code.
@@ -261,6 +265,7 @@ pub enum Exit {
 
 /// What kind of thing stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EntryKind {
     /// A regular file.
@@ -275,6 +280,7 @@ pub enum EntryKind {
 
 /// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Entry {
     /// Last component.
     pub name: String,
@@ -299,6 +305,7 @@ pub struct Entry {
 
 /// A process that was started here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Process {
     /// Process id inside the sandbox.
     pub pid: u32,
@@ -319,6 +326,7 @@ pub struct Process {
 
 /// What happened to a watched path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// It was made.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Allow or deny.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The connection is made.
@@ -17,6 +18,7 @@ pub enum Verdict {
 /// One rule: a destination and what to do with it. Of the rules that match, deny wins over allow, unless a rule that allows
 /// is [`Rule::over_deny`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// What happens.
@@ -40,6 +42,7 @@ pub struct Rule {
 
 /// A header set at egress.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Header {
     /// Name.
@@ -56,6 +59,7 @@ impl std::fmt::Debug for Header {
 
 /// A secret of the daemon, bound to the hosts that may receive it. Inside stands a placeholder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SecretBinding {
     /// Name of the secret in the daemon's store.
@@ -68,6 +72,7 @@ pub struct SecretBinding {
 
 /// Recording or replay of HTTP exchanges.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Tape {
     /// Exchanges are written to the named tape.
@@ -78,6 +83,7 @@ pub enum Tape {
 
 /// What a sandbox may reach. The default reaches nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Rules; what none of them allows is denied.

@@ -14,6 +14,7 @@ use crate::units;
 
 /// `POST /v1/sandboxes`: one sandbox, or a batch where `count` is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Create {
     /// How it is made.
@@ -26,6 +27,7 @@ pub struct Create {
 
 /// How a pause was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PauseKind {
     /// Processes are frozen; memory stays.
@@ -36,6 +38,7 @@ pub enum PauseKind {
 
 /// A sandbox as it is told to callers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Sandbox {
     /// `sb` and 20 characters of base32.
     pub id: String,
@@ -76,6 +79,7 @@ pub struct Sandbox {
 
 /// `POST /v1/sandboxes/{id}/exec`: one process from start to end, its output gathered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
     /// Program and arguments, or a line for the shell.
@@ -94,6 +98,7 @@ pub struct Exec {
     pub stdin: Option<String>,
     /// Ended with all its children after this long.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "units::duration::option")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "40m"))]
     pub timeout: Option<Duration>,
     /// Bytes of each of standard output and standard error that are answered: of longer output the first and the last half,
     /// and between them a line that says how much was left out. The daemon's bound, and the beginning alone, where absent.
@@ -103,6 +108,7 @@ pub struct Exec {
 
 /// A program with arguments, or a line for `/bin/sh -c`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum Command {
     /// A line for the shell.
@@ -119,6 +125,7 @@ impl Default for Command {
 
 /// What came of an [`Exec`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExecResult {
     /// Standard output, lossily as UTF-8, cut at the daemon's bound.
     pub stdout: String,
@@ -136,6 +143,7 @@ pub struct ExecResult {
 
 /// `POST /v1/sandboxes/{id}/snapshots`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TakeSnapshot {
     /// Free name.
@@ -145,6 +153,7 @@ pub struct TakeSnapshot {
 
 /// A snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Snapshot {
     /// `sn` and 20 characters of base32.
     pub id: String,
@@ -166,6 +175,7 @@ pub struct Snapshot {
 
 /// `POST /v1/sandboxes/{id}/rollback`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rollback {
     /// A snapshot of this sandbox or of an ancestor.
@@ -174,6 +184,7 @@ pub struct Rollback {
 
 /// `POST /v1/sandboxes/{id}/fork`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Fork {
     /// How many (at most [`crate::limits::BATCH_MAX`]); 1 where absent.
@@ -181,6 +192,7 @@ pub struct Fork {
     pub count: Option<u32>,
     /// Lease of the forks; the parent's where absent.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "units::duration::option")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "40m"))]
     pub lease: Option<Duration>,
     /// Forks carry the parent's secrets; refused where the parent has secrets and this is not set.
     #[serde(default)]
@@ -189,6 +201,7 @@ pub struct Fork {
 
 /// `POST /v1/sandboxes/{id}/commit`: an image from what the sandbox's root is now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Commit {
     /// Name of the image.
@@ -197,6 +210,7 @@ pub struct Commit {
 
 /// One change of a `GET /v1/sandboxes/{id}/diff`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Change {
     /// Absolute path inside.
     pub path: String,
@@ -210,6 +224,7 @@ pub struct Change {
 
 /// What happened to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
     /// It was not there.
@@ -222,6 +237,7 @@ pub enum ChangeKind {
 
 /// What a sandbox uses now, from its cgroups and quota group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Usage {
     /// CPU time since creation, microseconds.
     pub cpu_us: u64,
@@ -247,6 +263,7 @@ pub struct Usage {
 
 /// A page of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Page<T> {
     /// What is on it.
     pub items: Vec<T>,
@@ -257,6 +274,7 @@ pub struct Page<T> {
 
 /// One outcome of a batch: of `POST /v1/sandboxes` with `count`, and of a fork.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It was made.
@@ -267,6 +285,7 @@ pub enum Outcome {
 
 /// `POST /v1/sandboxes/{id}/pause`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Pause {
     /// How; frozen where absent.
@@ -276,15 +295,18 @@ pub struct Pause {
 
 /// `POST /v1/sandboxes/{id}/renew`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Renew {
     /// How long the lease is from now on; as long as before where absent.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "units::duration::option")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "40m"))]
     pub lease: Option<Duration>,
 }
 
 /// `POST /v1/volumes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateVolume {
     /// Its name.
@@ -293,6 +315,7 @@ pub struct CreateVolume {
 
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Volume {
     /// `vo` and 20 characters of base32.
     pub id: String,
@@ -304,6 +327,7 @@ pub struct Volume {
 
 /// `PUT /v1/secrets/{name}`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PutSecret {
     /// The value; never told again.
@@ -318,6 +342,7 @@ impl std::fmt::Debug for PutSecret {
 
 /// A secret as it is listed: without its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Secret {
     /// Its name.
     pub name: String,
@@ -327,6 +352,7 @@ pub struct Secret {
 
 /// `POST /v1/images`: an image from elsewhere, fetched now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImportImage {
     /// Where it comes from.
@@ -335,6 +361,7 @@ pub struct ImportImage {
 
 /// What the client of `GET /v1/sandboxes/{id}/stream` (a WebSocket) says in text messages; binary messages are standard input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StreamRequest {
     /// Starts a process; the first message, unless it is `attach`.
@@ -352,6 +379,7 @@ pub enum StreamRequest {
 /// What the server says in text messages. Binary messages are output: the first byte says of which stream
 /// ([`STREAM_STDOUT`], [`STREAM_STDERR`], [`STREAM_TERMINAL`]), the rest is what was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StreamEvent {
     /// The process runs.

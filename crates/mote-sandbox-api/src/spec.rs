@@ -13,6 +13,7 @@ use crate::units;
 
 /// A set of defaults; the code path is the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
     /// No network, short life, warm pool, reset by rollback: for rollouts.
@@ -24,6 +25,7 @@ pub enum Profile {
 
 /// Where a root filesystem comes from. As text: a plain name is an image of the daemon's store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ImageSource {
     /// An image in the daemon's store, by name (`base`) or digest (`sha256:…`).
@@ -44,10 +46,12 @@ pub enum ImageSource {
 
 /// Bounds on what a sandbox may use. Enforced by cgroups, quota groups and resource limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     /// Bytes of memory, page cache included.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "size_option")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "512MiB"))]
     pub memory: Option<u64>,
     /// Thousandths of a processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,14 +61,17 @@ pub struct Resources {
     pub pids: Option<u32>,
     /// Bytes that the sandbox may write to its own filesystem.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "size_option")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "512MiB"))]
     pub disk: Option<u64>,
     /// Bytes a second of block input and output.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "size_option")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "512MiB"))]
     pub io: Option<u64>,
 }
 
 /// A volume mounted in a sandbox. Volumes outlive sandboxes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VolumeMount {
     /// Name of the volume.
@@ -78,6 +85,7 @@ pub struct VolumeMount {
 
 /// A host directory bound read-only: large data that is not copied. Only where the administrator allows the path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DataMount {
     /// Absolute path on the host.
@@ -88,6 +96,7 @@ pub struct DataMount {
 
 /// What happens when the lease runs out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnLeaseEnd {
     /// The sandbox is removed.
@@ -98,6 +107,7 @@ pub enum OnLeaseEnd {
 
 /// How a sandbox is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
     /// The root filesystem; the daemon's default image where absent.
@@ -132,12 +142,14 @@ pub struct Spec {
     pub data: Vec<DataMount>,
     /// Time without renewal after which `on_lease_end` happens. A lease is kept alive by its holder: [`Self::deadline`] is not.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "units::duration::option")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "40m"))]
     pub lease: Option<Duration>,
     /// What happens when the lease runs out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_lease_end: Option<OnLeaseEnd>,
     /// Wall time from creation after which the sandbox is removed whatever happens.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "units::duration::option")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "40m"))]
     pub deadline: Option<Duration>,
     /// A request that needs the sandbox awake resumes it when it is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]

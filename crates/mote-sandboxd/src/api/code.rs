@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts as _, Path, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -31,21 +31,30 @@ pub(super) struct Desk {
     pub(super) guest: Guest,
 }
 
+/// Every route with its methods.
+pub(super) fn routes() -> Vec<(&'static str, MethodRouter)> {
+    vec![
+        ("/health", get(async || StatusCode::OK)),
+        ("/execute", post(execute)),
+        ("/contexts", get(list).post(create)),
+        ("/contexts/{context}", delete(remove)),
+        ("/contexts/{context}/restart", post(restart)),
+        ("/contexts/{context}/interrupt", post(interrupt)),
+    ]
+}
+
 /// The routes of a sandbox that was reached.
 pub(super) fn router() -> Router {
-    Router::new()
-        .route("/health", get(async || StatusCode::OK))
-        .route("/execute", post(execute))
-        .route("/contexts", get(list).post(create))
-        .route("/contexts/{context}", delete(remove))
-        .route("/contexts/{context}/restart", post(restart))
-        .route("/contexts/{context}/interrupt", post(interrupt))
+    routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
 }
+
+/// Where the native API has them.
+pub(super) const BELOW: &str = "/v1/sandboxes/{id}/code";
 
 /// The same below `/v1/sandboxes/{id}/code`.
 pub(super) fn native(api: &Api, interpreter: &Interpreter) -> Router {
     let state = (api.clone(), interpreter.clone());
-    Router::new().nest("/v1/sandboxes/{id}/code", router().layer(from_fn_with_state(state, find)))
+    Router::new().nest(BELOW, router().layer(from_fn_with_state(state, find)))
 }
 
 async fn find(

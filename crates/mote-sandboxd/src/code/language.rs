@@ -54,6 +54,7 @@ const JAVASCRIPT_SHELL: &str = r#"exec 3>&1 4<&0 0</dev/null 1>&2; exec node -e 
 
 /// A language of contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Language {
     /// Python 3.8 or later.

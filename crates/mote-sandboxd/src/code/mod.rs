@@ -32,6 +32,7 @@ pub const TAG: &str = "mote-code:";
 
 /// A context as it is told to callers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct About {
     /// Its id.
     pub id: String,
@@ -43,6 +44,7 @@ pub struct About {
 
 /// A cell to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Cell {
     /// The code.
     pub code: String,
@@ -62,6 +64,7 @@ pub struct Cell {
 
 /// A context to make.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct NewContext {
     /// Its language; Python where absent.
     #[serde(default)]

@@ -11,6 +11,7 @@ use crate::limits::{JOURNAL_LINE_BYTES_MAX, JOURNAL_LINES_MAX};
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Line {
     /// Counts up from 1; a gap means that lines were dropped.
     pub number: u64,

@@ -18,6 +18,7 @@ use crate::limits::{DECISIONS_KEPT, DECISIONS_LOGGED_PER_SECOND};
 
 /// What was decided about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A question for a name.
@@ -48,6 +49,7 @@ impl Kind {
 
 /// Why it was decided so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// A rule says so.
@@ -161,6 +163,7 @@ pub struct Subject {
 
 /// One decision.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Decision {
     /// Counted up from 1 for each sandbox; a gap says that some were not kept.
     pub number: u64,
@@ -177,6 +180,7 @@ pub struct Decision {
     pub name: Option<String>,
     /// The address dialled.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(value_type = Option<String>))]
     pub address: Option<IpAddr>,
     /// The port dialled.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,7 +11,7 @@ mod metrics;
 mod query;
 mod signature;
 #[cfg(test)]
-mod tests;
+pub(in crate::api) mod tests;
 mod timestamp;
 
 use std::sync::Arc;

@@ -24,14 +24,15 @@ use crate::network::{self, Network};
 use crate::state::State;
 use crate::telemetry::metrics::Metrics;
 
-struct Stage {
+pub(in crate::api) struct Stage {
+    pub(in crate::api) api: Api,
     router: Router,
     key: String,
     _folder: tempfile::TempDir,
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(in crate::api) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = State::open(folder.path()).unwrap();
         let key = store.new_key("test", 0).await.unwrap();
@@ -65,7 +66,7 @@ impl Stage {
             domain: "box.example".into(),
             closing: tokio_util::sync::CancellationToken::new(),
         };
-        Self { router: crate::api::router(&api), key: key.key, _folder: folder }
+        Self { router: crate::api::router(&api), api, key: key.key, _folder: folder }
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Value) -> (StatusCode, Value) {

@@ -178,6 +178,7 @@ pub(super) async fn processes(State(api): State<Api>, user: User) -> Answer {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Signal {
     signal: i32,

@@ -29,6 +29,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A path, and in whose name.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct At {
     path: String,
@@ -54,6 +55,7 @@ async fn guest(api: &Api, user: &User) -> Result<Guest, Failure> {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReadQuery {
     path: String,
@@ -84,6 +86,7 @@ pub(super) async fn read(State(api): State<Api>, user: User, Query(query): Query
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct WriteQuery {
     path: String,
@@ -138,6 +141,7 @@ pub(super) async fn stat(State(api): State<Api>, user: User, Query(at): Query<At
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
     path: String,
@@ -159,6 +163,7 @@ pub(super) async fn directory(State(api): State<Api>, user: User, body: Body<At>
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rename {
     from: String,
@@ -175,6 +180,7 @@ pub(super) async fn rename(State(api): State<Api>, user: User, body: Body<Rename
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct WatchQuery {
     path: String,

@@ -191,6 +191,7 @@ pub(super) async fn commit(
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogsQuery {
     #[serde(default)]

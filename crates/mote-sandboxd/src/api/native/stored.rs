@@ -17,6 +17,7 @@ use crate::limits::SECRET_BYTES_MAX;
 use crate::state::VolumeRecord;
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct SnapshotsQuery {
     #[serde(default)]
@@ -85,7 +86,8 @@ pub(super) async fn remove_secret(State(api): State<Api>, _: Holder, Path(name):
 }
 
 #[derive(serde::Serialize)]
-struct NamedImage {
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct NamedImage {
     name: String,
     #[serde(flatten)]
     image: Told,
@@ -93,7 +95,8 @@ struct NamedImage {
 
 /// An image without its trees: these are the host's own matter.
 #[derive(serde::Serialize)]
-struct Told {
+#[cfg_attr(test, derive(utoipa::ToSchema), schema(as = Image))]
+pub(super) struct Told {
     id: String,
     source: String,
     #[serde(skip_serializing_if = "Option::is_none")]
