@@ -23,6 +23,8 @@ pub const SANDBOX_KEY_FILE: &str = "/var/lib/mote-sandbox/admin.key";
 pub struct SandboxTool {
     /// The daemon's address, without a slash at its end.
     pub url: String,
+    /// Certificates of a private authority.
+    pub ca: Option<PathBuf>,
     /// The place of the daemon's API key; none is sent without one.
     pub key: Option<Secret>,
     /// What the agent may do, in order and none twice.

@@ -11,6 +11,7 @@ const WHOLE: &str = r#"  - sandbox:
       allow: [files, shell]
       image: "registry:registry.internal/tools:3"
       url: https://sandboxes.internal/
+      ca: {file: ca.pem}
       key: {env: MOTE_TEST_UNSET}
       network: {allow: [pypi.org, "*.pythonhosted.org", 10.0.0.0/8], deny: [evil.pypi.org], private_ranges: [10.0.0.0/8], secrets: [{secret: github, env: TOKEN, hosts: [api.github.com]}]}
       env: {LANG: C.UTF-8}
@@ -34,6 +35,7 @@ fn every_field_is_taken() {
     let sandbox = parse(&tools(WHOLE)).unwrap().agent.sandbox.unwrap();
     assert_eq!(sandbox.allow, [Facility::Shell, Facility::Files]);
     assert_eq!(sandbox.url, "https://sandboxes.internal");
+    assert_eq!(sandbox.ca, Some(PathBuf::from("/nonexistent/ca.pem")));
     assert_eq!(sandbox.key, Some(Secret::Env("MOTE_TEST_UNSET".to_owned())));
     assert_eq!((sandbox.release, sandbox.output_max, sandbox.approval), (Release::Idle, 8 << 10, true));
     assert_eq!(sandbox.timeout, Duration::from_secs(300));
@@ -108,6 +110,10 @@ fn what_is_allowed_is_said_once_and_has_names_of_its_own() {
         &[
             "agent.yaml:17:22: error: tools[1].sandbox.allow: allows nothing\n    hint: write `[shell, python, files]`, or some of these",
         ],
+    );
+    check(
+        &tools("  - sandbox: {allow: [shell], url: \"http://127.0.0.1:7070\", ca: {file: ca.pem}}\n"),
+        &["agent.yaml:17:65: error: tools[1].sandbox.ca: only an https address has a certificate"],
     );
     check(
         &tools("  - sandbox: {allow: [shell]}\n  - sandbox: {allow: [python]}\n"),

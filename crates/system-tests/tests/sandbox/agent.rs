@@ -38,7 +38,10 @@ fn shell(command: &str) -> Behaviour {
 impl Stage {
     /// The sandbox's fields beside where the daemon is.
     async fn new(inputs: &[(&str, Behaviour)], sandbox: Value) -> Self {
-        let daemon = Daemon::start().await;
+        Self::on(Daemon::start().await, inputs, sandbox).await
+    }
+
+    async fn on(daemon: Daemon, inputs: &[(&str, Behaviour)], sandbox: Value) -> Self {
         let model = FakeModel::start(plan(inputs)).await.unwrap();
         let mut sandbox = sandbox;
         sandbox["url"] = daemon.url().into();
@@ -293,4 +296,66 @@ async fn a_daemon_that_is_not_there_is_named_and_the_run_goes_on() {
     let service = stage.launch().env("SANDBOX_KEY", "not-the-key").start().await.unwrap();
     let result = done(&service, "work", None).await;
     assert!(result.contains("unauthenticated") && !result.contains("not-the-key"), "{result}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_full_is_asked_again_and_named() {
+    let daemon = Daemon::configured("sandboxes_max: 1").await;
+    let stage = Stage::on(daemon, &[("work", shell("echo worked"))], json!({"allow": ["shell"]})).await;
+    let service = stage.serve().await;
+    assert!(done(&service, "work", Some("s1")).await.contains("worked"));
+    let refused = done(&service, "work", Some("s2")).await;
+    assert!(refused.contains(stage.daemon.url()) && refused.contains("exhausted"), "{refused}");
+    let _ = stage.only().await;
+    let metrics = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let retried = metrics.lines().any(|line| line.starts_with("mote_retries_total") && !line.ends_with(" 0"));
+    assert!(retried, "{metrics}");
+    service.request(Method::DELETE, "/sessions/s1").send().await.unwrap();
+    stage.vacated().await;
+    assert!(done(&service, "work", Some("s2")).await.contains("worked"), "nothing is held against it");
+}
+
+#[tokio::test]
+async fn the_example_runs_and_leaves_no_sandbox() {
+    let daemon = Daemon::start().await;
+    let example = system_tests::process::binary::workspace().join("examples/sandbox-agent");
+    let variables = [("MOTE_SANDBOX_URL", daemon.url()), ("MOTE_SANDBOX_KEY", daemon.key())];
+    for arguments in [&["run", "."][..], &["run", ".", "--session", "passing"]] {
+        let run = system_tests::process::service::run_mote(&example, arguments, &variables).await.unwrap();
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert!(run.stdout.contains("/export,1970") && run.stdout.contains("median 57 ms"), "{run:?}");
+        let page = daemon.done(Method::GET, "/v1/sandboxes", Value::Null).await;
+        assert_eq!(page["items"], json!([]), "given back before the command ends");
+    }
+}
+
+/// A certificate for 127.0.0.1 that vouches for itself; the lines of the daemon's configuration, and where it then listens.
+fn certified(folder: &std::path::Path) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let (pem, private) = (folder.join("ca.pem"), folder.join("tls.key"));
+    std::fs::write(&pem, certificate.pem()).unwrap();
+    std::fs::write(&private, key.serialize_pem()).unwrap();
+    let only_owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&private, only_owner).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (pem, private) = (pem.display(), private.display());
+    let config = format!("tls: {{listen: '127.0.0.1:{port}', certificate: {pem}, key: {private}}}");
+    (config, format!("https://127.0.0.1:{port}"))
+}
+
+#[tokio::test]
+async fn a_daemon_with_a_certificate_of_ones_own_is_trusted_where_the_file_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, url) = certified(folder.path());
+    let daemon = Daemon::configured(&config).await;
+    let mut stage = Stage::on(daemon, &[("work", shell("echo worked"))], json!({"allow": ["shell"]})).await;
+    stage.agent["tools"][0]["sandbox"]["url"] = url.clone().into();
+    let service = stage.serve().await;
+    let refused = done(&service, "work", None).await;
+    assert!(refused.contains(&url) && refused.contains("certificate"), "{refused}");
+    drop(service);
+    stage.agent["tools"][0]["sandbox"]["ca"] = json!({"file": folder.path().join("ca.pem")});
+    let service = stage.serve().await;
+    assert!(done(&service, "work", None).await.contains("worked"));
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Duration, Secret, Size};
+use super::{Duration, FileReference, Secret, Size};
 
 /// A sandbox of the agent's own, and what it may do there.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -33,6 +33,8 @@ pub(in crate::config) struct Sandbox {
     pub(in crate::config) image: Option<String>,
     /// The daemon's address. Default: `MOTE_SANDBOX_URL`, else `http://127.0.0.1:7070`.
     pub(in crate::config) url: Option<String>,
+    /// Certificates, in PEM, that the daemon's `https` address is held to beside the public ones: those of a private authority.
+    pub(in crate::config) ca: Option<FileReference>,
     /// The place of the daemon's API key. Default: `MOTE_SANDBOX_KEY`, else the file where a daemon on this host leaves its
     /// key.
     pub(in crate::config) key: Option<Secret>,

@@ -64,8 +64,13 @@ pub(super) fn sandbox(
         ..Spec::default()
     };
     check_spec(&spec, path, findings);
+    let ca = raw.ca.map(|ca| around.resolve(&ca.file));
+    if ca.is_some() && !url.starts_with("https://") {
+        findings.error(&path.key("ca"), "only an https address has a certificate");
+    }
     SandboxTool {
         url,
+        ca,
         key: match raw.key {
             Some(key) => Some(secret(key, &path.key("key"), around, findings)),
             None => sandbox::default_key(),

@@ -4,6 +4,7 @@
 //! and by which it is found again; so none is made twice, and none is forgotten. Giving back is not done here.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use mote_sandbox_api::error::Code;
@@ -16,8 +17,11 @@ use tokio::sync::oneshot;
 use super::client::{Daemon, Trouble, segment};
 use crate::clock::SharedClock;
 use crate::config::{Release, SandboxTool};
-use crate::limits::{SANDBOX_ANSWER_BYTES_MAX, SANDBOX_ANSWER_TIMEOUT, SANDBOX_CREATE_TIMEOUT, SANDBOX_CREATE_WAIT};
+use crate::limits::{
+    SANDBOX_ANSWER_BYTES_MAX, SANDBOX_ANSWER_TIMEOUT, SANDBOX_CREATE_TIMEOUT, SANDBOX_CREATE_WAIT, TOOL_CONNECT_TIMEOUT,
+};
 use crate::store::{self, NewSandbox, SandboxChange, SandboxRow, SandboxScope, Store};
+use crate::tls;
 use crate::tools::http::{BuildError, Clients, Policy};
 use crate::tools::{Invocation, key};
 
@@ -33,6 +37,8 @@ pub struct Sandboxes {
     agent: String,
     spec: String,
     clients: Arc<Clients>,
+    /// For a daemon whose certificate is of a private authority.
+    private: Option<reqwest::Client>,
     settling: Mutex<HashMap<SandboxScope, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -85,7 +91,13 @@ impl Sandboxes {
             field: "key".to_owned(),
             message: error.to_string(),
         })?;
+        let private = config.ca.as_deref().map(private_client).transpose().map_err(|message| BuildError {
+            tool: "sandbox".to_owned(),
+            field: "ca".to_owned(),
+            message,
+        })?;
         Ok(Arc::new(Self {
+            private,
             daemon: Daemon::new(&config.url, key),
             spec: spec_digest(&config.spec),
             config: config.clone(),
@@ -99,6 +111,9 @@ impl Sandboxes {
 
     /// A client for requests that may be repeated (`fresh` is false) or may not.
     pub(super) fn http(&self, fresh: bool) -> Result<&reqwest::Client, Trouble> {
+        if let Some(client) = &self.private {
+            return Ok(client);
+        }
         // The operator names the daemon: it is commonly on this host or in a private network.
         self.clients.get(Policy { allow_private: true, fresh }).map_err(|error| Trouble::Unreachable {
             base: self.daemon.base().to_owned(),
@@ -276,6 +291,13 @@ impl Sandboxes {
         }
         Ok(Place { id, row: row.row, note, python: row.python })
     }
+}
+
+/// A client that keeps no connection: each request opens its own, so that none meets one that is just being closed.
+fn private_client(ca: &Path) -> Result<reqwest::Client, String> {
+    let builder = tls::http_client(Some(ca)).map_err(|error| error.to_string())?;
+    let builder = builder.connect_timeout(TOOL_CONNECT_TIMEOUT).pool_max_idle_per_host(0);
+    builder.build().map_err(|error| error.to_string())
 }
 
 /// Hands the caller's trace on.
