@@ -8,6 +8,7 @@ mod boundary;
 mod code;
 mod command;
 mod containment;
+mod data;
 mod databases;
 mod e2b;
 mod e2b_surface;
