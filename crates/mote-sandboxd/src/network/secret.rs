@@ -51,6 +51,7 @@ pub(super) struct Secrets(Vec<Secret>);
 struct Secret {
     name: String,
     placeholder: String,
+    reference: String,
     value: Value,
     binding: Binding,
 }
@@ -64,6 +65,27 @@ pub(super) fn placeholder(key: &hmac::Key, sandbox: &str, secret: &str) -> Strin
     let tag = hmac::sign(key, format!("{sandbox}\0{secret}").as_bytes());
     let hex: String = tag.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("{MARK}{hex}")
+}
+
+/// How a header that a rule sets names a secret: the value takes its place on the way to the secret's hosts, and nowhere else.
+/// Who writes a policy knows no placeholder, which is the sandbox's own.
+#[must_use]
+pub fn reference(secret: &str) -> String {
+    format!("{MARK}{{{secret}}}")
+}
+
+impl Secret {
+    /// A text with the value where it names the secret, one way or the other; `None` where it does not.
+    fn put_in(&self, text: &str, value: &str) -> Option<String> {
+        let mut swapped = None;
+        for name in [&self.placeholder, &self.reference] {
+            let current = swapped.as_deref().unwrap_or(text);
+            if current.contains(name.as_str()) {
+                swapped = Some(current.replace(name.as_str(), value));
+            }
+        }
+        swapped
+    }
 }
 
 impl Secrets {
@@ -86,7 +108,8 @@ impl Secrets {
                     .with("limit", NETWORK_SECRET_BYTES_MAX));
             }
             let placeholder = placeholder(key, sandbox, &binding.secret);
-            secrets.push(Secret { name: binding.secret.clone(), placeholder, value, binding: binding.clone() });
+            let (name, reference) = (binding.secret.clone(), reference(&binding.secret));
+            secrets.push(Secret { name, placeholder, reference, value, binding: binding.clone() });
         }
         Ok(Self(secrets))
     }
@@ -112,8 +135,8 @@ impl Secrets {
         let mut swapped = None;
         for secret in self.0.iter().filter(|secret| secret.binding.is_for(host)) {
             let current = swapped.as_deref().unwrap_or(text);
-            if current.contains(&secret.placeholder) {
-                swapped = Some(current.replace(&secret.placeholder, &secret.value.0));
+            if let Some(new) = secret.put_in(current, &secret.value.0) {
+                swapped = Some(new);
             }
         }
         swapped
@@ -176,7 +199,8 @@ impl Secrets {
         let mut text = text.to_owned();
         for secret in &self.0 {
             let shown = format!("{{{{secret:{}}}}}", secret.name);
-            text = text.replace(&secret.placeholder, &shown).replace(&secret.value.0, &shown);
+            text = text.replace(&secret.placeholder, &shown).replace(&secret.reference, &shown);
+            text = text.replace(&secret.value.0, &shown);
             text = text.replace(&escaped(&secret.value.0), &shown);
         }
         text

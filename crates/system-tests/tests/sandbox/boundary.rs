@@ -192,6 +192,38 @@ fn a_secret_is_used_by_a_sandbox_that_never_holds_it() {
     });
 }
 
+/// As E2B's SDKs say it (`Secret.fill` in a header of a rule): the value is set at egress, for the rule's host alone.
+#[test]
+fn a_secret_in_e2bs_rules_is_set_at_egress() {
+    with_world(async |_, daemon| {
+        let value = "s3cret-of-the-test-7654321";
+        daemon.done(Method::POST, "/secrets", json!({ "name": "token", "value": value })).await;
+        let header = json!([{ "transform": { "headers": { "X-Key": "Key ${e2b.secrets.token}" } } }]);
+        let network = json!({
+            "allowOut": ["secret.example", "shared.example"], "denyOut": ["0.0.0.0/0"], "rules": { "secret.example": header },
+        });
+        let body = json!({ "templateID": "base", "timeout": 600, "network": network });
+        let made = daemon.done(Method::POST, "/sandboxes", body).await;
+        let id = made["sandboxID"].as_str().unwrap();
+        let placeholder = daemon.run(id, "printf %s $SECRET_TOKEN").await;
+        // The server says back what it was sent. Only the value is hidden on the way back, behind the placeholder.
+        let answer = curl(&daemon, id, "-H 'X-Key: mine' https://secret.example/").await;
+        assert!(answer.contains(&format!("x-key: Key {placeholder}\n")), "{answer}");
+        let answer = curl(&daemon, id, "http://shared.example/").await;
+        assert!(answer.starts_with("internet") && !answer.contains("x-key"), "{answer}");
+        let told = daemon.done(Method::GET, &format!("/sandboxes/{id}"), Value::Null).await;
+        assert!(!told.to_string().contains(value) && !daemon.log().contains(value));
+        // What is not there is refused at once, and so is an identity that a sandbox cannot have.
+        for (filled, status) in [("${e2b.secrets.none}", 400), ("${e2b.identity.tokens.aws}", 501)] {
+            let rules = json!({ "secret.example": [{ "transform": { "headers": { "X-Key": filled } } }] });
+            let network = json!({ "allowOut": ["secret.example"], "rules": rules });
+            let (refused, answer) =
+                daemon.ask(Method::POST, "/sandboxes", json!({ "templateID": "base", "network": network })).await;
+            assert_eq!(refused.as_u16(), status, "{filled}: {answer}");
+        }
+    });
+}
+
 #[test]
 fn no_known_way_around_the_boundary_is_open() {
     with_world(async |world, daemon| {

@@ -4,12 +4,15 @@
 //! nothing unless told otherwise. What would widen is never assumed: only `allow_internet_access: true` opens everything,
 //! and an allowance of everything wins over no denial.
 
+use std::collections::BTreeMap;
+
 use mote_sandbox_api::error::Failure;
-use mote_sandbox_api::network::{Header, Policy, Rule, Verdict};
+use mote_sandbox_api::network::{Header, Policy, Rule, SecretBinding, Verdict};
 use serde_json::{Value, json};
 
 use super::body::Network;
 use crate::network::name::{Name, Pattern};
+use crate::network::secret::reference;
 
 /// Every address, as E2B writes it.
 const ALL: [&str; 3] = ["0.0.0.0/0", "::/0", "*"];
@@ -65,9 +68,43 @@ pub(super) fn policy(network: &Network, internet: Option<bool>) -> Result<Policy
     // A denial of everything is how it is without a rule.
     let denied = deny.iter().filter(|to| !ALL.contains(&to.as_str()));
     rules.extend(denied.map(|to| destination(Verdict::Deny, to)));
-    let headers = transforms(network, &rules);
+    let mut headers = transforms(network, &rules);
+    let secrets = secrets(&mut headers)?;
     rules.extend(headers);
-    Ok(Policy { rules, ingress_token: network.allow_public_traffic == Some(false), ..Policy::default() })
+    Ok(Policy { rules, secrets, ingress_token: network.allow_public_traffic == Some(false), ..Policy::default() })
+}
+
+/// How E2B's SDKs write a secret in a header (`Secret.fill`), and what it ends with.
+const FILLED: (&str, &str) = ("${e2b.secrets.", "}");
+/// The same of a token of a workload's identity.
+const IDENTITY: &str = "${e2b.identity.";
+
+/// Replaces E2B's way of naming a secret in a header by the policy's, and binds each secret to the hosts of its headers.
+fn secrets(rules: &mut [Rule]) -> Result<Vec<SecretBinding>, Failure> {
+    let mut bound: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for Rule { to, headers, .. } in rules {
+        for header in headers {
+            if header.value.contains(IDENTITY) {
+                return Err(Failure::unsupported("iam", "sandboxes have no workload identity here"));
+            }
+            while let Some((before, rest)) = header.value.split_once(FILLED.0)
+                && let Some((name, after)) = rest.split_once(FILLED.1)
+            {
+                let hosts = bound.entry(name.to_owned()).or_default();
+                if !hosts.contains(to) {
+                    hosts.push(to.clone());
+                }
+                header.value = format!("{before}{}{after}", reference(name));
+            }
+        }
+    }
+    Ok(bound.into_iter().map(|(secret, hosts)| SecretBinding { env: variable(&secret), secret, hosts }).collect())
+}
+
+/// The variable inside with a secret's placeholder.
+fn variable(secret: &str) -> String {
+    let word = secret.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' });
+    format!("SECRET_{}", word.collect::<String>().to_ascii_uppercase())
 }
 
 /// Rules that set headers. A transform changes what may pass; it allows nothing that is not allowed, and at no other ports.
