@@ -5,6 +5,7 @@
 mod bench;
 mod checklist;
 mod dist;
+mod packages;
 mod process;
 mod python;
 mod schemas;

@@ -4,9 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{dist, process, python, workspace};
+use crate::{dist, packages, process, python, workspace};
 
 /// Targets without an operating system that the core has to build for.
 const BARE_TARGETS: [&str; 2] = ["riscv32imac-unknown-none-elf", "riscv32imc-unknown-none-elf"];
@@ -95,33 +95,8 @@ fn build(root: &Path, target: &Path, variant: &str, selection: &[&str]) -> Resul
 
 /// Debian packages that are missing: installed as root, named otherwise.
 fn install_programs(root: &Path) -> Result<()> {
-    let mut missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(name, _)| !process::found(name)).map(|(_, package)| *package).collect();
-    if !python::can_make_venvs(root) {
-        missing.push("python3-venv");
-    }
-    missing.sort_unstable();
-    missing.dedup();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let line = missing.join(" ");
-    if !is_root(root) || !process::found("apt-get") {
-        bail!("failed to find what the tests run: install these packages, then run again: apt-get install {line}");
-    }
-    let arguments = [&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat();
-    let mut install = process::command(root, "apt-get", &arguments);
-    install.env("DEBIAN_FRONTEND", "noninteractive");
-    if process::run(&mut install).is_err() {
-        // The package lists may be old, or absent.
-        process::run(&mut process::command(root, "apt-get", &["update", "--quiet"]))?;
-        process::run(&mut install)?;
-    }
-    Ok(())
-}
-
-fn is_root(root: &Path) -> bool {
-    process::output(&mut process::command(root, "id", &["-u"])).is_ok_and(|id| id.trim() == "0")
+    let more: &[&str] = if python::can_make_venvs(root) { &[] } else { &["python3-venv"] };
+    packages::ensure(root, &PROGRAMS, more)
 }
 
 /// The standard library for the bare targets, through rustup where it is.

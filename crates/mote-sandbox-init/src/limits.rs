@@ -53,3 +53,8 @@ pub(crate) const END_GRACE_MS: u64 = 2_000;
 pub(crate) const END_POLL_MS: u64 = 1;
 /// Milliseconds to wait before accepting again when descriptors or memory have run out.
 pub(crate) const ACCEPT_RETRY_MS: u64 = 10;
+/// How much sooner than the first process (-1000 to 1000) others are ended where memory is short: as if each used a tenth of
+/// it more.
+pub(crate) const OOM_SCORE_MORE: i32 = 100;
+/// The highest score that the kernel takes.
+pub(crate) const OOM_SCORE_MAX: i32 = 1000;

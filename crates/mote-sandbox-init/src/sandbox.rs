@@ -2,6 +2,7 @@
 //!
 //! It performs nothing: threads do, and look here for what others did.
 
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use mote_sandbox_api::guest::Configuration;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::failure::{Result, failed};
-use crate::limits::OPERATIONS_MAX;
+use crate::limits::{OOM_SCORE_MAX, OOM_SCORE_MORE, OPERATIONS_MAX};
 use crate::process::Table;
 
 /// Shared by all threads.
@@ -24,6 +25,8 @@ pub(crate) struct Sandbox {
     wake: OwnedFd,
     /// Soft and hard limit of open files that programs get.
     pub(crate) open_files: Option<(u64, u64)>,
+    /// What the kernel ends before this process, where memory is short: `/proc/PID/oom_score_adj` of every other.
+    pub(crate) oom_score: Option<CString>,
     /// This is the first process of its namespace, so that what is orphaned is its own.
     pub(crate) is_first: bool,
 }
@@ -37,6 +40,7 @@ impl Sandbox {
             drains: Mutex::default(),
             wake: bell()?,
             open_files,
+            oom_score: oom_score(),
             is_first,
         })
     }
@@ -98,6 +102,12 @@ pub(crate) fn too_many_operations() -> Failure {
 /// Locks; a thread that failed while it held the lock leaves nothing half done here.
 pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The score of processes to come, from this process's own. None where it cannot be read, or there is no room above.
+fn oom_score() -> Option<CString> {
+    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?.trim().parse().ok()?;
+    CString::new(own.saturating_add(OOM_SCORE_MORE).min(OOM_SCORE_MAX).to_string()).ok()
 }
 
 /// A descriptor by which one thread wakes another.

@@ -42,6 +42,9 @@ pub struct Program<'a> {
     pub identity: Option<&'a Identity>,
     /// Soft and hard limit of open files; the caller's where absent.
     pub open_files: Option<(u64, u64)>,
+    /// Written to `/proc/self/oom_score_adj`: who is ended where memory is short. The caller's where absent, or where it cannot
+    /// be written.
+    pub oom_score: Option<&'a CStr>,
 }
 
 /// A program that was started: the leader of a session and a process group of its own.
@@ -101,6 +104,7 @@ pub fn spawn(program: &Program<'_>) -> Result<Child, Error> {
         terminal: program.terminal,
         identity: program.identity,
         open_files: program.open_files.map(|(soft, hard)| libc::rlimit { rlim_cur: soft, rlim_max: hard }),
+        oom_score: program.oom_score,
         failure: None,
     };
     let mut stack = [MaybeUninit::<u128>::uninit(); CHILD_STACK_BYTES / 16];
@@ -152,6 +156,7 @@ struct Order<'a> {
     terminal: bool,
     identity: Option<&'a Identity>,
     open_files: Option<libc::rlimit>,
+    oom_score: Option<&'a CStr>,
     failure: Option<Error>,
 }
 
@@ -204,6 +209,9 @@ fn carry_out(order: &Order<'_>) -> Error {
             return fail(Stage::Limits);
         }
     }
+    if let Some(score) = order.oom_score {
+        write_oom_score(score);
+    }
     if let Some(identity) = order.identity
         && let Err(errno) = identity.assume_all()
     {
@@ -251,6 +259,17 @@ fn stdio(descriptors: [RawFd; 3]) -> bool {
     // SAFETY: takes numbers.
     unsafe { libc::syscall(libc::SYS_close_range, 3, c_int::MAX, CLOSE_RANGE_CLOEXEC) };
     true
+}
+
+fn write_oom_score(score: &CStr) {
+    // SAFETY: the path is a string; the new descriptor is close-on-exec.
+    let file = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if file >= 0 {
+        // SAFETY: the score is a string of that many bytes; the descriptor is this child's own.
+        unsafe { libc::write(file, score.as_ptr().cast(), score.count_bytes()) };
+        // SAFETY: as above, and nothing uses it any more.
+        unsafe { libc::close(file) };
+    }
 }
 
 fn unblock_all() {
@@ -301,6 +320,7 @@ mod tests {
             terminal: false,
             identity,
             open_files: Some((64, 64)),
+            oom_score: Some(c"900"),
         })?;
         drop(writer);
         let mut said = String::new();
@@ -311,11 +331,10 @@ mod tests {
 
     #[test]
     fn a_program_gets_its_environment_folder_limits_and_no_descriptor_of_ours() {
-        let script =
-            "echo $GREETING; pwd; ulimit -n; ls /proc/self/fd | wc -l; umask; ps -o sid= -p $$ >/dev/null; trap";
+        let script = "echo $GREETING; pwd; ulimit -n; cat /proc/self/oom_score_adj; ls /proc/self/fd | wc -l; umask; ps -o sid= -p $$ >/dev/null; trap";
         let said = run(&["/missing/sh", "/bin/sh"], &["sh", "-c", script], Some(c"/usr"), None).unwrap();
         // `ls` itself opens the folder that it lists.
-        assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["hello", "/usr", "64", "4", "0022"]);
+        assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["hello", "/usr", "64", "900", "4", "0022"]);
     }
 
     #[test]

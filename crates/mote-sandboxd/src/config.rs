@@ -209,6 +209,7 @@ profiles:
 pool:
   - {spec: {profile: training}, size: 16}
 on_stop: remove
+filesystem: overlay
 directories: [/data]
 tls: {listen: '0.0.0.0:443', certificate: /etc/mote/tls.crt, key: /etc/mote/tls.key}
 ",
@@ -217,6 +218,7 @@ tls: {listen: '0.0.0.0:443', certificate: /etc/mote/tls.crt, key: /etc/mote/tls.
         assert_eq!(config.tls.unwrap().key, Path::new("/etc/mote/tls.key"));
         assert_eq!(config.pool[0].size, 16);
         assert_eq!(config.on_stop, OnStop::Remove);
+        assert_eq!(config.filesystem, Some(Backend::Plain));
         assert_eq!(config.profiles[&ProfileName::Training].resources.memory, Some(1 << 30));
     }
 

@@ -326,3 +326,15 @@ pub const TLS_FILE_BYTES_MAX: u64 = 256 * 1024;
 pub const TLS_CERTIFICATES_MAX: usize = 16;
 /// How often the files of the API's certificate are looked at for a change.
 pub const TLS_RENEW_EVERY: Duration = Duration::from_secs(30);
+// Keeper.
+
+/// Times that a snapshot on plain directories looks whether the processes inside are gone.
+pub const QUIET_TRIES: u32 = 50;
+/// Time between two such looks.
+pub const QUIET_PAUSE: Duration = Duration::from_millis(1);
+/// Roots of ended sandboxes that may still be mounted; with more, they are unmounted though there is other work.
+pub const GRAVES_MAX: usize = 64;
+/// Milliseconds without a call after which the roots of ended sandboxes are unmounted.
+pub const GRAVES_IDLE_MS: u32 = 200;
+/// Bytes of the packet filter's rules, as the kernel takes them.
+pub const RULES_BYTES_MAX: u64 = 64 * 1024;

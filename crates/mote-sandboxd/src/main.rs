@@ -163,9 +163,6 @@ fn settings(config: &Config, program: &std::path::Path) -> anyhow::Result<Settin
     settings.filesystem.host_root = config.host_root || config.image == ImageSource::Host;
     settings.tls = config.tls.as_ref().map(tls::Tls::files);
     settings.uid_base = config.uid_base.unwrap_or(settings.uid_base);
-    if config.pool.iter().any(|entry| entry.spec.network.is_some()) || config.profiles.is_empty() {
-        settings.ready_cells_with_network = settings.ready_cells;
-    }
     Ok(settings)
 }
 

@@ -269,7 +269,14 @@ async fn wind_down(
 }
 
 async fn until_gone(keeper: &Client) {
-    while keeper.call(Verb::Ping).await.is_ok() {
+    let (containers, mut told) = (Containers::new(keeper.clone()), 0);
+    while let Ok(refused) = containers.refused().await {
+        if refused.count > told
+            && let Some(failure) = refused.last
+        {
+            tracing::warn!(error = %failure, count = refused.count, "failed to get ready for the next sandboxes");
+            told = refused.count;
+        }
         tokio::time::sleep(KEEPER_PING_EVERY).await;
     }
 }

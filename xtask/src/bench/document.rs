@@ -20,6 +20,8 @@ pub(super) struct Head<'a> {
     pub(super) command: &'a str,
     /// What has to be known to read it.
     pub(super) note: &'a str,
+    /// The 99th percentile has a column: there are many values a figure.
+    pub(super) p99: bool,
 }
 
 /// The whole document.
@@ -33,19 +35,28 @@ pub(super) fn text(head: &Head<'_>, machine: &[(&str, String)], sections: &[Sect
     missed(&mut out, sections, &reasons)?;
     for section in sections {
         writeln!(out, "\n## {}\n\n{}\n", section.title, section.method)?;
-        out.push_str("| figure | median | lowest to highest | unit | goal | |\n|---|---:|---:|---|---|---|\n");
+        let (name, line) = if head.p99 { (" p99 |", "---:|") } else { ("", "") };
+        writeln!(
+            out,
+            "| figure | median |{name} lowest to highest | unit | goal | |\n|---|---:|{line}---:|---|---|---|"
+        )?;
         for figure in &section.figures {
-            row(&mut out, figure)?;
+            row(&mut out, figure, head.p99)?;
         }
     }
     Ok(out)
 }
 
-fn row(out: &mut String, figure: &Figure) -> Result<()> {
+fn row(out: &mut String, figure: &Figure, with_p99: bool) -> Result<()> {
     let (low, high) = figure.spread();
     let spread = if figure.values.len() > 1 { format!("{} to {}", number(low), number(high)) } else { String::new() };
     let (middle, goals, verdict) = (number(figure.median()), figure.goals_text(), figure.verdict());
-    writeln!(out, "| {} | {middle} | {spread} | {} | {goals} | {verdict} |", figure.what, figure.unit)?;
+    let p99 = match (with_p99, figure.values.len()) {
+        (false, _) => String::new(),
+        (true, 0..=1) => " |".to_owned(),
+        (true, _) => format!(" {} |", number(figure.p99())),
+    };
+    writeln!(out, "| {} | {middle} |{p99} {spread} | {} | {goals} | {verdict} |", figure.what, figure.unit)?;
     Ok(())
 }
 
@@ -77,7 +88,7 @@ mod tests {
             Figure::new("start", "start", "ms", vec![5.0, 7.0, 6.0]).goal(Goal::AtMost(15.0)),
         ];
         let sections = [Section { title: "Size", method: "How.".to_owned(), figures }];
-        let head = Head { title: "Benchmarks", command: "cargo xtask bench", note: "Note." };
+        let head = Head { title: "Benchmarks", command: "cargo xtask bench", note: "Note.", p99: false };
         let text = text(&head, &[("kernel", "Linux".to_owned())], &sections, "size = \"SQLite.\"\n").unwrap();
         assert!(text.contains("- the binary: 9 MiB, above 8 by 12.5 %: SQLite.\n"), "{text}");
         assert!(text.contains("| start | 6 | 5 to 7 | ms | <= 15 | met |\n"), "{text}");

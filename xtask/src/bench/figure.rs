@@ -61,6 +61,11 @@ impl Figure {
         (low, self.values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
     }
 
+    /// The value below which 99 % of the values lie.
+    pub(super) fn p99(&self) -> f64 {
+        percentile(&self.values, 99.0)
+    }
+
     /// `<= 6, goal 4`.
     pub(super) fn goals_text(&self) -> String {
         let text = |goal: &Goal| match goal {
@@ -105,7 +110,9 @@ impl fmt::Display for Section {
         for figure in &self.figures {
             let (low, high) = figure.spread();
             let (middle, low, high) = (number(figure.median()), number(low), number(high));
-            writeln!(f, "  {:<58} {middle:>9} {} ({low} to {high}) {}", figure.what, figure.unit, figure.verdict())?;
+            let p99 = number(figure.p99());
+            let spread = format!("({low} to {high}, p99 {p99})");
+            writeln!(f, "  {:<58} {middle:>9} {} {spread} {}", figure.what, figure.unit, figure.verdict())?;
         }
         Ok(())
     }
@@ -121,6 +128,14 @@ pub(super) fn median(values: &[f64]) -> f64 {
         length if length % 2 == 1 => sorted[middle],
         _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
     }
+}
+
+/// The value below which `percent` of the values lie. 0 without values.
+pub(super) fn percentile(values: &[f64], percent: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = (sorted.len() as f64 * percent / 100.0).ceil() as usize;
+    sorted.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
 }
 
 /// Three significant digits at most after the point, none for large numbers.
@@ -141,6 +156,12 @@ mod tests {
     #[test]
     fn the_median_is_the_middle() {
         assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0]), median(&[])), (2.0, 2.5, 0.0));
+    }
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!((percentile(&values, 99.0), percentile(&[7.0], 99.0), percentile(&[], 99.0)), (198.0, 7.0, 0.0));
     }
 
     #[test]

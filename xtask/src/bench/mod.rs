@@ -165,6 +165,7 @@ fn head() -> document::Head<'static> {
         command: "cargo xtask bench service",
         note: "The load generator, the fake model and what is measured share one machine. Each figure is the median of 3 rounds \
                unless its method says otherwise, with the lowest and the highest.",
+        p99: false,
     }
 }
 

@@ -105,6 +105,7 @@ fn begin(start: &Start, sandbox: &Sandbox) -> Result<(Child, Pipes, OwnedFd)> {
         terminal: start.terminal.is_some(),
         identity: Some(&user.identity),
         open_files: sandbox.open_files,
+        oom_score: sandbox.oom_score.as_deref(),
     };
     let mut started = spawn(&program);
     // A home that an image does not have is no reason to fail: nobody asked for it.

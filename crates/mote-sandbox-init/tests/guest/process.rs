@@ -187,3 +187,11 @@ fn output_before_the_end_is_whole_even_for_a_slow_reader() {
     assert_eq!(outcome.out.len(), 5_000_004);
     assert!(outcome.out.ends_with(b"end\n"));
 }
+
+#[test]
+fn where_memory_is_short_a_process_is_ended_before_the_first_one() {
+    let init = Init::start();
+    let outcome = init.shell("cat /proc/$PPID/oom_score_adj /proc/self/oom_score_adj");
+    let scores: Vec<i32> = outcome.text().split_whitespace().map(|score| score.parse().unwrap()).collect();
+    assert!(matches!(scores[..], [first, other] if other > first), "{scores:?}");
+}

@@ -89,13 +89,15 @@ pub enum Verb {
         /// No process but init lives in the sandbox; on plain directories a snapshot needs that.
         quiet: bool,
     },
-    /// Puts what a snapshot holds in the place of a root. No process may live in the sandbox.
-    Rollback {
+    /// Makes a copy of what a snapshot holds, which [`Verb::RollbackEnd`] puts in the place of a root. The sandbox may live.
+    RollbackBegin {
         /// The sandbox.
         sandbox: Id,
         /// The snapshot.
         snapshot: Id,
     },
+    /// Puts the copy in the place of the root. No process may live in the sandbox.
+    RollbackEnd(Id),
     /// Makes another sandbox's root from what a root holds: one [`Outcome::Taken`].
     Fork {
         /// The sandbox that is there.
@@ -244,7 +246,27 @@ pub struct Keeper {
     pub(super) workers: Workers,
 }
 
+impl Verb {
+    /// Whether it copies a tree, which on btrfs waits for the disk. Several that wait share one transaction.
+    const fn copies(&self) -> bool {
+        matches!(
+            self,
+            Self::Snapshot { .. }
+                | Self::RollbackBegin { .. }
+                | Self::Fork { .. }
+                | Self::Commit { .. }
+                | Self::RootNew { origin: Origin::Snapshot(_), .. }
+        )
+    }
+}
+
 impl Keeper {
+    /// Whether a verb takes so long that others should not wait for it.
+    #[must_use]
+    pub fn takes_long(&self, verb: &Verb) -> bool {
+        self.pool.backend() == Backend::Btrfs && verb.copies()
+    }
+
     /// Opens the pool: made where there is none, mounted where it is a file, cleaned of what a crash left half-made. Where
     /// the caller has a mount namespace of its own, the pool is mounted in it and goes with it.
     ///
@@ -275,7 +297,8 @@ impl Keeper {
             Verb::Pool => Outcome::Pool(self.describe()),
             Verb::RootNew { sandbox, origin, quota_bytes } => self.root_new(&sandbox, &origin, quota_bytes)?,
             Verb::Snapshot { sandbox, snapshot, quiet } => self.snapshot(&sandbox, &snapshot, quiet)?,
-            Verb::Rollback { sandbox, snapshot } => self.rollback(&sandbox, &snapshot)?,
+            Verb::RollbackBegin { sandbox, snapshot } => self.rollback_begin(&sandbox, &snapshot)?,
+            Verb::RollbackEnd(sandbox) => self.rollback_end(&sandbox)?,
             Verb::Fork { from, to, quiet } => self.fork(&from, &to, quiet)?,
             Verb::Commit { sandbox, layer, quiet } => self.commit(&sandbox, &layer, quiet)?,
             Verb::RemoveRoot(sandbox) => self.remove_root(&sandbox)?,

@@ -88,13 +88,21 @@ impl Filesystem {
         taken(self.ask(Verb::Snapshot { sandbox, snapshot, quiet }).await?)
     }
 
-    /// Puts what the snapshot holds in the place of the sandbox's root. No process may live inside.
+    /// Makes a copy of what the snapshot holds, for [`Self::rollback_end`]; meanwhile the sandbox may live.
     ///
     /// # Errors
     /// `not_found` where there is no such root or snapshot.
-    pub async fn rollback(&self, sandbox: &str, snapshot: &str) -> Result<(), Failure> {
+    pub async fn rollback_begin(&self, sandbox: &str, snapshot: &str) -> Result<(), Failure> {
         let (sandbox, snapshot) = (Id::new("sandbox", sandbox)?, Id::new("snapshot", snapshot)?);
-        done(self.ask(Verb::Rollback { sandbox, snapshot }).await?)
+        done(self.ask(Verb::RollbackBegin { sandbox, snapshot }).await?)
+    }
+
+    /// Puts the copy in the place of the sandbox's root. No process may live inside.
+    ///
+    /// # Errors
+    /// `not_found` where there is no such root; `internal` where no copy was made.
+    pub async fn rollback_end(&self, sandbox: &str) -> Result<(), Failure> {
+        done(self.ask(Verb::RollbackEnd(Id::new("sandbox", sandbox)?)).await?)
     }
 
     /// Makes another sandbox's root from this one's. Answers whether this one must be mounted anew.

@@ -93,10 +93,28 @@ impl Keeper {
         }
     }
 
-    pub(super) fn rollback(&self, sandbox: &Id, snapshot: &Id) -> Result<Outcome, Failure> {
+    pub(super) fn rollback_begin(&self, sandbox: &Id, snapshot: &Id) -> Result<Outcome, Failure> {
         let quota_bytes = Record::read(&self.existing(Folder::Roots, sandbox)?)?.quota_bytes;
-        self.copy_of_snapshot(snapshot, sandbox, quota_bytes, true)?.replace()?;
+        self.copy_of_snapshot(snapshot, sandbox, quota_bytes, true)?.keep();
         Ok(Outcome::Done)
+    }
+
+    pub(super) fn rollback_end(&self, sandbox: &Id) -> Result<Outcome, Failure> {
+        self.existing(Folder::Roots, sandbox)?;
+        self.pool.adopt_next(Folder::Roots, sandbox)?.replace()?;
+        Ok(Outcome::Done)
+    }
+
+    /// Which directory is written to by whom mounts a root: its device and inode. None where nothing is gained by knowing.
+    #[must_use]
+    pub fn upper_of(&self, sandbox: &str) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+        if self.pool.backend() != Backend::Btrfs {
+            return None;
+        }
+        let id = Id::new("sandbox", sandbox).ok()?;
+        let upper = std::fs::metadata(self.pool.path(Folder::Roots, &id).join(UPPER)).ok()?;
+        Some((upper.dev(), upper.ino()))
     }
 
     pub(super) fn fork(&self, from: &Id, to: &Id, quiet: bool) -> Result<Outcome, Failure> {

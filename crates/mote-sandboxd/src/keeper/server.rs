@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_sys::process::{self, SingleThreaded};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -20,7 +21,7 @@ use super::reactor::{Reactor, Token};
 use super::wire::{self, Answer};
 use super::{Answered, Outcome, Progress, Settings, Verb};
 use crate::filesystem;
-use crate::limits::{KEEPER_IDLE_MS, KEEPER_TURN_POLL, KEEPER_TURN_WAIT};
+use crate::limits::{KEEPER_TURN_POLL, KEEPER_TURN_WAIT};
 use crate::namespace::keeper::Cells;
 use crate::tls;
 
@@ -69,7 +70,7 @@ pub fn run() -> Result<(), Error> {
     let certificate = settings.tls.clone();
     let roots = filesystem::keeper::Keeper::open(settings.filesystem.clone());
     let roots = roots.map_err(Error::Part)?;
-    let cells = Cells::open(settings).map_err(Error::Part)?;
+    let cells = Cells::open(settings, &proof).map_err(Error::Part)?;
     let (jobs, answers) = (HashMap::new(), VecDeque::new());
     Server { socket, token, reactor, proof, roots, cells, certificate, jobs, answers }.serve()
 }
@@ -113,10 +114,13 @@ struct Server {
 impl Server {
     fn serve(mut self) -> Result<(), Error> {
         loop {
-            let timeout = self.cells.has_idle_work().then_some(KEEPER_IDLE_MS);
+            // A child at work has inherited what would be given back meanwhile.
+            let timeout = if self.jobs.is_empty() { self.cells.idle_ms() } else { None };
             let ready = self.reactor.wait(timeout)?;
-            if ready.is_empty() {
+            if ready.is_empty() && timeout.is_some() {
                 self.cells.idle(&self.proof, &mut self.reactor);
+            } else if self.jobs.is_empty() {
+                self.cells.settle_graves(&self.proof, &mut self.reactor);
             }
             for token in ready {
                 if token == self.token {
@@ -155,6 +159,12 @@ impl Server {
         let progress = match verb {
             Verb::Ping => Progress::Now(Ok((Outcome::Done, Vec::new()))),
             Verb::Namespace(verb) => self.cells.serve(number, verb, &self.roots, &self.proof, &mut self.reactor),
+            // A child costs a millisecond: only where somebody would wait meanwhile.
+            Verb::Filesystem(verb) if self.roots.takes_long(&verb) && self.is_busy() => {
+                let roots = &mut self.roots;
+                let work = || roots.carry_out(verb, Vec::new()).map(|(outcome, _)| Outcome::Filesystem(outcome));
+                Job::start(&self.proof, work).map_or_else(Progress::from, Progress::Child)
+            }
             Verb::Filesystem(verb) => {
                 let done = self.roots.carry_out(verb, descriptors);
                 Progress::Now(done.map(|(outcome, descriptors)| (Outcome::Filesystem(outcome), descriptors)))
@@ -176,6 +186,13 @@ impl Server {
             },
             Progress::Later => {}
         }
+    }
+
+    /// Whether others are under way, or wait to be read.
+    fn is_busy(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut waiting = [PollFd::new(&self.socket, PollFlags::IN)];
+        !self.jobs.is_empty() || !matches!(rustix::event::poll(&mut waiting, Some(&now)), Ok(0))
     }
 
     fn send_answers(&mut self) -> Result<(), wire::Error> {

@@ -13,7 +13,7 @@ use crate::tls;
 pub const UID_BASE: u32 = 0x7000_0000;
 /// Host user and group of the daemon: above all ranges.
 pub const DAEMON_ID: u32 = 0x7F00_0000;
-/// Cells that are kept ready.
+/// Cells that are kept ready, of either kind.
 pub const READY_CELLS: usize = 4;
 
 /// The keeper's settings.
@@ -51,8 +51,16 @@ impl Settings {
             daemon_gid: DAEMON_ID,
             uid_base: UID_BASE,
             ready_cells: READY_CELLS,
-            ready_cells_with_network: 0,
+            ready_cells_with_network: READY_CELLS,
             tls: None,
         }
+    }
+
+    /// A name that this state directory's daemon has and no other's.
+    #[must_use]
+    pub fn instance(&self) -> String {
+        use sha2::Digest as _;
+        let digest = sha2::Sha256::digest(self.filesystem.state.as_os_str().as_encoded_bytes());
+        digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -19,7 +19,7 @@ use crate::filesystem::keeper as roots;
 use crate::filesystem::{Filesystem, id::Id};
 use crate::guest::Guest;
 use crate::image::Images;
-use crate::limits::{BUNDLE_BYTES_MAX, DIFF_CHANGES_MAX};
+use crate::limits::{BUNDLE_BYTES_MAX, DIFF_CHANGES_MAX, QUIET_PAUSE, QUIET_TRIES};
 use crate::namespace::{Containers, Launch as Plan, Mount, Source, Started};
 use crate::network::Network;
 
@@ -94,9 +94,20 @@ impl Container {
         Ok(env)
     }
 
-    /// Whether no process but the first lives, so that a root can change under it.
-    fn is_quiet(&self, id: &str) -> bool {
-        self.containers.usage(id).pids <= 1
+    /// Whether no process but the first lives, so that a root can change under it. One that has just ended is counted for a
+    /// moment longer.
+    async fn is_quiet(&self, id: &str) -> bool {
+        // Live snapshots need no quiet.
+        if self.features.get("snapshot.live").is_some_and(|live| live.available) {
+            return self.containers.usage(id).pids <= 1;
+        }
+        for _ in 0..QUIET_TRIES {
+            if self.containers.usage(id).pids <= 1 {
+                return true;
+            }
+            tokio::time::sleep(QUIET_PAUSE).await;
+        }
+        false
     }
 }
 
@@ -190,16 +201,20 @@ impl Substrate for Container {
     }
 
     async fn snapshot(&self, id: &str, snapshot: &str, _: Option<&Guest>) -> Result<Taken, Failure> {
-        let remount = self.filesystem.snapshot(id, snapshot, self.is_quiet(id)).await?;
+        let remount = self.filesystem.snapshot(id, snapshot, self.is_quiet(id).await).await?;
         Ok(Taken { remount })
     }
 
-    async fn rollback(&self, id: &str, snapshot: &str) -> Result<(), Failure> {
-        self.filesystem.rollback(id, snapshot).await
+    async fn rollback_begin(&self, id: &str, snapshot: &str) -> Result<(), Failure> {
+        self.filesystem.rollback_begin(id, snapshot).await
+    }
+
+    async fn rollback(&self, id: &str, _: &str) -> Result<(), Failure> {
+        self.filesystem.rollback_end(id).await
     }
 
     async fn fork(&self, from: &str, to: &str, _: Option<&Guest>) -> Result<Taken, Failure> {
-        let remount = self.filesystem.fork(from, to, self.is_quiet(from)).await?;
+        let remount = self.filesystem.fork(from, to, self.is_quiet(from).await).await?;
         Ok(Taken { remount })
     }
 
@@ -218,7 +233,7 @@ impl Substrate for Container {
 
     async fn commit(&self, id: &str, name: &str, below: &str) -> Result<(String, Taken), Failure> {
         let config = self.images.get(below).await?.config;
-        let quiet = self.is_quiet(id);
+        let quiet = self.is_quiet(id).await;
         let (image, remount) = self.images.commit(id, name, &config, quiet, self.clock.now_ms()).await?;
         Ok((image.id, Taken { remount }))
     }

@@ -130,6 +130,10 @@ impl Substrate for Fake {
         let _gate = self.gate.lock().await;
         self.may("snapshot").map(|world| Taken { remount: world.remounts })
     }
+    async fn rollback_begin(&self, _: &str, snapshot: &str) -> Result<(), Failure> {
+        assert!(self.may("rollback_begin")?.snapshots.contains(snapshot), "the snapshot is there");
+        Ok(())
+    }
     async fn rollback(&self, id: &str, snapshot: &str) -> Result<(), Failure> {
         let world = self.may("rollback")?;
         assert!(!world.living.contains_key(id), "processes end before their root is replaced");

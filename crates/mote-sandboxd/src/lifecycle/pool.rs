@@ -123,6 +123,8 @@ impl Sandboxes {
     /// Gives a warm sandbox its environment and its holder. It is the holder's only when the record says so.
     async fn bind(&self, cell: &Arc<Cell>, spec: &Spec) -> Result<Record, mote_sandbox_api::error::Failure> {
         let guest = cell.guest().ok_or_else(|| cell.unusable())?;
+        // As it was told when it was made.
+        let told = configuration(&cell.read(|record| record.spec.clone()), &cell.defaults());
         if let Some(policy) = &spec.network
             && !policy.secrets.is_empty()
         {
@@ -130,7 +132,10 @@ impl Sandboxes {
             let env = self.substrate.policy(cell.id(), policy, &guest).await?;
             cell.add_env(env);
         }
-        self.substrate.configure(&guest, configuration(spec, &cell.defaults())).await?;
+        let wanted = configuration(spec, &cell.defaults());
+        if wanted != told {
+            self.substrate.configure(&guest, wanted).await?;
+        }
         let now = self.clock.now_ms();
         cell.change(&self.store, |record| {
             record.spec = spec.clone();

@@ -112,7 +112,11 @@ impl Sandboxes {
         crash::point("rollback.after_intent");
         let work = async {
             cell.leave();
-            self.substrate.end(cell.id()).await?;
+            // Side by side: the one waits for processes, the other for the disk.
+            let (ended, begun) =
+                tokio::join!(self.substrate.end(cell.id()), self.substrate.rollback_begin(cell.id(), snapshot));
+            ended?;
+            begun?;
             crash::point("rollback.after_end");
             self.substrate.rollback(cell.id(), snapshot).await?;
             crash::point("rollback.after_root");

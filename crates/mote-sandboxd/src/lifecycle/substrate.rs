@@ -129,6 +129,8 @@ pub trait Substrate: Send + Sync + 'static {
 
     /// Takes a snapshot of the root. `guest` is there where processes live and are not frozen.
     async fn snapshot(&self, id: &str, snapshot: &str, guest: Option<&Guest>) -> Result<Taken, Failure>;
+    /// Gets ready what [`Self::rollback`] puts in place, while processes may still live.
+    async fn rollback_begin(&self, id: &str, snapshot: &str) -> Result<(), Failure>;
     /// Puts a snapshot in the place of the root of a sandbox whose processes were ended.
     async fn rollback(&self, id: &str, snapshot: &str) -> Result<(), Failure>;
     /// Copies the root to a new sandbox's.

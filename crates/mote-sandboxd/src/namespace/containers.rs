@@ -12,7 +12,7 @@ use mote_sandbox_api::request::Usage;
 
 use super::cgroup::Meter;
 use super::keeper::{Outcome, Verb};
-use super::launch::{Launch, Living, Started};
+use super::launch::{Launch, Living, Refused, Started};
 use crate::keeper::client::Client;
 use crate::keeper::{Outcome as Answer, Verb as Call};
 use crate::network::Sockets;
@@ -100,6 +100,17 @@ impl Containers {
     pub async fn living(&self) -> Result<Vec<Living>, Failure> {
         match self.keeper.call(Call::Namespace(Verb::Living)).await? {
             (Answer::Namespace(Outcome::Living(living)), _) => Ok(living),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Cells that could not be got ready for sandboxes to come.
+    ///
+    /// # Errors
+    /// `internal` where the keeper is gone.
+    pub async fn refused(&self) -> Result<Refused, Failure> {
+        match self.keeper.call(Call::Namespace(Verb::Refused)).await? {
+            (Answer::Namespace(Outcome::Refused(refused)), _) => Ok(refused),
             _ => Err(unexpected()),
         }
     }

@@ -10,18 +10,20 @@ use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_sys::process::SingleThreaded;
 use serde::{Deserialize, Serialize};
 
-use super::cell::orders::{Orders, Report};
-use super::cell::{Cell, Mould, group};
+use super::cell::heard::Heard;
+use super::cell::orders::Orders;
+use super::cell::{self, Cell, Mould, group};
 use super::cgroup::{self, Meter};
 use super::file::failed;
+use super::graves::{self, Graves};
 use super::identity::Slots;
-use super::launch::{self, Launch, Living, Source};
+use super::launch::{self, Launch, Living, Refused, Source};
 use super::living::Resident;
 use super::{mounts, program, record, seccomp, socket};
 use crate::filesystem::keeper::Keeper as Roots;
 use crate::keeper::reactor::{Reactor, Token};
 use crate::keeper::{Answered, Outcome as Answer, Progress, Settings, wire};
-use crate::limits::LAYERS_MAX;
+use crate::limits::{GRAVES_IDLE_MS, KEEPER_IDLE_MS, LAYERS_MAX};
 
 /// What the daemon can ask.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,6 +44,8 @@ pub enum Verb {
     Living,
     /// What can be bounded: one [`Outcome::Controllers`].
     Controllers,
+    /// Cells that could not be got ready: one [`Outcome::Refused`].
+    Refused,
 }
 
 /// What is answered.
@@ -61,6 +65,8 @@ pub enum Outcome {
     Living(Vec<Living>),
     /// Of [`Verb::Controllers`]: names, and how each is done.
     Controllers(Vec<(String, String)>),
+    /// Of [`Verb::Refused`].
+    Refused(Refused),
 }
 
 /// A cell that has its orders.
@@ -90,8 +96,10 @@ pub struct Cells {
     starting: HashMap<Token, Starting>,
     living: HashMap<String, Resident>,
     ending: HashMap<Token, (Vec<u64>, Resident)>,
-    /// Cells cannot be made for now: told once, and tried again at the next start.
-    barren: bool,
+    graves: Graves,
+    /// Cells without and with a network cannot be made for now: tried again at the next start.
+    barren: [bool; 2],
+    refused: Refused,
 }
 
 impl Cells {
@@ -99,13 +107,15 @@ impl Cells {
     ///
     /// # Errors
     /// Where the host has no cgroups, or the run directory or the first process's program cannot be used.
-    pub fn open(settings: Settings) -> Result<Self, Failure> {
+    pub fn open(settings: Settings, proof: &SingleThreaded) -> Result<Self, Failure> {
         let mould = Mould {
-            groups: cgroup::open(&instance(&settings))?,
+            groups: cgroup::open(&settings.instance())?,
             program: program::load(&settings.init)?,
             filters: seccomp::filters()?,
             uid_base: settings.uid_base,
             foothold: settings.run.join("empty"),
+            // Where this cannot be, each cell with a network asks `nft`, and tells its caller why that cannot be.
+            rules: if settings.ready_cells_with_network > 0 { cell::learn_rules(proof) } else { None },
         };
         for folder in [&settings.run.join("sandboxes"), &mould.foothold] {
             std::fs::create_dir_all(folder)
@@ -119,7 +129,9 @@ impl Cells {
             starting: HashMap::new(),
             living: HashMap::new(),
             ending: HashMap::new(),
-            barren: false,
+            graves: Graves::default(),
+            barren: [false; 2],
+            refused: Refused::default(),
         };
         cells.find_living()?;
         Ok(cells)
@@ -144,7 +156,8 @@ impl Cells {
             }
             Verb::Freeze(id) => self.freeze(&id, true).into(),
             Verb::Thaw(id) => self.freeze(&id, false).into(),
-            Verb::End(id) => self.end(number, &id, reactor),
+            Verb::End(id) => self.end(number, &id, roots, reactor),
+            Verb::Refused => Ok(Answer::Namespace(Outcome::Refused(self.refused.clone()))).into(),
             Verb::Living => {
                 let living = self.living.values().filter(|resident| resident.lives());
                 let groups = &*self.mould.groups;
@@ -181,7 +194,10 @@ impl Cells {
         if taken || self.living.contains_key(&launch.id) {
             return Err(Failure::new(Code::Conflict, format!("a sandbox {:?} lives already", launch.id)));
         }
-        self.barren = false;
+        self.barren[usize::from(launch.network)] = false;
+        if let Some(upper) = roots.upper_of(&launch.id) {
+            self.graves.release(upper, reactor);
+        }
         let Waiting { token, cell, sockets } = self.take(launch.network, proof, reactor)?;
         match self.order(&cell, launch, roots) {
             Ok(()) => {
@@ -230,7 +246,8 @@ impl Cells {
         else {
             return Err(Failure::new(Code::Internal, "a root's directories have no names"));
         };
-        self.mould.groups.limit(&group(cell.slot), &launch.resources, super::device::under(folder))?;
+        let device = launch.resources.io.and_then(|_| super::device::under(folder));
+        self.mould.groups.limit(&group(cell.slot), &launch.resources, device)?;
         let mut trees = Vec::with_capacity(recipe.lower.len() + launch.mounts.len() + 2);
         for tree in &recipe.lower {
             trees.push(mounts::copy_mapped(tree, &cell.users)?);
@@ -264,7 +281,7 @@ impl Cells {
         wire::send(&cell.control, &orders, &trees).map_err(|error| failed("tell a cell its orders", error))
     }
 
-    fn end(&mut self, number: u64, id: &str, reactor: &mut Reactor) -> Progress {
+    fn end(&mut self, number: u64, id: &str, roots: &Roots, reactor: &mut Reactor) -> Progress {
         if let Some((numbers, _)) = self.ending.values_mut().find(|(_, resident)| resident.record.id == id) {
             numbers.push(number);
             return Progress::Later;
@@ -278,6 +295,12 @@ impl Cells {
                 Err(failure) => failure.into(),
             };
         };
+        if let (Some(upper), Some(root)) = (roots.upper_of(id), graves::root_of(resident.record.pid)) {
+            // The number may be another process's by now: what was opened counts only if this one still lives.
+            if resident.lives() {
+                self.graves.hold(upper, root);
+            }
+        }
         resident.kill();
         // What is stopped does not end.
         let name = group(resident.record.slot);
@@ -299,6 +322,9 @@ impl Cells {
 
     /// Something that was watched is ready; what can be answered now is added to `answers`.
     pub fn ready(&mut self, token: Token, reactor: &mut Reactor, answers: &mut VecDeque<(u64, Answered)>) {
+        if self.graves.ready(token, reactor) {
+            return;
+        }
         if let Some((numbers, resident)) = self.ending.remove(&token) {
             reactor.forget(&resident.process);
             let result = self.clean(&resident);
@@ -308,7 +334,7 @@ impl Cells {
             return;
         }
         if let Some(mut starting) = self.starting.remove(&token) {
-            match hear(&starting.cell) {
+            match starting.cell.hear() {
                 Heard::Prepared(sockets) => {
                     starting.sockets = sockets;
                     self.starting.insert(token, starting);
@@ -330,19 +356,28 @@ impl Cells {
             return;
         }
         if let Some(at) = self.waiting.iter().position(|waiting| waiting.token == token) {
-            match hear(&self.waiting[at].cell) {
+            match self.waiting[at].cell.hear() {
                 Heard::Prepared(sockets) => self.waiting[at].sockets = sockets,
                 Heard::Nothing => {}
-                Heard::Done | Heard::Failed(_) => {
-                    // The next start makes one itself, and tells its caller why it cannot.
-                    self.barren = true;
-                    if let Some(waiting) = self.waiting.remove(at) {
-                        reactor.forget(&waiting.cell.control);
-                        self.discard(&waiting.cell);
-                    }
-                }
+                Heard::Done => self.refuse(at, Failure::new(Code::Internal, "a cell went on without orders"), reactor),
+                Heard::Failed(failure) => self.refuse(at, failure, reactor),
             }
         }
+    }
+
+    /// Gives up a cell that waits. The next start makes one itself, and tells its caller why it cannot.
+    fn refuse(&mut self, at: usize, failure: Failure, reactor: &Reactor) {
+        if let Some(waiting) = self.waiting.remove(at) {
+            self.note_refusal(waiting.cell.network, failure);
+            reactor.forget(&waiting.cell.control);
+            self.discard(&waiting.cell);
+        }
+    }
+
+    fn note_refusal(&mut self, network: bool, failure: Failure) {
+        self.barren[usize::from(network)] = true;
+        self.refused.count += 1;
+        self.refused.last = Some(failure);
     }
 
     /// A cell became a sandbox.
@@ -381,28 +416,44 @@ impl Cells {
         }
     }
 
-    /// Whether there is something to prepare.
+    /// After how many milliseconds without a call there is something to do for later; none where there is nothing.
     #[must_use]
-    pub fn has_idle_work(&self) -> bool {
-        !self.barren && self.wanted().is_some()
+    pub fn idle_ms(&self) -> Option<u32> {
+        // What is being launched needs the processor more.
+        if self.starting.is_empty() && self.wanted().is_some() {
+            return Some(KEEPER_IDLE_MS);
+        }
+        self.graves.is_due().then_some(GRAVES_IDLE_MS)
     }
 
     /// The kind of cell of which one more should wait: with a network or without.
     fn wanted(&self) -> Option<bool> {
-        let count = |network| self.waiting.iter().filter(|waiting| waiting.cell.network == network).count();
-        if count(false) < self.settings.ready_cells {
-            Some(false)
-        } else {
-            (count(true) < self.settings.ready_cells_with_network).then_some(true)
+        let lacks = |network: bool, wanted: usize| {
+            let waiting = self.waiting.iter().filter(|waiting| waiting.cell.network == network).count();
+            !self.barren[usize::from(network)] && waiting < wanted
+        };
+        if lacks(false, self.settings.ready_cells) {
+            return Some(false);
+        }
+        lacks(true, self.settings.ready_cells_with_network).then_some(true)
+    }
+
+    /// Prepares one thing, or gives back what is no longer needed.
+    pub fn idle(&mut self, proof: &SingleThreaded, reactor: &mut Reactor) {
+        match self.wanted() {
+            Some(network) if self.starting.is_empty() => match self.make(network, proof, reactor) {
+                Ok(waiting) => self.waiting.push_back(waiting),
+                Err(failure) => self.note_refusal(network, failure),
+            },
+            _ => self.graves.dig(proof, reactor),
         }
     }
 
-    /// Prepares one thing.
-    pub fn idle(&mut self, proof: &SingleThreaded, reactor: &mut Reactor) {
-        let Some(network) = self.wanted().filter(|_| !self.barren) else { return };
-        match self.make(network, proof, reactor) {
-            Ok(waiting) => self.waiting.push_back(waiting),
-            Err(_) => self.barren = true,
+    /// Gives back what has to be, however much there is to do. To be called when no other child of the keeper runs, which
+    /// would hold what is to go.
+    pub fn settle_graves(&mut self, proof: &SingleThreaded, reactor: &mut Reactor) {
+        if self.graves.is_full() {
+            self.graves.dig(proof, reactor);
         }
     }
 
@@ -419,6 +470,7 @@ impl Cells {
             // Nobody hears of a failure any more; the next keeper sweeps.
             let _ = self.clean(&resident);
         }
+        self.graves.close();
     }
 
     /// Takes over what an earlier keeper left: sandboxes that live; the rest is removed.
@@ -441,31 +493,4 @@ impl Cells {
         }
         Ok(())
     }
-}
-
-enum Heard {
-    Nothing,
-    Prepared(Vec<OwnedFd>),
-    Done,
-    Failed(Failure),
-}
-
-/// What a cell says.
-fn hear(cell: &Cell) -> Heard {
-    match wire::receive::<Report>(&cell.control) {
-        Ok((Report::Prepared, sockets)) => Heard::Prepared(sockets),
-        Ok((Report::Failed(failure), _)) => Heard::Failed(failure),
-        Err(wire::Error::Socket(rustix::io::Errno::AGAIN)) => Heard::Nothing,
-        // The socket also closes when the process ends without a word.
-        Err(wire::Error::Closed) if !super::living::has_ended(&cell.child.descriptor) => Heard::Done,
-        Err(wire::Error::Closed) => Heard::Failed(Failure::new(Code::Internal, "a cell's process ended at once")),
-        Err(error) => Heard::Failed(failed("hear from a cell", error)),
-    }
-}
-
-/// A name that this state directory's daemon has and no other's.
-fn instance(settings: &Settings) -> String {
-    use sha2::Digest as _;
-    let digest = sha2::Sha256::digest(settings.filesystem.state.as_os_str().as_encoded_bytes());
-    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -128,6 +128,15 @@ pub struct Living {
     pub frozen: bool,
 }
 
+/// Cells that could not be got ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// How many since the keeper started.
+    pub count: u64,
+    /// Why the last one could not.
+    pub last: Option<Failure>,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -8,6 +8,7 @@ pub mod cgroup;
 mod containers;
 mod device;
 mod file;
+mod graves;
 pub mod identity;
 pub mod keeper;
 pub mod launch;

@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
 use super::netlink::{LOOPBACK, Netlink};
+use super::ruleset::Ruleset;
 use crate::limits::EGRESS_BACKLOG;
 
 /// What the daemon can ask.
@@ -101,13 +102,33 @@ pub fn isolate() -> Result<(), Failure> {
 /// # Errors
 /// `internal` with what the kernel or `nft` answered; `unsupported` where there is no `nft`.
 pub fn prepare() -> Result<Vec<OwnedFd>, Failure> {
+    prepare_with(None)
+}
+
+/// [`prepare`], with rules that [`learn`] has read.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_with(rules: Option<&Ruleset>) -> Result<Vec<OwnedFd>, Failure> {
     let netlink = Netlink::open().map_err(|error| failed("open a netlink socket", error))?;
     netlink.set_up(LOOPBACK).map_err(|error| failed("set the loopback up", error))?;
     // The rules stand before there is a route, so that there is no moment without them.
-    filter()?;
+    match rules {
+        Some(rules) => rules.write().map_err(|error| failed("set up the packet filter", error))?,
+        None => filter()?,
+    }
     netlink.add_address(LOOPBACK, OWN_ADDRESS, 32).map_err(|error| failed("add an address", error))?;
     netlink.add_default_route(LOOPBACK, OWN_ADDRESS).map_err(|error| failed("add a default route", error))?;
     sockets()
+}
+
+/// Applies the rules with `nft` in the calling thread's network namespace, a fresh one, and reads them as the kernel has them.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn learn() -> Result<Ruleset, Failure> {
+    filter()?;
+    Ruleset::read().map_err(|error| failed("read the packet filter's rules", error))
 }
 
 /// The daemon's sockets in the calling thread's network namespace: the listener for TCP, the socket for DNS over UDP, the

@@ -15,6 +15,7 @@ mod netlink;
 pub mod policy;
 mod proxy;
 pub mod resolve;
+pub mod ruleset;
 pub mod secret;
 pub mod tape;
 pub mod told;

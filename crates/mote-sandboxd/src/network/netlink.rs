@@ -98,7 +98,7 @@ impl Netlink {
 }
 
 /// What an acknowledgement says: a header, then a negated error number, 0 for success.
-fn verdict(answer: &[u8]) -> Result<(), Errno> {
+pub(super) fn verdict(answer: &[u8]) -> Result<(), Errno> {
     let (Some(kind), Some(code)) = (answer.get(4..6), answer.get(HEADER_BYTES..HEADER_BYTES + 4)) else {
         return Err(Errno::PROTO);
     };
@@ -112,7 +112,7 @@ fn verdict(answer: &[u8]) -> Result<(), Errno> {
 }
 
 /// Appends an attribute: length, type, value, filled up to four bytes.
-fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(super) fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     body.extend(length.to_ne_bytes());
     body.extend(kind.to_ne_bytes());

@@ -122,7 +122,8 @@ impl Stage {
 
     pub(crate) fn rollback_mounted(&mut self, sandbox: &str, snapshot: &str, at: &Path) -> PathBuf {
         self.unmount(at);
-        self.ask(Verb::Rollback { sandbox: id(sandbox), snapshot: id(snapshot) }).unwrap();
+        self.ask(Verb::RollbackBegin { sandbox: id(sandbox), snapshot: id(snapshot) }).unwrap();
+        self.ask(Verb::RollbackEnd(id(sandbox))).unwrap();
         self.mount(sandbox)
     }
 

@@ -58,6 +58,7 @@ pub(crate) fn settings(folder: &Path) -> Settings {
     settings.filesystem.backend = Some(Backend::Plain);
     settings.filesystem.host_root = true;
     settings.ready_cells = 0;
+    settings.ready_cells_with_network = 0;
     std::fs::create_dir_all(&settings.filesystem.state).unwrap();
     settings
 }

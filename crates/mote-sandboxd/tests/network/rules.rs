@@ -170,3 +170,15 @@ except OSError as error: print(error.errno)";
     let output = namespace.command("python3").args(["-c", script]).output().unwrap();
     assert_eq!(text(&output), "inside\n101\n");
 }
+
+#[test]
+fn rules_that_were_read_and_written_again_are_those_that_nft_made() {
+    let [first, second] = [super::namespaces::Namespace::new(), super::namespaces::Namespace::new()];
+    let rules = first.call(mote_sandboxd::network::keeper::learn).unwrap();
+    second.call(move || rules.write()).unwrap();
+    let listed = |namespace: &super::namespaces::Namespace| {
+        text(&namespace.command("nft").args(["list", "ruleset"]).output().unwrap())
+    };
+    assert!(listed(&first).contains("policy drop"), "{}", listed(&first));
+    assert_eq!(listed(&first), listed(&second));
+}

@@ -9,6 +9,7 @@ use mote_sandbox_api::error::Failure;
 use mote_sandbox_api::network::{Policy, Rule, Verdict};
 use mote_sandboxd::network::decision::{Decision, Reason};
 use mote_sandboxd::network::resolve::Upstream;
+use mote_sandboxd::network::ruleset::Ruleset;
 use mote_sandboxd::network::secret::{Value, Vault};
 use mote_sandboxd::network::{Network, Settings, Sockets, keeper};
 use tokio::runtime::Runtime;
@@ -84,7 +85,14 @@ impl World {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = format!("sb{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let namespace = Namespace::new();
-        let descriptors = namespace.call(keeper::prepare).unwrap();
+        let descriptors = namespace
+            .call(|| {
+                // As the keeper does: the rules are read once, and written to each namespace.
+                static RULES: OnceLock<Ruleset> = OnceLock::new();
+                let rules = RULES.get_or_init(|| Namespace::new().call(keeper::learn).unwrap());
+                keeper::prepare_with(Some(rules))
+            })
+            .unwrap();
         let _inside = self.runtime.enter();
         self.network.attach(&id, Sockets::try_from(descriptors).unwrap(), policy).unwrap();
         Sandbox { world: self, id, namespace }

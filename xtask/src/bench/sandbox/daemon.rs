@@ -15,11 +15,13 @@ use crate::bench::http;
 use crate::bench::program::free_port;
 
 /// How long the daemon may take to be ready, and to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A running daemon. Dropping it ends it, with its sandboxes.
 pub(super) struct Daemon {
     child: Child,
+    program: PathBuf,
+    config: PathBuf,
     /// `127.0.0.1:PORT`.
     pub(super) address: String,
     key: String,
@@ -46,18 +48,11 @@ impl Daemon {
         let file = state.join("config.yaml");
         // JSON is YAML.
         std::fs::write(&file, config.to_string()).context("failed to write the daemon's configuration")?;
-        let log = std::fs::File::create(state.join("output.log"))?;
-        let child = Command::new(bench.binaries.join("mote-sandboxd"))
-            .args(["serve", "--config"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("failed to start mote-sandboxd")?;
-        let mut daemon = Self { child, address, key: String::new() };
+        let program = bench.binaries.join("mote-sandboxd");
+        let child = serve(&program, &file, &state.join("output.log"))?;
+        let mut daemon = Self { child, program, config: file, address, key: String::new() };
         daemon.wait_ready(&state)?;
-        daemon.key = key(&state.join("state"))?;
+        daemon.key = key(&state.join("state/daemon"))?;
         Ok(daemon)
     }
 
@@ -87,19 +82,47 @@ fn key(state: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
+fn serve(program: &Path, config: &Path, log: &Path) -> Result<Child> {
+    let log = std::fs::File::create(log)?;
+    let mut command = Command::new(program);
+    command.args(["serve", "--config"]).arg(config);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().context("failed to start mote-sandboxd")
+}
+
+/// Asks it to end, which removes its sandboxes; whether it did in time.
+fn end(child: &mut Child) -> bool {
+    Command::new("kill").arg(child.id().to_string()).status().ok();
+    let asked = Instant::now();
+    while asked.elapsed() < PATIENCE {
+        if let Ok(Some(_)) = child.try_wait() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // SIGTERM, so that it removes its sandboxes; SIGKILL if it does not.
-        let pid = self.child.id().to_string();
-        Command::new("kill").arg(&pid).status().ok();
-        let asked = Instant::now();
-        while asked.elapsed() < PATIENCE {
-            if let Ok(Some(_)) = self.child.try_wait() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        let ended_before = matches!(self.child.try_wait(), Ok(Some(_)));
+        if !ended_before && end(&mut self.child) {
+            return;
         }
+        // Its sandboxes outlive one that crashed or hangs. The next one takes them over, and removes them.
         self.child.kill().ok();
         self.child.wait().ok();
+        let log = self.config.with_file_name("cleaning.log");
+        let Ok(mut next) = serve(&self.program, &self.config, &log) else { return };
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE
+            && !http::ask(&self.address, "GET", "/ready", &[], "").is_ok_and(|answer| answer.status == 200)
+        {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if !end(&mut next) {
+            next.kill().ok();
+            next.wait().ok();
+        }
     }
 }

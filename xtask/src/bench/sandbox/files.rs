@@ -7,9 +7,9 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 
-use super::Bench;
 use super::create::milliseconds;
 use super::daemon::Daemon;
+use super::{Bench, repeat};
 use crate::bench::figure::{Figure, Section};
 
 /// Bytes of the large file.
@@ -22,8 +22,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Section> {
     let daemon = Daemon::start(bench, "files", &json!({}))?;
     let mut client = daemon.client()?;
     let sandbox = client.create(&json!({"profile": "production", "resources": {"disk": "4GiB", "memory": "2GiB"}}))?;
-    let path = format!("/v1/sandboxes/{sandbox}/files?path=/tmp/../home/bench");
-    let path = path.replace("/tmp/../home/bench", "/var/tmp/bench");
+    let path = format!("/v1/sandboxes/{sandbox}/files?path=/var/tmp/bench");
     let kind = "application/octet-stream";
     let (large, small) = (vec![0x5a; LARGE], vec![0x5a; SMALL]);
     let rate = |started: Instant| LARGE as f64 / f64::from(1 << 20) / started.elapsed().as_secs_f64();
@@ -37,14 +36,15 @@ pub(super) fn measure(bench: &Bench) -> Result<Section> {
         read.push(rate(started));
         anyhow::ensure!(back == large, "what was read is not what was written");
     }
-    for _ in 0..bench.effort.times {
+    repeat(bench.effort.times, |_| {
         let started = Instant::now();
         client.raw("PUT", &path, kind, &small)?;
         write_small.push(milliseconds(started));
         let started = Instant::now();
         client.raw("GET", &path, kind, b"")?;
         read_small.push(milliseconds(started));
-    }
+        Ok(())
+    })?;
     let figures = vec![
         Figure::new("sandbox-file-write", "write, 64 MiB", "MiB/s", write),
         Figure::new("sandbox-file-read", "read, 64 MiB", "MiB/s", read),

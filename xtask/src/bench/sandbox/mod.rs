@@ -14,17 +14,31 @@ mod peers;
 mod states;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::figure::Section;
 use super::{document, machine};
-use crate::{dist, process, workspace};
+use crate::{dist, packages, process, workspace};
 
 /// The document.
 const DOCUMENT: &str = "docs/benchmarks-sandbox.md";
 /// What the measured root holds beside Debian's essential packages.
 const ROOT_PACKAGES: &str = "curl,ca-certificates";
+
+/// What is run beside the daemon, with the Debian package that brings each.
+const PROGRAMS: [(&str, &str); 8] = [
+    ("bwrap", "bubblewrap"),
+    ("crun", "crun"),
+    ("runc", "runc"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+    ("curl", "curl"),
+];
 
 /// Options of `bench sandbox`.
 #[derive(clap::Args)]
@@ -63,6 +77,9 @@ pub(super) struct Effort {
     pub(super) seconds: u64,
 }
 
+/// How long one series of measurements may take: what is slower than that is measured less often.
+const SERIES: Duration = Duration::from_secs(30);
+
 const FULL: Effort =
     Effort { times: 200, states: 50, burst: 100, alive: 1000, trees: &[1, 5_000, 50_000], seconds: 10 };
 const QUICK: Effort = Effort { times: 20, states: 5, burst: 20, alive: 50, trees: &[1, 1_000], seconds: 2 };
@@ -79,11 +96,36 @@ pub(super) struct Bench {
     pub(super) peers: bool,
 }
 
+impl Drop for Bench {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.scratch).ok();
+    }
+}
+
 /// One section of the document.
 type Measurement = fn(&Bench) -> Result<Section>;
 
+/// Set in this program's second self.
+const APART: &str = "MOTE_BENCH_APART";
+
+/// This program again, in a mount namespace of its own: whatever is mounted meanwhile goes with it. In it there is no second
+/// cgroup hierarchy beside those of version 1, with which crun does not start.
+fn run_apart() -> Result<()> {
+    let own = std::env::current_exe().context("failed to find this program")?;
+    let script = "test -d /sys/fs/cgroup/memory && umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--", "/bin/sh", "-c", script]).arg(own);
+    command.args(std::env::args_os().skip(1)).env(APART, "1");
+    let status = command.status().context("failed to start unshare (Debian package util-linux)")?;
+    ensure!(status.success(), "failed to measure: {status}");
+    Ok(())
+}
+
 /// Measures and writes.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if std::env::var_os(APART).is_none() {
+        return run_apart();
+    }
     let workspace = workspace::root();
     let bench = prepare(options)?;
     let sections: [(&str, Measurement); 7] = [
@@ -99,7 +141,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for (name, section) in sections {
         if options.only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
             println!("xtask: measuring {name}");
-            match section(&bench) {
+            let started = Instant::now();
+            let result = section(&bench);
+            println!("xtask: measured {name} for {:.0} s", started.elapsed().as_secs_f64());
+            match result {
                 Ok(section) => {
                     print!("{section}");
                     measured.push(section);
@@ -121,8 +166,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let head = document::Head {
         title: "Benchmarks of the sandbox runtime",
         command: "cargo xtask bench sandbox",
-        note: "The client, the daemon and the sandboxes share one machine. Each figure is the median, with the 1st and 99th \
-               percentile, unless its method says otherwise.",
+        note: "The client, the daemon and the sandboxes share one machine. Each figure is the median, with the 99th percentile, \
+               unless its method says otherwise.",
+        p99: true,
     };
     let mut text = document::text(&head, &machine?, &measured, &reasons)?;
     if !failed.is_empty() {
@@ -136,6 +182,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn prepare(options: &Options) -> Result<Bench> {
     let target = workspace::Metadata::read()?.target_directory;
+    ensure!(packages::is_root(&target), "failed to measure sandboxes: the daemon needs root at its start");
+    packages::ensure(&target, &PROGRAMS, &[])?;
     let binaries = match &options.binaries {
         Some(folder) => folder.canonicalize().with_context(|| format!("failed to find {}", folder.display()))?,
         None => {
@@ -164,6 +212,19 @@ fn debian_root(target: &Path) -> Result<PathBuf> {
         std::fs::rename(&fresh, &root).with_context(|| format!("failed to name {}", root.display()))?;
     }
     Ok(root)
+}
+
+/// Repeats until it has been done so often, or for so long that enough is known.
+pub(super) fn repeat(times: usize, mut once: impl FnMut(usize) -> Result<()>) -> Result<()> {
+    let started = Instant::now();
+    for number in 0..times {
+        once(number)?;
+        if started.elapsed() > SERIES {
+            println!("xtask: {} of {times} times: it is slow", number + 1);
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl Bench {

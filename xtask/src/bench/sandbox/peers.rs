@@ -65,8 +65,9 @@ impl Peer {
                 command
             }
         };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
         let started = Instant::now();
-        let status = command.stdin(Stdio::null()).status().with_context(|| format!("failed to start {}", self.name))?;
+        let status = command.status().with_context(|| format!("failed to start {}", self.name))?;
         ensure!(status.success(), "{} ended with {status}", self.name);
         Ok(started.elapsed().as_secs_f64() * 1e3)
     }

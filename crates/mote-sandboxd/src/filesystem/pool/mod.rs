@@ -32,6 +32,7 @@ pub enum Backend {
     /// Subvolumes: snapshots are atomic, whatever is being written.
     Btrfs,
     /// Directories: a snapshot seals what was written, while nothing writes.
+    #[serde(rename = "overlay", alias = "plain")]
     Plain,
 }
 
@@ -425,7 +426,16 @@ impl Drop for Draft<'_> {
 impl Pool {
     /// A tree that was begun and kept in an earlier call.
     pub(super) fn adopt(&self, folder: Folder, id: &Id) -> Result<Draft<'_>, Failure> {
-        let name = format!("{id}{NEW}");
+        self.adopt_named(folder, id, NEW)
+    }
+
+    /// The same of one that is to take the place of another.
+    pub(super) fn adopt_next(&self, folder: Folder, id: &Id) -> Result<Draft<'_>, Failure> {
+        self.adopt_named(folder, id, NEXT)
+    }
+
+    fn adopt_named(&self, folder: Folder, id: &Id, ending: &str) -> Result<Draft<'_>, Failure> {
+        let name = format!("{id}{ending}");
         let directory = open_directory(self.folder(folder), &name)
             .map_err(|error| fault::io(&format!("failed to open the unfinished {} {id}", kind(folder)), &error))?;
         Ok(Draft { pool: self, folder, id: id.clone(), name, directory, kept: false })

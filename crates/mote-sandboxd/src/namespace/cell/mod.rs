@@ -5,9 +5,12 @@
 //! when cells are made; [`super::keeper`] does.
 
 pub mod enter;
+pub mod heard;
 pub mod orders;
 pub mod prepare;
 
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -21,6 +24,8 @@ use rustix::thread::UnshareFlags;
 use super::cgroup::Groups;
 use super::file::failed;
 use super::identity::{self, Slot};
+use crate::limits::RULES_BYTES_MAX;
+use crate::network::ruleset::Ruleset;
 
 /// What every cell is made with.
 #[derive(Debug)]
@@ -35,6 +40,8 @@ pub struct Mould {
     pub uid_base: u32,
     /// A directory that exists, on which the cell's own root is put before the host's is gone.
     pub foothold: PathBuf,
+    /// The packet filter of a sandbox with a network; applied with `nft` where absent.
+    pub rules: Option<Ruleset>,
 }
 
 /// A cell as the keeper holds it.
@@ -63,6 +70,22 @@ const NAMESPACES: UnshareFlags = UnshareFlags::NEWNS
 #[must_use]
 pub fn group(slot: Slot) -> String {
     format!("{slot:05}")
+}
+
+/// The packet filter of sandboxes with a network, as the kernel of this host has it once `nft` has applied it: a child tries
+/// in a network namespace of its own. None where that fails.
+pub fn learn_rules(proof: &SingleThreaded) -> Option<Ruleset> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
+    let child = process::fork(proof, UnshareFlags::NEWNET, None, || {
+        let written = crate::network::keeper::learn().map(|rules| File::from(writer).write_all(rules.as_bytes()));
+        u8::from(!matches!(written, Ok(Ok(()))))
+    });
+    let child = child.ok()?;
+    let mut bytes = Vec::new();
+    let read = File::from(reader).take(RULES_BYTES_MAX).read_to_end(&mut bytes);
+    let ended = rustix::process::waitid(WaitId::PidFd(child.descriptor.as_fd()), WaitIdOptions::EXITED);
+    let is_good = ended.ok().flatten().and_then(|status| status.exit_status()) == Some(0);
+    (is_good && read.is_ok()).then(|| Ruleset::from_bytes(bytes))
 }
 
 impl Cell {

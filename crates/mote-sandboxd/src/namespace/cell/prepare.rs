@@ -112,7 +112,7 @@ impl Inside<'_> {
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
             .map_err(|error| failed("make the mounts private", error))?;
         let sockets = if self.network {
-            crate::network::keeper::prepare()?
+            crate::network::keeper::prepare_with(self.mould.rules.as_ref())?
         } else {
             crate::network::keeper::isolate()?;
             Vec::new()
