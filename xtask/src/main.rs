@@ -5,6 +5,7 @@
 mod bench;
 mod checklist;
 mod dist;
+mod guest;
 mod packages;
 mod process;
 mod python;

@@ -52,8 +52,9 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether a program of that name is found on the path.
+/// Whether a program of that name is found on the path, or where an administrator's path would lead.
 pub(crate) fn found(program: &str) -> bool {
     let Some(path) = std::env::var_os("PATH") else { return false };
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    let administrators = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
+    std::env::split_paths(&path).chain(administrators).any(|folder| folder.join(program).is_file())
 }

@@ -6,18 +6,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::{dist, packages, process, python, workspace};
+use crate::{dist, guest, packages, process, python, workspace};
 
 /// Targets without an operating system that the core has to build for.
 const BARE_TARGETS: [&str; 2] = ["riscv32imac-unknown-none-elf", "riscv32imc-unknown-none-elf"];
 /// Programs that tests run, with the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 16] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("promtool", "prometheus"),
     ("prometheus", "prometheus"),
     ("python3", "python3-venv"),
     // What the sandbox daemon itself runs.
     ("mkfs.btrfs", "btrfs-progs"),
-    ("mmdebstrap", "mmdebstrap"),
     ("nft", "nftables"),
     // Images, from a real registry.
     ("docker-registry", "docker-registry"),
@@ -62,8 +61,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let arguments = ["build", "--package", "mote-core", "--package", "mote-wire", "--target", bare];
         process::run(&mut process::cargo(&root, &arguments)).with_context(|| bare_advice(bare))?;
     }
+    let guest = guest::make(&target)?;
     let mut tests = process::cargo(&root, &["test", "--workspace", "--no-fail-fast"]);
-    tests.env("MOTE_SANDBOX_INIT_BIN", init);
+    tests.env("MOTE_SANDBOX_INIT_BIN", init).env("MOTE_GUEST", guest);
     // The daemon's crash points do nothing unless one is named.
     tests.env("MOTE_SANDBOXD_BIN", crash.join("mote-sandboxd"));
     tests.env("MOTE_BIN", plain.join("mote")).env("MOTE_CRASH_BIN", crash.join("mote")).env("MOTE_TEST_VENV", venv);
@@ -96,7 +96,8 @@ fn build(root: &Path, target: &Path, variant: &str, selection: &[&str]) -> Resul
 /// Debian packages that are missing: installed as root, named otherwise.
 fn install_programs(root: &Path) -> Result<()> {
     let more: &[&str] = if python::can_make_venvs(root) { &[] } else { &["python3-venv"] };
-    packages::ensure(root, &PROGRAMS, more)
+    let programs: Vec<_> = PROGRAMS.into_iter().chain(guest::PROGRAMS).collect();
+    packages::ensure(root, &programs, more)
 }
 
 /// The standard library for the bare targets, through rustup where it is.

@@ -241,6 +241,9 @@ pub enum ChangeKind {
 pub struct Usage {
     /// CPU time since creation, microseconds.
     pub cpu_us: u64,
+    /// Time that it was held back by its bound on the processor since creation, microseconds.
+    #[serde(default)]
+    pub cpu_throttled_us: u64,
     /// Memory in bytes.
     pub memory_bytes: u64,
     /// Memory bound in bytes.

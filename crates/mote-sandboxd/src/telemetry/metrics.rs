@@ -129,8 +129,14 @@ const fn counter(name: &'static str, help: &'static str, of: fn(&Usage) -> Optio
     Figure { name, is_counter: true, help, of, per_unit: 1 }
 }
 
-const FIGURES: [Figure; 8] = [
+const FIGURES: [Figure; 9] = [
     Figure { per_unit: 1_000_000, ..counter("cpu_seconds", "CPU time", |usage| Some(usage.cpu_us)) },
+    Figure {
+        per_unit: 1_000_000,
+        ..counter("cpu_throttled_seconds", "Time held back by the bound on the CPU", |usage| {
+            Some(usage.cpu_throttled_us)
+        })
+    },
     figure("memory_bytes", "Memory in use", |usage| Some(usage.memory_bytes)),
     figure("memory_limit_bytes", "Bound of the memory", |usage| Some(usage.memory_bytes_max)),
     figure("pids", "Processes and threads", |usage| Some(usage.pids)),

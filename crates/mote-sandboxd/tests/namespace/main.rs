@@ -5,6 +5,7 @@
 
 mod bounds;
 mod escape;
+mod guest;
 mod isolation;
 mod restart;
 mod stage;

@@ -41,8 +41,11 @@ pub(crate) fn daemon_program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_mote-sandboxd"))
 }
 
-/// The first process's program, built where it is not there.
+/// The first process's program: the one that is named, or else one that is built now.
 fn init_program() -> PathBuf {
+    if let Some(named) = std::env::var_os("MOTE_SANDBOX_INIT_BIN") {
+        return named.into();
+    }
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {
         let built =

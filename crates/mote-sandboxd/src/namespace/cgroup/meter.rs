@@ -17,6 +17,9 @@ pub enum Meter {
         memory: Option<PathBuf>,
         /// Of `cpuacct`.
         cpu: Option<PathBuf>,
+        /// Of `cpu`.
+        #[serde(default)]
+        quota: Option<PathBuf>,
         /// Of `pids`.
         pids: Option<PathBuf>,
     },
@@ -30,13 +33,15 @@ impl Meter {
     pub fn read(&self) -> Usage {
         let mut usage = Usage::default();
         match self {
-            Self::V1 { memory, cpu, pids } => {
+            Self::V1 { memory, cpu, quota, pids } => {
                 if let Some(folder) = memory {
                     usage.memory_bytes = number(folder, "memory.usage_in_bytes");
                     usage.memory_bytes_max = number(folder, "memory.limit_in_bytes");
                     usage.oom_kills = field(folder, "memory.oom_control", "oom_kill");
                 }
                 usage.cpu_us = cpu.as_deref().map_or(0, |folder| number(folder, "cpuacct.usage") / 1000);
+                usage.cpu_throttled_us =
+                    quota.as_deref().map_or(0, |folder| field(folder, "cpu.stat", "throttled_time") / 1000);
                 usage.pids = pids.as_deref().map_or(0, |folder| number(folder, "pids.current"));
             }
             Self::V2(folder) => {
@@ -44,6 +49,7 @@ impl Meter {
                 usage.memory_bytes_max = number(folder, "memory.max");
                 usage.oom_kills = field(folder, "memory.events", "oom_kill");
                 usage.cpu_us = field(folder, "cpu.stat", "usage_usec");
+                usage.cpu_throttled_us = field(folder, "cpu.stat", "throttled_usec");
                 usage.pids = number(folder, "pids.current");
             }
         }
@@ -81,11 +87,14 @@ mod tests {
         write("memory.current", "4096\n");
         write("memory.max", "8192\n");
         write("memory.events", "low 0\noom 9\noom_kill 3\n");
-        write("cpu.stat", "usage_usec 5000\nuser_usec 1\n");
+        write("cpu.stat", "usage_usec 5000\nuser_usec 1\nthrottled_usec 60\nthrottled_time 60000\n");
         let one = Some(folder.path().to_owned());
-        let v1 = Meter::V1 { memory: one.clone(), cpu: one.clone(), pids: one }.read();
+        let v1 = Meter::V1 { memory: one.clone(), cpu: one.clone(), quota: one.clone(), pids: one }.read();
         let v2 = Meter::V2(folder.path().to_owned()).read();
         assert_eq!(v1, v2);
-        assert_eq!((v1.cpu_us, v1.memory_bytes, v1.memory_bytes_max, v1.pids, v1.oom_kills), (5000, 4096, 8192, 7, 3));
+        assert_eq!(
+            (v1.cpu_us, v1.cpu_throttled_us, v1.memory_bytes, v1.memory_bytes_max, v1.pids, v1.oom_kills),
+            (5000, 60, 4096, 8192, 7, 3)
+        );
     }
 }

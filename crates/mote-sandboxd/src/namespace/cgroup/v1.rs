@@ -170,7 +170,12 @@ impl Groups for Hierarchies {
     }
 
     fn meter(&self, name: &str) -> Meter {
-        Meter::V1 { memory: self.of("memory", name), cpu: self.of("cpuacct", name), pids: self.of("pids", name) }
+        Meter::V1 {
+            memory: self.of("memory", name),
+            cpu: self.of("cpuacct", name),
+            quota: self.of("cpu", name),
+            pids: self.of("pids", name),
+        }
     }
 
     fn controllers(&self) -> Vec<(&'static str, String)> {

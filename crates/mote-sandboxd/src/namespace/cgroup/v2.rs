@@ -1,7 +1,6 @@
 //! Version 2: one hierarchy for all controllers.
 //!
-//! It denies no devices: version 2 does that with a BPF program, and the nodes that a sandbox has are not made by it. It has
-//! been tested against a folder only, not against a kernel with version 2's controllers.
+//! It denies no devices: version 2 does that with a BPF program, and the nodes that a sandbox has are not made by it.
 
 use std::fs;
 use std::io::ErrorKind;
