@@ -338,3 +338,6 @@ pub const GRAVES_MAX: usize = 64;
 pub const GRAVES_IDLE_MS: u32 = 200;
 /// Bytes of the packet filter's rules, as the kernel takes them.
 pub const RULES_BYTES_MAX: u64 = 64 * 1024;
+
+/// Bytes of a request of SWE-ReX's client that is not an upload, and of a file that it reads: both travel in one JSON text.
+pub const SWEREX_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;

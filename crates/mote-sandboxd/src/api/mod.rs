@@ -9,6 +9,7 @@ pub mod failure;
 pub mod native;
 mod observe;
 pub mod preview;
+mod swerex;
 
 use std::sync::Arc;
 
@@ -61,8 +62,9 @@ pub fn server(api: &Api) -> mote_http::Server {
 /// Every surface in one router.
 pub fn router(api: &Api) -> Router {
     let interpreter = Interpreter::new(api.sandboxes.clock().clone());
+    let inner = native::router(api).merge(code::native(api, &interpreter)).merge(swerex::router(api, &interpreter));
     // Inside, so that the pattern that matched is known; around, so that no surface goes unseen.
-    let router = observe::layer(native::router(api).merge(code::native(api, &interpreter)), api);
+    let router = observe::layer(inner, api);
     let router = e2b::around(api, &interpreter, router);
     observe::layer(router, api)
 }

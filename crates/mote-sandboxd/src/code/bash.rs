@@ -134,12 +134,25 @@ fn whole_characters(bytes: &[u8], end: usize) -> usize {
     }
 }
 
+/// What is told of a status that is not 0, before the number.
+const FAILED: &str = "the last command ended with status ";
+
+/// The exit status that the error of a cell tells of, by its name and value; nothing where it is another error.
+#[must_use]
+pub fn status(name: &str, value: &str) -> Option<i32> {
+    match name {
+        "ExitStatus" => value.strip_prefix(FAILED)?.parse().ok(),
+        "Interrupted" => Some(130),
+        _ => None,
+    }
+}
+
 /// What a cell's exit status means.
 pub(super) fn verdict(status: &str) -> Option<Message> {
     match status {
         "0" => None,
         "130" => Some(Message::error("Interrupted", "the execution was interrupted")),
-        status => Some(Message::error("ExitStatus", format!("the last command ended with status {status}"))),
+        status => Some(Message::error("ExitStatus", format!("{FAILED}{status}"))),
     }
 }
 
@@ -159,6 +172,15 @@ mod tests {
         let command = command("mark", 7, "echo 'é'\necho \"$x\" `b`", &BTreeMap::new());
         assert_eq!(command.lines().count(), 3);
         assert!(command.starts_with("eval $'echo \\047\\303\\251\\047\\012"), "{command}");
+    }
+
+    #[test]
+    fn a_status_is_read_as_it_was_told() {
+        for told in ["1", "127", "130", "255"] {
+            let Some(Message::Error { name, value, .. }) = verdict(told) else { panic!("{told} is no error") };
+            assert_eq!(status(&name, &value), told.parse().ok());
+        }
+        assert_eq!(status("TimeoutError", "the last command ended with status 1"), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::time::Duration;
 use mote_sandbox_api::error::{Code, Failure};
 use serde::{Deserialize, Serialize};
 
+pub use bash::status;
 pub use execution::Execution;
 pub use language::Language;
 pub use message::Message;

@@ -30,7 +30,8 @@ pub(super) fn python() -> PathBuf {
             let named = environment("MOTE_TEST_E2B_VENV").map(PathBuf::from);
             let venv = named.unwrap_or_else(|| scratch().unwrap().join("venv-e2b"));
             let python = venv.join("bin/python");
-            let has = Command::new(&python).args(["-c", "import e2b, e2b_code_interpreter"]).output();
+            let has =
+                Command::new(&python).args(["-c", "import e2b, e2b_code_interpreter, swerex.runtime.remote"]).output();
             if !has.is_ok_and(|output| output.status.success()) {
                 run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
                 let pinned = workspace().join("xtask/requirements/sandbox.txt");

@@ -23,3 +23,4 @@ mod observability;
 mod preview;
 mod profile;
 mod recovery;
+mod swerex;

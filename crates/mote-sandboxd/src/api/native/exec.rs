@@ -64,7 +64,7 @@ pub(super) fn argv(command: Command) -> Result<Vec<String>, Failure> {
 }
 
 /// Whether these can be a program and its arguments.
-pub(super) fn words(field: &str, argv: &[String]) -> Result<(), Failure> {
+pub(in crate::api) fn words(field: &str, argv: &[String]) -> Result<(), Failure> {
     if argv.first().is_none_or(String::is_empty) {
         return Err(Failure::invalid(field, "no program is given"));
     }
@@ -120,7 +120,7 @@ impl Gathered {
 }
 
 /// Runs a process to its end.
-async fn gathered(
+pub(in crate::api) async fn gathered(
     guest: &Guest,
     start: Start,
     input: Option<String>,

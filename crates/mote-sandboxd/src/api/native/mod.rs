@@ -3,7 +3,7 @@
 //! A file a resource. `docs/sandbox-http.md` is written from the routes here.
 
 mod body;
-mod exec;
+pub(in crate::api) mod exec;
 mod files;
 mod host;
 pub(in crate::api) mod idempotency;
