@@ -25,6 +25,8 @@ pub(crate) const DRAINS_MAX: usize = 256;
 pub(crate) const DRAIN_CHUNK_BYTES: usize = 4096;
 /// Bytes of `/etc/passwd` or `/etc/group`; what is beyond is not read.
 pub(crate) const ACCOUNT_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Ids of accounts that the first process gives out lie below this one (`UID_MAX` of `login.defs(5)`).
+pub(crate) const ACCOUNT_IDS_MAX: u32 = 60_000;
 /// Supplementary groups of a user (Linux's `NGROUPS_MAX`).
 pub(crate) const GROUPS_MAX: usize = 65_536;
 /// Bytes of a file that travel in one frame.

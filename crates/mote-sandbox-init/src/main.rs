@@ -11,6 +11,7 @@ mod file;
 mod limits;
 mod operation;
 mod process;
+mod provision;
 mod sandbox;
 mod server;
 mod termination;

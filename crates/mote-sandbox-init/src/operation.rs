@@ -2,6 +2,7 @@
 //!
 //! It carries out nothing itself beyond what takes a line.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use mote_sandbox_api::guest::{Configuration, FileTarget, PROTOCOL, Reply, Request};
@@ -12,7 +13,7 @@ use crate::failure::{Result, failed};
 use crate::file::{Place, change, list, read, watch, write};
 use crate::process::{self, Role};
 use crate::sandbox::Sandbox;
-use crate::{dial, termination};
+use crate::{dial, provision, termination};
 
 /// Serves one connection to its end. What fails is told to the other side; where that fails, there is nobody left.
 pub(crate) fn perform(request: Request, mut connection: Connection, sandbox: &Arc<Sandbox>) {
@@ -116,18 +117,27 @@ fn check(configuration: &Configuration) -> Result<()> {
 
 /// Resolves a path and, on this thread, becomes its user for files. The thread serves nothing else afterwards.
 fn place(target: &FileTarget, sandbox: &Sandbox) -> Result<Place> {
-    let accounts = Accounts::read();
-    let user = user(target.user.as_deref(), sandbox, &accounts)?;
+    let (user, accounts) = user(target.user.as_deref(), sandbox)?;
     user.identity
         .assume_for_files()
         .map_err(|errno| failed(format_args!("act in the name of user {:?}", user.name), errno))?;
     Place::new(&target.path, user, accounts)
 }
 
-/// The user that is named, or the sandbox's default, or root.
-pub(crate) fn user(named: Option<&str>, sandbox: &Sandbox, accounts: &Accounts) -> Result<User> {
-    match named {
-        Some(name) => accounts.user(name),
-        None => accounts.user(sandbox.configuration().user.as_deref().unwrap_or("root")),
+/// The user that is named, or the sandbox's default, or root; and all accounts. An image that lacks the account that
+/// sandboxes use gets it when it is first needed; where it cannot be made, its id is used without it.
+pub(crate) fn user(named: Option<&str>, sandbox: &Sandbox) -> Result<(User, Accounts)> {
+    let configuration = sandbox.configuration();
+    let name = named.or(configuration.user.as_deref()).unwrap_or("root");
+    let accounts = Accounts::read();
+    match accounts.user(name) {
+        Err(_) if name == provision::USER && sandbox.is_first => {
+            let made = provision::provide(Path::new("/"));
+            let accounts = Accounts::read();
+            let number = provision::USER_ID.to_string();
+            let user = accounts.user(if made.is_ok() { name } else { &number })?;
+            Ok((user, accounts))
+        }
+        found => Ok((found?, accounts)),
     }
 }

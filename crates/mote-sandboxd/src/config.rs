@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use mote_sandbox_api::capability::ProfileName;
+use mote_sandbox_api::network::{Policy, Rule, Verdict};
 use mote_sandbox_api::spec::{ImageSource, Spec};
 use serde::Deserialize;
 
@@ -14,6 +15,7 @@ use crate::filesystem::Backend;
 use crate::lifecycle::check;
 use crate::lifecycle::pool::Entry;
 use crate::limits::{POOL_SIZE_MAX, SANDBOXES_MAX};
+use crate::network::policy::Compiled;
 use crate::tls::Tls;
 
 /// Why a configuration cannot be used.
@@ -88,10 +90,12 @@ pub struct Config {
     pub directories: Vec<PathBuf>,
     /// Registries (`HOST`) that images may be pulled from; every one where absent.
     pub registries: Option<Vec<String>>,
-    /// The host's own root may be an image.
+    /// The host's own programs may be an image: what `docs/sandbox.md` lists, and nothing else of the host.
     pub host_root: bool,
     /// How roots are kept; found by trying where absent: `btrfs` wherever the host can.
     pub filesystem: Option<Backend>,
+    /// What the steps of a recipe may reach while an image is built: every public destination unless this says otherwise.
+    pub build_network: Policy,
     /// What becomes of sandboxes when the daemon stops.
     pub on_stop: OnStop,
     /// What is logged: a level, and `target=level` after commas.
@@ -117,13 +121,20 @@ impl Default for Config {
             sandboxes_max: SANDBOXES_MAX,
             directories: Vec::new(),
             registries: None,
-            host_root: false,
             filesystem: None,
+            host_root: true,
+            build_network: everything_public(),
             on_stop: OnStop::Leave,
             log: "info".to_owned(),
             uid_base: None,
         }
     }
+}
+
+fn everything_public() -> Policy {
+    let to = "*".to_owned();
+    let rule = Rule { verdict: Verdict::Allow, to, ports: Vec::new(), inspect: false, headers: Vec::new() };
+    Policy { rules: vec![rule], ..Policy::default() }
 }
 
 impl Config {
@@ -172,6 +183,9 @@ impl Config {
         }
         if let Err(message) = crate::network::dns::upstream_of(&self.resolver) {
             return wrong("resolver", message);
+        }
+        if let Err(failure) = Compiled::new(&self.build_network) {
+            return wrong("build_network", failure.message);
         }
         if self.sandboxes_max == 0 {
             return wrong("sandboxes_max", "it must be at least 1".to_owned());
@@ -233,6 +247,7 @@ tls: {listen: '0.0.0.0:443', certificate: /etc/mote/tls.crt, key: /etc/mote/tls.
             ("profiles: {training: {cwd: x}}", "profiles.training"),
             ("pool: [{size: 100000}]", "pool[0].size"),
             ("sandboxes_max: 0", "sandboxes_max"),
+            ("build_network: {private_ranges: [x]}", "build_network"),
         ] {
             let error = Config::parse(text).unwrap_err().to_string();
             assert!(error.contains(field), "{error}");

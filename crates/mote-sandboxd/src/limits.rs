@@ -259,6 +259,14 @@ pub const WORKER_EXTENSION_BYTES_MAX: u64 = 1024 * 1024;
 pub const KEEPER_PING_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long ending every sandbox may take when the daemon stops for good.
 pub const REMOVE_ALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Bytes of a file of the host's settings that an image of the host shows.
+pub const HOST_SETTING_BYTES_MAX: u64 = 4 << 20;
+/// Files of the host's settings that an image of the host shows.
+pub const HOST_SETTINGS_MAX: usize = 20_000;
+/// How long a keeper waits for another one that makes the same image of the host.
+pub const HOST_SKELETON_WAIT: Duration = Duration::from_secs(10);
+/// How often it looks.
+pub const HOST_SKELETON_POLL: Duration = Duration::from_millis(10);
 /// Bytes of the record of an image.
 pub const IMAGE_RECORD_BYTES_MAX: usize = 64 * 1024;
 /// Keys of images in one message.
@@ -269,6 +277,18 @@ pub const IMAGE_NAME_BYTES_MAX: usize = 256;
 pub const IMAGE_TARBALL_BYTES_MAX: u64 = 32 << 30;
 /// Changes of a root that one answer tells; what is beyond is cut, and the answer says so.
 pub const DIFF_CHANGES_MAX: usize = 100_000;
+/// Version of what the steps of a recipe do: with another one, nothing that was built before is taken as it is.
+pub const IMAGE_STEPS_VERSION: u32 = 1;
+/// Milliseconds that one step of a recipe may take.
+pub const BUILD_STEP_TIMEOUT: u64 = 30 * 60 * 1000;
+/// Bytes that one step of a recipe may write, where the pool has quotas.
+pub const BUILD_DISK_BYTES_MAX: u64 = 16 << 30;
+/// Processes and threads of one step.
+pub const BUILD_PIDS_MAX: u32 = 4096;
+/// Bytes of a step's output that are kept for its failure.
+pub const BUILD_OUTPUT_BYTES_KEPT: usize = 64 * 1024;
+/// Lines of it that a failure tells.
+pub const BUILD_LINES_TOLD: usize = 20;
 /// Bytes of a recipe of an image.
 pub const RECIPE_BYTES_MAX: u64 = 1024 * 1024;
 /// Steps of a recipe: packages, modules and files together.

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use mote_sandbox_api::capability::Support;
-use mote_sandbox_api::spec::ImageSource;
 use mote_sandboxd::clock::{Clock as _, System};
 use mote_sandboxd::config::{Config, OnStop};
 use mote_sandboxd::filesystem::{Filesystem, worker};
@@ -66,7 +65,7 @@ struct Serve {
     on_stop: Option<String>,
 }
 
-/// Build, import, list and remove images, while no daemon serves the state directory
+/// Build, import, list and remove images; a daemon may serve the same state meanwhile
 #[derive(Debug, clap::Args)]
 struct Image {
     #[command(subcommand)]
@@ -160,7 +159,7 @@ fn settings(config: &Config, program: &std::path::Path) -> anyhow::Result<Settin
     let mut settings = Settings::new(config.state.clone(), run, init);
     settings.filesystem.allowed.clone_from(&config.directories);
     settings.filesystem.backend = config.filesystem;
-    settings.filesystem.host_root = config.host_root || config.image == ImageSource::Host;
+    settings.filesystem.host_root = config.host_root;
     settings.tls = config.tls.as_ref().map(tls::Tls::files);
     settings.uid_base = config.uid_base.unwrap_or(settings.uid_base);
     Ok(settings)
@@ -205,22 +204,51 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("failed to start the async runtime")
 }
 
-/// An image command, by a keeper of its own, as the daemon works: with no privilege but the keeper's.
+/// An image command, by a keeper of its own, as the daemon works: with no privilege but the keeper's. A daemon may serve the
+/// same state meanwhile.
 fn image(arguments: Image) -> anyhow::Result<()> {
     must_be_root("image")?;
     let Image { command, config, state, init } = arguments;
     let config = configured(Serve { config, listen: None, state, run: None, init, on_stop: None })?;
     let program = std::env::current_exe().context("failed to find this program")?;
-    let settings = settings(&config, &program)?;
+    let settings = settings(&config, &program)?.for_images();
+    let authorities = authorities(&config)?;
     let keeper = keeper::spawn(&program, &settings).context("failed to start the keeper")?;
     // What the administrator names is read wherever it stands, by the daemon's user.
     confine(&config, &settings, &[PathBuf::from("/")])?;
     runtime()?.block_on(async {
         let keeper = keeper::client::Client::start(keeper).context("failed to reach the keeper")?;
-        let images = service::images(&Filesystem::new(keeper), &config)?;
-        image::command::run(&images, command, System.now_ms(), &mut std::io::stdout()).await?;
+        let images = service::images(&Filesystem::new(keeper.clone()), &config)?;
+        let workshop = service::workshop(&keeper, &config, authorities)?;
+        let mut output = std::io::stdout();
+        let interrupted = tokio::select! {
+            done = image::command::run(&images, &workshop, command, System.now_ms(), &mut output) => {
+                done?;
+                false
+            }
+            ended = ended() => {
+                ended?;
+                true
+            }
+        };
+        if interrupted {
+            workshop.tidy().await?;
+            bail!("interrupted");
+        }
         Ok(())
     })
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn ended() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 fn key(key: Key) -> anyhow::Result<()> {

@@ -22,6 +22,7 @@ use crate::api::{self, Api};
 use crate::clock::{SharedClock, System};
 use crate::config::{Config, OnStop};
 use crate::filesystem::Filesystem;
+use crate::image::workshop::Workshop;
 use crate::image::{self, Images};
 use crate::keeper::Verb;
 use crate::keeper::client::Client;
@@ -30,6 +31,7 @@ use crate::lifecycle::profiles::Profiles;
 use crate::lifecycle::{Parts, Sandboxes};
 use crate::limits::{CONNECTION_GRACE, KEEPER_PING_EVERY, REMOVE_ALL_TIMEOUT, TLS_RENEW_EVERY};
 use crate::namespace::Containers;
+use crate::network::secret::{Value, Vault};
 use crate::network::{self, Network};
 use crate::state::{self, State};
 use crate::telemetry::metrics::Metrics;
@@ -322,6 +324,30 @@ pub fn images(filesystem: &Filesystem, config: &Config) -> Result<Images, Failur
     Images::new(filesystem.clone(), &tls, options)
 }
 
+/// Where images are built. It knows no secrets: a recipe has no use for them.
+///
+/// # Errors
+/// Where the daemon's folder or the resolver cannot be used.
+pub fn workshop(keeper: &Client, config: &Config, roots: Vec<CertificateDer<'static>>) -> Result<Workshop, Error> {
+    let clock: SharedClock = Arc::new(System);
+    let network = boundary(config, folder(config).join("build"), Arc::new(NoSecrets), &clock, roots)?;
+    Ok(Workshop {
+        containers: Containers::new(keeper.clone()),
+        filesystem: Filesystem::new(keeper.clone()),
+        network,
+        policy: config.build_network.clone(),
+    })
+}
+
+#[derive(Debug)]
+struct NoSecrets;
+
+impl Vault for NoSecrets {
+    fn reveal(&self, _: &str) -> Result<Option<Value>, Failure> {
+        Ok(None)
+    }
+}
+
 /// The network boundary, its authority in the daemon's own folder.
 fn network(
     config: &Config,
@@ -329,13 +355,23 @@ fn network(
     clock: &SharedClock,
     roots: Vec<CertificateDer<'static>>,
 ) -> Result<Network, Error> {
+    boundary(config, folder(config).join("network"), Arc::new(store.clone()), clock, roots)
+}
+
+fn boundary(
+    config: &Config,
+    directory: PathBuf,
+    vault: Arc<dyn Vault>,
+    clock: &SharedClock,
+    roots: Vec<CertificateDer<'static>>,
+) -> Result<Network, Error> {
     let failed = |message: String| Error::Part("set up the network boundary", Failure::invalid("resolver", message));
     let clock = Arc::clone(clock);
     Network::new(network::Settings {
-        directory: folder(config).join("network"),
+        directory,
         resolver: network::dns::upstream_of(&config.resolver).map_err(failed)?,
         roots,
-        vault: Arc::new(store.clone()),
+        vault,
         now_ms: Arc::new(move || clock.now_ms()),
     })
     .map_err(|failure| Error::Part("set up the network boundary", failure))

@@ -21,7 +21,7 @@ use rustix::termios::{InputModes, OptionalActions, tcgetattr, tcsetattr, tcsetwi
 use super::input::Input;
 use super::output::Output;
 use super::{Handle, window};
-use crate::account::{Accounts, User};
+use crate::account::User;
 use crate::failure::{Result, code, failed};
 use crate::sandbox::{Sandbox, bell};
 
@@ -82,8 +82,7 @@ pub(crate) fn start(start: Start, sandbox: &Sandbox) -> Result<Begun> {
 
 fn begin(start: &Start, sandbox: &Sandbox) -> Result<(Child, Pipes, OwnedFd)> {
     let configuration = sandbox.configuration();
-    let accounts = Accounts::read();
-    let user = crate::operation::user(start.user.as_deref(), sandbox, &accounts)?;
+    let (user, _) = crate::operation::user(start.user.as_deref(), sandbox)?;
     let env = environment(start, &configuration.env, &user);
     let cwd = start.cwd.as_deref().or(configuration.cwd.as_deref());
     let folder = folder(cwd, &user)?;

@@ -1,136 +1,117 @@
-//! The host's own root as an image: what of it is hidden.
+//! The host as an image: its programs, bound read-only, and a small tree of the image's own around them.
 //!
-//! A layer of empty directories and whiteouts lies above the host's root, so that what is private to the host cannot be read
-//! inside, whatever its permissions. It does not hide what the operator mounts below directories: overlay shows one
-//! filesystem, so that other mounts are empty directories inside.
+//! What is shown is a list ([`PROGRAMS`], and [`super::skeleton`]); nothing else of the host is there, also where it is made
+//! after the sandbox was. It does not show what the operator mounts below these directories.
 
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use mote_sandbox_api::error::{Code, Failure};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid};
 
 use super::fault;
 use super::id::Id;
 use super::keeper::Keeper;
-use super::pool::{Backend, Folder};
+use super::pool::Folder;
+use super::recipe::Lower;
 use super::record::Record;
-use super::roots::make_folder;
+use super::roots::{UPPER, make_folder};
+use super::skeleton::{Node, Skeleton};
+use crate::limits::{HOST_SKELETON_POLL, HOST_SKELETON_WAIT};
 
-/// What an image of the host's root hides unless the operator says otherwise: homes, secrets, keys, logs, other services'
-/// data. A directory is there and empty; a file is not there.
-pub(super) const HIDDEN: [&str; 14] = [
-    "/root",
-    "/home",
-    "/boot",
-    "/srv",
-    "/var/log",
-    "/var/spool",
-    "/var/backups",
-    "/var/tmp",
-    "/tmp",
-    "/etc/shadow",
-    "/etc/shadow-",
-    "/etc/gshadow",
-    "/etc/ssh",
-    "/etc/ssl/private",
-];
+/// Directories of programs, where they are directories and not links to another one.
+const PROGRAMS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-const MASK: &str = "host.mask";
+/// The host's programs and settings, as they were found at start.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    /// The layer of the settings. Its name tells what it holds, so that it is never changed under those who use it.
+    pub(super) skeleton: Id,
+    /// Directories that are bound, absolute, the same outside and inside.
+    programs: Vec<PathBuf>,
+}
 
 impl Keeper {
-    /// The trees of the host's root: what hides, and the root.
-    pub(super) fn host_paths(&self) -> Result<Vec<PathBuf>, Failure> {
-        if !self.options.host_root {
-            return Err(Failure::new(Code::Forbidden, "the host's own root may not be used as an image")
-                .remedy("the administrator can allow it in the daemon's configuration"));
-        }
-        if self.pool.backend() == Backend::Plain && same_filesystem(&self.options.state) {
-            return Err(Failure::unsupported(
-                "image.host",
-                "overlay cannot keep changes below the very root that lies under them",
-            )
-            .remedy("give the daemon a btrfs pool, or a state directory on another filesystem than the host's root"));
-        }
-        let mask = self.existing(Folder::Layers, &mask_id()?)?;
-        Ok(vec![mask.join("upper"), PathBuf::from("/")])
+    /// What the image of the host is made of: its settings as they are now, and its programs.
+    pub(super) fn host(&self) -> Result<Vec<Lower>, Failure> {
+        let host = self.shown()?;
+        Ok(vec![Lower::Layer(host.skeleton.clone()), Lower::HostPrograms])
     }
 
-    /// Makes the layer that hides. Made anew at every start: the host may have changed, and so may the configuration.
-    pub(super) fn make_host_mask(&self) -> Result<(), Failure> {
-        let id = mask_id()?;
-        let replaces = self.pool.exists(Folder::Layers, &id);
-        let draft =
-            if replaces { self.pool.begin_next(Folder::Layers, &id)? } else { self.pool.begin(Folder::Layers, &id)? };
-        make_folder(draft.directory(), "upper", 0o755)?;
-        let ending = if replaces { ".next" } else { ".new" };
-        let folder = self.pool.path(Folder::Layers, &id);
-        let upper = PathBuf::from(format!("{}{ending}", folder.display())).join("upper");
-        let state = fs::canonicalize(&self.options.state).unwrap_or_else(|_| self.options.state.clone());
-        for path in self.options.host_hidden.iter().chain([&state]) {
-            hide(&upper, path)
-                .map_err(|error| fault::io(&format!("failed to hide the host's {}", path.display()), &error))?;
+    /// The directories of the host's programs.
+    pub(super) fn host_programs(&self) -> Result<Vec<PathBuf>, Failure> {
+        Ok(self.shown()?.programs.clone())
+    }
+
+    fn shown(&self) -> Result<&Host, Failure> {
+        self.host.as_ref().ok_or_else(|| {
+            Failure::new(Code::Forbidden, "the host's own programs may not be used as an image")
+                .remedy("the administrator can allow it in the daemon's configuration (host_root), or build an image")
+        })
+    }
+
+    /// Looks at the host, and makes the layer of its settings where there is none that holds the same.
+    pub(super) fn find_host(&self) -> Result<Host, Failure> {
+        let what = |error| fault::io("failed to read the host's settings", &error);
+        let (mut programs, mut links) = (Vec::new(), Vec::new());
+        for name in PROGRAMS {
+            let path = Path::new("/").join(name);
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_dir() => programs.push(name.to_owned()),
+                Ok(found) if found.is_symlink() => {
+                    let to = fs::read_link(&path).map_err(what)?.into_os_string();
+                    links.push((name.to_owned(), std::os::unix::ffi::OsStringExt::into_vec(to)));
+                }
+                _ => {}
+            }
         }
+        let tree = Skeleton::of(Path::new("/"), &programs, &links).map_err(what)?;
+        let skeleton = Id::new("layer", format!("host.{}", &tree.digest()[..32]))?;
+        self.make_skeleton(&skeleton, &tree)?;
+        let programs = programs.into_iter().map(|name| Path::new("/").join(name)).collect();
+        Ok(Host { skeleton, programs })
+    }
+
+    fn make_skeleton(&self, id: &Id, tree: &Skeleton) -> Result<(), Failure> {
+        let mut waited = std::time::Duration::ZERO;
+        let draft = loop {
+            if self.pool.exists(Folder::Layers, id) {
+                return Ok(());
+            }
+            match self.pool.begin(Folder::Layers, id) {
+                Ok(draft) => break draft,
+                // Another keeper on the same pool makes it just now.
+                Err(_) if waited < HOST_SKELETON_WAIT => {
+                    std::thread::sleep(HOST_SKELETON_POLL);
+                    waited += HOST_SKELETON_POLL;
+                }
+                Err(failure) => return Err(failure),
+            }
+        };
+        make_folder(draft.directory(), UPPER, 0o755)?;
+        let top = self.pool.draft_path(Folder::Layers, id).join(UPPER);
+        tree.write(&top).map_err(|error| fault::io("failed to write the host's settings", &error))?;
         Record::default().write(draft.directory())?;
-        if replaces { draft.replace() } else { draft.publish() }
+        draft.publish()
     }
 }
 
-fn same_filesystem(state: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    matches!((fs::metadata(state), fs::metadata("/")), (Ok(state), Ok(root)) if state.dev() == root.dev())
-}
-
-pub(super) fn mask_id() -> Result<Id, Failure> {
-    Id::new("layer", MASK)
-}
-
-/// Makes the directories that lead to `path` with the host's owners and modes, and at its end an opaque, empty directory or
-/// a whiteout.
-fn hide(upper: &Path, path: &Path) -> std::io::Result<()> {
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    if path == Path::new("/") {
-        return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput));
-    }
-    let mut host = PathBuf::from("/");
-    let mut here = upper.to_path_buf();
-    let parts: Vec<_> = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
-    let last = parts.len().saturating_sub(1);
-    for (at, part) in parts.into_iter().enumerate() {
-        host.push(part);
-        here.push(part);
-        if at == last && !found.is_dir() {
-            rustix::fs::mknodat(rustix::fs::CWD, &here, FileType::CharacterDevice, Mode::empty(), 0)?;
-            return Ok(());
+impl Skeleton {
+    /// Writes the tree into an empty directory.
+    fn write(&self, top: &Path) -> std::io::Result<()> {
+        for (path, entry) in &self.entries {
+            let path = top.join(path);
+            match &entry.node {
+                Node::Folder => fs::create_dir(&path)?,
+                Node::File(bytes) => fs::write(&path, bytes)?,
+                Node::Link(to) => rustix::fs::symlink(to.as_slice(), &path)?,
+            }
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::chownat(CWD, &path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            if !matches!(entry.node, Node::Link(_)) {
+                rustix::fs::chmodat(CWD, &path, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
+            }
         }
-        let like = fs::symlink_metadata(&host)?;
-        if !like.is_dir() {
-            // A link on the way: what it leads to is hidden under its own path, or not at all.
-            return Ok(());
-        }
-        match fs::create_dir(&here) {
-            Ok(()) => copy_attributes(&here, &like)?,
-            // What is above is hidden already.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && is_opaque(&here) => return Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
+        Ok(())
     }
-    // Overlay reads one of them, depending on how it is mounted.
-    for name in ["trusted.overlay.opaque", "user.overlay.opaque"] {
-        rustix::fs::setxattr(&here, name, b"y", XattrFlags::empty())?;
-    }
-    Ok(())
-}
-
-fn is_opaque(path: &Path) -> bool {
-    let mut value = [0; 1];
-    rustix::fs::getxattr(path, "user.overlay.opaque", &mut value[..]).is_ok_and(|bytes| bytes == 1 && value == *b"y")
-}
-
-fn copy_attributes(path: &Path, like: &fs::Metadata) -> std::io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let owner = (Some(Uid::from_raw(like.uid())), Some(Gid::from_raw(like.gid())));
-    rustix::fs::chownat(rustix::fs::CWD, path, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
-    fs::set_permissions(path, like.permissions())
 }

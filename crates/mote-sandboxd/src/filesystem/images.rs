@@ -85,11 +85,11 @@ impl Keeper {
     }
 
     fn held(&self) -> Result<HashSet<Id>, Failure> {
-        let mut held = HashSet::from([super::host::mask_id()?]);
+        let mut held: HashSet<Id> = self.host.iter().map(|host| host.skeleton.clone()).collect();
         let mut add = |lower: Vec<Lower>| {
             held.extend(lower.into_iter().filter_map(|tree| match tree {
                 Lower::Layer(layer) => Some(layer),
-                Lower::Directory(_) | Lower::Host => None,
+                Lower::Directory(_) | Lower::Host | Lower::HostPrograms => None,
             }));
         };
         for key in self.pool.list(Folder::Images)? {

@@ -10,6 +10,7 @@ use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_sys::btrfs;
 use serde::{Deserialize, Serialize};
 
+use super::host::Host;
 use super::id::Id;
 use super::pool::{self, Backend, Pool};
 use super::recipe::Lower;
@@ -30,10 +31,8 @@ pub struct Options {
     pub barriers: bool,
     /// Host directories that may be images or data, with all below them.
     pub allowed: Vec<PathBuf>,
-    /// The host's own root may be an image.
+    /// The host's own programs may be an image.
     pub host_root: bool,
-    /// Paths of the host that an image of its root does not show, beside the state directory.
-    pub host_hidden: Vec<PathBuf>,
     /// This program, which also is what works on trees without privilege.
     pub program: PathBuf,
 }
@@ -49,7 +48,6 @@ impl Options {
             barriers: true,
             allowed: Vec::new(),
             host_root: false,
-            host_hidden: super::host::HIDDEN.iter().map(PathBuf::from).collect(),
             program: PathBuf::from("/proc/self/exe"),
         }
     }
@@ -244,6 +242,8 @@ pub struct Keeper {
     pub(super) pool: Pool,
     pub(super) options: Options,
     pub(super) workers: Workers,
+    /// The host as an image, where it may be one.
+    pub(super) host: Option<Host>,
 }
 
 impl Verb {
@@ -280,9 +280,9 @@ impl Keeper {
             barriers: options.barriers,
             program: options.program.clone(),
         })?;
-        let keeper = Self { pool, options, workers: Workers::default() };
+        let mut keeper = Self { pool, options, workers: Workers::default(), host: None };
         if keeper.options.host_root {
-            keeper.make_host_mask()?;
+            keeper.host = Some(keeper.find_host()?);
         }
         Ok(keeper)
     }

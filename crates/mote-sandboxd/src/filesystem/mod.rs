@@ -12,6 +12,7 @@ mod pool;
 pub mod recipe;
 mod record;
 mod roots;
+mod skeleton;
 pub mod trees;
 mod view;
 pub mod work;

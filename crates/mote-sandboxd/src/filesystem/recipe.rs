@@ -16,8 +16,11 @@ pub enum Lower {
     Layer(Id),
     /// A directory of the host; the keeper's own configuration must allow it.
     Directory(PathBuf),
-    /// The host's own root with what is private to the host hidden; the keeper's own configuration must allow it.
+    /// The host as an image; the keeper's own configuration must allow it. A root that is made of it holds instead what the
+    /// host was then: a layer of settings, and [`Self::HostPrograms`].
     Host,
+    /// The host's directories of programs, bound read-only at their own places; no tree of the overlay.
+    HostPrograms,
 }
 
 /// What to mount: an overlay of these, all of them existing directories.
@@ -25,6 +28,8 @@ pub enum Lower {
 pub struct Recipe {
     /// Read-only trees, the topmost first; never empty.
     pub lower: Vec<PathBuf>,
+    /// Directories of the host that are bound read-only in the root, at the same paths.
+    pub bound: Vec<PathBuf>,
     /// Where changes go; `work` stands beside it, on the same filesystem.
     pub upper: PathBuf,
     /// For overlay's `workdir`.

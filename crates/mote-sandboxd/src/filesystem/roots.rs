@@ -31,7 +31,20 @@ impl Keeper {
         }
         let path = self.pool.path(Folder::Roots, &id);
         let record = Record::read(&path)?;
-        Ok(Recipe { lower: self.lower_paths(&record.lower)?, upper: path.join(UPPER), work: path.join(WORK) })
+        let bound = if record.lower.contains(&Lower::HostPrograms) { self.host_programs()? } else { Vec::new() };
+        Ok(Recipe { lower: self.lower_paths(&record.lower)?, bound, upper: path.join(UPPER), work: path.join(WORK) })
+    }
+
+    /// The trees with what the host is now in the place of the host.
+    fn as_now(&self, lower: &[Lower]) -> Result<Vec<Lower>, Failure> {
+        let mut trees = Vec::with_capacity(lower.len() + 1);
+        for tree in lower {
+            match tree {
+                Lower::Host => trees.extend(self.host()?),
+                tree => trees.push(tree.clone()),
+            }
+        }
+        Ok(trees)
     }
 
     /// Where read-only trees lie.
@@ -44,7 +57,8 @@ impl Keeper {
                 }
                 Lower::Layer(layer) => return Err(Failure::not_found("layer", layer.as_str())),
                 Lower::Directory(path) => paths.push(self.host_directory(path)?),
-                Lower::Host => paths.extend(self.host_paths()?),
+                Lower::Host => paths.extend(self.lower_paths(&self.host()?)?),
+                Lower::HostPrograms => drop(self.host_programs()?),
             }
         }
         Ok(paths)
@@ -56,9 +70,10 @@ impl Keeper {
                 if lower.is_empty() || lower.len() > LOWER_TREES_MAX {
                     return Err(Failure::invalid("image", format!("1 to {LOWER_TREES_MAX} trees are needed")));
                 }
-                self.lower_paths(lower)?;
+                let lower = self.as_now(lower)?;
+                self.lower_paths(&lower)?;
                 let draft = self.pool.begin(Folder::Roots, sandbox)?;
-                make_empty(&draft, &Record { lower: lower.clone(), quota_bytes, ..Record::default() })?;
+                make_empty(&draft, &Record { lower, quota_bytes, ..Record::default() })?;
                 draft.limit(quota_bytes)?;
                 draft.publish()?;
             }

@@ -1,128 +1,196 @@
-//! Building an image from a recipe, with Debian's mmdebstrap: packages first, then pip, npm, files and lines for the shell.
+//! Building an image from a recipe, step by step, each a layer on those before it: a step that was built before is taken as
+//! it is.
 //!
-//! The build is the administrator's command: what packages, requirements and lines run, runs in a chroot as the user who
-//! builds. A recipe whose digest was built before is not built again.
+//! Nothing that a recipe names runs on the host: [`super::workshop`] gives every step a sandbox of its own.
 
-use std::fs;
-use std::path::Path;
-use std::process::Stdio;
+use std::fmt::Write as _;
+use std::io::Write;
 
 use mote_sandbox_api::error::{Code, Failure};
-use tokio::process::Command;
+use mote_sandbox_api::guest::Exit;
+use tokio::time::Instant;
 
 use super::Images;
-use super::recipe::{Loaded, octal};
+use super::recipe::Loaded;
 use super::record::{Config, Image, check_name};
+use super::step::{self, Step, Work};
+use super::workshop::{Bench, Ran, Workshop};
+use crate::filesystem::id::Id;
+use crate::filesystem::recipe::Lower;
+use crate::filesystem::worker::Compression;
+use crate::limits::{BUILD_LINES_TOLD, LOWER_TREES_MAX};
 
-impl Images {
-    /// Builds what the recipe says, or finds that it was built, and gives it the recipe's name. Answers whether it was built.
+/// Makes Debian's smallest root that has apt, and writes it as a tar archive. Nothing can be mounted where it runs, and it
+/// needs nothing mounted. What it unpacks is thrown away with the sandbox: it need not wait for a disk.
+const DEBIAN: &str = "\
+export TMPDIR=/dev/shm SOURCE_DATE_EPOCH=0
+mkdir -p /etc/apt/apt.conf.d /etc/apt/preferences.d /etc/apt/trusted.gpg.d
+exec mmdebstrap --mode=root --variant=apt --format=tar --skip=chroot/mount,output/dev \
+    --dpkgopt=force-unsafe-io --aptopt='Acquire::Languages \"none\"' -- \"$1\" -
+";
+/// Exit code of a shell that did not find a program.
+const NOT_FOUND: i32 = 127;
+
+/// What is built, by whom, and who is told.
+pub(super) struct Build<'a, W> {
+    pub(super) images: &'a Images,
+    pub(super) workshop: &'a Workshop,
+    pub(super) loaded: &'a Loaded,
+    /// Every step is done, also one that was done before.
+    pub(super) anew: bool,
+    pub(super) now_ms: u64,
+    /// Gets a line for each step.
+    pub(super) out: &'a mut W,
+}
+
+impl<W: Write + Send> Build<'_, W> {
+    /// Builds what has to be built and gives the image its name. Answers whether a step was done.
     ///
     /// # Errors
-    /// `unsupported` where mmdebstrap is missing; `internal` with its last words where it failed.
-    pub async fn build(&self, loaded: &Loaded, now_ms: u64) -> Result<(Image, bool), Failure> {
-        let recipe = &loaded.recipe;
+    /// `invalid`, naming the recipe's file, line and field; `unsupported` where mmdebstrap is missing; `timeout`; what the
+    /// pool met.
+    pub(super) async fn run(self) -> Result<(Image, bool), Failure> {
+        let recipe = &self.loaded.recipe;
         check_name(&recipe.name)?;
-        let built = format!("recipe:{}", loaded.digest.hex());
-        if let Some(image) = self.find(&built).await? {
-            self.keep(&image, &recipe.name).await?;
-            return Ok((image, false));
+        let steps = step::of(self.loaded);
+        let (mut lower, mut bytes, mut built) = (Vec::new(), Some(0), false);
+        for (at, step) in steps.iter().enumerate() {
+            let since = Instant::now();
+            let found = if self.anew || built { None } else { self.images.find(&name_of(step)).await? };
+            let (image, how) = match found {
+                Some(image) => (image, "cached".to_owned()),
+                None => {
+                    built = true;
+                    let image = self.build(step, lower).await.map_err(|failure| self.locate(step, &failure))?;
+                    (image, format!("built in {:.1} s", since.elapsed().as_secs_f64()))
+                }
+            };
+            (lower, bytes) = (image.lower, bytes.zip(image.bytes).map(|(before, more)| before + more));
+            let line = format!("[{}/{}] {} {}: {how}\n", at + 1, steps.len(), step.field, short(&step.title));
+            // Whoever closed the terminal still gets the image.
+            let _ = self.out.write_all(line.as_bytes()).and_then(|()| self.out.flush());
         }
-        let folder = self.options.scratch.join(format!("build.{}", loaded.digest.hex()));
-        let result = self.build_in(&folder, loaded, &built, now_ms).await;
-        let _ = fs::remove_dir_all(&folder);
-        let image = result?;
-        self.keep(&image, &recipe.name).await?;
-        Ok((image, true))
-    }
-
-    async fn build_in(&self, folder: &Path, loaded: &Loaded, built: &str, now_ms: u64) -> Result<Image, Failure> {
-        let what = |error: std::io::Error| Failure::new(Code::Internal, format!("failed to prepare a build: {error}"));
-        let _ = fs::remove_dir_all(folder);
-        fs::create_dir_all(folder).map_err(what)?;
-        for (number, content) in loaded.contents.iter().enumerate() {
-            fs::write(folder.join(format!("file{number}")), content).map_err(what)?;
-        }
-        let tarball = folder.join("root.tar");
-        let output = Command::new("mmdebstrap")
-            .args(arguments(loaded, folder))
-            .arg(&loaded.suite)
-            .arg(&tarball)
-            .env("SOURCE_DATE_EPOCH", "0")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(|error| {
-                Failure::new(Code::Unsupported, format!("failed to start mmdebstrap: {error}"))
-                    .remedy("install the package mmdebstrap")
-            })?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let lines: Vec<&str> = said.lines().collect();
-            let last = lines[lines.len().saturating_sub(20)..].join("\n");
-            return Err(Failure::new(Code::Internal, format!("failed to build the image: mmdebstrap: {last}")));
-        }
-        let recipe = &loaded.recipe;
         let config = Config {
             env: recipe.env.clone(),
             user: recipe.user.clone(),
             cwd: recipe.cwd.clone(),
             entrypoint: Vec::new(),
         };
-        self.import_tarball(&tarball, built, config, now_ms).await
+        let image = Image::new(lower, config, format!("recipe {}", recipe.name), bytes, self.now_ms);
+        self.images.keep(&image, &recipe.name).await?;
+        Ok((image, built))
     }
-}
 
-fn arguments(loaded: &Loaded, folder: &Path) -> Vec<String> {
-    let recipe = &loaded.recipe;
-    let mut packages: Vec<&str> = recipe.packages.iter().map(String::as_str).collect();
-    if !recipe.pip.is_empty() {
-        packages.push("python3-pip");
+    async fn build(&self, step: &Step, lower: Vec<Lower>) -> Result<Image, Failure> {
+        let layer = format!("build.{}.{:x}", &step.key[..16], self.now_ms);
+        let name = format!("{}-{:x}", &step.key[..16], self.now_ms);
+        let (lower, bytes) = match &step.work {
+            Work::Debian(suite) => self.debian(&name, suite, &layer).await?,
+            work => {
+                let bench = self.workshop.open(&name, lower).await?;
+                let done = async {
+                    do_work(&bench, work).await?;
+                    bench.keep(&layer).await
+                };
+                let done = done.await;
+                let closed = bench.close().await;
+                let (committed, bytes) = done?;
+                closed?;
+                let lower = if committed.lower.len() < LOWER_TREES_MAX {
+                    committed.lower
+                } else {
+                    self.images.flatten(committed.lower, &format!("{layer}.flat")).await?
+                };
+                (lower, bytes)
+            }
+        };
+        let image = Image::new(lower, Config::default(), format!("step {}", step.key), bytes, self.now_ms);
+        self.images.keep(&image, &name_of(step)).await?;
+        Ok(image)
     }
-    if !recipe.npm.is_empty() {
-        packages.push("npm");
-    }
-    let mut arguments = vec!["--variant=minbase".to_owned(), "--quiet".to_owned()];
-    if !packages.is_empty() {
-        arguments.push(format!("--include={}", packages.join(",")));
-    }
-    let mut hook = |line: String| arguments.push(format!("--customize-hook={line}"));
-    let words = |words: &[String]| words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
-    if !recipe.pip.is_empty() {
-        let line = "pip install --no-input --no-cache-dir --break-system-packages --root-user-action=ignore";
-        hook(format!("chroot \"$1\" {line} {}", words(&recipe.pip)));
-    }
-    if !recipe.npm.is_empty() {
-        hook(format!("chroot \"$1\" npm install --global --no-audit --no-fund {}", words(&recipe.npm)));
-    }
-    for (number, file) in recipe.files.iter().enumerate() {
-        let path = quote(&file.path);
-        let source = quote(&folder.join(format!("file{number}")).display().to_string());
-        let mode = file.mode.as_deref().and_then(octal).unwrap_or(0o644);
-        // By a program inside: a link in the image then leads nowhere else.
-        hook(format!("chroot \"$1\" install -D -m {mode:o} /dev/stdin {path} < {source}"));
-    }
-    for line in &recipe.run {
-        hook(format!("chroot \"$1\" /bin/sh -euc {}", quote(line)));
-    }
-    arguments
-}
 
-/// A word of the shell that stands for exactly this text.
-fn quote(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_stays_one_word_for_the_shell() {
-        for text in ["a b", "it's", "$(id)", "`id`", "a\nb", "'"] {
-            let output =
-                std::process::Command::new("sh").args(["-c", &format!("printf %s {}", quote(text))]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+    /// A new root of Debian, as a layer: written by mmdebstrap in a sandbox of the host's programs, unpacked by a worker.
+    async fn debian(&self, name: &str, suite: &str, layer: &str) -> Result<(Vec<Lower>, Option<u64>), Failure> {
+        let failed = |error: rustix::io::Errno| Failure::new(Code::Internal, format!("failed to make a pipe: {error}"));
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
+        rustix::io::ioctl_fionbio(&writer, true).map_err(failed)?;
+        let filling = self.images.filesystem.fill(layer, None).await?;
+        let bench = self.workshop.open(name, vec![Lower::Host]).await?;
+        let argv = ["/bin/sh", "-euc", DEBIAN, "sh", suite].map(str::to_owned).to_vec();
+        let (ran, unpacked) =
+            tokio::join!(bench.run(argv, Some(writer)), filling.add(reader, Compression::None, false));
+        let closed = bench.close().await;
+        let ran = match (ran, &unpacked) {
+            // Nobody took its output any more: why tells more than that.
+            (Err(failure), Err(why)) if failure.code == Code::Internal => return Err(why.clone()),
+            (ran, _) => ran?,
+        };
+        match succeeded(ran) {
+            Err((Exit::Code(NOT_FOUND), _)) => {
+                let message = "mmdebstrap is not among the host's programs";
+                return Err(Failure::unsupported("image.build", message).remedy("install the package mmdebstrap"));
+            }
+            result => result.map_err(|(_, failure)| failure)?,
         }
+        closed?;
+        let bytes = unpacked?.bytes;
+        filling.keep().await?;
+        Ok((vec![Lower::Layer(Id::new("layer", layer)?)], Some(bytes)))
+    }
+
+    /// Says where in the recipe the step stands.
+    fn locate(&self, step: &Step, failure: &Failure) -> Failure {
+        let line = self.loaded.lines.named_in(step.field, &failure.message).unwrap_or(step.line);
+        let message =
+            format!("failed to build {}:{line}: {}: {}", self.loaded.path.display(), step.field, failure.message);
+        let mut located = failure.clone();
+        located.message = message;
+        located.with("line", line).with("field", step.field)
+    }
+}
+
+async fn do_work(bench: &Bench<'_>, work: &Work) -> Result<(), Failure> {
+    let argv = match work {
+        Work::Files(files) => {
+            for (path, mode, content) in files {
+                bench.write(path, *mode, content.clone().into()).await?;
+            }
+            return Ok(());
+        }
+        Work::Script(script, words) => {
+            let shell = ["/bin/sh", "-euc", script, "sh"].into_iter().map(str::to_owned);
+            shell.chain(words.iter().cloned()).collect()
+        }
+        Work::Line(line) => ["/bin/sh", "-euc", line].map(str::to_owned).to_vec(),
+        Work::Debian(_) => return Ok(()),
+    };
+    succeeded(bench.run(argv, None).await?).map_err(|(_, failure)| failure)
+}
+
+/// The last lines that a program wrote, where it did not succeed.
+fn succeeded(ran: Ran) -> Result<(), (Exit, Failure)> {
+    let how = match ran.exit {
+        Exit::Code(0) => return Ok(()),
+        Exit::Code(code) => format!("it ended with code {code}"),
+        Exit::Signal(signal) => format!("it was ended by signal {signal}"),
+    };
+    let lines: Vec<&str> = ran.output.lines().filter(|line| !line.trim().is_empty()).collect();
+    let mut message = how;
+    for line in &lines[lines.len().saturating_sub(BUILD_LINES_TOLD)..] {
+        let _ = write!(message, "\n  {line}");
+    }
+    Err((ran.exit, Failure::new(Code::Invalid, message)))
+}
+
+/// The name under which a step is kept, for the next recipe that begins so.
+fn name_of(step: &Step) -> String {
+    format!("{}{}", super::record::STEP_NAME, step.key)
+}
+
+fn short(title: &str) -> String {
+    const WIDTH: usize = 72;
+    match title.char_indices().nth(WIDTH) {
+        Some((end, _)) => format!("{}…", &title[..end]),
+        None => title.to_owned(),
     }
 }

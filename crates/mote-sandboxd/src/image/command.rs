@@ -11,6 +11,7 @@ use mote_sandbox_api::units;
 
 use super::import::{failure, split_tag};
 use super::record::{Config, Image, check_name};
+use super::workshop::Workshop;
 use super::{Images, recipe};
 
 /// What is asked.
@@ -26,10 +27,13 @@ pub enum Command {
         #[arg(long)]
         name: Option<String>,
     },
-    /// Builds an image from a recipe
+    /// Builds an image from a recipe, in sandboxes; steps that were built before are not built again
     Build {
-        /// The recipe's file
+        /// The recipe's file, or a directory with a `recipe.yaml`
         recipe: PathBuf,
+        /// Builds every step anew, as where packages have newer versions
+        #[arg(long)]
+        no_cache: bool,
     },
     /// Removes images by name
     #[command(name = "rm")]
@@ -39,23 +43,33 @@ pub enum Command {
         names: Vec<String>,
     },
     /// Removes layers that nothing uses
-    Collect,
+    Collect {
+        /// Also forgets the steps of recipes that were built
+        #[arg(long)]
+        cache: bool,
+    },
 }
 
 /// Carries the command out and tells what came of it.
 ///
 /// # Errors
 /// What the store met; `internal` where nothing can be written to `out`.
-pub async fn run(images: &Images, command: Command, now_ms: u64, out: &mut (impl Write + Send)) -> Result<(), Failure> {
+pub async fn run(
+    images: &Images,
+    workshop: &Workshop,
+    command: Command,
+    now_ms: u64,
+    out: &mut (impl Write + Send),
+) -> Result<(), Failure> {
     let text = match command {
         Command::List => list(&images.list().await?),
         Command::Import { source, name } => {
             let image = import(images, &source, name.as_deref(), now_ms).await?;
             format!("imported {} ({})\n", name.unwrap_or(source), image.id)
         }
-        Command::Build { recipe } => {
+        Command::Build { recipe, no_cache } => {
             let loaded = recipe::load(&recipe)?;
-            let (image, built) = images.build(&loaded, now_ms).await?;
+            let (image, built) = images.build(workshop, &loaded, no_cache, now_ms, out).await?;
             let how = if built { "built" } else { "found, built before:" };
             format!("{how} {} ({})\n", loaded.recipe.name, image.id)
         }
@@ -65,7 +79,15 @@ pub async fn run(images: &Images, command: Command, now_ms: u64, out: &mut (impl
             }
             format!("removed {}\n", names.join(", "))
         }
-        Command::Collect => format!("removed {} layers\n", images.collect().await?),
+        Command::Collect { cache } => {
+            let steps = if cache { images.forget_steps().await? } else { 0 };
+            let layers = images.collect().await?;
+            if cache {
+                format!("forgot {steps} steps, removed {layers} layers\n")
+            } else {
+                format!("removed {layers} layers\n")
+            }
+        }
     };
     out.write_all(text.as_bytes())
         .map_err(|error| Failure::new(Code::Internal, format!("failed to write to the terminal: {error}")))

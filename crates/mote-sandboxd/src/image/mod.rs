@@ -9,6 +9,8 @@ pub mod command;
 mod import;
 pub mod recipe;
 pub mod record;
+mod step;
+pub mod workshop;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,11 +112,56 @@ impl Images {
         })
     }
 
-    /// Every named image, by name.
+    /// Every named image, by name. Steps of recipes are none.
     ///
     /// # Errors
     /// The keeper's.
     pub async fn list(&self) -> Result<Vec<(String, Image)>, Failure> {
+        let mut images = self.all().await?;
+        images.retain(|(name, _)| !name.starts_with(record::STEP_NAME));
+        Ok(images)
+    }
+
+    /// Builds what a recipe says and gives it the recipe's name. Steps that were built before are taken as they are, unless
+    /// everything is to be built `anew`; `out` gets a line for each. Answers whether any was built.
+    ///
+    /// # Errors
+    /// `invalid`, naming the recipe's file, line and field; `unsupported` where a program of the host is missing; `timeout`;
+    /// what the pool met.
+    pub async fn build(
+        &self,
+        workshop: &workshop::Workshop,
+        loaded: &recipe::Loaded,
+        anew: bool,
+        now_ms: u64,
+        out: &mut (impl std::io::Write + Send),
+    ) -> Result<(Image, bool), Failure> {
+        workshop.tidy().await?;
+        build::Build { images: self, workshop, loaded, anew, now_ms, out }.run().await
+    }
+
+    /// Forgets every step that was built; answers how many. Their layers go when nothing else uses them.
+    ///
+    /// # Errors
+    /// The keeper's.
+    pub async fn forget_steps(&self) -> Result<usize, Failure> {
+        let all = self.all().await?;
+        let (steps, named): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(name, _)| name.starts_with(record::STEP_NAME));
+        for (name, image) in &steps {
+            self.filesystem.ask(Verb::ImageRemove(record::name_key(name)?)).await?;
+            if !named.iter().any(|(_, other)| other.id == image.id) {
+                match self.filesystem.ask(Verb::ImageRemove(record::image_key(&image.id)?)).await {
+                    // Two steps may have come to the same trees.
+                    Err(failure) if failure.code != Code::NotFound => return Err(failure),
+                    _ => {}
+                }
+            }
+        }
+        Ok(steps.len())
+    }
+
+    async fn all(&self) -> Result<Vec<(String, Image)>, Failure> {
         let (mut images, mut after) = (Vec::new(), None);
         loop {
             let keys = match self.filesystem.ask(Verb::ImageKeys { after: after.take() }).await? {
@@ -143,7 +190,7 @@ impl Images {
         let key = record::name_key(name)?;
         let Some(named) = self.read::<Name>(&key).await? else { return Err(Failure::not_found("image", name)) };
         self.filesystem.ask(Verb::ImageRemove(key)).await?;
-        if !self.list().await?.iter().any(|(_, image)| image.id == named.id) {
+        if !self.all().await?.iter().any(|(_, image)| image.id == named.id) {
             self.filesystem.ask(Verb::ImageRemove(record::image_key(&named.id)?)).await?;
         }
         self.collect().await.map(drop)
@@ -182,7 +229,7 @@ impl Images {
         let lower = if committed.lower.len() < crate::limits::LOWER_TREES_MAX {
             committed.lower
         } else {
-            vec![self.flatten(committed.lower, &format!("{layer}.flat")).await?]
+            self.flatten(committed.lower, &format!("{layer}.flat")).await?
         };
         let image = Image::new(lower, below.clone(), format!("commit of {sandbox}"), None, now_ms);
         self.keep(&image, name).await?;
@@ -197,8 +244,9 @@ impl Images {
         self.filesystem.diff(Source::Root(Id::new("sandbox", sandbox)?), DIFF_CHANGES_MAX).await
     }
 
-    /// One tree with what these hold together: packed by one worker, unpacked by another.
-    async fn flatten(&self, lower: Vec<Lower>, layer: &str) -> Result<Lower, Failure> {
+    /// One tree with what these hold together: packed by one worker, unpacked by another. What is bound stays so.
+    async fn flatten(&self, lower: Vec<Lower>, layer: &str) -> Result<Vec<Lower>, Failure> {
+        let bound = lower.contains(&Lower::HostPrograms).then_some(Lower::HostPrograms);
         let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
         let (reader, writer) = pipe.map_err(|error| {
             Failure::new(Code::Internal, format!("failed to make a pipe to flatten an image: {error}"))
@@ -212,7 +260,7 @@ impl Images {
             return Err(Failure::new(Code::Internal, "a flattened image is not what was packed"));
         }
         filling.keep().await?;
-        Ok(Lower::Layer(Id::new("layer", layer)?))
+        Ok(std::iter::once(Lower::Layer(Id::new("layer", layer)?)).chain(bound).collect())
     }
 
     async fn find(&self, name: &str) -> Result<Option<Image>, Failure> {

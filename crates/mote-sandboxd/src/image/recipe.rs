@@ -1,16 +1,18 @@
 //! Recipes of images: what `mote-sandboxd image build` reads. Strict: an unknown field is an error with its line.
 //!
-//! It does not build: [`super::command`] has mmdebstrap do that.
+//! It does not build: [`super::build`] does.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use mote_oci::digest::Digest;
 use mote_sandbox_api::error::{Code, Failure};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{RECIPE_BYTES_MAX, RECIPE_ENTRIES_MAX};
+
+/// Name of the recipe in a directory.
+const FILE: &str = "recipe.yaml";
 
 /// A recipe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,66 +74,132 @@ pub struct Loaded {
     pub suite: String,
     /// Contents of `files`, in their order.
     pub contents: Vec<Vec<u8>>,
-    /// Of all of it: the same recipe with the same files has the same digest.
-    pub digest: Digest,
+    /// The recipe's file.
+    pub path: PathBuf,
+    /// Where in it its fields stand.
+    pub lines: Lines,
 }
 
-/// Reads a recipe and the files that it names.
+/// Lines of a recipe's fields and of their items, from 1. The parser's own positions end with the document.
+#[derive(Clone, Debug, Default)]
+pub struct Lines(BTreeMap<String, (usize, Vec<(usize, String)>)>);
+
+impl Lines {
+    fn new(text: &str) -> Self {
+        let mut lines = Self::default();
+        let (mut field, mut indent) = (None::<String>, None);
+        for (number, line) in (1..).zip(text.lines()) {
+            let bare = line.trim_start();
+            let depth = line.len() - bare.len();
+            if depth == 0
+                && let Some((name, _)) = line.split_once(':').filter(|_| !line.starts_with(['-', '#']))
+            {
+                lines.0.insert(name.to_owned(), (number, Vec::new()));
+                (field, indent) = (Some(name.to_owned()), None);
+            } else if let (Some(item), Some(field)) = (bare.strip_prefix('-'), &field)
+                && item.is_empty() | item.starts_with(' ')
+                && *indent.get_or_insert(depth) == depth
+                && let Some((_, items)) = lines.0.get_mut(field)
+            {
+                items.push((number, item.trim().trim_matches(['"', '\'']).to_owned()));
+            }
+        }
+        lines
+    }
+
+    /// The line of an item of a field; the field's where its items do not stand on lines of their own.
+    pub(super) fn of(&self, field: &str, item: usize) -> usize {
+        self.0.get(field).map_or(1, |(line, items)| items.get(item).map_or(*line, |(line, _)| *line))
+    }
+
+    /// The line of the item that a message names.
+    pub(super) fn named_in(&self, field: &str, message: &str) -> Option<usize> {
+        let (_, items) = self.0.get(field)?;
+        let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | '_' | '@' | '/');
+        let words: Vec<&str> = message.split(|c| !of_name(c)).map(|word| word.trim_end_matches('.')).collect();
+        let name = |item: &str| item.split(|c| !of_name(c)).next().unwrap_or_default().to_owned();
+        let found = items.iter().find(|(_, item)| !name(item).is_empty() && words.contains(&name(item).as_str()));
+        found.map(|(line, _)| *line)
+    }
+}
+
+/// Reads a recipe and the files that it names. A directory stands for its `recipe.yaml`.
 ///
 /// # Errors
 /// `invalid`, naming the file and the line or the field.
 pub fn load(path: &Path) -> Result<Loaded, Failure> {
+    let within = path.join(FILE);
+    let path = if path.is_dir() { &within } else { path };
     let text = String::from_utf8(read(path)?)
         .map_err(|_| Failure::invalid("recipe", format!("{} is not UTF-8", path.display())))?;
-    let recipe = parse(&text, path)?;
+    let lines = Lines::new(&text);
+    let recipe = parse(&text, path, &lines)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let contents = recipe.files.iter().map(|file| content(file, folder)).collect::<Result<Vec<_>, _>>()?;
+    let contents = recipe.files.iter().enumerate().map(|(at, file)| {
+        content(file, folder).map_err(|mut failure| {
+            let line = lines.of("files", at);
+            failure.message = format!("{}:{line}: files: {}", path.display(), failure.message);
+            failure.with("line", line)
+        })
+    });
+    let contents = contents.collect::<Result<Vec<_>, _>>()?;
     let suite = recipe.from.strip_prefix("debian:").unwrap_or_default().to_owned();
-    let digests: Vec<Digest> = contents.iter().map(|content| Digest::of(content)).collect();
-    let made_from = serde_json::to_vec(&(&recipe, digests))
-        .map_err(|error| Failure::new(Code::Internal, format!("failed to digest a recipe: {error}")))?;
-    Ok(Loaded { digest: Digest::of(&made_from), recipe, suite, contents })
+    Ok(Loaded { recipe, suite, contents, path: path.to_owned(), lines })
 }
 
-fn parse(text: &str, path: &Path) -> Result<Recipe, Failure> {
+fn parse(text: &str, path: &Path, lines: &Lines) -> Result<Recipe, Failure> {
     let recipe: Recipe = serde_saphyr::from_str(text).map_err(|error| {
         let message = error.to_string();
         let first = message.lines().next().unwrap_or_default();
         let line = error.location().map_or(0, |at| at.line());
         Failure::invalid("recipe", format!("{}:{line}: {first}", path.display())).with("line", line)
     })?;
-    let refuse = |field: &str, why: &str| {
-        // The parser's spans end with the document: the line is that of the field's name.
-        let line =
-            text.lines().position(|line| line.trim_start().starts_with(&format!("{field}:"))).map_or(0, |at| at + 1);
-        Err(Failure::invalid(field, format!("{}:{line}: {why}", path.display())).with("line", line))
-    };
-    let suite = recipe.from.strip_prefix("debian:").unwrap_or_default();
-    if suite.is_empty() || !suite.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
-        return refuse("from", "\"debian:SUITE\" is needed, as in debian:bookworm");
-    }
-    if !recipe.packages.iter().all(|name| is_package(name)) {
-        return refuse("packages", "a name holds a-z, 0-9, '+', '-', '.' and, behind '=' or '/', a version or suite");
-    }
-    for (field, words) in [("pip", &recipe.pip), ("npm", &recipe.npm)] {
-        if words.iter().any(|word| word.is_empty() || word.starts_with('-') || word.chars().any(char::is_control)) {
-            return refuse(field, "an entry may not be empty or an option");
+    match fault(&recipe) {
+        None => Ok(recipe),
+        Some((field, item, why)) => {
+            let line = lines.of(field, item);
+            Err(Failure::invalid(field, format!("{}:{line}: {why}", path.display())).with("line", line))
         }
     }
+}
+
+/// The first thing that is wrong: field, item, why.
+fn fault(recipe: &Recipe) -> Option<(&'static str, usize, String)> {
     let entries = recipe.packages.len() + recipe.pip.len() + recipe.npm.len() + recipe.files.len() + recipe.run.len();
     if entries > RECIPE_ENTRIES_MAX {
-        return refuse("name", &format!("the recipe has more than {RECIPE_ENTRIES_MAX} entries"));
+        return Some(("name", 0, format!("the recipe has more than {RECIPE_ENTRIES_MAX} entries")));
     }
-    if recipe.files.iter().any(|file| !is_path(&file.path)) {
-        return refuse("files", "a path is absolute, without \"..\", and no directory");
+    if let Err(failure) = super::record::check_name(&recipe.name) {
+        return Some(("name", 0, failure.message));
     }
-    if recipe.files.iter().any(|file| file.content.is_some() == file.source.is_some()) {
-        return refuse("files", "a file has either content or source");
+    let suite = recipe.from.strip_prefix("debian:").unwrap_or_default();
+    if suite.is_empty() || !suite.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
+        return Some(("from", 0, "\"debian:SUITE\" is needed, as in debian:bookworm".to_owned()));
     }
-    if recipe.files.iter().any(|file| file.mode.as_deref().is_some_and(|mode| octal(mode).is_none())) {
-        return refuse("files", "a mode is up to four octal digits, in quotes");
+    if let Some(at) = recipe.packages.iter().position(|name| !is_package(name)) {
+        let why = "a name holds a-z, 0-9, '+', '-', '.' and, behind '=' or '/', a version or suite";
+        return Some(("packages", at, format!("{:?}: {why}", recipe.packages[at])));
     }
-    Ok(recipe)
+    for (field, words) in [("pip", &recipe.pip), ("npm", &recipe.npm)] {
+        let wrong = |word: &String| word.is_empty() || word.starts_with('-') || word.chars().any(char::is_control);
+        if let Some(at) = words.iter().position(wrong) {
+            return Some((field, at, "an entry may not be empty or an option".to_owned()));
+        }
+    }
+    for (at, file) in recipe.files.iter().enumerate() {
+        let why = if !is_path(&file.path) {
+            "a path is absolute, without \"..\", and no directory"
+        } else if file.content.is_some() == file.source.is_some() {
+            "a file has either content or source"
+        } else if file.mode.as_deref().is_some_and(|mode| octal(mode).is_none()) {
+            "a mode is up to four octal digits, in quotes"
+        } else {
+            continue;
+        };
+        return Some(("files", at, format!("{:?}: {why}", file.path)));
+    }
+    let empty = recipe.run.iter().position(|line| line.trim().is_empty() || line.contains('\0'));
+    empty.map(|at| ("run", at, "a line may not be empty or hold a zero".to_owned()))
 }
 
 fn is_package(name: &str) -> bool {
@@ -178,7 +246,7 @@ mod tests {
     #[test]
     fn a_mistake_is_told_with_its_line() {
         let check = |text: &str, line: usize, words: &str| {
-            let failure = parse(text, Path::new("r.yaml")).unwrap_err();
+            let failure = parse(text, Path::new("r.yaml"), &Lines::new(text)).unwrap_err();
             assert!(failure.message.contains(&format!("r.yaml:{line}")), "{}", failure.message);
             assert!(failure.message.contains(words), "{}", failure.message);
         };
@@ -186,19 +254,28 @@ mod tests {
         check("name: a\nfrom: ubuntu:jammy\n", 2, "debian:SUITE");
         check("name: a\nfrom: debian:bookworm\npackages: [\"git; rm -rf /\"]\n", 3, "a name holds");
         check("name: a\nfrom: debian:bookworm\npip: [--index-url=http://x]\n", 3, "option");
-        check("name: a\nfrom: debian:bookworm\nfiles:\n- path: ../x\n  content: y\n", 3, "absolute");
+        check("name: a\nfrom: debian:bookworm\nfiles:\n- path: ../x\n  content: y\n", 4, "absolute");
+        check("name: a\nfrom: debian:bookworm\npackages:\n  # two\n  - git\n  - \"a b\"\n", 6, "a name holds");
+        check("name: a\nfrom: debian:bookworm\nrun:\n- echo\n- ''\n", 5, "empty");
+        check("name: a b\nfrom: debian:bookworm\n", 1, "without spaces");
     }
 
     #[test]
-    fn what_a_file_holds_is_part_of_the_digest() {
+    fn what_a_program_says_leads_to_the_line_of_the_item() {
+        let text = "name: a\npackages:\n- git\n- no-such\npip: [x]\nnpm:\n  - \"@a/b@1.0\"\n";
+        let lines = Lines::new(text);
+        assert_eq!(lines.named_in("packages", "E: Unable to locate package no-such"), Some(4));
+        assert_eq!(lines.named_in("packages", "E: Unable to locate package no-such-thing."), None);
+        assert_eq!(lines.named_in("npm", "404 Not Found - @a/b@1.0"), Some(7));
+        assert_eq!((lines.of("pip", 0), lines.of("packages", 1), lines.of("absent", 3)), (5, 4, 1));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_told_with_the_recipes_line() {
         let folder = tempfile::tempdir().unwrap();
         let recipe = folder.path().join("r.yaml");
         std::fs::write(&recipe, "name: a\nfrom: debian:bookworm\nfiles:\n- path: /etc/x\n  source: x\n").unwrap();
-        let mut digests = std::collections::HashSet::new();
-        for text in ["one", "two", "one"] {
-            std::fs::write(folder.path().join("x"), text).unwrap();
-            digests.insert(load(&recipe).unwrap().digest);
-        }
-        assert_eq!(digests.len(), 2);
+        let failure = load(&recipe).unwrap_err();
+        assert!(failure.message.contains("r.yaml:4: files: "), "{failure}");
     }
 }

@@ -13,6 +13,8 @@ use crate::tls;
 pub const UID_BASE: u32 = 0x7000_0000;
 /// Host user and group of the daemon: above all ranges.
 pub const DAEMON_ID: u32 = 0x7F00_0000;
+/// First host id of the ranges in which images are built: beside those of any daemon.
+pub const BUILD_UID_BASE: u32 = 0x7F10_0000;
 /// Cells that are kept ready, of either kind.
 pub const READY_CELLS: usize = 4;
 
@@ -37,6 +39,8 @@ pub struct Settings {
     pub ready_cells_with_network: usize,
     /// The files of the API's certificate.
     pub tls: Option<tls::Files>,
+    /// It serves a command about images, beside the daemon that may serve the same state directory: its cgroups are its own.
+    pub for_images: bool,
 }
 
 impl Settings {
@@ -53,14 +57,30 @@ impl Settings {
             ready_cells: READY_CELLS,
             ready_cells_with_network: READY_CELLS,
             tls: None,
+            for_images: false,
         }
     }
 
-    /// A name that this state directory's daemon has and no other's.
+    /// The same for a command about images: whatever lives is a daemon's and is left alone.
+    #[must_use]
+    pub fn for_images(self) -> Self {
+        Self {
+            run: self.run.join("build"),
+            uid_base: BUILD_UID_BASE,
+            ready_cells: 0,
+            ready_cells_with_network: 0,
+            for_images: true,
+            tls: None,
+            ..self
+        }
+    }
+
+    /// A name that this state directory's daemon has and no other's, nor a command about its images.
     #[must_use]
     pub fn instance(&self) -> String {
         use sha2::Digest as _;
         let digest = sha2::Sha256::digest(self.filesystem.state.as_os_str().as_encoded_bytes());
-        digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        let name: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        if self.for_images { format!("{name}-build") } else { name }
     }
 }

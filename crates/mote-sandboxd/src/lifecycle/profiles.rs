@@ -9,8 +9,9 @@ use mote_sandbox_api::capability::ProfileName;
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::spec::{ImageSource, OnLeaseEnd, Profile, Resources, Spec};
 
-/// User of processes where neither the specification nor the image names one: not root.
-pub const USER: &str = "1000";
+/// User of processes where neither the specification nor the image names one: not root. The first process makes the account in
+/// an image that lacks it.
+pub const USER: &str = "user";
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;

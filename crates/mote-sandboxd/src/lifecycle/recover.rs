@@ -15,6 +15,7 @@ use super::Sandboxes;
 use super::cell::Cell;
 use super::record::Record;
 use super::substrate::{Found, Launch};
+use crate::image::workshop;
 use crate::limits::GUEST_START_TIMEOUT;
 
 /// What recovery did.
@@ -77,7 +78,7 @@ impl Sandboxes {
             recovered.strays += 1;
         }
         let (roots, snapshots) = self.substrate.held().await?;
-        for id in roots.into_iter().filter(|id| !known.contains(id)) {
+        for id in roots.into_iter().filter(|id| !known.contains(id) && !id.starts_with(workshop::PREFIX)) {
             tracing::warn!(sandbox = id, "a root without a record is removed");
             self.substrate.end(&id).await?;
             self.substrate.remove(&id).await?;

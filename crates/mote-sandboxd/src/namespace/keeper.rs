@@ -248,11 +248,14 @@ impl Cells {
         };
         let device = launch.resources.io.and_then(|_| super::device::under(folder));
         self.mould.groups.limit(&group(cell.slot), &launch.resources, device)?;
-        let mut trees = Vec::with_capacity(recipe.lower.len() + launch.mounts.len() + 2);
+        let mut trees = Vec::with_capacity(recipe.lower.len() + recipe.bound.len() + launch.mounts.len() + 2);
         for tree in &recipe.lower {
             trees.push(mounts::copy_mapped(tree, &cell.users)?);
         }
         trees.push(mounts::copy_mapped(folder, &cell.users)?);
+        for path in &recipe.bound {
+            trees.push(mounts::copy_mapped_where_possible(path, &cell.users)?);
+        }
         let mut places = Vec::with_capacity(launch.mounts.len());
         for mount in &launch.mounts {
             let (tree, read_only) = match &mount.source {
@@ -275,6 +278,7 @@ impl Cells {
             lower: recipe.lower.len(),
             upper,
             work,
+            bound: recipe.bound.iter().map(|path| path.display().to_string()).collect(),
             mounts: places,
         };
         let trees: Vec<_> = trees.iter().map(AsFd::as_fd).collect();

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use mote_sandbox_api::error::Failure;
+use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_sys::mount::{self, Attributes};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -70,6 +70,20 @@ pub fn copy_mapped(path: &Path, user_namespace: impl AsFd) -> Result<OwnedFd, Fa
         error => failed(format_args!("map the ids of {}", path.display()), error),
     })?;
     Ok(tree)
+}
+
+/// As [`copy_mapped`]; where the filesystem cannot be idmapped, as it is: everything is nobody's then, and what everybody may
+/// read can be read.
+///
+/// # Errors
+/// `internal` with what the kernel refused.
+pub fn copy_mapped_where_possible(path: &Path, user_namespace: impl AsFd) -> Result<OwnedFd, Failure> {
+    match copy_mapped(path, user_namespace) {
+        Err(failure) if failure.code == Code::Unsupported => {
+            copy(path).map_err(|error| failed(format_args!("open {}", path.display()), error))
+        }
+        result => result,
+    }
 }
 
 /// Puts a mount that stands nowhere, or that stands elsewhere in this namespace, at a path.

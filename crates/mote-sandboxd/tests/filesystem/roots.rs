@@ -1,5 +1,6 @@
 //! Roots: made, written to, snapshotted, rolled back, forked, committed, removed, bounded, and found again after a crash.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -271,31 +272,60 @@ fn only_directories_that_the_operator_allows_are_images() {
 }
 
 #[test]
-fn the_hosts_own_root_does_not_show_what_is_private_to_it() {
+fn an_image_of_the_host_is_a_list_of_what_is_shown() {
     for backend in BACKENDS {
         let mut stage = Stage::new(backend);
         stage.stop();
         stage.options.host_root = true;
         stage.start();
         let origin = Origin::Image(vec![Lower::Host]);
-        let made = stage.ask(Verb::RootNew { sandbox: id("one"), origin, quota_bytes: None });
-        if backend == Backend::Plain {
-            // The temporary directory lies on the host's root.
-            assert_eq!(made.unwrap_err().code, Code::Unsupported);
-            continue;
-        }
-        made.unwrap();
+        stage.ask(Verb::RootNew { sandbox: id("one"), origin, quota_bytes: None }).unwrap();
         let at = stage.mount("one");
-        assert!(at.join("bin/sh").exists());
-        assert!(!at.join("etc/shadow").exists());
-        assert_eq!(fs::read_dir(at.join("root")).unwrap().count(), 0);
-        let state = stage.options.state.strip_prefix("/").unwrap();
-        assert!(!at.join(state).join("pool").exists(), "{backend:?}: the daemon's own state is shown");
-        // Nothing inside can bring it back.
-        let _ = fs::remove_dir(at.join("root"));
-        let _ = fs::create_dir(at.join("root"));
-        assert_eq!(fs::read_dir(at.join("root")).unwrap().count(), 0);
+        let names = |folder: &str| -> BTreeSet<String> {
+            let entries = fs::read_dir(at.join(folder)).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        let listed = [
+            "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "opt", "proc",
+            "root", "run", "sbin", "srv", "sys", "tmp", "usr", "var",
+        ];
+        let listed: BTreeSet<String> = listed.into_iter().map(str::to_owned).collect();
+        assert!(names("").is_subset(&listed), "{:?}", names(""));
+        assert_eq!(names("home"), BTreeSet::from(["user".to_owned()]));
+        for empty in ["boot", "media", "mnt", "opt", "root", "srv", "tmp", "usr", "var/log", "var/tmp", "etc/sudoers.d"]
+        {
+            assert_eq!(names(empty), BTreeSet::new(), "{empty}");
+        }
+        for secret in ["etc/ssh", "etc/ssl/private", "etc/gshadow", "etc/apt", "etc/environment", "etc/ld.so.preload"] {
+            assert!(!at.join(secret).exists(), "{secret}");
+        }
+        for (own, beginning) in [("etc/passwd", "root:x:0:0:root:/root:"), ("etc/shadow", "root:*:")] {
+            let text = read(at.join(own));
+            assert!(text.starts_with(beginning) && text.contains("\nuser:") && !text.contains("$"), "{own}: {text}");
+        }
+        let bound = stage.keeper().recipe("one").unwrap().bound;
+        assert!(bound.contains(&"/usr".into()) && bound.iter().all(|path| path.components().count() == 2), "{bound:?}");
     }
+}
+
+#[test]
+fn what_the_host_was_stays_below_the_roots_that_were_made_of_it() {
+    let mut stage = Stage::new(Backend::Plain);
+    stage.stop();
+    stage.options.host_root = true;
+    stage.start();
+    let origin = Origin::Image(vec![Lower::Host]);
+    stage.ask(Verb::RootNew { sandbox: id("one"), origin, quota_bytes: None }).unwrap();
+    let before = stage.keeper().recipe("one").unwrap();
+    stage.stop();
+    stage.start();
+    stage.ask(Verb::Collect).unwrap();
+    assert_eq!(stage.keeper().recipe("one").unwrap(), before);
+    assert!(before.lower[0].join("etc/passwd").exists());
+    stage.stop();
+    stage.options.host_root = false;
+    stage.start();
+    assert_eq!(stage.keeper().recipe("one").unwrap_err().code, Code::Forbidden, "the operator took the host back");
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn root_inside_is_nobody_outside() {
 fn set_user_id_programs_work_inside() {
     with_stage(|stage| async move {
         let (_, guest) = stage.launch("a", |_| {}).await;
-        let script = "cp /usr/bin/id /usr/bin/id0 && chmod 4755 /usr/bin/id0 && setpriv --reuid 65534 --clear-groups /usr/bin/id0 -u";
+        let script = "cp /usr/bin/id /opt/id0 && chmod 4755 /opt/id0 && setpriv --reuid 65534 --clear-groups /opt/id0 -u";
         assert_eq!(run(&guest, script).await.text.trim(), "0");
         assert!(run(&guest, "grep -q 'NoNewPrivs:.0' /proc/self/status").await.succeeded());
     });
@@ -49,10 +49,47 @@ fn a_sandbox_sees_its_own_processes_and_nothing_of_the_hosts() {
             run(&guest, "ls /sys /sys/devices/system").await.text,
             "/sys:\ndevices\n\n/sys/devices/system:\ncpu\nnode\n"
         );
-        assert_eq!(run(&guest, "ls -A /root /home /tmp").await.text, "/home:\n\n/root:\n\n/tmp:\n");
-        assert!(!run(&guest, "cat /etc/shadow").await.succeeded());
+        assert_eq!(run(&guest, "ls -A /root /home /tmp").await.text, "/home:\nuser\n\n/root:\n\n/tmp:\n");
+        assert_eq!(run(&guest, "cut -d: -f2 /etc/shadow | sort -u").await.text, "*\n");
         let state = stage.folder.path().display().to_string();
         assert!(!run(&guest, &format!("ls {state}")).await.succeeded());
+    });
+}
+
+#[test]
+fn the_hosts_programs_run_and_nothing_else_of_the_host_is_seen() {
+    with_stage(|stage| async move {
+        let (_, guest) = stage.launch("a", |_| {}).await;
+        // Wherever the host keeps something, also what is made only now.
+        let folders = ["/tmp", "/var/tmp", "/var/lib", "/opt", "/srv", "/home", "/root", "/run", "/etc", "/mnt"];
+        let kept: Vec<_> = folders
+            .into_iter()
+            .filter_map(|folder| tempfile::Builder::new().prefix("mote-test-").tempfile_in(folder).ok())
+            .collect();
+        assert!(!kept.is_empty());
+        for file in &kept {
+            let seen = run(&guest, &format!("ls -d {}", file.path().display())).await;
+            assert!(!seen.succeeded(), "{seen:?}");
+        }
+        let script = "bash -c 'echo $((6 * 7))'; git --version; python3 -c 'import ssl, sqlite3; print(ssl.create_default_context().cert_store_stats()[\"x509_ca\"] > 0)'";
+        let said = run(&guest, script).await;
+        assert!(said.succeeded() && said.text.starts_with("42\ngit version "), "{said:?}");
+        assert!(said.text.ends_with("True\n"), "{said:?}");
+        for refused in ["touch /usr/made", "rm /usr/bin/id", "chmod 777 /usr/bin/id", "umount /usr"] {
+            assert!(!run(&guest, refused).await.succeeded(), "{refused}");
+        }
+        let written = run(&guest, "touch /usr/made").await;
+        assert!(written.text.contains("Read-only file system"), "{written:?}");
+        assert_eq!(run(&guest, "stat -c %u:%g /usr/bin/id").await.text, "0:0\n", "programs are root's inside, too");
+    });
+}
+
+#[test]
+fn the_user_of_the_hosts_image_becomes_root_by_sudo() {
+    with_stage(|stage| async move {
+        let (_, guest) = stage.launch("a", |_| {}).await;
+        let become_root = run(&guest, "su user -s /bin/sh -c 'id -u; sudo -n id -u; sudo -n whoami; cd && pwd'").await;
+        assert_eq!(become_root.text, "1000\n0\nroot\n/home/user\n");
     });
 }
 

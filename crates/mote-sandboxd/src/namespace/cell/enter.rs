@@ -9,6 +9,7 @@ use std::path::Path;
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::RUNTIME_FOLDER;
+use mote_sandbox_sys::mount::{Attributes, add_attributes};
 use mote_sandbox_sys::process::{self, SingleThreaded};
 use mote_sandbox_sys::{credentials, keyring};
 use rustix::fs::{Mode, OFlags};
@@ -41,6 +42,7 @@ impl Inside<'_> {
         let mut trees = descriptors.into_iter();
         let lower: Vec<OwnedFd> = trees.by_ref().take(orders.lower).collect();
         let upper = trees.next().ok_or_else(short)?;
+        let bound: Vec<OwnedFd> = trees.by_ref().take(orders.bound.len()).collect();
         let extra: Vec<OwnedFd> = trees.by_ref().take(orders.mounts.len()).collect();
         let listener = trees.next().ok_or_else(short)?;
 
@@ -56,6 +58,7 @@ impl Inside<'_> {
         credentials::set_file_ids(user, group).map_err(|error| failed("set the ids for files", error))?;
         capability::raise_all().map_err(|error| failed("keep capabilities", error))?;
         let root = mount_root(orders, &lower, &upper)?;
+        place_bound(&root, orders, bound)?;
         place_own(&root)?;
         place_extra(&root, orders, extra)?;
         drop(root);
@@ -150,6 +153,18 @@ fn overlay(lower: &str, upper: &str, work: &str) -> Result<OwnedFd, Failure> {
     // Device nodes of an image are not devices here.
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
         .map_err(|error| failed("mount an overlay", error))
+}
+
+/// Mounts the host's directories of programs. Set-user-id programs keep their meaning: their owners are the sandbox's own.
+fn place_bound(root: &Root, orders: &Orders, bound: Vec<OwnedFd>) -> Result<(), Failure> {
+    for (path, tree) in orders.bound.iter().zip(bound) {
+        let target =
+            root.directory_made(path, true).map_err(|error| failed(format_args!("find {path} in the image"), error))?;
+        add_attributes(&tree, Attributes::READ_ONLY.and(Attributes::NO_DEVICES), true)
+            .and_then(|()| mounts::put_on(&tree, &target))
+            .map_err(|error| failed(format_args!("mount {path}"), error))?;
+    }
+    Ok(())
 }
 
 /// Moves what waits in the cell's root to its places in the sandbox's. No link of the image may lead these elsewhere.

@@ -6,7 +6,7 @@ use mote_sandbox_api::error::Failure;
 use serde::{Deserialize, Serialize};
 
 /// What a cell is to become. Beside it travel, in this order: the lower trees (topmost first), the tree that holds upper and
-/// work, the trees of [`Orders::mounts`], and the listening socket of the first process.
+/// work, the trees of [`Orders::bound`] and of [`Orders::mounts`], and the listening socket of the first process.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Orders {
     /// Name of the host.
@@ -19,6 +19,8 @@ pub struct Orders {
     pub upper: String,
     /// Name of the work directory in the same tree.
     pub work: String,
+    /// Where directories of the host are mounted, read-only, as parts of the root.
+    pub bound: Vec<String>,
     /// Where the further trees are mounted, and whether they are read-only.
     pub mounts: Vec<(String, bool)>,
 }
