@@ -76,6 +76,9 @@ impl<W: Write + Send> Build<'_, W> {
             cwd: recipe.cwd.clone(),
             entrypoint: Vec::new(),
         };
+        if let Some(last) = steps.last() {
+            lower = self.as_one(lower, last, built).await?;
+        }
         let image = Image::new(lower, config, format!("recipe {}", recipe.name), bytes, self.now_ms);
         self.images.keep(&image, &recipe.name).await?;
         Ok((image, built))
@@ -96,12 +99,7 @@ impl<W: Write + Send> Build<'_, W> {
                 let closed = bench.close().await;
                 let (committed, bytes) = done?;
                 closed?;
-                let lower = if committed.lower.len() < LOWER_TREES_MAX {
-                    committed.lower
-                } else {
-                    self.images.flatten(committed.lower, &format!("{layer}.flat")).await?
-                };
-                (lower, bytes)
+                (self.bounded(committed.lower, &layer, LOWER_TREES_MAX).await?, bytes)
             }
         };
         let image = Image::new(lower, Config::default(), format!("step {}", step.key), bytes, self.now_ms);
@@ -136,6 +134,31 @@ impl<W: Write + Send> Build<'_, W> {
         let bytes = unpacked?.bytes;
         filling.keep().await?;
         Ok((vec![Lower::Layer(Id::new("layer", layer)?)], Some(bytes)))
+    }
+
+    /// One tree with what the steps' trees hold together: a sandbox then looks in one place below its own, and numbers of
+    /// files of different trees are not mixed.
+    async fn as_one(&self, lower: Vec<Lower>, last: &Step, built: bool) -> Result<Vec<Lower>, Failure> {
+        let name = format!("{}.one", name_of(last));
+        if lower.len() < 2 {
+            return Ok(lower);
+        }
+        if !built && let Some(image) = self.images.find(&name).await? {
+            return Ok(image.lower);
+        }
+        let layer = format!("build.{}.{:x}.one", &last.key[..16], self.now_ms);
+        let lower = self.images.flatten(lower, &layer).await?;
+        let image = Image::new(lower, Config::default(), format!("steps to {}", last.key), None, self.now_ms);
+        self.images.keep(&image, &name).await?;
+        Ok(image.lower)
+    }
+
+    /// The trees, or one with all they hold where there are `trees_max` of them.
+    async fn bounded(&self, lower: Vec<Lower>, layer: &str, trees_max: usize) -> Result<Vec<Lower>, Failure> {
+        if lower.len() < trees_max {
+            return Ok(lower);
+        }
+        self.images.flatten(lower, &format!("{layer}.flat")).await
     }
 
     /// Says where in the recipe the step stands.

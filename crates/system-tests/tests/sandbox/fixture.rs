@@ -81,6 +81,11 @@ impl Daemon {
         self.folder.path().join("state")
     }
 
+    /// The configuration's file.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.path().join("config.yaml")
+    }
+
     /// The API's address.
     pub(crate) fn url(&self) -> &str {
         &self.url

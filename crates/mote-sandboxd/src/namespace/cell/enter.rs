@@ -128,7 +128,8 @@ fn mount_root(orders: &Orders, lower: &[OwnedFd], upper: &OwnedFd) -> Result<Roo
     let put = |tree: &OwnedFd, at: &str| {
         mounts::put(tree, at).map_err(|error| failed(format_args!("mount a layer at {at}"), error))
     };
-    let mut names = Vec::with_capacity(lower.len());
+    let below_is_apart = is_btrfs(upper) && lower.iter().any(is_btrfs);
+    let mut names = Vec::with_capacity(lower.len() + 1);
     for (number, tree) in lower.iter().enumerate() {
         let at = format!("/layers/{number}");
         make_folder(&at)?;
@@ -137,19 +138,42 @@ fn mount_root(orders: &Orders, lower: &[OwnedFd], upper: &OwnedFd) -> Result<Roo
     }
     put(upper, "/upper")?;
     rustix::process::chdir("/layers").map_err(|error| failed("enter the layers", error))?;
-    let overlay = overlay(&names.join(":"), &format!("/upper/{}", orders.upper), &format!("/upper/{}", orders.work))?;
-    put(&overlay, "/root")?;
+    let mut below = names.join(":");
+    if below_is_apart {
+        // Overlay takes inode numbers of one filesystem to be unique, and those of two subvolumes are not: programs would
+        // take a file of the image and one of the sandbox's own for the same. Seen through an overlay of its own, the image
+        // is another filesystem. That needs a second tree: an empty one.
+        make_folder("/layers/empty")?;
+        make_folder("/layers/below")?;
+        let apart = overlay(&format!("{below}:empty"), &[])?;
+        put(&apart, "/layers/below")?;
+        "below".clone_into(&mut below);
+    }
+    let (upper, work) = (format!("/upper/{}", orders.upper), format!("/upper/{}", orders.work));
+    let mut options = vec![("upperdir", upper.as_str()), ("workdir", &work)];
+    if below_is_apart {
+        options.push(("xino", "on"));
+    }
+    put(&overlay(&below, &options)?, "/root")?;
     Root::open("/root").map_err(|error| failed("open the root", error))
 }
 
-fn overlay(lower: &str, upper: &str, work: &str) -> Result<OwnedFd, Failure> {
+/// `BTRFS_SUPER_MAGIC` (`linux/magic.h`).
+const BTRFS_MAGIC: u64 = 0x9123_683e;
+
+fn is_btrfs(tree: &OwnedFd) -> bool {
+    #[expect(clippy::cast_sign_loss, reason = "a magic number; its width differs between architectures")]
+    rustix::fs::fstatfs(tree).is_ok_and(|found| found.f_type as u64 == BTRFS_MAGIC)
+}
+
+fn overlay(lower: &str, options: &[(&str, &str)]) -> Result<OwnedFd, Failure> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|error| failed("make an overlay", error))?;
-    for (name, value) in [("source", "mote"), ("lowerdir", lower), ("upperdir", upper), ("workdir", work)] {
-        fsconfig_set_string(&context, name, value)
+    for (name, value) in [("source", "mote"), ("lowerdir", lower)].iter().chain(options) {
+        fsconfig_set_string(&context, *name, *value)
             .map_err(|error| failed(format_args!("make an overlay with {name}={value}"), error))?;
     }
     fsconfig_create(&context)
-        .map_err(|error| failed(format_args!("make an overlay of {lower} below {upper}"), error))?;
+        .map_err(|error| failed(format_args!("make an overlay of {lower}"), error))?;
     // Device nodes of an image are not devices here.
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
         .map_err(|error| failed("mount an overlay", error))
