@@ -133,7 +133,8 @@ impl Default for Config {
 
 fn everything_public() -> Policy {
     let to = "*".to_owned();
-    let rule = Rule { verdict: Verdict::Allow, to, ports: Vec::new(), inspect: false, headers: Vec::new() };
+    let rule =
+        Rule { verdict: Verdict::Allow, to, ports: Vec::new(), over_deny: false, inspect: false, headers: Vec::new() };
     Policy { rules: vec![rule], ..Policy::default() }
 }
 

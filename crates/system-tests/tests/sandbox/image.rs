@@ -51,7 +51,12 @@ async fn the_first_sandbox_needs_no_configuration_and_shows_no_more_of_the_host_
 async fn no_two_files_inside_have_the_same_number() {
     let daemon = Daemon::start().await;
     let id = daemon.create(json!({})).await;
-    daemon.run(&id, "mkdir /opt/new && cd /opt/new && for n in $(seq 2000); do echo $n > $n; done; chmod 600 /etc/services").await;
+    daemon
+        .run(
+            &id,
+            "mkdir /opt/new && cd /opt/new && for n in $(seq 2000); do echo $n > $n; done; chmod 600 /etc/services",
+        )
+        .await;
     let twice = "find /etc /home /opt -type f -links 1 -printf '%D %i\\n' | sort | uniq -d | wc -l";
     assert_eq!(daemon.run(&id, twice).await, "0\n");
     let snapshot = daemon.done(Method::POST, &format!("/v1/sandboxes/{id}/snapshots"), json!({})).await;

@@ -172,8 +172,7 @@ fn overlay(lower: &str, options: &[(&str, &str)]) -> Result<OwnedFd, Failure> {
         fsconfig_set_string(&context, *name, *value)
             .map_err(|error| failed(format_args!("make an overlay with {name}={value}"), error))?;
     }
-    fsconfig_create(&context)
-        .map_err(|error| failed(format_args!("make an overlay of {lower}"), error))?;
+    fsconfig_create(&context).map_err(|error| failed(format_args!("make an overlay of {lower}"), error))?;
     // Device nodes of an image are not devices here.
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
         .map_err(|error| failed("mount an overlay", error))
