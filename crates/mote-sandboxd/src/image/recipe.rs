@@ -138,7 +138,8 @@ pub fn load(path: &Path) -> Result<Loaded, Failure> {
     let contents = recipe.files.iter().enumerate().map(|(at, file)| {
         content(file, folder).map_err(|mut failure| {
             let line = lines.of("files", at);
-            failure.message = format!("{}:{line}: files: {}", path.display(), failure.message);
+            let why = failure.message.trim_start_matches("recipe: ");
+            failure.message = format!("{}:{line}: files: {why}", path.display());
             failure.with("line", line)
         })
     });
