@@ -156,7 +156,9 @@ async fn postgresql_survives_live_snapshots_forks_and_rollbacks() {
     let id = daemon.create(json!({})).await;
     let database = postgresql();
     database.install(&daemon, &id).await;
-    daemon.run(&id, "useradd --system postgres && mkdir -p /var/lib/mote-test && chown postgres: /var/lib/mote-test").await;
+    daemon
+        .run(&id, "useradd --system postgres && mkdir -p /var/lib/mote-test && chown postgres: /var/lib/mote-test")
+        .await;
     database.run(&daemon, &id, "python3 /opt/database.py make").await;
     // `survives` starts the server of each round.
     database
