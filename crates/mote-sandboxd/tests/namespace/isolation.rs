@@ -31,7 +31,8 @@ fn root_inside_is_nobody_outside() {
 fn set_user_id_programs_work_inside() {
     with_stage(|stage| async move {
         let (_, guest) = stage.launch("a", |_| {}).await;
-        let script = "cp /usr/bin/id /opt/id0 && chmod 4755 /opt/id0 && setpriv --reuid 65534 --clear-groups /opt/id0 -u";
+        let script =
+            "cp /usr/bin/id /opt/id0 && chmod 4755 /opt/id0 && setpriv --reuid 65534 --clear-groups /opt/id0 -u";
         assert_eq!(run(&guest, script).await.text.trim(), "0");
         assert!(run(&guest, "grep -q 'NoNewPrivs:.0' /proc/self/status").await.succeeded());
     });
