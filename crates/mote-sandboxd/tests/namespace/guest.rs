@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::stage;
+
 /// Emulated, and perhaps beside other work.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
@@ -36,14 +38,13 @@ fn script(init: &str) -> String {
 
 /// The folder that holds this program and the daemon's.
 fn stage_folder() -> std::path::PathBuf {
-    crate::stage::daemon_program().parent().unwrap().to_owned()
+    stage::daemon_program().parent().unwrap().to_owned()
 }
 
 #[test]
 fn the_same_holds_on_debians_kernel_with_control_groups_of_version_2() {
-    let variable =
-        |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `cargo xtask test`"));
-    let (machine, init) = (variable("MOTE_GUEST"), variable("MOTE_SANDBOX_INIT_BIN"));
+    let [machine, init] = ["MOTE_GUEST", "MOTE_SANDBOX_INIT_BIN"]
+        .map(|name| stage::variable(name).unwrap_or_else(|| panic!("{name} is not set: run `cargo xtask test`")));
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run.sh");
     std::fs::write(&run, script(&init)).unwrap();

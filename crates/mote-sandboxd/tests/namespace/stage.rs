@@ -41,9 +41,15 @@ pub(crate) fn daemon_program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_mote-sandboxd"))
 }
 
+/// What `cargo xtask test` says of where things are.
+#[expect(clippy::disallowed_methods, reason = "the one place of these tests that reads the environment")]
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// The first process's program: the one that is named, or else one that is built now.
 fn init_program() -> PathBuf {
-    if let Some(named) = std::env::var_os("MOTE_SANDBOX_INIT_BIN") {
+    if let Some(named) = variable("MOTE_SANDBOX_INIT_BIN") {
         return named.into();
     }
     static BUILD: Once = Once::new();
