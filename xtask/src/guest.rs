@@ -20,8 +20,8 @@ pub(crate) const PROGRAMS: [(&str, &str); 6] = [
 ];
 /// The release whose kernel and root it has.
 const RELEASE: &str = "bookworm";
-/// Its packages beside the minimal ones: loading modules, packet filters, processes by name.
-const ROOT_PACKAGES: &str = "iproute2,kmod,nftables,procps";
+/// Its packages beside the minimal ones: loading modules, packet filters, and what the tests run.
+const ROOT_PACKAGES: &str = "ca-certificates,git,iproute2,kmod,nftables,procps,python3,sudo";
 /// The disk, sparse.
 const DISK_SIZE: &str = "1G";
 /// Modules that it needs before it has a root; the others are loaded from the host's folder when they are used.
@@ -32,7 +32,8 @@ const INIT: &str = include_str!("guest-init.sh");
 /// Makes what is missing of it; returns its folder: `vmlinuz`, `initrd`, `disk`, `modules/`.
 pub(crate) fn make(target: &Path) -> Result<PathBuf> {
     let folder = target.join("guest");
-    if folder.join("initrd").exists() {
+    let made_of = format!("{RELEASE}\n{ROOT_PACKAGES}\n{DISK_SIZE}\n{EARLY_MODULES:?}\n{INIT}");
+    if std::fs::read_to_string(folder.join("made-of")).is_ok_and(|earlier| earlier == made_of) {
         return Ok(folder);
     }
     let draft = target.join("guest.new");
@@ -41,6 +42,7 @@ pub(crate) fn make(target: &Path) -> Result<PathBuf> {
         process::run(&mut process::command(target, "apt-get", &["update", "--quiet"]))?;
         build(&draft)?;
     }
+    std::fs::write(draft.join("made-of"), made_of).context("failed to write what the machine is made of")?;
     std::fs::remove_dir_all(&folder).ok();
     rename(&draft, &folder)?;
     Ok(folder)
