@@ -137,6 +137,8 @@ pub const AWAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30
 pub const GUEST_START_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
 /// How long to wait before the warm pool tries again after a sandbox could not be made.
 pub const POOL_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long after a claim the warm pool is filled again, unless half of it is gone: whoever claims wants to run something.
+pub const POOL_QUIET: std::time::Duration = std::time::Duration::from_millis(10);
 /// Sandboxes that one entry of the warm pool may hold.
 pub const POOL_SIZE_MAX: usize = 512;
 /// Milliseconds after which what was due and could not be done is tried again.

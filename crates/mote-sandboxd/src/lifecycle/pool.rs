@@ -16,7 +16,7 @@ use super::create::configuration;
 use super::profiles::Profiles;
 use super::record::Record;
 use super::{Sandboxes, to_the_end};
-use crate::limits::{POOL_RETRY, POOL_SIZE_MAX};
+use crate::limits::{POOL_QUIET, POOL_RETRY, POOL_SIZE_MAX};
 
 /// What is kept warm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +68,15 @@ impl Pool {
             ready: Mutex::default(),
         };
         Self { shelves: entries.into_iter().map(shelf).collect(), claimed: Notify::new() }
+    }
+
+    /// Leaves the host to those who claimed, until none did for a moment or there is little left to claim.
+    async fn quiet(&self) {
+        while self.shelves.iter().all(|shelf| 2 * shelf.waiting() >= shelf.size) {
+            if tokio::time::timeout(POOL_QUIET, self.claimed.notified()).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Sandboxes that wait, and how many should.
@@ -175,6 +184,7 @@ impl Sandboxes {
                 tokio::time::sleep(POOL_RETRY).await;
             } else {
                 self.pool.claimed.notified().await;
+                self.pool.quiet().await;
             }
         }
     }
