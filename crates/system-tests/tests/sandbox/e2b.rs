@@ -19,7 +19,7 @@ pub(super) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{command:?} failed:\n{stdout}\n{stderr}");
+    assert!(output.status.success(), "{command:?} failed: {}\n{stdout}\n{stderr}", output.status);
     stdout.trim().to_owned()
 }
 

@@ -1,4 +1,5 @@
 """E2B's SDK for Python, unmodified: what outlives a sandbox (secrets, volumes, templates), its network, and what it used."""
+import os
 import time
 
 from e2b import Sandbox, SandboxQuery, Secret, Template, Volume
@@ -69,4 +70,6 @@ while True:
 assert metrics[-1].mem_total >= metrics[-1].mem_used and metrics[-1].cpu_count > 0, metrics
 assert [item.sandbox_id for item in Sandbox.list(query=SandboxQuery(metadata={"run": "1"})).next_items()] == [sandbox.sandbox_id]
 assert sandbox.kill()
-print("ok")
+print("ok", flush=True)
+# The SDK keeps threads of its own, and the interpreter does not always survive taking itself down beside them.
+os._exit(0)
