@@ -13,9 +13,9 @@ use system_tests::process::binary;
 use tokio::time::Instant;
 
 /// How long the daemon may take to start or to end; for a machine that builds other things meanwhile.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a file or a state is looked at that nothing tells of.
-const POLL: Duration = Duration::from_millis(20);
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// How a daemon is started.
 #[derive(Debug, Clone, Default)]

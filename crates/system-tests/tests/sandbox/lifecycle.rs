@@ -2,8 +2,9 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::fixture::Daemon;
+use crate::fixture::{Daemon, PATIENCE, POLL};
 
 /// Asks for something illegal; the refusal names the state and what was asked.
 async fn refused(daemon: &Daemon, id: &str, verb: &str, body: Value, state: &str, transition: &str) {
@@ -148,9 +149,20 @@ async fn metrics_tell_of_each_sandbox_and_of_durations() {
     let daemon = Daemon::start().await;
     let id = daemon.create(json!({})).await;
     daemon.run(&id, "true").await;
-    let open = daemon.request(Method::GET, "/metrics").header("accept", "application/openmetrics-text;version=1.0.0");
-    let text = open.send().await.unwrap().text().await.unwrap();
-    assert!(text.contains(&format!("mote_sandbox_pids{{sandbox=\"{id}\"}} 1")), "{text}");
+    let metrics = async || {
+        let open =
+            daemon.request(Method::GET, "/metrics").header("accept", "application/openmetrics-text;version=1.0.0");
+        open.send().await.unwrap().text().await.unwrap()
+    };
+    // What has ended is counted until the kernel has let go of it.
+    let alone = format!("mote_sandbox_pids{{sandbox=\"{id}\"}} 1\n");
+    let since = Instant::now();
+    let mut text = metrics().await;
+    while !text.contains(&alone) {
+        assert!(since.elapsed() < PATIENCE, "{text}");
+        tokio::time::sleep(POLL).await;
+        text = metrics().await;
+    }
     assert!(text.contains("mote_sandbox_operation_duration_seconds_count{operation=\"create\"} 1"), "{text}");
     assert!(text.contains("mote_sandbox_sandboxes{state=\"running\"} 1"));
     assert!(text.ends_with("# EOF\n"));
