@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{HEADER_BYTES, Kind, Reply, header, parse_header};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown};
 
 use super::Role;
 use super::input::Input;
@@ -28,6 +28,8 @@ pub(crate) struct Follower {
     head_bytes: usize,
     /// Payload of the frame that is being read which has not come yet.
     payload_left: usize,
+    /// How many bytes the input had been given when this one last gave it some: all of its own are among them.
+    fed: u64,
     /// Frames may still come.
     is_reading: bool,
     /// The other side cannot be reached any more.
@@ -48,6 +50,7 @@ impl Follower {
             head: [0; HEADER_BYTES],
             head_bytes: 0,
             payload_left: 0,
+            fed: 0,
             is_reading: true,
             is_gone: false,
             is_closing: false,
@@ -66,6 +69,11 @@ impl Follower {
     /// Whether frames from it are wanted.
     pub(super) fn is_reading(&self) -> bool {
         self.is_reading
+    }
+
+    /// Whether all that it sent has gone on to the process.
+    pub(super) fn is_passed_on(&self, input: &Input) -> bool {
+        self.payload_left == 0 && self.head_bytes == 0 && input.has_taken(self.fed)
     }
 
     /// Whether it is to be waited for at all. Where it is gone, what it sent before is still read.
@@ -145,11 +153,21 @@ impl Follower {
         }
     }
 
+    /// Takes no more frames from it, and reads those that came: from here on the other side knows that it cannot send.
+    pub(super) fn drain(&mut self, input: &mut Input) {
+        // Fails only where the other side is gone; then no frame can come either, and reading says so.
+        let _ = shutdown(&self.socket, Shutdown::Read);
+        while self.is_reading {
+            self.receive(input);
+        }
+    }
+
     fn decode(&mut self, mut bytes: &[u8], input: &mut Input) -> Result<()> {
         while !bytes.is_empty() {
             if self.payload_left > 0 {
                 let (payload, rest) = bytes.split_at(self.payload_left.min(bytes.len()));
                 input.push(payload);
+                self.fed = input.offered();
                 self.payload_left -= payload.len();
                 bytes = rest;
                 continue;

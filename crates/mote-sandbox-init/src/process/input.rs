@@ -17,13 +17,17 @@ pub(crate) struct Input {
     is_terminal: bool,
     waiting: Vec<u8>,
     written: usize,
+    /// Bytes that anyone ever gave to it.
+    offered: u64,
+    /// How many of them the process's end took. Once it takes no more, this lags behind for good.
+    taken: u64,
     /// To be closed when nothing waits.
     is_ending: bool,
 }
 
 impl Input {
     pub(super) fn new(descriptor: Option<Arc<OwnedFd>>, is_terminal: bool) -> Self {
-        Self { descriptor, is_terminal, waiting: Vec::new(), written: 0, is_ending: false }
+        Self { descriptor, is_terminal, waiting: Vec::new(), written: 0, offered: 0, taken: 0, is_ending: false }
     }
 
     /// Whether bytes can still be given to it.
@@ -41,8 +45,19 @@ impl Input {
         self.descriptor.as_ref().filter(|_| self.is_waiting()).map(|descriptor| descriptor.as_fd())
     }
 
-    /// Takes bytes; they are dropped where the process has closed its input.
+    /// How many bytes were given to it so far.
+    pub(super) fn offered(&self) -> u64 {
+        self.offered
+    }
+
+    /// Whether the first `bytes` that were given to it have all gone on to the process.
+    pub(super) fn has_taken(&self, bytes: u64) -> bool {
+        self.taken >= bytes
+    }
+
+    /// Takes bytes; they are dropped where the process has closed its input, and then never count as taken.
     pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.offered += bytes.len() as u64;
         if self.is_open() {
             self.waiting.extend_from_slice(bytes);
             self.write();
@@ -71,7 +86,10 @@ impl Input {
         let Some(descriptor) = &self.descriptor else { return };
         while self.written < self.waiting.len() {
             match rustix::io::write(descriptor, &self.waiting[self.written..]) {
-                Ok(count) => self.written += count,
+                Ok(count) => {
+                    self.written += count;
+                    self.taken += count as u64;
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
                 // The process closed its end: it does not want more.

@@ -216,18 +216,21 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Answers those who sent input and have sent all of it.
+    /// Answers those who sent input: when they have sent all of it, and when nothing can take more.
     fn settle_input(&mut self) {
-        let input = &self.begun.input;
-        let is_taken = !input.is_waiting();
+        let input = &mut self.begun.input;
         let is_over = self.exit.is_some();
         for follower in self.followers.iter_mut().filter(|follower| follower.role == Role::Input && !follower.is_over())
         {
-            if !follower.is_reading() && is_taken {
-                follower.finish(&Reply::Done);
-            } else if is_over {
-                follower.finish(&Reply::Failed(input_closed()));
+            if is_over {
+                // What ended the process may have been this input: its sender need not have said yet that it is all.
+                follower.drain(input);
             }
+            if follower.is_over() || follower.is_reading() || input.is_waiting() {
+                continue;
+            }
+            let reply = if follower.is_passed_on(input) { Reply::Done } else { Reply::Failed(input_closed()) };
+            follower.finish(&reply);
         }
     }
 

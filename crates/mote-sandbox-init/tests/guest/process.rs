@@ -77,6 +77,32 @@ fn input_reaches_a_process_from_its_own_and_from_another_connection() {
 }
 
 #[test]
+fn input_that_ends_the_process_was_taken() {
+    let init = Init::start();
+    // Neither sender has said that this is all when the process ends of what it was sent.
+    let reader = Start { stdin: true, ..shell("read line; exit 7") };
+    let (pid, owner) = init.start_process(reader);
+    let mut sender = init.open(&Request::Input(Selector::Pid(pid)));
+    sender.send(Kind::Stdin, b"go\n");
+    assert_eq!((sender.reply(), owner.outcome().exit), (Ok(Reply::Done), Exit::Code(7)));
+    let (pid, owner) = init.start_process(Start { stdin: true, ..command(&["cat"]) });
+    let mut sender = init.open(&Request::Input(Selector::Pid(pid)));
+    sender.send(Kind::Stdin, &[]);
+    assert_eq!((sender.reply(), owner.outcome().exit), (Ok(Reply::Done), Exit::Code(0)));
+}
+
+#[test]
+fn input_that_the_process_did_not_take_is_not_said_to_be_taken() {
+    let init = Init::start();
+    let (pid, mut owner) = init.start_process(Start { stdin: true, ..shell("exec 0<&-; echo deaf; exec sleep 1000") });
+    owner.read_until("deaf\n");
+    let mut sender = init.open(&Request::Input(Selector::Pid(pid)));
+    sender.send(Kind::Stdin, b"lost");
+    sender.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(sender.reply().unwrap_err().code, Code::Conflict);
+}
+
+#[test]
 fn input_for_a_process_without_is_refused_and_its_own_is_empty() {
     let init = Init::start();
     assert_eq!(init.run(command(&["cat"])).exit, Exit::Code(0));
