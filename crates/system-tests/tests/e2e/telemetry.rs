@@ -19,6 +19,18 @@ async fn metrics(service: &system_tests::process::service::Service) -> String {
     service.get("/metrics").send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
 }
 
+/// Waits for what is to be counted: the answer to a request does not wait for the counters.
+async fn metrics_with(service: &system_tests::process::service::Service, samples: &[&str]) -> String {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let text = metrics(service).await;
+        let has = |sample: &&str| text.lines().any(|line| line.starts_with(*sample) && !line.ends_with(" 0"));
+        let Some(missing) = samples.iter().find(|sample| !has(sample)) else { return text };
+        assert!(tokio::time::Instant::now() < deadline, "{missing} is not there: {text}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 #[tokio::test]
 async fn promtool_finds_nothing_wrong_with_the_metrics() {
     let stage = Stage::new(three_tools()).await;
@@ -31,15 +43,7 @@ async fn promtool_finds_nothing_wrong_with_the_metrics() {
         "mote_tasks_finished_total",
         "mote_store_commit_duration_seconds_count",
     ];
-    // The answer does not wait for the counters.
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let text = loop {
-        let text = metrics(&service).await;
-        let counted = |family: &&str| text.lines().any(|line| line.starts_with(*family) && !line.ends_with(" 0"));
-        let Some(missing) = families.iter().find(|family| !counted(family)) else { break text };
-        assert!(tokio::time::Instant::now() < deadline, "{missing} counted nothing: {text}");
-        tokio::time::sleep(POLL).await;
-    };
+    let text = metrics_with(&service, &families).await;
     let mut check = Command::new("promtool");
     check.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = check.spawn().expect("promtool (Debian package prometheus)");
@@ -83,23 +87,27 @@ async fn prometheus_scrapes_the_service() {
 
 #[tokio::test]
 async fn labels_stay_bounded_however_many_names_clients_make_up() {
+    const CLIENTS: usize = 60;
     let stage = Stage::new(Plan::answer("Fine.")).await;
     let service = stage.serve().await;
     let run = async |n: usize| {
-        let body = json!({"input": "x", "session": format!("s{n}"), "user": format!("u{n}"), "tenant": format!("t{n}"),
-            "labels": {format!("l{n}"): "x"}});
+        let made_up = |kind: &str| format!("madeup-{kind}-{n}");
+        let body = json!({"input": "x", "session": made_up("session"), "user": made_up("user"),
+            "tenant": made_up("tenant"), "labels": {made_up("label"): made_up("value")}});
         assert_eq!(service.post("/run", &body).send().await.unwrap().status(), 200);
-        service.get(&format!("/no/such/{n}")).send().await.unwrap();
-        service.get(&format!("/tasks/t{n}")).send().await.unwrap();
+        service.get(&format!("/no/such/{}", made_up("path"))).send().await.unwrap();
+        service.get(&format!("/tasks/{}", made_up("task"))).send().await.unwrap();
     };
+    let finished = |count: usize| format!("mote_tasks_finished_total{{status=\"completed\"}} {count}");
     run(0).await;
-    let before = metrics(&service).await.lines().count();
-    for n in 1..20 {
+    let before = metrics_with(&service, &[&finished(1)]).await.lines().count();
+    for n in 1..CLIENTS {
         run(n).await;
     }
-    let after = metrics(&service).await;
-    assert!(after.lines().count() <= before + 20, "from {before} lines to {}", after.lines().count());
-    assert!(!after.contains("u7") && !after.contains("no/such"), "{after}");
+    let after = metrics_with(&service, &[&finished(CLIENTS)]).await;
+    let grown = after.lines().count() - before;
+    assert!(grown < CLIENTS - 1, "{grown} lines more for {} clients more: {after}", CLIENTS - 1);
+    assert!(!after.contains("madeup"), "{after}");
 }
 
 #[tokio::test]
