@@ -30,6 +30,17 @@ pub(crate) fn perform(request: Request, mut connection: Connection, sandbox: &Ar
             Ok(()) => return,
             Err((failure, returned)) => return tell(returned, &Reply::Failed(failure)),
         },
+        Request::Configure(configuration) => match check(&configuration) {
+            Ok(()) => {
+                sandbox.configure(configuration);
+                tell(connection, &Reply::Done);
+                // The first program would wait for its account: it is made now, while the other side goes on. Where that
+                // fails, who needs the account is told.
+                let _ = user(None, sandbox);
+                return;
+            }
+            Err(failure) => Err(failure),
+        },
         request => answer(request, &mut connection, sandbox),
     };
     match answer {
@@ -52,10 +63,6 @@ fn answer(request: Request, connection: &mut Connection, sandbox: &Arc<Sandbox>)
         return Ok(Some(reply));
     }
     match request {
-        Request::Configure(configuration) => {
-            check(&configuration)?;
-            sandbox.configure(configuration);
-        }
         Request::Processes => {
             process::list(connection, sandbox)?;
             return Ok(None);
@@ -90,6 +97,7 @@ fn answer(request: Request, connection: &mut Connection, sandbox: &Arc<Sandbox>)
         }
         Request::Sync => crate::file::sync::sync()?,
         Request::Hello
+        | Request::Configure(_)
         | Request::Start(_)
         | Request::Attach(_)
         | Request::Input(_)
@@ -125,7 +133,7 @@ fn place(target: &FileTarget, sandbox: &Sandbox) -> Result<Place> {
 }
 
 /// The user that is named, or the sandbox's default, or root; and all accounts. An image that lacks the account that
-/// sandboxes use gets it when it is first needed; where it cannot be made, its id is used without it.
+/// sandboxes use gets it when it is first needed, or told to be the default; where it cannot be made, its id is used without it.
 pub(crate) fn user(named: Option<&str>, sandbox: &Sandbox) -> Result<(User, Accounts)> {
     let configuration = sandbox.configuration();
     let name = named.or(configuration.user.as_deref()).unwrap_or("root");
