@@ -87,10 +87,10 @@ async fn opened(opening: Opening) -> Result<SqliteStore, Error> {
 }
 
 /// Has the store written once, beside whatever else starts: a new log takes syncs that the first request need not wait for.
-fn write_once(store: &Arc<dyn Store>) {
+fn write_once(store: &Arc<SqliteStore>) {
     let store = Arc::clone(store);
     tokio::spawn(async move {
-        if let Err(error) = store.ping(limits::READY_CHECK_TIMEOUT).await {
+        if let Err(error) = store.write_once().await {
             tracing::warn!(%error, "the store cannot be written");
         }
     });
@@ -157,8 +157,9 @@ impl Service {
         let models = Arc::new(model::build(&agent.models, None, Arc::clone(&clock))?);
         let clients = Arc::new(Clients::default());
         let mut registry = Registry::build_with(&agent.tools, &agent.builtins, Arc::clone(&clients))?;
-        let store: Arc<dyn Store> = Arc::new(opened(opening).await?);
+        let store = Arc::new(opened(opening).await?);
         write_once(&store);
+        let store: Arc<dyn Store> = store;
         if let Some(config) = &agent.sandbox {
             let sandboxes = Sandboxes::new(config, &agent.name, Arc::clone(&store), Arc::clone(&clock), clients)?;
             registry.add_sandbox(sandboxes)?;

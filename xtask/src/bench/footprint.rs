@@ -53,8 +53,8 @@ pub(super) fn start(bench: &Bench) -> Result<Section> {
             figures.push(Figure::new("peer", what, "ms", values));
         }
     }
-    let method =
-        "From before the process is spawned, through a shell that sets limits, to an answer; asked anew every 0.2 ms.";
+    let method = "From the word at which a prepared shell (limits set, cgroup joined) becomes the program, to an answer; asked anew \
+         every 0.2 ms.";
     Ok(Section { title: "Start", method: method.to_owned(), figures })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It does not load them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,7 +36,7 @@ pub(super) struct Running {
     child: Child,
     /// `127.0.0.1:PORT`.
     pub(super) address: String,
-    /// From start to the first answer of `/ready` that says yes.
+    /// From its exec to the first answer of `/ready` that says yes.
     pub(super) ready_after: Duration,
     cgroup: Option<PathBuf>,
 }
@@ -151,21 +151,29 @@ fn start(
     port: u16,
 ) -> Result<Running> {
     let cgroup = new_cgroup();
-    let log = std::fs::File::create(state.join("output.log")).context("failed to write the program's output")?;
-    // The shell raises the limit of open files and joins the cgroup, then becomes the program.
+    let log = state.join("output.log");
+    // The shell raises the limit of open files and joins the cgroup, says so, and becomes the program at a word. Joining
+    // waits for the kernel (some 5 ms), which is no part of the program's start.
     let join =
         cgroup.as_ref().map_or_else(String::new, |folder| format!("echo $$ > {}/cgroup.procs; ", folder.display()));
-    let script = format!("ulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n $(ulimit -H -n); {join}exec \"$0\" \"$@\"");
+    let script = format!(
+        "ulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n $(ulimit -H -n); {join}log=$1; shift; echo prepared; read -r go; \
+         exec \"$0\" \"$@\" < /dev/null > \"$log\" 2>&1"
+    );
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", &script]).arg(program).args(arguments);
+    command.args(["-c", &script]).arg(program).arg(&log).args(arguments);
     command.envs(variables.iter().map(|(name, value)| (name, value))).env("NO_PROXY", "127.0.0.1,localhost");
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let started = Instant::now();
-    let child = command.spawn().with_context(|| format!("failed to start {}", program.display()))?;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("failed to start {}", program.display()))?;
+    let (word, prepared) = (child.stdin.take(), child.stdout.take());
     let mut running = Running { child, address: format!("127.0.0.1:{port}"), ready_after: Duration::ZERO, cgroup };
+    let mut line = String::new();
+    BufReader::new(prepared.context("failed to hear the shell")?).read_line(&mut line)?;
+    let started = Instant::now();
+    word.context("failed to speak to the shell")?.write_all(b"go\n").context("failed to start the program")?;
     while !http::ask(&running.address, "GET", "/ready", &[], "").is_ok_and(|answer| answer.status == 200) {
         if let Some(status) = running.child.try_wait()? {
-            let output = std::fs::read_to_string(state.join("output.log")).unwrap_or_default();
+            let output = std::fs::read_to_string(&log).unwrap_or_default();
             bail!("failed to start {}: {status}: {}", program.display(), output.trim());
         }
         if started.elapsed() > PATIENCE {

@@ -20,7 +20,6 @@ Examples:
 
 Exit codes: 0 valid; 2 not valid (or, with --strict, not without warnings).";
 
-/// Check an agent.yaml: every mistake with its line and column, and what production would want
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {

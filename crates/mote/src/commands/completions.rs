@@ -13,7 +13,6 @@ Examples:
   mote completions zsh > ~/.zfunc/_mote
   mote completions fish > ~/.config/fish/completions/mote.fish";
 
-/// Print a completion script for a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {

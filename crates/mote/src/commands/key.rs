@@ -14,7 +14,6 @@ Examples:
   mote key new --name ci --scope run --scope read
   mote key new --name acme --tenant acme --json";
 
-/// Make API keys for a service
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]

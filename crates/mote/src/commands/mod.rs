@@ -50,17 +50,30 @@ pub(crate) struct CommandLine {
     command: Command,
 }
 
+// Each command's arguments are only made once it is the one that runs (`defer`): all of them together take a millisecond,
+// which every start would pay. What a command is for stands here, so that the list of commands knows it.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
+    /// Run an agent on one task, here, and show its steps
     Run(run::Arguments),
+    /// Serve an agent over HTTP, its tasks durable
     Serve(serve::Arguments),
+    /// Check an agent.yaml: every mistake with its line and column, and what production would want
     Check(check::Arguments),
+    /// Give tasks to a running service, watch and steer them
     Task(task::Arguments),
+    /// Work with sandboxes of mote-sandboxd
     Sandbox(sandbox::Arguments),
+    /// Replay a task's journal: each step, what it cost and how long it took
     Replay(replay::Arguments),
+    /// Print the JSON Schema of agent.yaml, or the OpenAPI document of the service
     Schema(schema::Arguments),
+    /// Look after the store: backup, erasure
     Store(store::Arguments),
+    /// Make API keys for a service
     Key(key::Arguments),
+    /// Print a completion script for a shell
     Completions(completions::Arguments),
 }
 
@@ -89,6 +102,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
+        // Which builds all of them, the deferred ones too.
         CommandLine::command().debug_assert();
     }
 
@@ -103,6 +117,13 @@ mod tests {
                 check(below, &format!("{path} {}", below.get_name()));
             }
         }
-        check(&CommandLine::command(), "mote");
+        let mut all = CommandLine::command();
+        assert!(
+            all.get_subcommands().all(|command| command.get_about().is_some()),
+            "the list of commands explains each"
+        );
+        all.build();
+        assert!(all.get_subcommands().any(|command| command.get_arguments().next().is_some()), "nothing was built");
+        check(&all, "mote");
     }
 }

@@ -21,7 +21,6 @@ Examples:
   mote replay task_01jx… --state /var/lib/mote
   mote replay task_01jx… --state .mote --json | jq .cost";
 
-/// Replay a task's journal: each step, what it cost and how long it took
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {

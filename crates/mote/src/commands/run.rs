@@ -37,7 +37,6 @@ Examples:
 
 Exit codes: 0 completed; 1 failed or cancelled; 2 the command line or agent.yaml is wrong.";
 
-/// Run an agent on one task, here, and show its steps
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {

@@ -13,7 +13,6 @@ Examples:
   mote schema > agent.schema.json
   mote schema --openapi > openapi.json";
 
-/// Print the JSON Schema of agent.yaml, or the OpenAPI document of the service
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {

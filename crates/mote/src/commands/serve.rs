@@ -22,7 +22,6 @@ Examples:
   mote serve agent.yaml --listen 0.0.0.0:8080 --state /var/lib/mote
   curl -s localhost:8080/run -d '{\"input\": \"…\"}' -H 'content-type: application/json'";
 
-/// Serve an agent over HTTP, its tasks durable
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {

@@ -27,7 +27,6 @@ Examples:
   mote store erase --session s-42 --state /var/lib/mote
   mote store erase --user alice --tenant acme --state /var/lib/mote --yes";
 
-/// Look after the store: backup, erasure
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]

@@ -2,15 +2,51 @@
 //!
 //! It describes shapes; what needs more than one field or the file system is for [`super::validate`].
 
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The schema, JSON Schema 2020-12, as `docs/agent.schema.json` holds it. A test keeps it equal to the types, so that the
 /// program need not carry what generates it.
 pub const JSON_SCHEMA: &str = include_str!("../../../../docs/agent.schema.json");
+/// Before the name of a definition in a `$ref`.
+const REFERENCE: &str = "#/$defs/";
 
-/// The schema, parsed.
-pub(super) fn published() -> Result<Value, serde_json::Error> {
-    serde_json::from_str(JSON_SCHEMA)
+/// The schema, each of its definitions parsed when it is first asked for: a file uses a few of them, and to parse them all
+/// takes a millisecond of every start.
+pub(super) struct Published {
+    /// The schema of the whole file.
+    pub(super) root: Value,
+    definitions: BTreeMap<&'static str, Definition>,
+}
+
+struct Definition {
+    text: &'static RawValue,
+    parsed: OnceCell<Value>,
+}
+
+impl Published {
+    /// What a `$ref` names.
+    pub(super) fn definition(&self, reference: &str) -> Option<&Value> {
+        let definition = self.definitions.get(reference.strip_prefix(REFERENCE)?)?;
+        // It was found to be JSON when the whole was read.
+        Some(definition.parsed.get_or_init(|| serde_json::from_str(definition.text.get()).unwrap_or_default()))
+    }
+}
+
+/// The schema, read.
+pub(super) fn published() -> Result<Published, serde_json::Error> {
+    let mut parts: BTreeMap<&str, &RawValue> = serde_json::from_str(JSON_SCHEMA)?;
+    let definitions: BTreeMap<&str, &RawValue> = match parts.remove("$defs") {
+        Some(definitions) => serde_json::from_str(definitions.get())?,
+        None => BTreeMap::new(),
+    };
+    let definitions =
+        definitions.into_iter().map(|(name, text)| (name, Definition { text, parsed: OnceCell::new() })).collect();
+    let root = parts.into_iter().map(|(keyword, text)| Ok((keyword.to_owned(), serde_json::from_str(text.get())?)));
+    Ok(Published { root: Value::Object(root.collect::<Result<_, serde_json::Error>>()?), definitions })
 }
 
 #[cfg(test)]
@@ -96,8 +132,30 @@ mod tests {
     }
 
     #[test]
+    fn every_reference_is_to_a_definition() {
+        fn references(schema: &Value, found: &mut Vec<String>) {
+            match schema {
+                Value::Object(map) => {
+                    found.extend(map.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                    map.values().for_each(|below| references(below, found));
+                }
+                Value::Array(list) => list.iter().for_each(|below| references(below, found)),
+                _ => {}
+            }
+        }
+        let (published, whole) = (published().unwrap(), serde_json::from_str::<Value>(JSON_SCHEMA).unwrap());
+        let mut found = Vec::new();
+        references(&whole, &mut found);
+        assert!(found.len() > 60, "{found:?}");
+        for reference in found {
+            assert_eq!(published.definition(&reference), whole.pointer(&reference[1..]), "{reference}");
+        }
+        assert_eq!(published.root["properties"], whole["properties"]);
+    }
+
+    #[test]
     fn it_is_a_json_schema() {
-        let schema = published().unwrap();
+        let schema = serde_json::from_str::<Value>(JSON_SCHEMA).unwrap();
         assert!(jsonschema::draft202012::meta::is_valid(&schema));
         assert!(!schema.to_string().contains("\"null\""), "no field may be written and left empty");
     }

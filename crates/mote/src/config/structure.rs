@@ -8,15 +8,16 @@ use serde_json::{Map, Value as Json};
 use super::diagnostic::{FieldPath, closest};
 use super::document::{Node, Pair, Value};
 use super::findings::Findings;
+use super::json_schema::Published;
 
 /// Checks the whole document; returns JSON that deserialises into [`super::raw::Agent`].
-pub(super) fn check(node: &Node, schema: &Json, findings: &mut Findings<'_>) -> Json {
-    let mut checker = Checker { root: schema, findings };
+pub(super) fn check(node: &Node, published: &Published, findings: &mut Findings<'_>) -> Json {
+    let (schema, mut checker) = (&published.root, Checker { published, findings });
     checker.check(node, schema, &FieldPath::default()).unwrap_or_else(|| checker.placeholder(schema))
 }
 
 struct Checker<'a, 'f> {
-    root: &'a Json,
+    published: &'a Published,
     findings: &'a mut Findings<'f>,
 }
 
@@ -24,8 +25,8 @@ impl<'a> Checker<'a, '_> {
     /// The schema behind a `$ref`.
     fn resolve(&self, schema: &'a Json) -> &'a Json {
         let mut schema = schema;
-        while let Some(pointer) = schema.get("$ref").and_then(Json::as_str).and_then(|r| r.strip_prefix('#')) {
-            match self.root.pointer(pointer) {
+        while let Some(reference) = schema.get("$ref").and_then(Json::as_str) {
+            match self.published.definition(reference) {
                 Some(target) => schema = target,
                 None => break,
             }

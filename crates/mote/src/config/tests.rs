@@ -319,7 +319,7 @@ fn the_documented_file_is_valid_and_every_field_is_documented() {
         }
     }
     let mut names = Vec::new();
-    properties(&json_schema::published().unwrap(), &mut names);
+    properties(&serde_json::from_str(json_schema::JSON_SCHEMA).unwrap(), &mut names);
     assert!(names.len() > 60, "{names:?}");
     let missing: Vec<&String> = names
         .iter()

@@ -34,7 +34,6 @@ Examples:
 
 Exit codes: those of `mote`; `exec` and `shell` end as their program does (128 + N where signal N ended it).";
 
-/// Work with sandboxes of mote-sandboxd
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {

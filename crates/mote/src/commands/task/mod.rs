@@ -29,7 +29,6 @@ Examples:
 Exit codes: 0 done; 1 the task failed or was cancelled (watch, submit --watch); 3 not reachable or overloaded;
 4 refused by the service.";
 
-/// Give tasks to a running service, watch and steer them
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {

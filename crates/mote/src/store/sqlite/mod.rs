@@ -102,7 +102,7 @@ impl SqliteStore {
         connection::assert_version()?;
         let settings =
             Arc::new(Settings { path: path.to_owned(), lock_wait: options.lock_wait, publisher: options.publisher });
-        create::unless_there(path)?;
+        let made = create::unless_there(path)?;
         let mut connection = connection::open(&settings, STORE_WRITER_CACHE_KIB)?;
         // Look before anything is changed: the file may be somebody else's.
         schema::found(&connection, path, schema::MIGRATIONS)?;
@@ -113,7 +113,30 @@ impl SqliteStore {
         let readers = Readers::start(Arc::clone(&settings))?;
         let writer =
             Writer::start(connection, Arc::clone(&settings), Arc::clone(&watchers), checkpointer, options.observer)?;
+        if let Some(at) = made {
+            writer.wrote(at);
+        }
         Ok(Self { writer, readers, watchers, settings })
+    }
+
+    /// Makes a commit that changes nothing anybody reads. A new write-ahead log takes syncs of its own, which whoever
+    /// commits first waits for.
+    ///
+    /// # Errors
+    /// As of any commit.
+    pub async fn write_once(&self) -> Result<(), Error> {
+        self.write(|_| false).await
+    }
+
+    /// Writes, unless `needless` says, once it would be this command's turn, that there is no need.
+    async fn write(&self, needless: fn(&writer::Tx<'_>) -> bool) -> Result<(), Error> {
+        let work = move |tx: &mut writer::Tx<'_>| {
+            if !needless(tx) {
+                tx.connection.prepare_cached("UPDATE health SET writes = writes + 1")?.execute([])?;
+            }
+            Ok(())
+        };
+        self.writer.run("write the store", WhenFull::Refuse, work).await
     }
 
     /// Reads the whole file for damage (`PRAGMA quick_check`).
@@ -251,14 +274,11 @@ impl Store for SqliteStore {
     }
 
     async fn ping(&self, timeout: Duration) -> Result<(), Error> {
-        let written = self.writer.run("write the store", WhenFull::Refuse, |tx| {
-            // A commit that has just reached the disk shows the same.
-            if tx.wrote_within(STORE_WRITE_FRESH) {
-                return Ok(());
-            }
-            tx.connection.prepare_cached("UPDATE health SET writes = writes + 1")?.execute([])?;
-            Ok(())
-        });
+        // What has just reached the disk shows the same: a commit, or the store itself where it is new.
+        if self.writer.wrote_within(STORE_WRITE_FRESH) {
+            return Ok(());
+        }
+        let written = self.write(|tx| tx.wrote_within(STORE_WRITE_FRESH));
         tokio::time::timeout(timeout, written).await.unwrap_or_else(|_| {
             let detail = format!("it took longer than {} ms", timeout.as_millis());
             Err(Error::Backend { operation: "write the store", detail })

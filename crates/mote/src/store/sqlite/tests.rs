@@ -106,6 +106,8 @@ async fn a_full_disk_refuses_whole_commits_and_recovers() {
 async fn a_lock_that_another_holds_is_waited_for_and_then_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.db");
+    drop(SqliteStore::open(&path, options()).unwrap());
+    // Opened again: one that was just made shows by that that it can be written.
     let store = SqliteStore::open(&path, options()).unwrap();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -115,6 +117,19 @@ async fn a_lock_that_another_holds_is_waited_for_and_then_reported() {
     other.execute_batch("COMMIT").unwrap();
     store.submit(new_task("a")).await.unwrap();
     store.ping(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_was_just_made_is_ready_before_its_first_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = SqliteStore::open(&path, options()).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    store.ping(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(store.write_once().await.unwrap_err(), Error::Locked { waited_ms: 20 }, "that needs the lock");
+    other.execute_batch("COMMIT").unwrap();
+    store.write_once().await.unwrap();
 }
 
 #[tokio::test]

@@ -102,8 +102,7 @@ impl<'c> Tx<'c> {
 
     /// Whether the last commit that reached the disk is no older.
     pub(super) fn wrote_within(&self, age: Duration) -> bool {
-        let last = *self.log.written.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_some_and(|at| at.elapsed() <= age)
+        self.log.wrote_within(age)
     }
 
     /// Tells subscribers of this task, once durable.
@@ -223,6 +222,7 @@ pub(super) enum WhenFull {
 pub(super) struct Writer {
     queue: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<std::thread::JoinHandle<()>>,
+    log: Arc<Log>,
 }
 
 impl Writer {
@@ -235,13 +235,14 @@ impl Writer {
         observer: Option<GroupObserver>,
     ) -> Result<Self, Error> {
         let (queue, commands) = mpsc::channel(STORE_QUEUE);
+        let log = Arc::<Log>::default();
         let mut state = State {
             connection,
             settings,
             watchers,
             checkpointer,
             observer,
-            log: Arc::default(),
+            log: Arc::clone(&log),
             wal_next: 0,
             group: 1,
             linger: Duration::ZERO,
@@ -251,7 +252,17 @@ impl Writer {
             .stack_size(STORE_STACK_BYTES)
             .spawn(move || state.run(commands))
             .map_err(|error| Error::Backend { operation: "start the store's writer", detail: error.to_string() })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Some(queue), thread: Some(thread), log })
+    }
+
+    /// Whether what reached the disk last is no older.
+    pub(super) fn wrote_within(&self, age: Duration) -> bool {
+        self.log.wrote_within(age)
+    }
+
+    /// The store was written otherwise than by a commit.
+    pub(super) fn wrote(&self, at: Instant) {
+        self.log.wrote(at);
     }
 
     /// Runs a command in the next group; returns once it is durable.
@@ -290,8 +301,19 @@ impl Drop for Writer {
 struct Log {
     /// Its length, pages.
     pages: AtomicU32,
-    /// When that commit was on the disk.
+    /// When that commit, or the new store, was on the disk.
     written: Mutex<Option<Instant>>,
+}
+
+impl Log {
+    fn wrote(&self, at: Instant) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    fn wrote_within(&self, age: Duration) -> bool {
+        let last = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|at| at.elapsed() <= age)
+    }
 }
 
 struct State {
@@ -313,7 +335,7 @@ impl State {
         let log = Arc::clone(&self.log);
         let hook = move |_: &mut rusqlite::hooks::Wal, count: i32| {
             log.pages.store(u32::try_from(count).unwrap_or(0), Ordering::Relaxed);
-            *log.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            log.wrote(Instant::now());
             Ok(())
         };
         if let Err(error) = self.connection.wal_hook(Some(hook)) {
