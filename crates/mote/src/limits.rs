@@ -152,6 +152,10 @@ pub const BODY_REST_BYTES: u64 = 64 << 20;
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Times that a driver tries a commit again while the store is overloaded or locked.
 pub const COMMIT_RETRIES_MAX: u32 = 6;
+/// How long what a worker does beside its runs (claims, deliveries, removals) may take to end once the runs have wound down.
+pub const WIND_DOWN_LOOPS: Duration = Duration::from_secs(6);
+/// Bound on one delivery of an event to its sink.
+pub const OUTBOX_DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tasks that one claim takes at most.
 pub const CLAIM_BATCH: usize = 64;
 /// Deliveries of one outbox message before its back-off stops growing.

@@ -16,7 +16,7 @@ use crate::clock::{SharedClock, System, new_id};
 use crate::config::Agent;
 use crate::model::chain::Chain;
 use crate::model::{self, Provider};
-use crate::runner::{Parts, Runner};
+use crate::runner::{Parts, Runner, Takes};
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{self, Store};
 use crate::telemetry::{self, Exposition, Metrics, Telemetry};
@@ -103,8 +103,9 @@ fn store_options(metrics: &Arc<Metrics>, agent: &Agent) -> sqlite::Options {
         metrics.store_group(group.size, group.took);
         metrics.store_queue(group.queued);
     };
-    let publisher = agent.events.as_ref().map(|_| Arc::from(agent.name.as_str()));
-    sqlite::Options { observer: Some(Arc::new(observer)), publisher, ..sqlite::Options::default() }
+    let name: Arc<str> = agent.name.as_str().into();
+    let publisher = agent.events.as_ref().map(|_| Arc::clone(&name));
+    sqlite::Options { observer: Some(Arc::new(observer)), publisher, agent: Some(name), ..sqlite::Options::default() }
 }
 
 /// Keeps an idle process small: gives its text back after starting, and again after each look for work while there is
@@ -141,11 +142,11 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts an agent on the store of `state`. Its worker begins with whatever is due there.
+    /// Starts an agent on the store of `state`. Its worker begins with whatever is due there and its business.
     ///
     /// # Errors
     /// [`Error`]: whatever cannot be set up, by name.
-    pub async fn start(agent: Agent, state: &Path, output: telemetry::Options) -> Result<Self, Error> {
+    pub async fn start(agent: Agent, state: &Path, output: telemetry::Options, takes: Takes) -> Result<Self, Error> {
         let clock: SharedClock = Arc::new(System);
         let instance = new_id("instance", &*clock);
         let service = telemetry::Service { name: &agent.name, version: &agent.version, instance: &instance };
@@ -172,6 +173,7 @@ impl Service {
             registry,
             metrics: Arc::clone(&telemetry.metrics),
             tracer: telemetry.tracer.clone(),
+            takes,
         };
         Ok(Self { runner: Runner::start(parts)?, models, telemetry, keys })
     }

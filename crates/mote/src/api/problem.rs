@@ -184,7 +184,11 @@ impl Problem {
             Error::NotFound { what: "session", .. } => Self::new(Code::SessionNotFound, error.to_string()),
             Error::NotFound { .. } => Self::new(Code::TaskNotFound, error.to_string()),
             Error::Conflict { .. } => Self::new(Code::Conflict, error.to_string()),
-            Error::DiskFull | Error::Locked { .. } | Error::Corrupt { .. } | Error::SchemaTooNew { .. } => {
+            Error::DiskFull
+            | Error::Locked { .. }
+            | Error::Corrupt { .. }
+            | Error::SchemaTooNew { .. }
+            | Error::Foreign { .. } => {
                 tracing::error!(%error, "the store cannot be used");
                 Self::new(Code::StoreUnavailable, "the store cannot be used now").retry_after(limits::RETRY_AFTER)
             }

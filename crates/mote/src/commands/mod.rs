@@ -5,6 +5,7 @@
 mod check;
 mod completions;
 pub(crate) mod exit;
+mod folder;
 mod key;
 mod progress;
 mod replay;
@@ -15,6 +16,7 @@ mod sandbox;
 mod schema;
 mod serve;
 mod services;
+mod signals;
 mod state;
 mod store;
 mod task;
@@ -69,7 +71,7 @@ enum Command {
     Replay(replay::Arguments),
     /// Print the JSON Schema of agent.yaml, or the OpenAPI document of the service
     Schema(schema::Arguments),
-    /// Look after the store: backup, erasure
+    /// Look after the store: backup, erasure, whose it is
     Store(store::Arguments),
     /// Make API keys for a service
     Key(key::Arguments),

@@ -7,16 +7,20 @@ use anyhow::{Context, anyhow};
 use futures_util::StreamExt;
 use mote::config::{Agent, Bound, ModelChoice, Options, Provider};
 use mote::message::{Message, Role};
-use mote::runner::{Runner, Submission};
+use mote::runner::{Runner, Submission, Takes};
 use mote::service::Service;
 use mote::store::{Erase, Mail, Owner};
 use mote::telemetry::{self, LogOutput};
 use serde_json::Value;
+use tokio::signal::unix::SignalKind;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::{Code, Exit};
+use super::folder::Folder;
 use super::progress::Progress;
 use super::run_file::{RunFile, ServiceSpec};
 use super::services::{self, Services};
+use super::signals;
 use super::terminal::{Style, Terminal};
 
 /// How often the spinner turns.
@@ -34,6 +38,9 @@ Examples:
   mote run examples/quickstart \"Triage ticket T-1002\" --json
   mote run agent.yaml \"…\" --model openai/llama3.2 --base-url http://127.0.0.1:11434/v1
   mote run agent.yaml \"…\" --session demo --state .mote     later turns remember this one
+
+Ctrl-C, SIGTERM and SIGHUP cancel the task; a second one ends the process at once. A run in a service's state folder
+drives its own task alone. Without --state nothing is kept but the logs of services, and those only if the run fails.
 
 Exit codes: 0 completed; 1 failed or cancelled; 2 the command line or agent.yaml is wrong.";
 
@@ -84,23 +91,20 @@ impl Arguments {
         declared.iter().cloned().chain(shell).collect()
     }
 
-    /// Where services' output goes.
-    fn log_folder(&self) -> PathBuf {
-        match &self.state {
-            Some(state) => state.join("logs"),
-            None => std::env::temp_dir().join(format!("mote-run-{}", std::process::id())),
-        }
-    }
-
     /// The task's input: of the command line, of stdin, or of run.yaml.
     pub(crate) fn task_input(&self, run_file: &RunFile) -> Result<String, Exit> {
-        match self.input.as_deref() {
-            Some("-") => super::task::read_stdin(),
-            Some(text) => Ok(text.to_owned()),
+        let input = match self.input.as_deref() {
+            Some("-") => super::task::read_stdin()?,
+            Some(text) => text.to_owned(),
             None => run_file.input.clone().ok_or_else(|| {
                 Exit::usage("no INPUT is given and no run.yaml beside agent.yaml has an `input`: mote run AGENT \"…\"")
-            }),
+            })?,
+        };
+        // As the service has it.
+        if input.trim().is_empty() {
+            return Err(Exit::usage("the INPUT is empty"));
         }
+        Ok(input)
     }
 }
 
@@ -112,30 +116,60 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
     let input = arguments.task_input(&run_file)?;
     let runtime = super::runtime::single()?;
     runtime.block_on(async {
+        // Signals first: whatever is made from here on goes again.
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let stop = signals::watch(&kinds).context("failed to watch for signals")?;
         announce(&loaded.agent, &run_file, terminal)?;
-        let specs = arguments.services(&run_file);
-        let services = Services::start(&specs, &run_file.folder, &arguments.log_folder()).await?;
-        if !services.names().is_empty() {
-            let line = format!("with {} (logs in {})", services.names().join(", "), arguments.log_folder().display());
-            let line = terminal.paint(Style::Dim, &line);
-            terminal.note(&line)?;
+        let mut logs = Folder::new(arguments.state.as_ref().map(|state| state.join("logs")), "mote-run")?;
+        let end = beside_services(&arguments, &run_file, loaded.agent, input, logs.path(), &stop, terminal).await;
+        if end.is_err() {
+            logs.keep();
         }
-        let end = perform(&arguments, loaded.agent, input, terminal).await;
-        services.stop().await;
         end
     })
 }
 
+/// Carries out the task while its services run.
+async fn beside_services(
+    arguments: &Arguments,
+    run_file: &RunFile,
+    agent: Agent,
+    input: String,
+    logs: &Path,
+    stop: &CancellationToken,
+    terminal: &mut Terminal,
+) -> Result<(), Exit> {
+    let specs = arguments.services(run_file);
+    let services = tokio::select! {
+        services = Services::start(&specs, &run_file.folder, logs) => services?,
+        () = stop.cancelled() => return Err(Exit::silent(Code::Failed)),
+    };
+    if !services.names().is_empty() {
+        let line = format!("with {} (logs in {})", services.names().join(", "), logs.display());
+        let line = terminal.paint(Style::Dim, &line);
+        terminal.note(&line)?;
+    }
+    let end = perform(arguments, agent, input, stop, terminal).await;
+    services.stop().await;
+    end
+}
+
 /// Carries out the task on a runner of this process.
-async fn perform(arguments: &Arguments, mut agent: Agent, input: String, terminal: &mut Terminal) -> Result<(), Exit> {
+async fn perform(
+    arguments: &Arguments,
+    mut agent: Agent,
+    input: String,
+    stop: &CancellationToken,
+    terminal: &mut Terminal,
+) -> Result<(), Exit> {
     // A person watches the steps; the log is for what went wrong.
     agent.telemetry.log = "warn".to_owned();
-    let state = StateFolder::new(arguments.state.as_deref())?;
+    let state = Folder::new(arguments.state.clone(), "mote")?;
     let output = telemetry::Options { output: LogOutput::Stderr, format: None, semconv: super::runtime::semconv() };
-    let service = Service::start(agent, state.path(), output).await.context("failed to start")?;
+    let service = Service::start(agent, state.path(), output, Takes::Submitted).await.context("failed to start")?;
     let submission = submission(input, arguments.session.clone());
-    let end = follow(service.runner(), submission, arguments.json, terminal).await;
-    if let (StateFolder::Passing(_), Some(session)) = (&state, &arguments.session) {
+    let end = follow(service.runner(), submission, arguments.json, stop, terminal).await;
+    if let (Folder::Passing(_), Some(session)) = (&state, &arguments.session) {
         // The session goes with the folder, and what it worked in with it.
         let what = Erase::Session { tenant: String::new(), session: session.clone() };
         if let Err(error) = service.runner().erase(what).await {
@@ -159,9 +193,23 @@ fn submission(input: String, session: Option<String>) -> Submission {
     }
 }
 
-/// Submits the task and shows it to its end; Ctrl-C cancels it.
-async fn follow(runner: &Runner, submission: Submission, json: bool, terminal: &mut Terminal) -> Result<Value, Exit> {
-    let task = runner.submit(submission, false).await.context("failed to submit the task")?.task;
+/// Submits the task and shows it to its end; `stop` cancels it.
+async fn follow(
+    runner: &Runner,
+    submission: Submission,
+    json: bool,
+    stop: &CancellationToken,
+    terminal: &mut Terminal,
+) -> Result<Value, Exit> {
+    let session = submission.owner.session.clone();
+    // At once: a service on the same store would take it from the queue.
+    let accepted = runner.submit(submission, true).await.context("failed to submit the task")?;
+    let task = accepted.task;
+    if let (Some(_), Some(session)) = (accepted.queued, session) {
+        terminal
+            .note(&format!("{task} waits: session {session} is at work on an earlier task, which is not this run's"))?;
+    }
+    let mut cancelled = false;
     let mut progress = Progress::default();
     let mut messages = std::pin::pin!(mote::api::watch(runner, &task));
     let mut spinner = tokio::time::interval(SPIN);
@@ -172,9 +220,11 @@ async fn follow(runner: &Runner, submission: Submission, json: bool, terminal: &
                 progress.spin(terminal);
                 continue;
             }
-            _ = tokio::signal::ctrl_c() => {
-                terminal.note("cancelling…")?;
+            () = stop.cancelled(), if !cancelled => {
+                cancelled = true;
                 runner.post(&task, Mail::Cancel).await.context("failed to cancel the task")?;
+                // With SIGHUP nobody reads it any more.
+                let _ = terminal.note("cancelling…");
                 continue;
             }
         };
@@ -212,38 +262,6 @@ fn report(task: &Value, json: bool, terminal: &mut Terminal) -> Result<(), Exit>
         terminal.note(&format!("{title}, {}", super::progress::spent(task)))?;
     }
     if completed { Ok(()) } else { Err(Exit::silent(Code::Failed)) }
-}
-
-/// Where the run is durable: the folder asked for, or one of its own that goes with it.
-enum StateFolder {
-    Kept(PathBuf),
-    Passing(PathBuf),
-}
-
-impl StateFolder {
-    fn new(asked: Option<&Path>) -> Result<Self, Exit> {
-        if let Some(path) = asked {
-            return Ok(Self::Kept(path.to_owned()));
-        }
-        let path = std::env::temp_dir().join(mote::clock::new_id("mote", &mote::clock::System));
-        std::fs::create_dir_all(&path).with_context(|| format!("failed to make {}", path.display()))?;
-        Ok(Self::Passing(path))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Kept(path) | Self::Passing(path) => path,
-        }
-    }
-}
-
-impl Drop for StateFolder {
-    fn drop(&mut self) {
-        if let Self::Passing(path) = self {
-            // It is in the system's temporary folder: what cannot be removed now goes with that.
-            let _ = std::fs::remove_dir_all(path);
-        }
-    }
 }
 
 /// Says which model answers, and for one that is not live, what to set.

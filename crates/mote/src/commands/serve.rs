@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use mote::config::Loaded;
+use mote::runner::Takes;
 use mote::service::Service;
 use mote::telemetry::{self, LogOutput};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::signal::unix::SignalKind;
 
-use super::exit::{Code, Exit};
+use super::exit::Exit;
+use super::signals;
 use super::terminal::Terminal;
 
 const AFTER_HELP: &str = "\
@@ -45,37 +47,17 @@ async fn serve(loaded: Loaded, state: &Path) -> Result<(), Exit> {
     let Loaded { agent, warnings } = loaded;
     let address = agent.server.listen;
     // Signals first: one that comes while the service starts must not be missed.
-    let stop = CancellationToken::new();
-    watch_signals(stop.clone()).context("failed to watch for signals")?;
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
+    let stop = signals::watch(&kinds).context("failed to watch for signals")?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
     let bound = listener.local_addr().context("failed to read the listening address")?;
     let (name, version) = (agent.name.clone(), agent.version.clone());
     let output = telemetry::Options { output: LogOutput::Stdout, format: None, semconv: super::runtime::semconv() };
-    let service = Service::start(agent, state, output).await.context("failed to start")?;
+    let service = Service::start(agent, state, output, Takes::Everything).await.context("failed to start")?;
     for warning in warnings {
         tracing::warn!(line = warning.line, path = warning.path, "{}", warning.message);
     }
     tracing::info!(agent = name, version, address = %bound, state = %state.display(), "listening");
     service.serve(listener, stop).await;
-    Ok(())
-}
-
-/// Cancels `stop` at the first SIGTERM or Ctrl-C; the second ends the process at once, its tasks durable as they are.
-fn watch_signals(stop: CancellationToken) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.cancel();
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        std::process::exit(i32::from(Code::Failed.number()));
-    });
     Ok(())
 }

@@ -27,6 +27,13 @@ Examples:
   mote store erase --session s-42 --state /var/lib/mote
   mote store erase --user alice --tenant acme --state /var/lib/mote --yes";
 
+const ASSIGN_HELP: &str = "\
+A store belongs to the agent that opened it first; another one is refused, as it would go on with its tasks under its
+own prompt and tools. Stop the service before.
+
+Examples:
+  mote store assign support-triage --state /var/lib/mote";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -37,6 +44,18 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Backup(Backup),
     Erase(Erase),
+    Assign(Assign),
+}
+
+/// Give the store to an agent: after its agent was renamed
+#[derive(Debug, clap::Args)]
+#[command(after_help = ASSIGN_HELP)]
+pub(crate) struct Assign {
+    /// The agent's name, as in its agent.yaml
+    pub(crate) agent: String,
+    /// The folder of the store
+    #[arg(long, value_name = "DIR", default_value = ".mote")]
+    pub(crate) state: PathBuf,
 }
 
 /// Copy the store while it is in use
@@ -83,6 +102,7 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
     let runtime = super::runtime::single()?;
     match arguments.command {
         Command::Backup(backup) => runtime.block_on(self::backup(&backup, terminal)),
+        Command::Assign(assign) => runtime.block_on(self::assign(&assign, terminal)),
         Command::Erase(erase) => runtime.block_on(self::erase(&erase, terminal)),
     }
 }
@@ -99,6 +119,14 @@ async fn backup(arguments: &Backup, terminal: &mut Terminal) -> Result<(), Exit>
     Ok(())
 }
 
+async fn assign(arguments: &Assign, terminal: &mut Terminal) -> Result<(), Exit> {
+    let Assign { agent, state } = arguments;
+    let store = state::open_existing(state)?;
+    store.assign(agent).await.with_context(|| format!("failed to assign the store to {agent}"))?;
+    terminal.note(&format!("{} is {agent}'s", state::file(state).display()))?;
+    Ok(())
+}
+
 async fn erase(arguments: &Erase, terminal: &mut Terminal) -> Result<(), Exit> {
     let Erase { whose, tenant, .. } = arguments;
     let store = state::open_existing(&arguments.state)?;
@@ -111,14 +139,29 @@ async fn erase(arguments: &Erase, terminal: &mut Terminal) -> Result<(), Exit> {
         store::Erase::Session { session, .. } => format!("session {session}"),
         store::Erase::User { user, .. } => format!("user {user}"),
     };
+    let known = is_known(&store, whose, tenant).await?;
     if !arguments.yes {
         let count = count(&store, whose, tenant).await?;
         terminal.note(&format!("{whom}: {count} tasks would be erased for good; --yes does it"))?;
         return Ok(());
     }
     let erased = store.erase(what).await.with_context(|| format!("failed to erase {whom}"))?;
+    if erased == 0 && !known {
+        // Said only now: the ledger keeps what a task cost for longer than the task.
+        let tenant = if tenant.is_empty() { "the default tenant".to_owned() } else { format!("tenant {tenant}") };
+        let state = arguments.state.display();
+        return Err(
+            anyhow::anyhow!("{whom} of {tenant} has no task in {state}; ledger rows, if any, are erased").into()
+        );
+    }
     terminal.note(&format!("{whom}: {erased} tasks erased"))?;
     Ok(())
+}
+
+/// Whether there is anything of it but tasks: a session may outlive its own.
+async fn is_known(store: &SqliteStore, whose: &Whose, tenant: &str) -> Result<bool, Exit> {
+    let Some(session) = &whose.session else { return Ok(false) };
+    Ok(store.session(tenant, session).await.context("failed to read the session")?.is_some())
 }
 
 async fn count(store: &SqliteStore, whose: &Whose, tenant: &str) -> Result<usize, Exit> {

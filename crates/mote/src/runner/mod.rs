@@ -15,6 +15,7 @@ pub mod payload;
 mod perform;
 mod recover;
 mod request;
+mod takes;
 mod transcript;
 mod turn;
 mod worker;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use recover::{Replayed, replay};
+pub use takes::Takes;
 
 use crate::clock::{SharedClock, UnixMs, new_id};
 use crate::config::Agent;
@@ -150,6 +152,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where work is traced.
     pub tracer: Tracer,
+    /// Which tasks of the store are its business.
+    pub takes: Takes,
 }
 
 /// What every part of the runner shares.
@@ -177,8 +181,12 @@ struct Shared {
     /// There may be sandboxes to give back.
     vacated: Notify,
     drain: CancellationToken,
+    /// The loops have had their time.
+    cut: CancellationToken,
     runs: TaskTracker,
     loops: TaskTracker,
+    /// What was submitted here, where nothing else is taken.
+    submitted: Option<takes::Submitted>,
     backlog: AtomicU64,
     swept: AtomicU64,
 }
@@ -195,7 +203,7 @@ impl Runner {
     /// # Errors
     /// If the agent's output schema does not compile.
     pub fn start(parts: Parts) -> Result<Self, validation::Error> {
-        let Parts { agent, store, clock, provider, registry, metrics, tracer } = parts;
+        let Parts { agent, store, clock, provider, registry, metrics, tracer, takes } = parts;
         let output = agent.output.clone().map(validation::Schema::new).transpose()?;
         let shared = Arc::new(Shared {
             fixed_tokens: context::fixed_tokens(&agent, registry.definitions()),
@@ -219,6 +227,8 @@ impl Runner {
             finished: Notify::new(),
             vacated: Notify::new(),
             drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            submitted: takes::Submitted::of(takes),
             runs: TaskTracker::new(),
             loops: TaskTracker::new(),
             backlog: AtomicU64::new(0),
@@ -307,6 +317,7 @@ impl Runner {
             claim,
             first: prepared.as_ref().map(|prepared| prepared.batch.clone()),
         };
+        shared.submitting(&new.id);
         crate::crash::point("submit.before");
         let submitted = shared.store.submit(new).await;
         crate::crash::point("submit.after");

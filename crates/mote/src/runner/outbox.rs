@@ -2,15 +2,11 @@
 //! the task's end; nothing is composed here.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Shared;
 use super::worker::POLL;
 use crate::config::EventSink;
-use crate::limits::{OUTBOX_BACKOFF_DOUBLINGS, OUTBOX_BATCH};
-
-/// Bound on one delivery.
-const TIMEOUT: Duration = Duration::from_secs(10);
+use crate::limits::{OUTBOX_BACKOFF_DOUBLINGS, OUTBOX_BATCH, OUTBOX_DELIVERY_TIMEOUT};
 
 pub(super) async fn deliver_loop(shared: Arc<Shared>, sink: EventSink) {
     let client = match client(&sink) {
@@ -26,7 +22,11 @@ pub(super) async fn deliver_loop(shared: Arc<Shared>, sink: EventSink) {
         match shared.store.outbox(now, OUTBOX_BATCH).await {
             Ok(messages) => {
                 for (row, message) in messages {
-                    let delivered = client.deliver(&sink, message.body).await;
+                    let delivered = tokio::select! {
+                        delivered = client.deliver(&sink, message.body) => delivered,
+                        // A sink that is silent must not hold the process; the next one delivers it, perhaps again.
+                        () = shared.drain.cancelled() => return,
+                    };
                     failures = if delivered { 0 } else { failures + 1 };
                     let backoff = 1_000_u64 << failures.min(OUTBOX_BACKOFF_DOUBLINGS);
                     let retry_at = (!delivered).then(|| shared.clock.now_ms().saturating_add(backoff));
@@ -56,7 +56,7 @@ fn client(sink: &EventSink) -> Result<Client, String> {
         .tls_backend_preconfigured(tls.as_ref().clone())
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(TIMEOUT)
+        .timeout(OUTBOX_DELIVERY_TIMEOUT)
         .build()
         .map_err(|error| error.to_string())?;
     let authorization = sink.authorization.as_ref().map(|secret| secret.read().map_err(|error| error.to_string()));
@@ -72,15 +72,38 @@ impl Client {
         match request.send().await {
             Ok(response) if response.status().is_success() => true,
             Ok(response) => {
-                tracing::warn!(status = response.status().as_u16(), "the event sink refused an event; trying again");
+                let sink = host(&sink.url);
+                tracing::warn!(
+                    sink,
+                    status = response.status().as_u16(),
+                    "the event sink refused an event; trying again"
+                );
                 false
             }
             Err(error) => {
-                tracing::warn!(error = %error.without_url(), "failed to deliver an event; trying again");
+                let (sink, error) = (host(&sink.url), describe(error));
+                tracing::warn!(sink, error, "failed to deliver an event; trying again");
                 false
             }
         }
     }
+}
+
+/// The sink's host and port: its path and query may hold a secret.
+fn host(url: &str) -> String {
+    let host = |url: reqwest::Url| url.host_str().map(|host| (host.to_owned(), url.port_or_known_default()));
+    match reqwest::Url::parse(url).ok().and_then(host) {
+        Some((host, Some(port))) => format!("{host}:{port}"),
+        Some((host, None)) => host,
+        None => String::new(),
+    }
+}
+
+/// The error with what caused it, without the URL.
+fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]
@@ -118,5 +141,20 @@ mod tests {
         assert_eq!(first, again);
         assert_eq!((&first["type"], &first["subject"]), (&json!("dev.mote.task.completed"), &json!(task)));
         assert_eq!((&first["specversion"], &first["data"]["result"]), (&json!("1.0"), &json!("hello")));
+    }
+    #[tokio::test]
+    async fn a_sink_that_is_silent_does_not_hold_up_the_end_and_its_event_stays() {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}/events", listener.local_addr().unwrap());
+        let events = Some(config::EventSink { url, authorization: None });
+        let world = World::new(Agent { events, ..agent() }, vec![says("hello")], &[]);
+        let task = world.submit(ask("hi")).await;
+        let (_silent, _) = listener.accept().await.unwrap();
+        world.end(&task).await;
+        let before = world.store.outbox(u64::MAX, 9).await.unwrap();
+        world.runner.drain(std::time::Duration::from_secs(60)).await;
+        let due = world.store.outbox(crate::clock::Clock::now_ms(&crate::clock::System), 9).await.unwrap();
+        assert_eq!(due, before, "it is not counted as refused: the next process delivers it at once");
+        assert_eq!(due.len(), 1);
     }
 }

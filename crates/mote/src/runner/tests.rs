@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::{Parts, Runner, Submission};
+use super::{Parts, Runner, Submission, Takes};
 use crate::clock::System;
 use crate::config::{self, Agent, Bound, Builtin, OnChange, Windowed};
 use crate::message::{Message, Part, Role};
@@ -257,6 +257,7 @@ pub(super) fn start(
         registry,
         metrics: Arc::new(crate::telemetry::Metrics::new("test", 0)),
         tracer: crate::telemetry::Tracer::off(Arc::new(System)),
+        takes: Takes::Everything,
     };
     (Runner::start(parts).unwrap(), model)
 }

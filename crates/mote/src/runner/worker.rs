@@ -14,7 +14,7 @@ use super::drive::{self, Driver, Stop};
 use super::request::millis;
 use super::{Shared, recover};
 use crate::clock::UnixMs;
-use crate::limits::{CLAIM_BATCH, SANDBOX_LAST_RELEASE, SANDBOX_RELEASE_POLL, SWEEP_BATCH};
+use crate::limits::{CLAIM_BATCH, SANDBOX_LAST_RELEASE, SANDBOX_RELEASE_POLL, SWEEP_BATCH, WIND_DOWN_LOOPS};
 use crate::store::{Lease, Task};
 use crate::tools::sandbox::Sandboxes;
 
@@ -80,15 +80,20 @@ impl Shared {
 
     /// Starts the worker's loops.
     pub(super) fn start(self: &Arc<Self>) {
-        self.loops.spawn(claim_loop(Arc::clone(self)));
-        self.loops.spawn(renew_loop(Arc::clone(self)));
-        self.loops.spawn(sweep_loop(Arc::clone(self)));
+        self.spawn_loop(claim_loop(Arc::clone(self)));
+        self.spawn_loop(renew_loop(Arc::clone(self)));
+        self.spawn_loop(sweep_loop(Arc::clone(self)));
         if let Some(sink) = self.agent.events.clone() {
-            self.loops.spawn(super::outbox::deliver_loop(Arc::clone(self), sink));
+            self.spawn_loop(super::outbox::deliver_loop(Arc::clone(self), sink));
         }
         if let Some(sandboxes) = self.registry.sandboxes() {
-            self.loops.spawn(release_loop(Arc::clone(self), Arc::clone(sandboxes)));
+            self.spawn_loop(release_loop(Arc::clone(self), Arc::clone(sandboxes)));
         }
+    }
+
+    /// A loop ends by itself once the worker winds down, or is cut off.
+    fn spawn_loop(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.loops.spawn(self.cut.clone().run_until_cancelled_owned(work));
     }
 
     /// Drives a claimed task until it ends, rests or is lost.
@@ -141,6 +146,7 @@ impl Shared {
         self.holdings.drop(task, epoch);
         drop(place);
         if stop == Stop::Finished {
+            self.over(task);
             self.finished.notify_one();
             self.vacated.notify_one();
         }
@@ -164,7 +170,11 @@ impl Shared {
             self.runs.wait().await;
         }
         self.loops.close();
-        self.loops.wait().await;
+        if tokio::time::timeout(WIND_DOWN_LOOPS, self.loops.wait()).await.is_err() {
+            tracing::warn!("what the worker does beside the runs is cut off; the next process goes on with it");
+            self.cut.cancel();
+            self.loops.wait().await;
+        }
     }
 }
 
@@ -197,7 +207,7 @@ async fn claim(shared: &Arc<Shared>) -> bool {
     }
     let lease = shared.lease();
     let until = lease.until;
-    let claims = match shared.store.claim(lease, shared.clock.now_ms(), limit).await {
+    let claims = match shared.claim_due(lease, shared.clock.now_ms(), limit).await {
         Ok(claims) => claims,
         Err(error) => {
             tracing::warn!(%error, "failed to look for work; trying again");

@@ -77,6 +77,19 @@ pub enum Error {
         /// Newest version known here.
         known: u32,
     },
+    /// Another agent's.
+    #[error(
+        "failed to open the store at {path}: it belongs to the agent {owner}, not to {agent}; give {agent} a state folder of \
+         its own (--state DIR), or, if {owner} was renamed, `mote store assign {agent} --state DIR`"
+    )]
+    Foreign {
+        /// The file.
+        path: String,
+        /// The agent whose store it is.
+        owner: String,
+        /// The agent that wanted it.
+        agent: String,
+    },
     /// A bound of [`crate::limits`] was met.
     #[error("limit {name} ({max}) is reached")]
     Limit {

@@ -341,6 +341,8 @@ pub trait Store: Send + Sync + 'static {
     /// two of one session. Each claim raises the epoch. A task claimed [`crate::limits::CLAIMS_WITHOUT_PROGRESS_MAX`]
     /// times without a commit becomes a dead letter instead.
     async fn claim(&self, lease: Lease, now: UnixMs, limit: usize) -> Result<Vec<Claim>, Error>;
+    /// The same for one task; nothing if it is not due.
+    async fn claim_task(&self, task: &str, lease: Lease, now: UnixMs) -> Result<Option<Claim>, Error>;
     /// Extends leases; returns those tasks that the worker no longer holds.
     async fn renew(&self, worker: &str, held: &[(String, u64)], until: UnixMs) -> Result<Vec<String>, Error>;
     /// Gives a task back at a step boundary: claimable at once, its epoch unchanged until the next claim.

@@ -1,9 +1,13 @@
 //! The command line: `mote check`, `run`, `task`, `replay`, `schema`, completions.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use system_tests::fake_model::{Behaviour, Plan};
-use system_tests::process::binary::workspace;
-use system_tests::process::service::{Finished, run_mote};
+use system_tests::fake_model::{Behaviour, Fault, Plan};
+use system_tests::limits::POLL;
+use system_tests::process::Process;
+use system_tests::process::binary::{self, workspace};
+use system_tests::process::service::{Finished, clean, run_mote};
+use tokio::process::Command;
 
 use super::run::three_tools;
 use crate::stage::{MODEL_KEY, Stage, TOOL_KEY};
@@ -163,6 +167,66 @@ async fn a_store_is_copied_while_it_is_in_use_and_the_copy_serves() {
     let launch = system_tests::process::service::Launch::new(config, stage.path("copy"));
     let copied = launch.env("MODEL_KEY", MODEL_KEY).env("TOOL_KEY", TOOL_KEY).start().await.unwrap();
     assert_eq!(copied.task(&id).await.unwrap(), task);
+}
+
+#[tokio::test]
+async fn a_run_in_a_services_folder_leaves_its_tasks_alone_and_another_agent_is_refused() {
+    let mut stage = Stage::new(Plan::answer("Own.").first(1, Behaviour::fault(Fault::Hang))).await;
+    let mut service = stage.serve().await;
+    let id = service.submit(&json!({"input": "x"})).await.unwrap();
+    while stage.model.stats().open == 0 {
+        tokio::time::sleep(POLL).await;
+    }
+    service.process.kill().await.unwrap();
+    let done = mote(&stage, &["run", "agent.yaml", "y", "--state", "state"]).await;
+    assert_eq!((done.code, done.stdout.contains("Own.")), (Some(0), true), "{done:?}");
+    assert_eq!(stage.model.stats().requests, 2, "the service's task is not gone on with");
+    let owner = stage.agent["name"].take();
+    stage.agent["name"] = json!("another");
+    for command in [&["run", "agent.yaml", "y"][..], &["serve", "agent.yaml", "--listen", "127.0.0.1:0"]] {
+        let refused = mote(&stage, &[command, &["--state", "state"]].concat()).await;
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        for said in ["belongs to the agent tested, not to another", "--state", "mote store assign another"] {
+            assert!(refused.stderr.contains(said), "{said}: {refused:?}");
+        }
+    }
+    stage.agent["name"] = owner;
+    let service = stage.serve().await;
+    assert_eq!(service.finished(&id).await.unwrap()["status"], "completed");
+}
+
+/// SIGTERM and SIGHUP clean up like Ctrl-C; a run that went well leaves nothing either.
+#[tokio::test]
+async fn a_run_leaves_no_folders_behind_however_it_ends() {
+    let stage = Stage::new(Plan::answer("Done.").first(2, Behaviour::fault(Fault::Hang))).await;
+    let stage = stage.with(|agent| {
+        agent["model"]["idle_timeout"] = json!("60s");
+        agent["model"]["timeout"] = json!("60s");
+    });
+    stage.write_agent();
+    std::fs::create_dir(stage.path("tmp")).unwrap();
+    let left = || std::fs::read_dir(stage.path("tmp")).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    for (hangs, signal) in [(true, Some(Signal::TERM)), (true, Some(Signal::HUP)), (false, None)] {
+        let before = stage.model.stats().requests;
+        let mut command = Command::new(binary::mote().unwrap());
+        command.args(["run", "agent.yaml", "x"]).current_dir(stage.path("")).env("TMPDIR", stage.path("tmp"));
+        clean(&mut command);
+        command.env("MODEL_KEY", MODEL_KEY).env("TOOL_KEY", TOOL_KEY);
+        if !hangs {
+            command.args(["--with", "sleep 600"]);
+        }
+        let mut run = Process::spawn(command).unwrap();
+        if let Some(signal) = signal {
+            while stage.model.stats().requests == before {
+                tokio::time::sleep(POLL).await;
+            }
+            assert!(!left().is_empty(), "its store is there");
+            run.signal(signal).unwrap();
+        }
+        let status = run.wait().await.unwrap();
+        assert_eq!(status.code(), Some(i32::from(hangs)), "{status}: {}", run.output());
+        assert_eq!(left(), [] as [std::path::PathBuf; 0], "{}", run.output());
+    }
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ use crate::clock::{Clock, System, UnixMs};
 use crate::config;
 use crate::message::{Message, Role};
 use crate::model::{Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Usage};
-use crate::runner::{Parts, Runner};
+use crate::runner::{Parts, Runner, Takes};
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{Batch, Claim, Commit, Lease, NewEntry, Status, StatusChange, Store, Task, Totals};
 use crate::tools::registry::Registry;
@@ -197,7 +197,8 @@ impl Setup {
         let provider: Arc<dyn Provider> = model.clone();
         let metrics = Arc::new(crate::telemetry::Metrics::new("test", 0));
         let tracer = crate::telemetry::Tracer::off(clock.clone());
-        let parts = Parts { agent, store: store.clone(), clock: clock.clone(), provider, registry, metrics, tracer };
+        let (store_part, clock_part, takes) = (store.clone(), clock.clone(), Takes::Everything);
+        let parts = Parts { agent, store: store_part, clock: clock_part, provider, registry, metrics, tracer, takes };
         let runner = Runner::start(parts).unwrap();
         let keys = (!self.keys.is_empty()).then(|| {
             let path = folder.path().join("keys");

@@ -2,7 +2,7 @@
 //!
 //! It does not know why a worker failed.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use super::row::{self, Standing, TASK, TASK_COLUMNS, sql, standing};
 use super::writer::{Outcome, Tx};
@@ -20,24 +20,40 @@ pub(super) fn claim(tx: &mut Tx<'_>, lease: &Lease, now: u64, limit: usize) -> O
         if due.is_empty() {
             break;
         }
-        for (task, n, futile) in due {
-            if futile >= CLAIMS_WITHOUT_PROGRESS_MAX {
-                bury(tx, &task, futile, now)?;
-            } else {
-                claims.push(take(tx, task, n, lease, now)?);
-            }
+        for due in due {
+            claims.extend(take_or_bury(tx, due, lease, now)?);
         }
     }
     Ok(claims)
 }
 
-fn due(tx: &Tx<'_>, now: u64, limit: i64) -> Outcome<Vec<(Task, i64, u32)>> {
+/// Claims one task, if it is due.
+pub(super) fn claim_task(tx: &mut Tx<'_>, task: &str, lease: &Lease, now: u64) -> Outcome<Option<Claim>> {
+    let sql_text = format!("SELECT {TASK}, n, claims FROM tasks WHERE id = ?1 AND due_at <= ?2");
+    let found = tx.connection.prepare_cached(&sql_text)?.query_row((task, sql(now)), due_row).optional()?;
+    found.map_or(Ok(None), |due| take_or_bury(tx, due, lease, now))
+}
+
+/// A task that is due, its row's number, and its claims since the last commit.
+type Due = (Task, i64, u32);
+
+fn due_row(found: &rusqlite::Row<'_>) -> rusqlite::Result<Due> {
+    Ok((row::task(found)?, found.get(TASK_COLUMNS)?, found.get(TASK_COLUMNS + 1)?))
+}
+
+fn due(tx: &Tx<'_>, now: u64, limit: i64) -> Outcome<Vec<Due>> {
     let sql_text = format!("SELECT {TASK}, n, claims FROM tasks WHERE due_at <= ?1 ORDER BY due_at, n LIMIT ?2");
     let mut query = tx.connection.prepare_cached(&sql_text)?;
-    let rows = query.query_map((sql(now), limit), |found| {
-        Ok((row::task(found)?, found.get(TASK_COLUMNS)?, found.get(TASK_COLUMNS + 1)?))
-    })?;
+    let rows = query.query_map((sql(now), limit), due_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn take_or_bury(tx: &mut Tx<'_>, (task, n, futile): Due, lease: &Lease, now: u64) -> Outcome<Option<Claim>> {
+    if futile >= CLAIMS_WITHOUT_PROGRESS_MAX {
+        bury(tx, &task, futile, now)?;
+        return Ok(None);
+    }
+    take(tx, task, n, lease, now).map(Some)
 }
 
 fn take(tx: &mut Tx<'_>, mut task: Task, n: i64, lease: &Lease, now: u64) -> Outcome<Claim> {

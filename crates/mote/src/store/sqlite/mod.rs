@@ -12,6 +12,7 @@ mod connection;
 mod create;
 mod list;
 mod mail;
+mod owner;
 mod reader;
 mod row;
 mod sandbox;
@@ -67,11 +68,13 @@ pub struct Options {
     pub observer: Option<GroupObserver>,
     /// The agent in whose name the ends of tasks that no worker drives are put into the outbox; nothing is, where absent.
     pub publisher: Option<Arc<str>>,
+    /// The agent whose store it must be, and becomes where it is nobody's yet; any agent's will do, where absent.
+    pub agent: Option<Arc<str>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lock_wait: Duration::from_millis(STORE_LOCK_WAIT_MS), observer: None, publisher: None }
+        Self { lock_wait: Duration::from_millis(STORE_LOCK_WAIT_MS), observer: None, publisher: None, agent: None }
     }
 }
 
@@ -96,18 +99,21 @@ impl SqliteStore {
     /// Opens the file, or makes it; an older schema is brought up to date.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is damaged or not a store, [`Error::SchemaTooNew`], [`Error::Locked`],
+    /// [`Error::Corrupt`] if it is damaged or not a store, [`Error::SchemaTooNew`], [`Error::Foreign`], [`Error::Locked`],
     /// [`Error::DiskFull`]; the file is then as it was.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         connection::assert_version()?;
         let settings =
             Arc::new(Settings { path: path.to_owned(), lock_wait: options.lock_wait, publisher: options.publisher });
+        let agent = options.agent.as_deref();
         let made = create::unless_there(path)?;
         let mut connection = connection::open(&settings, STORE_WRITER_CACHE_KIB)?;
         // Look before anything is changed: the file may be somebody else's.
         schema::found(&connection, path, schema::MIGRATIONS)?;
+        agent.map(|agent| owner::check(&connection, path, agent)).transpose()?;
         connection::enter_wal(&connection, &settings)?;
         schema::migrate(&mut connection, path, schema::MIGRATIONS)?;
+        agent.map(|agent| owner::take(&connection, path, agent, made.is_some())).transpose()?;
         let watchers = Arc::new(Watchers::default());
         let checkpointer = Checkpointer::start(Arc::clone(&settings))?;
         let readers = Readers::start(Arc::clone(&settings))?;
@@ -139,6 +145,16 @@ impl SqliteStore {
         self.writer.run("write the store", WhenFull::Refuse, work).await
     }
 
+    /// Gives the store to an agent, whoever had it: after the agent was renamed.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn assign(&self, agent: &str) -> Result<(), Error> {
+        let agent = agent.to_owned();
+        let work = move |tx: &mut writer::Tx<'_>| Ok(owner::assign(tx.connection, &agent)?);
+        self.writer.run("assign the store", WhenFull::Refuse, work).await
+    }
+
     /// Reads the whole file for damage (`PRAGMA quick_check`).
     ///
     /// # Errors
@@ -168,6 +184,11 @@ impl Store for SqliteStore {
     async fn claim(&self, lease: Lease, now: UnixMs, limit: usize) -> Result<Vec<Claim>, Error> {
         let limit = limit.min(STORE_GROUP);
         self.writer.run("claim tasks", WhenFull::Wait, move |tx| claim::claim(tx, &lease, now, limit)).await
+    }
+
+    async fn claim_task(&self, task: &str, lease: Lease, now: UnixMs) -> Result<Option<Claim>, Error> {
+        let task = task.to_owned();
+        self.writer.run("claim a task", WhenFull::Wait, move |tx| claim::claim_task(tx, &task, &lease, now)).await
     }
 
     async fn renew(&self, worker: &str, held: &[(String, u64)], until: UnixMs) -> Result<Vec<String>, Error> {

@@ -226,6 +226,32 @@ async fn an_older_schema_is_brought_up_to_date_whole() {
 }
 
 #[tokio::test]
+async fn a_store_is_the_agents_that_opened_it_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |file: &str, agent: Option<&str>| {
+        SqliteStore::open(&dir.path().join(file), Options { agent: agent.map(Arc::from), ..options() })
+    };
+    drop(open("new.db", Some("triage")).unwrap());
+    // A store from before stores knew; whoever looks after the files takes nothing.
+    let older = Connection::open(dir.path().join("older.db")).unwrap();
+    older.execute_batch(&schema::MIGRATIONS[..2].concat()).unwrap();
+    older.pragma_update(None, "application_id", schema::APPLICATION_ID).unwrap();
+    older.pragma_update(None, "user_version", 2).unwrap();
+    drop(older);
+    drop(open("older.db", None).unwrap());
+    for file in ["new.db", "older.db"] {
+        drop(open(file, Some("triage")).unwrap());
+        let error = open(file, Some("billing")).err().unwrap().to_string();
+        for said in ["triage", "billing", "--state", "mote store assign"] {
+            assert!(error.contains(said), "{said}: {error}");
+        }
+        open(file, None).unwrap().assign("billing").await.unwrap();
+        drop(open(file, Some("billing")).unwrap());
+        assert!(matches!(open(file, Some("triage")), Err(Error::Foreign { .. })));
+    }
+}
+
+#[tokio::test]
 async fn erased_text_is_not_left_in_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let secret = "an-unmistakable-phrase";
