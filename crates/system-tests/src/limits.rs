@@ -18,3 +18,6 @@ pub const POLL: Duration = Duration::from_millis(20);
 pub const OUTPUT_LINES_MAX: usize = 100_000;
 /// Requests that the open-loop load generator may have in flight; at more, the target is not keeping up.
 pub const LOAD_IN_FLIGHT_MAX: usize = 20_000;
+/// How long a client keeps a connection that it does not use: less than the servers do (30 s). A test that waits for a
+/// program in between does not see a server's close, and would send its next request into it.
+pub const IDLE_CONNECTION: Duration = Duration::from_secs(10);

@@ -112,13 +112,14 @@ impl Lines {
         self.0.get(field).map_or(1, |(line, items)| items.get(item).map_or(*line, |(line, _)| *line))
     }
 
-    /// The line of the item that a message names.
+    /// The line of the item that a message names. The tool's own name, which its every line may begin with, is no such item.
     pub(super) fn named_in(&self, field: &str, message: &str) -> Option<usize> {
         let (_, items) = self.0.get(field)?;
         let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | '_' | '@' | '/');
         let words: Vec<&str> = message.split(|c| !of_name(c)).map(|word| word.trim_end_matches('.')).collect();
         let name = |item: &str| item.split(|c| !of_name(c)).next().unwrap_or_default().to_owned();
-        let found = items.iter().find(|(_, item)| !name(item).is_empty() && words.contains(&name(item).as_str()));
+        let is_named = |name: &str| !name.is_empty() && name != field && words.contains(&name);
+        let found = items.iter().find(|(_, item)| is_named(&name(item)));
         found.map(|(line, _)| *line)
     }
 }
@@ -263,11 +264,11 @@ mod tests {
 
     #[test]
     fn what_a_program_says_leads_to_the_line_of_the_item() {
-        let text = "name: a\npackages:\n- git\n- no-such\npip: [x]\nnpm:\n  - \"@a/b@1.0\"\n";
+        let text = "name: a\npackages:\n- git\n- no-such\npip: [x]\nnpm:\n  - npm\n  - \"@a/b@1.0\"\n";
         let lines = Lines::new(text);
         assert_eq!(lines.named_in("packages", "E: Unable to locate package no-such"), Some(4));
         assert_eq!(lines.named_in("packages", "E: Unable to locate package no-such-thing."), None);
-        assert_eq!(lines.named_in("npm", "404 Not Found - @a/b@1.0"), Some(7));
+        assert_eq!(lines.named_in("npm", "npm error 404 Not Found - @a/b@1.0"), Some(8));
         assert_eq!((lines.of("pip", 0), lines.of("packages", 1), lines.of("absent", 3)), (5, 4, 1));
     }
 

@@ -57,11 +57,43 @@ export PIP_NO_INPUT=1 PIP_NO_CACHE_DIR=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_US
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 exec python3 -m pip install --quiet -- \"$@\"
 ";
+/// npm itself where no package brought it, then its other arguments for all users. The first two are where npm lies and its
+/// digest, as registries write it; `npm` among the others names what is there by then.
 const NPM: &str = "\
 export npm_config_cache=/tmp/npm-cache npm_config_update_notifier=false
-npm install --global --no-audit --no-fund --loglevel=error -- \"$@\"
+url=$1 integrity=$2 home=/usr/local/lib/node_modules/npm
+shift 2
+if ! command -v npm >/dev/null; then
+    node -e '
+        if (parseInt(process.versions.node) < 18) throw `npm needs Node 18, here is ${process.version}: name the package npm`
+        const [url, integrity, path] = process.argv.slice(1)
+        fetch(url).then(async answer => {
+            if (!answer.ok) throw `failed to fetch ${url}: status ${answer.status}`
+            const bytes = Buffer.from(await answer.arrayBuffer())
+            const found = `sha512-${require(\"crypto\").createHash(\"sha512\").update(bytes).digest(\"base64\")}`
+            if (found !== integrity) throw `${url} is not what it has to be: its digest is ${found}`
+            require(\"fs\").writeFileSync(path, bytes)
+        }).catch(error => { console.error(error.cause ?? error); process.exit(1) })
+    ' \"$url\" \"$integrity\" /tmp/npm.tgz
+    mkdir -p \"$home\" /usr/local/bin
+    tar -xzf /tmp/npm.tgz -C \"$home\" --strip-components=1 --no-same-owner
+    echo prefix=/usr/local > \"$home/npmrc\"
+    ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm
+    ln -s ../lib/node_modules/npm/bin/npx-cli.js /usr/local/bin/npx
+    rm /tmp/npm.tgz
+fi
+for name; do
+    shift
+    [ \"$name\" = npm ] || set -- \"$@\" \"$name\"
+done
+[ $# = 0 ] || npm install --global --no-audit --no-fund --loglevel=error -- \"$@\"
 rm -rf /tmp/npm-cache
 ";
+/// npm, as its registry has it: one package of 3 MB, where Debian's stands on some 350 others. The newest that the Node of
+/// Debian 12 runs. Its digest is the registry's `dist.integrity`.
+const NPM_URL: &str = "https://registry.npmjs.org/npm/-/npm-10.9.9.tgz";
+const NPM_INTEGRITY: &str =
+    "sha512-1g+6jLQvaIuB4zwvHL7yrXuXcWZwDsCtBX8bbWDqbvJSSr9nPiDDWTHNgwXR27iIcTTW7v3A57hDW9RYv2W4Yg==";
 
 /// The steps of a recipe, in their order.
 pub(super) fn of(loaded: &Loaded) -> Vec<Step> {
@@ -69,16 +101,18 @@ pub(super) fn of(loaded: &Loaded) -> Vec<Step> {
     let mut steps = Steps { loaded, made: Vec::new() };
     steps.add("from", 0, recipe.from.clone(), Work::Debian(loaded.suite.clone()));
     let mut packages = recipe.packages.clone();
-    for (needs, package) in [(!recipe.pip.is_empty(), "python3-pip"), (!recipe.npm.is_empty(), "npm")] {
+    for (needs, package) in [(!recipe.pip.is_empty(), "python3-pip"), (!recipe.npm.is_empty(), "nodejs")] {
         if needs && !packages.iter().any(|name| name == package) {
             packages.push(package.to_owned());
         }
     }
-    for (field, script, words) in
-        [("packages", PACKAGES, &packages), ("pip", PIP, &recipe.pip), ("npm", NPM, &recipe.npm)]
+    let npm: &[&str] = &[NPM_URL, NPM_INTEGRITY];
+    for (field, script, first, words) in
+        [("packages", PACKAGES, &[][..], &packages), ("pip", PIP, &[], &recipe.pip), ("npm", NPM, npm, &recipe.npm)]
     {
         if !words.is_empty() {
-            steps.add(field, 0, words.join(" "), Work::Script(script, words.clone()));
+            let all = first.iter().map(|word| (*word).to_owned()).chain(words.iter().cloned());
+            steps.add(field, 0, words.join(" "), Work::Script(script, all.collect()));
         }
     }
     if !recipe.files.is_empty() {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::{Process, binary};
-use crate::limits::{PATIENCE, POLL};
+use crate::limits::{IDLE_CONNECTION, PATIENCE, POLL};
 
 /// How to start `mote serve`.
 #[derive(Debug, Clone)]
@@ -136,7 +136,7 @@ pub fn client() -> reqwest::Client {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     });
     let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    builder.timeout(PATIENCE * 2).build().unwrap_or_default()
+    builder.timeout(PATIENCE * 2).pool_idle_timeout(IDLE_CONNECTION).build().unwrap_or_default()
 }
 
 /// A running `mote serve`. Dropping it kills it.

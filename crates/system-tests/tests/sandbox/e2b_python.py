@@ -39,7 +39,13 @@ handle = sandbox.commands.run("sleep 600", background=True)
 handle.disconnect()
 again = sandbox.commands.connect(handle.pid)
 assert again.pid == handle.pid, "a command outlives its connection"
-assert sandbox.commands.kill(handle.pid) and not sandbox.commands.kill(handle.pid)
+assert sandbox.commands.kill(handle.pid)
+try:
+    again.wait()
+    raise AssertionError("a killed command did not raise")
+except CommandExitException as error:
+    assert error.exit_code != 0
+assert not sandbox.commands.kill(handle.pid), "it is gone once its end was told"
 try:
     sandbox.commands.run("sleep 600", timeout=1)
     raise AssertionError("a timeout did not raise")

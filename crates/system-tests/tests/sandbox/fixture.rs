@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use system_tests::limits::IDLE_CONNECTION;
 use system_tests::process::binary;
 use tokio::time::Instant;
 
@@ -38,6 +39,8 @@ pub(crate) struct Daemon {
     key: String,
     starts: usize,
     uid_base: u32,
+    /// Holds the range that begins there.
+    _uids: std::fs::File,
 }
 
 impl Daemon {
@@ -61,16 +64,17 @@ impl Daemon {
         // The daemon's own user has to reach its folder.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).unwrap();
-        let uid_base = uid_base();
+        let (uid_base, uids) = uid_base();
         let mut daemon = Self {
             child: None,
             folder,
             options,
-            http: reqwest::Client::builder().build().unwrap(),
+            http: reqwest::Client::builder().pool_idle_timeout(IDLE_CONNECTION).build().unwrap(),
             url: String::new(),
             key: String::new(),
             starts: 0,
             uid_base,
+            _uids: uids,
         };
         daemon.serve().await;
         daemon
@@ -301,7 +305,7 @@ impl Daemon {
             let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
             left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")));
             left.extend(loop_devices(self.folder.path()));
-            if left.is_empty() || since.elapsed() > Duration::from_secs(10) {
+            if left.is_empty() || since.elapsed() > PATIENCE {
                 return left;
             }
             std::thread::sleep(POLL);
@@ -325,13 +329,27 @@ impl Drop for Daemon {
 /// Ids of one daemon's ranges.
 const UIDS: u32 = 65_536 * 64;
 
-/// A range of host ids that no other test uses: daemons on one host need different ones.
-fn uid_base() -> u32 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    // One after the other from where this process begins; systemd leaves these ids unused.
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id());
-    0x7000_0000 + number % 56 * UIDS
+/// Ranges of host ids for daemons, from here; systemd leaves these ids unused.
+const UIDS_FIRST: u32 = 0x7000_0000;
+/// How many such ranges there are.
+const UID_RANGES: u32 = 56;
+
+/// A range of host ids that is this daemon's alone: daemons on one host need different ones, those of another run of the tests
+/// too. It is free again when the file is closed.
+fn uid_base() -> (u32, std::fs::File) {
+    let folder = std::env::temp_dir().join("mote-sandbox-test-ids");
+    std::fs::create_dir_all(&folder).unwrap();
+    let since = Instant::now();
+    loop {
+        for number in 0..UID_RANGES {
+            let file = std::fs::File::create(folder.join(number.to_string())).unwrap();
+            if file.try_lock().is_ok() {
+                return (UIDS_FIRST + number * UIDS, file);
+            }
+        }
+        assert!(since.elapsed() < PATIENCE, "every range of ids is in use");
+        std::thread::sleep(POLL);
+    }
 }
 
 fn uid_of(pid: u32) -> Option<u32> {

@@ -178,20 +178,26 @@ async fn images_are_imported_listed_and_removed_and_wrong_ones_are_named() {
     assert_eq!(listed["items"], json!([]));
 }
 
-/// The policy for builds where package registries are mirrors at special addresses: what the host's own package sources
-/// resolve to may be reached.
+/// Registries of packages, beside the host's own sources.
+const REGISTRIES: [&str; 4] = ["deb.debian.org", "pypi.org", "files.pythonhosted.org", "registry.npmjs.org"];
+
+/// The policy for builds where package registries are mirrors at special addresses: what they and the host's own package
+/// sources resolve to may be reached.
 fn build_network() -> String {
     let sources =
         std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
     let mut ranges = BTreeSet::new();
+    let mut hosts = BTreeSet::from(REGISTRIES.map(str::to_owned));
     for file in sources.chain(["/etc/apt/sources.list".into()]) {
         let text = std::fs::read_to_string(file).unwrap_or_default();
-        for host in text.split("://").skip(1).filter_map(|rest| rest.split(['/', ' ', '\n', ':']).next()) {
-            for address in (host, 80).to_socket_addrs().into_iter().flatten() {
-                if let IpAddr::V4(address) = address.ip() {
-                    let [a, b, c, _] = address.octets();
-                    ranges.insert(format!("\"{a}.{b}.{c}.0/24\""));
-                }
+        let named = text.split("://").skip(1).filter_map(|rest| rest.split(['/', ' ', '\n', ':']).next());
+        hosts.extend(named.map(str::to_owned));
+    }
+    for host in hosts {
+        for address in (host.as_str(), 80).to_socket_addrs().into_iter().flatten() {
+            if let IpAddr::V4(address) = address.ip() {
+                let [a, b, c, _] = address.octets();
+                ranges.insert(format!("\"{a}.{b}.{c}.0/24\""));
             }
         }
     }
@@ -206,6 +212,12 @@ fn image(daemon: &Daemon, arguments: &[&str]) -> (bool, String) {
     let output = command.output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Whether each step of a build was cached.
+fn told(said: &str) -> Vec<bool> {
+    let steps = said.lines().filter(|line| line.starts_with('['));
+    steps.map(|line| line.ends_with(": cached")).collect()
 }
 
 const RECIPE: &str = "\
@@ -237,10 +249,6 @@ async fn a_recipe_becomes_an_image_step_by_step_and_its_user_is_root_when_it_has
     write(RECIPE);
     let daemon = Daemon::configured(&build_network()).await;
     let build = || image(&daemon, &["build", &at]);
-    let told = |said: &str| {
-        let steps = said.lines().filter(|line| line.starts_with('['));
-        steps.map(|line| line.ends_with(": cached")).collect::<Vec<_>>()
-    };
 
     let (built, said) = build();
     assert!(built, "{said}");
@@ -309,4 +317,74 @@ sudo -n id -u
     let again = as_default(daemon, id, "sudo apt-get install --yes ./repository/made.deb 2>&1").await;
     assert!(again.contains("Setting up made"), "{again}");
     as_default(daemon, id, "su -c true 2>/dev/null && exit 1; exit 0").await;
+}
+
+/// `images/base` as it is, by the one command of the documentation, and what is promised to be in it, used by its own user.
+#[tokio::test]
+async fn the_base_image_is_built_by_one_command_and_has_a_shell_git_python_and_node() {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/base");
+    let daemon = Daemon::configured(&build_network()).await;
+    let (built, said) = image(&daemon, &["build", &base.display().to_string()]);
+    assert!(built, "{said}");
+    assert_eq!(told(&said), [false; 5], "{said}");
+    let (built, said) = image(&daemon, &["build", &base.display().to_string()]);
+    assert!(built && said.contains("found, built before: base"), "{said}");
+    assert_eq!(told(&said), [true; 5], "{said}");
+
+    let id = daemon.create(json!({ "image": { "name": "base" } })).await;
+    for (line, says) in [
+        ("id -un; pwd; echo $0 $HOME $LANG; sudo -n id -u", "user\n/home/user\n/bin/sh /home/user C.UTF-8\n0\n"),
+        ("bash -lc 'a=(x y); echo ${#a[@]} $BASH'", "2 /usr/bin/bash\n"),
+        (
+            "seq 3 | tac | sort -n | head -2 | wc -l; printf x | sha256sum | cut -c1-8; date -u -d @0 +%F",
+            "2\n2d711642\n1970-01-01\n",
+        ),
+        (
+            "git init -q made && cd made && echo x > f && git add f && \
+             git -c user.name=a -c user.email=a@example commit -qm one && git log --format=%s",
+            "one\n",
+        ),
+        (
+            "python3 -m venv v && v/bin/python -c 'import json, ssl, sqlite3, sys; print(sys.prefix)' && v/bin/pip --version | cut -d' ' -f1",
+            "/home/user/v\npip\n",
+        ),
+        ("node -e 'console.log([1, 2].map(n => n * 2).join(), typeof fetch)'", "2,4 function\n"),
+        // A package of its own, run by npx and through a script: nothing of it is fetched.
+        (
+            "mkdir -p dep app && cd dep && npm init -y > /dev/null && npm pkg set bin.greet=greet.js && \
+             printf '#!/usr/bin/env node\nconsole.log(\"hello\")\n' > greet.js && cd ../app && npm init -y > /dev/null && \
+             npm install --offline --no-audit ../dep > /dev/null && npx greet && npm pkg set scripts.x=greet && npm run --silent x",
+            "hello\nhello\n",
+        ),
+        ("npm prefix --global; command -v npm; command -v npx", "/usr/local\n/usr/local/bin/npm\n/usr/local/bin/npx\n"),
+    ] {
+        assert_eq!(as_default(&daemon, &id, line).await, says, "{line}");
+    }
+    let more =
+        daemon.exec(&id, "curl --version && jq --version && rg --version && ssh -V && ip -V && make --version").await;
+    assert_eq!(more["exit"], json!({"code": 0}), "{more}");
+    packages_of_npm(&daemon, &base).await;
+}
+
+/// A recipe that begins as the base image takes its steps as they are; what it has of npm is there for all users.
+async fn packages_of_npm(daemon: &Daemon, base: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = folder.path().join("recipe.yaml");
+    let text = std::fs::read_to_string(base.join("recipe.yaml")).unwrap();
+    let text = text.replace("name: base", "name: more");
+    std::fs::write(&recipe, text.replace("  - npm\n", "  - npm\n  - mime@3.0.0\n")).unwrap();
+    let build = || image(daemon, &["build", &recipe.display().to_string()]);
+    let (built, said) = build();
+    assert!(built, "{said}");
+    assert_eq!(told(&said), [true, true, false, false, false], "{said}");
+    let id = daemon.create(json!({ "image": { "name": "more" } })).await;
+    assert_eq!(
+        as_default(daemon, &id, "mime picture.png; npm --version > /dev/null && echo npm").await,
+        "image/png\nnpm\n"
+    );
+    assert_eq!(daemon.run(&id, "ls -A /tmp").await, "", "what was fetched is not kept");
+    std::fs::write(&recipe, text.replace("  - npm\n", "  - npm\n  - mime@0.0.0-absent\n")).unwrap();
+    let line = text.lines().position(|line| line == "  - npm").unwrap() + 2;
+    let (built, said) = build();
+    assert!(!built && said.contains(&format!("recipe.yaml:{line}: npm: it ended with code 1")), "{said}");
 }
