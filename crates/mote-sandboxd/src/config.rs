@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use mote_sandbox_api::capability::ProfileName;
 use mote_sandbox_api::network::{Policy, Rule, Verdict};
 use mote_sandbox_api::spec::{ImageSource, Spec};
-use serde::Deserialize;
+use mote_sandbox_api::units;
+use serde::{Deserialize, Deserializer, de};
 
 use crate::filesystem::Backend;
 use crate::lifecycle::check;
@@ -94,6 +95,12 @@ pub struct Config {
     pub host_root: bool,
     /// How roots are kept; found by trying where absent: `btrfs` wherever the host can.
     pub filesystem: Option<Backend>,
+    /// Bytes of the pool's file, where one is made: three quarters of what the disk has left, 64 GiB at most, where absent.
+    #[serde(deserialize_with = "size")]
+    pub disk: Option<u64>,
+    /// Bytes that a volume may be charged with, where the pool keeps account.
+    #[serde(deserialize_with = "size")]
+    pub volume_disk: Option<u64>,
     /// What the steps of a recipe may reach while an image is built: every public destination unless this says otherwise.
     pub build_network: Policy,
     /// What becomes of sandboxes when the daemon stops.
@@ -122,6 +129,8 @@ impl Default for Config {
             directories: Vec::new(),
             registries: None,
             filesystem: None,
+            disk: None,
+            volume_disk: None,
             host_root: true,
             build_network: everything_public(),
             on_stop: OnStop::Leave,
@@ -129,6 +138,11 @@ impl Default for Config {
             uid_base: None,
         }
     }
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| units::parse_size(&text).map_err(de::Error::custom)).transpose()
 }
 
 fn everything_public() -> Policy {
@@ -225,6 +239,8 @@ pool:
   - {spec: {profile: training}, size: 16}
 on_stop: remove
 filesystem: overlay
+disk: 200GiB
+volume_disk: 1TiB
 directories: [/data]
 tls: {listen: '0.0.0.0:443', certificate: /etc/mote/tls.crt, key: /etc/mote/tls.key}
 ",
@@ -234,6 +250,7 @@ tls: {listen: '0.0.0.0:443', certificate: /etc/mote/tls.crt, key: /etc/mote/tls.
         assert_eq!(config.pool[0].size, 16);
         assert_eq!(config.on_stop, OnStop::Remove);
         assert_eq!(config.filesystem, Some(Backend::Plain));
+        assert_eq!((config.disk, config.volume_disk), (Some(200 << 30), Some(1 << 40)));
         assert_eq!(config.profiles[&ProfileName::Training].resources.memory, Some(1 << 30));
     }
 
@@ -248,6 +265,7 @@ tls: {listen: '0.0.0.0:443', certificate: /etc/mote/tls.crt, key: /etc/mote/tls.
             ("profiles: {training: {cwd: x}}", "profiles.training"),
             ("pool: [{size: 100000}]", "pool[0].size"),
             ("sandboxes_max: 0", "sandboxes_max"),
+            ("disk: 64GB", "64GB"),
             ("build_network: {private_ranges: [x]}", "build_network"),
         ] {
             let error = Config::parse(text).unwrap_err().to_string();

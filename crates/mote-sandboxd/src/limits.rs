@@ -99,8 +99,16 @@ pub const TAPE_NAME_BYTES_MAX: usize = 128;
 pub const POOL_ID_BYTES_MAX: usize = 96;
 /// Bytes of the record beside a tree.
 pub const POOL_RECORD_BYTES_MAX: u64 = 256 * 1024;
-/// Bytes of the pool's file where the operator names no size. The file is sparse: it takes what is written.
+/// Bytes of the pool's file where the operator names no size, at most. The file is sparse: it takes what is written.
 pub const POOL_BYTES_DEFAULT: u64 = 64 << 30;
+/// Of what the disk has left, hundredths that such a pool may take: the rest is the host's and the daemon's own state's.
+pub const POOL_DISK_PERCENT_MAX: u64 = 75;
+/// Bytes of the least pool: what `mkfs.btrfs` needs, and room for a sandbox.
+pub const POOL_BYTES_MIN: u64 = 512 << 20;
+/// Bytes that a volume may be charged with where the operator says nothing else.
+pub const VOLUME_BYTES_DEFAULT: u64 = 16 << 30;
+/// How often the daemon removes images without a name and layers that nothing uses.
+pub const COLLECT_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Read-only trees under one root; a commit beyond is flattened. (The kernel's own bound is 500.)
 pub const LOWER_TREES_MAX: usize = 32;
 /// Writes that wait for the state; what comes beyond is answered `exhausted`.
@@ -205,6 +213,9 @@ pub const GUEST_BACKLOG: i32 = 128;
 pub const OPEN_FILES_MAX: u64 = 1_048_576;
 /// Times that the keeper tries to remove what is left of a sandbox before it is reported.
 pub const REMOVAL_TRIES: u32 = 50;
+/// How long a start waits for one process that an earlier daemon left and that was killed: one that hangs in the kernel must
+/// not keep the daemon down.
+pub const REAP_WAIT: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
 /// Times that the keeper looks whether every process of a sandbox is stopped.
 pub const FREEZE_TRIES: u32 = 200;
 /// Nanoseconds between two such looks.
@@ -271,8 +282,8 @@ pub const HOST_SKELETON_WAIT: Duration = Duration::from_secs(10);
 pub const HOST_SKELETON_POLL: Duration = Duration::from_millis(10);
 /// Bytes of the record of an image.
 pub const IMAGE_RECORD_BYTES_MAX: usize = 64 * 1024;
-/// Keys of images in one message.
-pub const IMAGE_KEYS_MESSAGE_MAX: usize = 512;
+/// Ids, or living sandboxes, in one message of the keeper: of the longest ids, they take a quarter of what it may hold.
+pub const KEEPER_PAGE_MAX: usize = 256;
 /// Bytes of an image's name.
 pub const IMAGE_NAME_BYTES_MAX: usize = 256;
 /// Bytes of a tarball that is imported, compressed.

@@ -159,6 +159,7 @@ fn settings(config: &Config, program: &std::path::Path) -> anyhow::Result<Settin
     let mut settings = Settings::new(config.state.clone(), run, init);
     settings.filesystem.allowed.clone_from(&config.directories);
     settings.filesystem.backend = config.filesystem;
+    settings.filesystem.pool_bytes = config.disk;
     settings.filesystem.host_root = config.host_root;
     settings.tls = config.tls.as_ref().map(tls::Tls::files);
     settings.uid_base = config.uid_base.unwrap_or(settings.uid_base);

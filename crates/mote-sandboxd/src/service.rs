@@ -29,7 +29,9 @@ use crate::keeper::client::Client;
 use crate::lifecycle::container::Container;
 use crate::lifecycle::profiles::Profiles;
 use crate::lifecycle::{Parts, Sandboxes};
-use crate::limits::{CONNECTION_GRACE, KEEPER_PING_EVERY, REMOVE_ALL_TIMEOUT, TLS_RENEW_EVERY};
+use crate::limits::{
+    COLLECT_EVERY, CONNECTION_GRACE, KEEPER_PING_EVERY, REMOVE_ALL_TIMEOUT, TLS_RENEW_EVERY, VOLUME_BYTES_DEFAULT,
+};
 use crate::namespace::Containers;
 use crate::network::secret::{Value, Vault};
 use crate::network::{self, Network};
@@ -140,10 +142,12 @@ pub async fn run(start: Start) -> Result<(), Error> {
     };
     let serving = serve(&api, listener, tls, &keeper, &config)?;
     let timing = tokio::spawn(keep(sandboxes.clone(), Work::Time));
+    let collecting = tokio::spawn(keep_collected(api.images.clone()));
     let warming = tokio::spawn(keep(sandboxes.clone(), Work::Pool));
     let winding = wind_down(&sandboxes, &config, &keeper, stop, closing);
     let ((), wound) = tokio::join!(serving, winding);
     timing.abort();
+    collecting.abort();
     warming.abort();
     wound?;
     if config.on_stop == OnStop::Remove
@@ -232,6 +236,18 @@ async fn keep_certificate(
 fn said(certificates: &Certificates, domain: &str) {
     if !certificates.names(&format!("api.{domain}")) || !certificates.names(&format!("49983-sandbox.{domain}")) {
         tracing::warn!(domain, "the certificate is not for *.{domain}: clients that check it reach no sandbox by name");
+    }
+}
+
+/// Removes what lost its last use, from time to time.
+async fn keep_collected(images: Images) {
+    loop {
+        tokio::time::sleep(COLLECT_EVERY).await;
+        match images.collect().await {
+            Ok(0) => {}
+            Ok(layers) => tracing::info!(layers, "removed layers that nothing uses"),
+            Err(failure) => tracing::warn!(error = %failure, "failed to remove what nothing uses; it is tried again"),
+        }
     }
 }
 
@@ -403,7 +419,8 @@ async fn container(
         ("entropy.seed".to_owned(), Support::no("containers share the kernel's source of randomness")),
     ]);
     let images = images(&filesystem, config)?;
-    Ok(Container { containers, filesystem, images, clock, network, enforcement, features })
+    let volume_bytes = config.volume_disk.unwrap_or(VOLUME_BYTES_DEFAULT);
+    Ok(Container { containers, filesystem, images, volume_bytes, clock, network, enforcement, features })
 }
 
 /// Where there is no key, makes one: printed once, and left where root on this host finds it.

@@ -16,7 +16,7 @@ use super::keeper::{Keeper, Outcome};
 use super::pool::{self, Folder};
 use super::recipe::Lower;
 use super::record::Record;
-use crate::limits::{IMAGE_KEYS_MESSAGE_MAX, IMAGE_RECORD_BYTES_MAX};
+use crate::limits::IMAGE_RECORD_BYTES_MAX;
 
 #[derive(Deserialize)]
 struct Layers {
@@ -51,20 +51,35 @@ impl Keeper {
         }
     }
 
-    pub(super) fn image_keys(&self, after: Option<&Id>) -> Result<Outcome, Failure> {
-        let mut keys = self.pool.list(Folder::Images)?;
-        keys.retain(|key| after.is_none_or(|after| key > after));
-        keys.sort_unstable();
-        keys.truncate(IMAGE_KEYS_MESSAGE_MAX);
-        Ok(Outcome::Keys(keys))
-    }
-
     pub(super) fn image_remove(&self, key: &Id) -> Result<Outcome, Failure> {
         match rustix::fs::unlinkat(self.pool.folder(Folder::Images), key.as_str(), AtFlags::empty()) {
             Ok(()) => Ok(Outcome::Done),
             Err(rustix::io::Errno::NOENT) => Err(Failure::not_found("image", key.as_str())),
             Err(error) => Err(fault::io(&format!("failed to remove image {key}"), &error.into())),
         }
+    }
+
+    pub(super) fn image_retire(&self, key: &Id) -> Result<Outcome, Failure> {
+        // As with layers: another process may be about to give it a name.
+        if self.workers.any() || !self.pool.is_alone() {
+            return Ok(Outcome::Done);
+        }
+        let layers = self.layers_of(key)?;
+        for folder in [Folder::Roots, Folder::Snapshots] {
+            for id in self.pool.list(folder)? {
+                if Record::read(&self.pool.path(folder, &id))?.lower.ends_with(&layers) {
+                    return Ok(Outcome::Done);
+                }
+            }
+        }
+        self.image_remove(key)
+    }
+
+    /// The trees that an image is made of.
+    fn layers_of(&self, key: &Id) -> Result<Vec<Lower>, Failure> {
+        let what = format!("failed to read image {key}");
+        let text = self.image_text(key).map_err(|error| fault::io(&what, &error))?;
+        serde_json::from_str::<Layers>(&text).map(|image| image.lower).map_err(|error| fault::defect(&what, &error))
     }
 
     /// Removes every layer that no image, root or snapshot refers to. What another process is making keeps all layers: a
@@ -93,11 +108,7 @@ impl Keeper {
             }));
         };
         for key in self.pool.list(Folder::Images)? {
-            let text =
-                self.image_text(&key).map_err(|error| fault::io(&format!("failed to read image {key}"), &error))?;
-            let layers: Layers = serde_json::from_str(&text)
-                .map_err(|error| fault::defect(&format!("failed to read image {key}"), &error))?;
-            add(layers.lower);
+            add(self.layers_of(&key)?);
         }
         for folder in [Folder::Roots, Folder::Snapshots] {
             for id in self.pool.list(folder)? {

@@ -15,7 +15,7 @@ use super::id::Id;
 use super::pool::{self, Backend, Pool};
 use super::recipe::Lower;
 use super::work::{Source, Workers};
-use crate::limits::POOL_BYTES_DEFAULT;
+use crate::limits::KEEPER_PAGE_MAX;
 
 /// How the keeper's filesystem part is set up, by the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,8 +24,8 @@ pub struct Options {
     pub state: PathBuf,
     /// A backend that must be used; found by trying where absent.
     pub backend: Option<Backend>,
-    /// Bytes of the pool's file, where one has to be made.
-    pub pool_bytes: u64,
+    /// Bytes of the pool's file, where one has to be made; by what the disk has left where absent.
+    pub pool_bytes: Option<u64>,
     /// The pool's file survives a crash of the host. Without, snapshots do not wait for the disk, and a crash of the host
     /// may cost the pool: for hosts whose sandboxes are worth nothing by then.
     pub barriers: bool,
@@ -44,7 +44,7 @@ impl Options {
         Self {
             state,
             backend: None,
-            pool_bytes: POOL_BYTES_DEFAULT,
+            pool_bytes: None,
             barriers: true,
             allowed: Vec::new(),
             host_root: false,
@@ -61,6 +61,20 @@ pub enum Origin {
     Image(Vec<Lower>),
     /// What a snapshot holds.
     Snapshot(Id),
+}
+
+/// A kind of thing that the pool holds and lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Sandboxes that have a root.
+    Roots,
+    /// Snapshots.
+    Snapshots,
+    /// Volumes.
+    Volumes,
+    /// Keys of images' records.
+    Images,
 }
 
 /// What the daemon can ask.
@@ -118,8 +132,6 @@ pub enum Verb {
     RemoveRoot(Id),
     /// Removes a snapshot. Roots that started from it keep what they have.
     RemoveSnapshot(Id),
-    /// Every root and every snapshot: one [`Outcome::Held`].
-    Held,
     /// Makes a volume; `conflict` where it is there.
     VolumeNew {
         /// Its name.
@@ -127,8 +139,6 @@ pub enum Verb {
         /// Bytes that it may be charged with.
         quota_bytes: Option<u64>,
     },
-    /// Every volume: one [`Outcome::Volumes`].
-    Volumes,
     /// Removes a volume with all it holds.
     RemoveVolume(Id),
     /// What a root is charged with: one [`Outcome::Usage`].
@@ -148,6 +158,13 @@ pub enum Verb {
     Pack(Source),
     /// Whether a layer is there: one [`Outcome::Present`].
     HasLayer(Id),
+    /// The ids of all of a kind in order, a page: one [`Outcome::Ids`].
+    List {
+        /// What is listed.
+        kind: Kind,
+        /// The last id of the page before.
+        after: Option<Id>,
+    },
     /// Writes an image's record; the one that was there is replaced.
     ImageWrite {
         /// Its key.
@@ -157,13 +174,10 @@ pub enum Verb {
     },
     /// Reads an image's record: one [`Outcome::Image`].
     ImageRead(Id),
-    /// Keys of images' records in order: one [`Outcome::Keys`].
-    ImageKeys {
-        /// The last key of the message before.
-        after: Option<Id>,
-    },
     /// Removes an image's record.
     ImageRemove(Id),
+    /// Removes an image's record, unless a root or a snapshot is made of its trees: one that lost its last name.
+    ImageRetire(Id),
     /// Removes layers that nothing refers to: one [`Outcome::Collected`].
     Collect,
     /// Ends a worker that did its work; a layer that it filled gets its name.
@@ -192,21 +206,12 @@ pub enum Outcome {
         /// As in [`Outcome::Taken`].
         remount: bool,
     },
-    /// Of [`Verb::Held`].
-    Held {
-        /// Sandboxes that have a root.
-        roots: Vec<Id>,
-        /// Snapshots.
-        snapshots: Vec<Id>,
-    },
-    /// Of [`Verb::Volumes`].
-    Volumes(Vec<Id>),
+    /// Of [`Verb::List`]: none where there are no more.
+    Ids(Vec<Id>),
     /// Of [`Verb::HasLayer`].
     Present(bool),
     /// Of [`Verb::ImageRead`].
     Image(Option<String>),
-    /// Of [`Verb::ImageKeys`]: none where there are no more.
-    Keys(Vec<Id>),
     /// Of [`Verb::Collect`]: how many layers.
     Collected(u64),
     /// A worker is at work; its socket is the one descriptor.
@@ -303,12 +308,7 @@ impl Keeper {
             Verb::Commit { sandbox, layer, quiet } => self.commit(&sandbox, &layer, quiet)?,
             Verb::RemoveRoot(sandbox) => self.remove_root(&sandbox)?,
             Verb::RemoveSnapshot(snapshot) => self.remove_snapshot(&snapshot)?,
-            Verb::Held => Outcome::Held {
-                roots: self.pool.list(pool::Folder::Roots)?,
-                snapshots: self.pool.list(pool::Folder::Snapshots)?,
-            },
             Verb::VolumeNew { volume, quota_bytes } => self.volume_new(&volume, quota_bytes)?,
-            Verb::Volumes => Outcome::Volumes(self.pool.list(pool::Folder::Volumes)?),
             Verb::RemoveVolume(volume) => {
                 self.pool.remove(pool::Folder::Volumes, &volume)?;
                 Outcome::Done
@@ -321,13 +321,27 @@ impl Keeper {
             Verb::HasLayer(layer) => self.has_layer(&layer),
             Verb::ImageWrite { key, text } => self.image_write(&key, &text)?,
             Verb::ImageRead(key) => self.image_read(&key)?,
-            Verb::ImageKeys { after } => self.image_keys(after.as_ref())?,
+            Verb::List { kind, after } => self.list(kind, after.as_ref())?,
             Verb::ImageRemove(key) => self.image_remove(&key)?,
+            Verb::ImageRetire(key) => self.image_retire(&key)?,
             Verb::Collect => self.collect()?,
             Verb::Finish(worker) => self.finish(worker)?,
             Verb::Abandon(worker) => self.abandon(worker)?,
         };
         Ok((outcome, Vec::new()))
+    }
+
+    fn list(&self, kind: Kind, after: Option<&Id>) -> Result<Outcome, Failure> {
+        let mut ids = self.pool.list(match kind {
+            Kind::Roots => pool::Folder::Roots,
+            Kind::Snapshots => pool::Folder::Snapshots,
+            Kind::Volumes => pool::Folder::Volumes,
+            Kind::Images => pool::Folder::Images,
+        })?;
+        ids.retain(|id| after.is_none_or(|after| id > after));
+        ids.sort_unstable();
+        ids.truncate(KEEPER_PAGE_MAX);
+        Ok(Outcome::Ids(ids))
     }
 
     /// Where a host directory of an image or a data mount lies, its links resolved.

@@ -26,7 +26,7 @@ use mote_sandbox_api::error::{Code, Failure};
 
 use crate::keeper as privileged;
 use id::Id;
-use keeper::{Description, Origin, Outcome, Verb};
+use keeper::{Description, Kind, Origin, Outcome, Verb};
 use recipe::Lower;
 
 /// The daemon's handle on roots, snapshots and volumes; clones share it.
@@ -143,14 +143,22 @@ impl Filesystem {
         done(self.ask(Verb::RemoveSnapshot(Id::new("snapshot", snapshot)?)).await?)
     }
 
-    /// Sandboxes that have a root, and snapshots: what there is after a crash.
+    /// The ids of all of a kind, in order: what there is after a crash.
     ///
     /// # Errors
     /// The keeper's.
-    pub async fn held(&self) -> Result<(Vec<String>, Vec<String>), Failure> {
-        match self.ask(Verb::Held).await? {
-            Outcome::Held { roots, snapshots } => Ok((texts(roots), texts(snapshots))),
-            other => Err(unexpected(&other)),
+    pub async fn list(&self, kind: Kind) -> Result<Vec<String>, Failure> {
+        Ok(self.ids(kind).await?.into_iter().map(String::from).collect())
+    }
+
+    pub(crate) async fn ids(&self, kind: Kind) -> Result<Vec<Id>, Failure> {
+        let mut ids: Vec<Id> = Vec::new();
+        loop {
+            match self.ask(Verb::List { kind, after: ids.last().cloned() }).await? {
+                Outcome::Ids(page) if page.is_empty() => return Ok(ids),
+                Outcome::Ids(page) => ids.extend(page),
+                other => return Err(unexpected(&other)),
+            }
         }
     }
 
@@ -160,17 +168,6 @@ impl Filesystem {
     /// `conflict` where it is there.
     pub async fn volume_new(&self, name: &str, quota_bytes: Option<u64>) -> Result<(), Failure> {
         done(self.ask(Verb::VolumeNew { volume: Id::new("volume", name)?, quota_bytes }).await?)
-    }
-
-    /// Names of all volumes.
-    ///
-    /// # Errors
-    /// The keeper's.
-    pub async fn volumes(&self) -> Result<Vec<String>, Failure> {
-        match self.ask(Verb::Volumes).await? {
-            Outcome::Volumes(volumes) => Ok(texts(volumes)),
-            other => Err(unexpected(&other)),
-        }
     }
 
     /// Removes a volume with all it holds.
@@ -232,10 +229,6 @@ fn charge(outcome: Outcome) -> Result<Charge, Failure> {
         Outcome::Usage { bytes, bytes_max } => Ok(Charge { bytes, bytes_max }),
         other => Err(unexpected(&other)),
     }
-}
-
-fn texts(ids: Vec<Id>) -> Vec<String> {
-    ids.into_iter().map(String::from).collect()
 }
 
 pub(crate) fn unexpected(outcome: &Outcome) -> Failure {

@@ -85,7 +85,7 @@ impl Keeper {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn snapshot(&self, sandbox: &Id, snapshot: &Id, quiet: bool) -> Result<Outcome, Failure> {
+    pub(super) fn snapshot(&mut self, sandbox: &Id, snapshot: &Id, quiet: bool) -> Result<Outcome, Failure> {
         match self.pool.backend() {
             Backend::Btrfs => {
                 self.pool
@@ -98,12 +98,13 @@ impl Keeper {
                 Ok(Outcome::Taken { remount: false })
             }
             Backend::Plain => {
-                let draft = self.pool.begin(Folder::Snapshots, snapshot)?;
                 let layer = Id::new("layer", format!("{snapshot}.sealed"))?;
-                let (lower, remount) = self.seal(sandbox, &layer, quiet)?;
-                Record { lower, sealed: true, ..Record::default() }.write(draft.directory())?;
+                let seal = self.prepare_seal(sandbox, &layer, quiet)?;
+                let draft = self.pool.begin(Folder::Snapshots, snapshot)?;
+                Record { lower: seal.lower.clone(), sealed: true, ..Record::default() }.write(draft.directory())?;
                 draft.publish()?;
-                Ok(Outcome::Taken { remount })
+                let sealed = seal.carry_out();
+                self.or_take_back(Folder::Snapshots, snapshot, sealed)
             }
         }
     }
@@ -132,7 +133,7 @@ impl Keeper {
         Some((upper.dev(), upper.ino()))
     }
 
-    pub(super) fn fork(&self, from: &Id, to: &Id, quiet: bool) -> Result<Outcome, Failure> {
+    pub(super) fn fork(&mut self, from: &Id, to: &Id, quiet: bool) -> Result<Outcome, Failure> {
         let mut record = Record::read(&self.existing(Folder::Roots, from)?)?;
         match self.pool.backend() {
             Backend::Btrfs => {
@@ -144,11 +145,13 @@ impl Keeper {
                 Ok(Outcome::Taken { remount: false })
             }
             Backend::Plain => {
+                let layer = Id::new("layer", format!("{to}.forked"))?;
+                let seal = self.prepare_seal(from, &layer, quiet)?;
                 let draft = self.pool.begin(Folder::Roots, to)?;
-                let (lower, remount) = self.seal(from, &Id::new("layer", format!("{to}.forked"))?, quiet)?;
-                make_empty(&draft, &Record { lower, ..record })?;
+                make_empty(&draft, &Record { lower: seal.lower.clone(), ..record })?;
                 draft.publish()?;
-                Ok(Outcome::Taken { remount })
+                let sealed = seal.carry_out();
+                self.or_take_back(Folder::Roots, to, sealed)
             }
         }
     }
@@ -162,8 +165,9 @@ impl Keeper {
                 Ok(Outcome::Committed { lower, remount: false })
             }
             Backend::Plain => {
-                let (lower, remount) = self.seal(sandbox, layer, quiet)?;
-                Ok(Outcome::Committed { lower, remount })
+                let seal = self.prepare_seal(sandbox, layer, quiet)?;
+                let lower = seal.lower.clone();
+                Ok(Outcome::Committed { lower, remount: seal.carry_out()? })
             }
         }
     }
@@ -207,9 +211,21 @@ impl Keeper {
         Ok(draft)
     }
 
-    /// Makes a layer of what a plain root holds, and puts an empty tree on top in its place. Answers the trees that hold what
-    /// the root held, and whether the root changed. A root without anything of its own is left as it is.
-    fn seal(&self, sandbox: &Id, layer: &Id, quiet: bool) -> Result<(Vec<Lower>, bool), Failure> {
+    /// What came of a seal that a published tree counts on. Where it failed, that tree goes: the root is as it was.
+    fn or_take_back(&mut self, folder: Folder, id: &Id, sealed: Result<bool, Failure>) -> Result<Outcome, Failure> {
+        match sealed {
+            Ok(remount) => Ok(Outcome::Taken { remount }),
+            Err(failure) => {
+                let _ = self.pool.remove(folder, id);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Gets ready to make a layer of what a plain root holds, with an empty tree on top in its place. All that can run out of
+    /// space is done here: who writes into a root that is a layer already writes for nobody. A root without anything of
+    /// its own is left as it is.
+    fn prepare_seal<'a>(&'a self, sandbox: &'a Id, layer: &'a Id, quiet: bool) -> Result<Seal<'a>, Failure> {
         let path = self.existing(Folder::Roots, sandbox)?;
         let record = Record::read(&path)?;
         let untouched = std::fs::read_dir(path.join(UPPER))
@@ -217,7 +233,7 @@ impl Keeper {
             .next()
             .is_none();
         if untouched {
-            return Ok((record.lower, false));
+            return Ok(Seal { pool: &self.pool, sandbox, layer, lower: record.lower, next: None });
         }
         if !quiet {
             return Err(Failure::new(Code::Busy, "a snapshot on plain directories needs that no process runs inside")
@@ -236,10 +252,7 @@ impl Keeper {
         let lower: Vec<_> = std::iter::once(Lower::Layer(layer.clone())).chain(record.lower.iter().cloned()).collect();
         let next = self.pool.begin_next(Folder::Roots, sandbox)?;
         make_empty(&next, &Record { lower: lower.clone(), ..record })?;
-        // Between these two steps the root is not there; the next start would complete the second one.
-        self.pool.move_tree((Folder::Roots, sandbox), (Folder::Layers, layer))?;
-        next.publish()?;
-        Ok((lower, true))
+        Ok(Seal { pool: &self.pool, sandbox, layer, lower, next: Some(next) })
     }
 
     /// Where a tree lies, or `not_found`.
@@ -249,6 +262,29 @@ impl Keeper {
         } else {
             Err(Failure::not_found(pool::kind(folder), id.as_str()))
         }
+    }
+}
+
+/// A root that is about to become a layer.
+struct Seal<'a> {
+    pool: &'a pool::Pool,
+    sandbox: &'a Id,
+    layer: &'a Id,
+    /// The trees that hold what the root holds.
+    lower: Vec<Lower>,
+    /// What takes the root's place; none where it stays.
+    next: Option<Draft<'a>>,
+}
+
+impl Seal<'_> {
+    /// Answers whether the root changed, and must be mounted anew. Where it fails the root is as it was.
+    fn carry_out(self) -> Result<bool, Failure> {
+        let Some(next) = self.next else { return Ok(false) };
+        let (root, layer) = ((Folder::Roots, self.sandbox), (Folder::Layers, self.layer));
+        // Between these two steps the root is not there; the next start would complete the second one.
+        self.pool.move_tree(root, layer)?;
+        next.publish().inspect_err(|_| drop(self.pool.move_tree(layer, root)))?;
+        Ok(true)
     }
 }
 

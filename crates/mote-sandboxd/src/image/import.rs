@@ -63,11 +63,12 @@ impl Images {
     /// # Errors
     /// `invalid` where it is not one; `too_large`; `no_space`.
     pub async fn import_tarball(&self, path: &Path, name: &str, config: Config, now_ms: u64) -> Result<Image, Failure> {
-        let _alone = self.importing.lock().await;
+        let _making = self.making.read().await;
         let opened = path.to_path_buf();
         let (file, digest) = blocking(move || open_tarball(&opened)).await?;
         let compression = compression_of(&file)?;
         let layer = Id::new("layer", format!("tar.{}", digest.hex()))?;
+        let _alone = self.alone(&layer).await;
         let mut bytes = None;
         if !self.has(&layer).await? {
             let filling = self.filesystem.fill(layer.as_str(), None).await?;
@@ -107,8 +108,9 @@ impl Images {
     }
 
     async fn import_found(&self, found: Found, place: &Place, name: &str, now_ms: u64) -> Result<Image, Failure> {
-        let _alone = self.importing.lock().await;
+        let _making = self.making.read().await;
         let layer = Id::new("layer", format!("oci.{}", found.manifest.config.digest.hex()))?;
+        let _alone = self.alone(&layer).await;
         let mut bytes = None;
         if !self.has(&layer).await? {
             bytes = Some(self.fill_from(&found, place, &layer).await?);

@@ -12,17 +12,18 @@ pub mod record;
 mod step;
 pub mod workshop;
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 
 use mote_oci::registry::Registry;
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::spec::ImageSource;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard, RwLock};
 
 use crate::filesystem::Filesystem;
 use crate::filesystem::id::Id;
-use crate::filesystem::keeper::{Origin, Outcome, Verb};
+use crate::filesystem::keeper::{Kind, Origin, Outcome, Verb};
 use crate::filesystem::recipe::Lower;
 use crate::filesystem::trees::Difference;
 use crate::filesystem::work::Source;
@@ -48,8 +49,10 @@ pub struct Images {
     filesystem: Filesystem,
     registry: Registry,
     options: Arc<Options>,
-    /// One import at a time: two of the same image would do the same work twice, and both fill the disk.
-    importing: Arc<Mutex<()>>,
+    /// Read by who makes an image, written by who collects: nothing half-made is taken for left over.
+    making: Arc<RwLock<()>>,
+    /// One import of a layer at a time: two would do the same work twice, and both fill the disk.
+    filling: Arc<std::sync::Mutex<HashMap<Id, Weak<Mutex<()>>>>>,
 }
 
 impl Images {
@@ -66,7 +69,7 @@ impl Images {
             Failure::new(Code::Internal, format!("failed to make {}: {error}", options.scratch.display()))
         })?;
         let registry = Registry::new(tls, options.registry.clone()).map_err(|error| import::failure(&error))?;
-        Ok(Self { filesystem, registry, options: Arc::new(options), importing: Arc::default() })
+        Ok(Self { filesystem, registry, options: Arc::new(options), making: Arc::default(), filling: Arc::default() })
     }
 
     /// The image that a source names; imported or pulled where it has to be. A snapshot is no image: its origin is
@@ -162,47 +165,68 @@ impl Images {
     }
 
     async fn all(&self) -> Result<Vec<(String, Image)>, Failure> {
-        let (mut images, mut after) = (Vec::new(), None);
-        loop {
-            let keys = match self.filesystem.ask(Verb::ImageKeys { after: after.take() }).await? {
-                Outcome::Keys(keys) => keys,
-                other => return Err(crate::filesystem::unexpected(&other)),
-            };
-            let Some(last) = keys.last().cloned() else { break };
-            for key in keys.iter().filter(|key| key.as_str().starts_with(record::NAME_KEY)) {
-                if let Some(name) = self.read::<Name>(key).await?
-                    && let Some(image) = self.read::<Image>(&record::image_key(&name.id)?).await?
-                {
-                    images.push((name.name, image));
-                }
+        let mut images = Vec::new();
+        let keys = self.filesystem.ids(Kind::Images).await?;
+        for key in keys.iter().filter(|key| key.as_str().starts_with(record::NAME_KEY)) {
+            if let Some(name) = self.read::<Name>(key).await?
+                && let Some(image) = self.read::<Image>(&record::image_key(&name.id)?).await?
+            {
+                images.push((name.name, image));
             }
-            after = Some(last);
         }
         images.sort_by(|one, two| one.0.cmp(&two.0));
         Ok(images)
     }
 
-    /// Takes a name away; where it was the image's last one the image goes too, and its layers when nothing uses them.
+    /// Waits until nobody else fills the layer.
+    async fn alone(&self, layer: &Id) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
+            filling.retain(|_, lock| lock.strong_count() > 0);
+            let known = filling.get(layer).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let lock = Arc::default();
+                filling.insert(layer.clone(), Arc::downgrade(&lock));
+                lock
+            })
+        };
+        lock.lock_owned().await
+    }
+
+    /// Takes a name away; where it was the image's last one the image goes too, and its layers, when no sandbox and no
+    /// snapshot uses them.
     ///
     /// # Errors
     /// `not_found`.
     pub async fn remove(&self, name: &str) -> Result<(), Failure> {
         let key = record::name_key(name)?;
-        let Some(named) = self.read::<Name>(&key).await? else { return Err(Failure::not_found("image", name)) };
-        self.filesystem.ask(Verb::ImageRemove(key)).await?;
-        if !self.all().await?.iter().any(|(_, image)| image.id == named.id) {
-            self.filesystem.ask(Verb::ImageRemove(record::image_key(&named.id)?)).await?;
+        if self.read::<Name>(&key).await?.is_none() {
+            return Err(Failure::not_found("image", name));
         }
+        self.filesystem.ask(Verb::ImageRemove(key)).await?;
         self.collect().await.map(drop)
     }
 
-    /// Removes layers that no image, root or snapshot uses; answers how many.
+    /// Removes images without a name, and layers that no image, root or snapshot uses; answers how many layers. While an
+    /// image is made nothing is removed: the next call does.
     ///
     /// # Errors
     /// The keeper's.
     pub async fn collect(&self) -> Result<u64, Failure> {
-        // Nothing that is being imported or committed here may be taken for left over.
-        let _alone = self.importing.lock().await;
+        // A pull may take minutes: it is not waited for, and nobody who makes an image waits behind this.
+        let Ok(_alone) = self.making.try_write() else { return Ok(0) };
+        let keys = self.filesystem.ids(Kind::Images).await?;
+        let (names, images): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|key| key.as_str().starts_with(record::NAME_KEY));
+        let mut named = HashSet::new();
+        for key in &names {
+            if let Some(name) = self.read::<Name>(key).await? {
+                named.insert(record::image_key(&name.id)?);
+            }
+        }
+        for key in images.into_iter().filter(|key| !named.contains(key)) {
+            self.filesystem.ask(Verb::ImageRetire(key)).await?;
+        }
         match self.filesystem.ask(Verb::Collect).await? {
             Outcome::Collected(removed) => Ok(removed),
             other => Err(crate::filesystem::unexpected(&other)),
@@ -223,7 +247,7 @@ impl Images {
         now_ms: u64,
     ) -> Result<(Image, bool), Failure> {
         record::check_name(name)?;
-        let _alone = self.importing.lock().await;
+        let _making = self.making.read().await;
         let layer = format!("commit.{sandbox}.{now_ms:x}");
         let committed = self.filesystem.commit(sandbox, &layer, quiet).await?;
         let lower = if committed.lower.len() < crate::limits::LOWER_TREES_MAX {
@@ -279,7 +303,8 @@ impl Images {
         }
     }
 
-    /// Writes the image, then its name: a name always leads to an image.
+    /// Writes the image, then its name: a name always leads to an image. An image that had the name before and has no other
+    /// goes when no sandbox and no snapshot uses it.
     async fn keep(&self, image: &Image, name: &str) -> Result<(), Failure> {
         let write = |key, text| self.filesystem.ask(Verb::ImageWrite { key, text });
         write(record::image_key(&image.id)?, record::text(image)?).await?;

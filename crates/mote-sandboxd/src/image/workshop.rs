@@ -14,7 +14,7 @@ use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::spec::Resources;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::filesystem::keeper::Origin;
+use crate::filesystem::keeper::{Kind, Origin};
 use crate::filesystem::recipe::Lower;
 use crate::filesystem::{Committed, Filesystem};
 use crate::guest::{Event, Guest};
@@ -80,7 +80,7 @@ impl Workshop {
         for living in self.containers.living().await? {
             self.containers.end(&living.id).await?;
         }
-        let (roots, _) = self.filesystem.held().await?;
+        let roots = self.filesystem.list(Kind::Roots).await?;
         for root in roots.iter().filter(|root| root.starts_with(PREFIX)) {
             self.filesystem.remove(root).await?;
         }

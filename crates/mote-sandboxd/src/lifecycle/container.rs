@@ -15,7 +15,7 @@ use mote_sandbox_api::spec::ImageSource;
 use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken};
 use crate::clock::SharedClock;
 use crate::descriptor;
-use crate::filesystem::keeper as roots;
+use crate::filesystem::keeper::{self as roots, Kind};
 use crate::filesystem::{Filesystem, id::Id};
 use crate::guest::Guest;
 use crate::image::Images;
@@ -38,6 +38,8 @@ pub struct Container {
     pub filesystem: Filesystem,
     /// What roots start from.
     pub images: Images,
+    /// What a volume may be charged with, in bytes.
+    pub volume_bytes: u64,
     /// Wall time.
     pub clock: SharedClock,
     /// What sandboxes may reach.
@@ -239,7 +241,7 @@ impl Substrate for Container {
     }
 
     async fn volume(&self, id: &str) -> Result<(), Failure> {
-        self.filesystem.volume_new(id, None).await
+        self.filesystem.volume_new(id, Some(self.volume_bytes)).await
     }
 
     async fn remove_volume(&self, id: &str) -> Result<(), Failure> {
@@ -252,7 +254,7 @@ impl Substrate for Container {
     }
 
     async fn held(&self) -> Result<(Vec<String>, Vec<String>), Failure> {
-        self.filesystem.held().await
+        Ok((self.filesystem.list(Kind::Roots).await?, self.filesystem.list(Kind::Snapshots).await?))
     }
 
     async fn usage(&self, id: &str) -> Result<Usage, Failure> {

@@ -103,8 +103,9 @@ impl Sandboxes {
     /// Makes a sandbox from nothing. `pooled`: nobody is told of it until it is claimed.
     pub(super) async fn make(&self, spec: Spec, pooled: bool) -> Result<Record, Failure> {
         self.refuse_when_stopping()?;
-        let _place = self.place().await?;
+        // Before a place is taken: an image that has to be pulled keeps nobody else waiting.
         let (origin, snapshot) = self.origin(&spec).await?;
+        let _place = self.place().await?;
         let image = match &origin {
             Origin::Image(image) | Origin::Snapshot { image, .. } => image.clone(),
         };

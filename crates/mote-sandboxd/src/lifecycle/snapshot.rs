@@ -193,10 +193,11 @@ impl Sandboxes {
         .await
     }
 
-    /// Makes an image of the sandbox's root as it is; answers with the image's id.
+    /// Makes an image of the sandbox's root as it is; answers with the image's id. A name that is taken stands for this one
+    /// from then on.
     ///
     /// # Errors
-    /// `not_found`, `illegal_transition`, `conflict` (the name is taken), `gone`.
+    /// `not_found`, `illegal_transition`, `gone`.
     pub async fn commit(&self, id: &str, name: &str) -> Result<String, Failure> {
         check::name("name", name)?;
         let (this, cell, name) = (self.clone(), self.cell(id)?, name.to_owned());

@@ -98,9 +98,14 @@ impl Containers {
     /// # Errors
     /// `internal` where the keeper is gone.
     pub async fn living(&self) -> Result<Vec<Living>, Failure> {
-        match self.keeper.call(Call::Namespace(Verb::Living)).await? {
-            (Answer::Namespace(Outcome::Living(living)), _) => Ok(living),
-            _ => Err(unexpected()),
+        let mut all: Vec<Living> = Vec::new();
+        loop {
+            let after = all.last().map(|last| last.id.clone());
+            match self.keeper.call(Call::Namespace(Verb::Living(after))).await? {
+                (Answer::Namespace(Outcome::Living(page)), _) if page.is_empty() => return Ok(all),
+                (Answer::Namespace(Outcome::Living(page)), _) => all.extend(page),
+                _ => return Err(unexpected()),
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use super::file::failed;
 use super::graves::{self, Graves};
 use super::identity::Slots;
 use super::launch::{self, Launch, Living, Refused, Source};
-use super::living::Resident;
+use super::living::{self, Resident};
 use super::{mounts, program, record, seccomp, socket};
 use crate::filesystem::keeper::Keeper as Roots;
 use crate::keeper::reactor::{Reactor, Token};
@@ -40,8 +40,8 @@ pub enum Verb {
     Thaw(String),
     /// Ends every process and gives back all but the root. A sandbox that does not live has ended.
     End(String),
-    /// What lives: one [`Outcome::Living`].
-    Living,
+    /// What lives, a page in the order of ids after this one: one [`Outcome::Living`].
+    Living(Option<String>),
     /// What can be bounded: one [`Outcome::Controllers`].
     Controllers,
     /// Cells that could not be got ready: one [`Outcome::Refused`].
@@ -61,7 +61,7 @@ pub enum Outcome {
         /// Where use can be read.
         meter: Meter,
     },
-    /// Of [`Verb::Living`].
+    /// Of [`Verb::Living`]: none where there are no more.
     Living(Vec<Living>),
     /// Of [`Verb::Controllers`]: names, and how each is done.
     Controllers(Vec<(String, String)>),
@@ -158,11 +158,9 @@ impl Cells {
             Verb::Thaw(id) => self.freeze(&id, false).into(),
             Verb::End(id) => self.end(number, &id, roots, reactor),
             Verb::Refused => Ok(Answer::Namespace(Outcome::Refused(self.refused.clone()))).into(),
-            Verb::Living => {
-                let living = self.living.values().filter(|resident| resident.lives());
-                let groups = &*self.mould.groups;
-                Ok(Answer::Namespace(Outcome::Living(living.map(|resident| resident.describe(groups)).collect())))
-                    .into()
+            Verb::Living(after) => {
+                let page = living::page(&self.living, after.as_deref(), &*self.mould.groups);
+                Ok(Answer::Namespace(Outcome::Living(page))).into()
             }
             Verb::Controllers => {
                 let controllers = self.mould.groups.controllers();
@@ -491,9 +489,9 @@ impl Cells {
             }
         }
         let kept: Vec<String> = self.living.values().map(|resident| group(resident.record.slot)).collect();
-        let left: Vec<String> = self.mould.groups.names().into_iter().filter(|name| !kept.contains(name)).collect();
-        for name in left {
-            super::living::reap(&*self.mould.groups, &name)?;
+        for failure in living::sweep(&*self.mould.groups, &kept, &mut self.slots) {
+            self.refused.count += 1;
+            self.refused.last = Some(failure);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! It does not know what the sandbox is for.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -12,11 +13,21 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use super::cell::{Cell, group};
 use super::cgroup::{Groups, Meter};
 use super::file::failed;
+use super::identity::Slots;
 use super::keeper::Outcome;
 use super::launch::Living;
 use super::record::{self, Record};
 use crate::keeper::{Answered, Outcome as Answer};
-use crate::limits::REMOVAL_TRIES;
+use crate::limits::{KEEPER_PAGE_MAX, REAP_WAIT, REMOVAL_TRIES};
+
+/// Those that live, in the order of ids after `after`: as many as one message holds.
+pub(super) fn page(all: &HashMap<String, Resident>, after: Option<&str>, groups: &dyn Groups) -> Vec<Living> {
+    let mut living: Vec<_> =
+        all.values().filter(|one| after.is_none_or(|after| one.record.id.as_str() > after) && one.lives()).collect();
+    living.sort_unstable_by(|one, other| one.record.id.cmp(&other.record.id));
+    living.truncate(KEEPER_PAGE_MAX);
+    living.into_iter().map(|one| one.describe(groups)).collect()
+}
 
 /// A sandbox and its first process.
 #[derive(Debug)]
@@ -94,7 +105,7 @@ impl Resident {
         if self.child {
             let _ = rustix::process::waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED);
         } else {
-            wait_for(&self.process);
+            wait_for(&self.process, None);
         }
     }
 }
@@ -126,9 +137,14 @@ pub(super) fn has_ended(process: &OwnedFd) -> bool {
     matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(1))
 }
 
-fn wait_for(process: &OwnedFd) {
+fn wait_for(process: &OwnedFd, bound: Option<&Timespec>) -> bool {
     let mut watched = [PollFd::new(process, PollFlags::IN)];
-    while rustix::event::poll(&mut watched, None) == Err(rustix::io::Errno::INTR) {}
+    loop {
+        match rustix::event::poll(&mut watched, bound) {
+            Err(rustix::io::Errno::INTR) => {}
+            ended => return ended.is_ok_and(|count| count > 0),
+        }
+    }
 }
 
 /// Removes a sandbox's cgroups, whose processes are ending: the kernel may need a moment to see that they are empty.
@@ -143,8 +159,20 @@ pub(super) fn remove_groups(groups: &dyn Groups, name: &str) -> Result<(), Failu
     }
 }
 
-/// Ends whatever is left in the cgroups of a sandbox that nobody knows, and removes them.
-pub(super) fn reap(groups: &dyn Groups, name: &str) -> Result<(), Failure> {
+/// Ends whatever is left in cgroups that serve no sandbox, and removes them. What cannot be ended now keeps its range of ids,
+/// which nobody else may get; the next start tries again.
+pub(super) fn sweep(groups: &dyn Groups, kept: &[String], slots: &mut Slots) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    for name in groups.names().into_iter().filter(|name| !kept.contains(name)) {
+        if let Err(failure) = reap(groups, &name) {
+            name.parse().into_iter().for_each(|slot| slots.keep(slot));
+            failures.push(failure);
+        }
+    }
+    failures
+}
+
+fn reap(groups: &dyn Groups, name: &str) -> Result<(), Failure> {
     if groups.is_frozen(name) {
         let _ = groups.freeze(name, false);
     }
@@ -152,7 +180,11 @@ pub(super) fn reap(groups: &dyn Groups, name: &str) -> Result<(), Failure> {
         let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { continue };
         let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
         let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
-        wait_for(&process);
+        if !wait_for(&process, Some(&REAP_WAIT)) {
+            let message =
+                format!("failed to end what is left of a sandbox: process {pid} of cgroup {name} does not end");
+            return Err(Failure::new(Code::Busy, message));
+        }
     }
     remove_groups(groups, name)
 }

@@ -207,6 +207,46 @@ fn layers_go_when_neither_a_name_nor_a_root_uses_them() {
 }
 
 #[test]
+fn an_image_that_lost_its_names_stays_for_what_was_made_of_it_and_then_goes() {
+    for backend in BACKENDS {
+        let mut stage = Stage::new(backend);
+        let folder = stage.folder.path().to_path_buf();
+        let pool = stage.pool();
+        let records = |text: &str| {
+            let names = fs::read_dir(pool.join("images")).unwrap();
+            names.filter(|name| name.as_ref().unwrap().file_name().to_string_lossy().starts_with(text)).count()
+        };
+        let below = stage.image();
+        with_served(&mut stage, async |filesystem| {
+            let images = store(filesystem.clone(), &folder, None);
+            let config = Config { cwd: Some("/srv".to_owned()), ..Config::default() };
+            let mut made = Vec::new();
+            for number in 1..=2 {
+                let sandbox = format!("from{number}");
+                filesystem.root_new(&sandbox, Origin::Image(below.clone()), None).await.unwrap();
+                fs::write(pool.join("roots").join(&sandbox).join("upper/file"), number.to_string()).unwrap();
+                made.push(images.commit(&sandbox, "work", &config, true, number).await.unwrap().0);
+                filesystem.remove(&sandbox).await.unwrap();
+            }
+            assert_eq!(images.get("work").await.unwrap(), made[1], "the name stands for the later one");
+            filesystem.root_new("root", Origin::Image(made[0].lower.clone()), None).await.unwrap();
+            images.collect().await.unwrap();
+            assert_eq!(images.get(&made[0].id).await.unwrap().config.cwd.as_deref(), Some("/srv"), "a root is of it");
+            filesystem.snapshot("root", "kept", true).await.unwrap();
+            filesystem.remove("root").await.unwrap();
+            images.collect().await.unwrap();
+            assert!(images.get(&made[0].id).await.is_ok(), "a snapshot is of it");
+            filesystem.remove_snapshot("kept").await.unwrap();
+            images.collect().await.unwrap();
+            assert_eq!(images.get(&made[0].id).await.unwrap_err().code, Code::NotFound);
+            images.remove("work").await.unwrap();
+            assert_eq!((records("image-"), records("name-")), (0, 0), "{backend:?}");
+            assert_eq!(fs::read_dir(pool.join("layers")).unwrap().count(), 0, "{backend:?}");
+        });
+    }
+}
+
+#[test]
 fn a_long_chain_of_commits_is_flattened_and_holds_the_same() {
     let mut stage = Stage::new(BACKENDS[0]);
     let folder = stage.folder.path().to_path_buf();

@@ -345,6 +345,56 @@ fn volumes_outlive_sandboxes_and_are_removed_by_name() {
 }
 
 #[test]
+fn a_snapshot_that_finds_no_room_leaves_the_root_in_its_place() {
+    // However much room is left: what a root is written to never becomes a layer under it.
+    for left in 0..8 {
+        let mut stage = Stage::new(Backend::Plain);
+        stage.on_disk_with_files_left(left + 1);
+        let upper = stage.pool().join("roots/one/upper");
+        fs::write(upper.join("before"), "kept").unwrap();
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+        let before = inode(&upper);
+        match stage.ask(Verb::Snapshot { sandbox: id("one"), snapshot: id("sn1"), quiet: true }) {
+            Ok(outcome) => {
+                assert!(matches!(outcome, Outcome::Taken { remount: true }), "{left}: {outcome:?}");
+                assert_ne!(inode(&upper), before);
+            }
+            Err(failure) => {
+                assert_eq!(failure.code, Code::NoSpace, "{left}: {failure}");
+                assert_eq!(inode(&upper), before, "{left}: whoever writes here writes into the root");
+                assert!(!stage.pool().join("snapshots/sn1").exists(), "{left}");
+                assert_eq!(fs::read_dir(stage.pool().join("layers")).unwrap().count(), 0, "{left}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lists_come_in_pages_that_a_message_holds() {
+    use mote_sandboxd::filesystem::keeper::Kind;
+    use mote_sandboxd::limits::{KEEPER_MESSAGE_BYTES_MAX, KEEPER_PAGE_MAX};
+
+    let mut stage = Stage::new(Backend::Plain);
+    let count = 2 * KEEPER_PAGE_MAX + 1;
+    // The longest ids there are.
+    let name = |number: usize| format!("{number:0>90}");
+    for number in 0..count {
+        stage.ask(Verb::VolumeNew { volume: id(&name(number)), quota_bytes: None }).unwrap();
+    }
+    let mut listed = Vec::new();
+    loop {
+        let outcome = stage.ask(Verb::List { kind: Kind::Volumes, after: listed.last().cloned() }).unwrap();
+        assert!(serde_json::to_vec(&outcome).unwrap().len() < KEEPER_MESSAGE_BYTES_MAX / 2);
+        match outcome {
+            Outcome::Ids(page) if page.is_empty() => break,
+            Outcome::Ids(page) => listed.extend(page),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(listed, (0..count).map(|number| id(&name(number))).collect::<Vec<_>>());
+}
+
+#[test]
 fn five_thousand_files_are_snapshotted_rolled_back_and_removed() {
     for backend in BACKENDS {
         let mut stage = Stage::new(backend);

@@ -33,7 +33,7 @@ impl Stage {
         fs::write(image.join("kept"), "from the image").unwrap();
         let mut options = Options::new(folder.path().join("state"));
         options.backend = Some(backend);
-        options.pool_bytes = 4 << 30;
+        options.pool_bytes = Some(4 << 30);
         options.allowed = vec![image];
         options.program = env!("CARGO_BIN_EXE_mote-sandboxd").into();
         let mut stage = Self { keeper: None, mounts: Vec::new(), options, folder };
@@ -129,6 +129,29 @@ impl Stage {
 
     pub(crate) fn pool(&self) -> PathBuf {
         self.options.state.join("pool")
+    }
+
+    /// Moves the state to a disk of its own, on which so many files more can be made.
+    pub(crate) fn on_disk_with_files_left(&mut self, left: u64) {
+        self.stop();
+        let state = self.options.state.clone();
+        fs::create_dir_all(&state).unwrap();
+        rustix::mount::mount("tmpfs", &state, c"tmpfs", MountFlags::empty(), c"nr_inodes=300").unwrap();
+        self.mounts.push(state.clone());
+        self.keeper = Some(Keeper::open(self.options.clone()).unwrap());
+        let origin = Origin::Image(self.image());
+        self.ask(Verb::RootNew { sandbox: id("one"), origin, quota_bytes: None }).unwrap();
+        self.fill_up(left);
+    }
+
+    fn fill_up(&self, left: u64) {
+        let free = || rustix::fs::statvfs(&self.options.state).unwrap().f_favail;
+        for number in 0.. {
+            if free() <= left {
+                return;
+            }
+            fs::write(self.options.state.join(format!("filler{number}")), "").unwrap();
+        }
     }
 
     fn unmount_all(&mut self) {

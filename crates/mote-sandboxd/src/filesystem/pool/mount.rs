@@ -16,6 +16,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::Backend;
 use crate::filesystem::fault;
+use crate::limits::{POOL_BYTES_DEFAULT, POOL_BYTES_MIN, POOL_DISK_PERCENT_MAX};
 
 /// `BTRFS_SUPER_MAGIC` (`linux/magic.h`).
 const BTRFS_MAGIC: u64 = 0x9123_683e;
@@ -30,8 +31,8 @@ pub(in crate::filesystem) struct Options {
     pub(in crate::filesystem) state: PathBuf,
     /// A backend that must be used; found by trying where absent.
     pub(in crate::filesystem) backend: Option<Backend>,
-    /// Bytes of the pool's file, where one has to be made.
-    pub(in crate::filesystem) bytes: u64,
+    /// Bytes of the pool's file, where one has to be made; by what the disk has left where absent.
+    pub(in crate::filesystem) bytes: Option<u64>,
     /// The pool's file survives a crash of the host. Without, a snapshot does not wait for the disk.
     pub(in crate::filesystem) barriers: bool,
     /// This program, which also is what works on trees without privilege.
@@ -76,7 +77,7 @@ pub(super) fn release(path: &Path) {
 
 fn mount_file(options: &Options, file: &Path, path: &Path) -> Result<(), Failure> {
     if !file.exists() {
-        make_file(file, options.bytes)?;
+        make_file(file, file_bytes(&options.state, options.bytes)?)?;
     }
     let what = format!("failed to mount {}", file.display());
     let (device, _kept) = match attached(file) {
@@ -94,6 +95,21 @@ fn mount_file(options: &Options, file: &Path, path: &Path) -> Result<(), Failure
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     let data = if options.barriers { c"" } else { c"nobarrier" };
     rustix::mount::mount(&device, path, c"btrfs", flags, data).map_err(|error| fault::io(&what, &error.into()))
+}
+
+/// How large a pool's file is made: it is sparse, and sandboxes that fill it must not fill the disk that it lies on.
+fn file_bytes(state: &Path, asked: Option<u64>) -> Result<u64, Failure> {
+    let what = format!("failed to make a pool below {}", state.display());
+    let disk = rustix::fs::statvfs(state).map_err(|error| fault::io(&what, &error.into()))?;
+    let left = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let bytes = asked.unwrap_or_else(|| POOL_BYTES_DEFAULT.min(left / 100 * POOL_DISK_PERCENT_MAX));
+    if bytes > left || bytes < POOL_BYTES_MIN {
+        let message = format!("{what}: it would have {bytes} bytes, and the disk has {left} left");
+        return Err(Failure::new(Code::NoSpace, message)
+            .with("limit", POOL_BYTES_MIN)
+            .remedy("free space, give `state` a larger disk, or set `disk` in the configuration"));
+    }
+    Ok(bytes)
 }
 
 /// Makes the pool's file. It gets its name when it is whole.
