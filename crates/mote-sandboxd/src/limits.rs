@@ -191,6 +191,16 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 pub const SOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Sandboxes that `/metrics` tells of one by one; of those beyond it tells the sum alone.
 pub const METRICS_SANDBOXES_MAX: usize = 500;
+/// How long what sandboxes use is told as it was measured, to who holds a key.
+pub const METRICS_FRESH: Duration = Duration::from_millis(200);
+/// The same, to everybody else.
+pub const METRICS_FRESH_OPEN: Duration = Duration::from_secs(10);
+/// Sandboxes whose use is asked for at once.
+pub const METRICS_ASKED_AT_ONCE: usize = 32;
+/// Connections that previews hold into one sandbox at once. Each takes up to two of its threads.
+pub const PREVIEW_CONNECTIONS_MAX: usize = 64;
+/// Bytes of a part of a secret's form in base64 that is looked for in answers: shorter ones stand there by chance.
+pub const ECHO_FORM_BYTES_MIN: usize = 8;
 /// Bytes of one field of a log line.
 pub const LOG_FIELD_BYTES_MAX: usize = 4096;
 /// Milliseconds without a call after which the keeper prepares what the next ones will need.

@@ -138,6 +138,7 @@ pub async fn run(start: Start) -> Result<(), Error> {
         domain: config.domain.as_str().into(),
         images,
         network,
+        previews: crate::api::preview::Connections::default(),
         closing: closing.clone(),
     };
     let serving = serve(&api, listener, tls, &keeper, &config)?;

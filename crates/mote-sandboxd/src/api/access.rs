@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 use mote_sandbox_api::error::{Code, Failure};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -16,6 +16,9 @@ use super::Api;
 use super::failure::Refusal;
 use crate::limits::{KEY_CACHE_MAX, KEY_CACHE_TIME};
 use crate::state::State;
+
+/// The header for a key.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The keys, with those that were seen lately.
 #[derive(Debug)]
@@ -59,8 +62,13 @@ impl Keys {
 /// The key that a request carries: `X-API-Key`, or `Authorization: Bearer`.
 #[must_use]
 pub fn presented(headers: &HeaderMap) -> Option<&str> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    text("x-api-key").or_else(|| text(header::AUTHORIZATION.as_str())?.strip_prefix("Bearer ").map(str::trim))
+    key_of(headers, &API_KEY).or_else(|| key_of(headers, &header::AUTHORIZATION))
+}
+
+/// The key in one of these headers.
+pub(super) fn key_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let text = headers.get(name).and_then(|value| value.to_str().ok())?;
+    if *name == header::AUTHORIZATION { text.strip_prefix("Bearer ").map(str::trim) } else { Some(text) }
 }
 
 /// Somebody who holds an API key.

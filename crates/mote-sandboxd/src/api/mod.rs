@@ -9,6 +9,7 @@ pub mod failure;
 pub mod native;
 mod observe;
 pub mod preview;
+mod secret;
 mod swerex;
 
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub struct Api {
     pub images: Images,
     /// The network boundary: what previews may reach, and what was decided.
     pub network: Network,
+    /// Connections that previews hold.
+    pub previews: preview::Connections,
     /// Cancelled when the daemon stops: streams end by themselves.
     pub closing: CancellationToken,
 }

@@ -1,23 +1,27 @@
 //! Previews: HTTP to a port inside, by the host `PORT-ID.DOMAIN` or by the path `/v1/sandboxes/{id}/ports/{port}/…`.
 //!
 //! The connection goes through the guest's `Dial`: nothing of the sandbox's network is reachable otherwise. It passes
-//! WebSockets and other upgrades through; it changes no body. Whether a port may be reached is the policy's matter.
+//! WebSockets and other upgrades through; it changes no body. Whether a port may be reached is the policy's matter, and is
+//! decided before the sandbox is woken. Requests by host name come in through `e2b::gateway`, which reads the host with
+//! [`target`].
 
-use axum::Router;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::Request;
+use axum::response::Response;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use mote_sandbox_api::error::{Code, Failure};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Api;
-use super::access::{Holder, presented};
-use super::failure::Refusal;
-use super::observe::Route;
+use super::access::{Holder, key_of, presented};
 use crate::guest::Guest;
+use crate::limits::PREVIEW_CONNECTIONS_MAX;
+use crate::state::State;
 
 /// Header with the sandbox's traffic token, where its policy asks for one.
 pub const TOKEN_HEADER: &str = "x-traffic-token";
@@ -26,22 +30,27 @@ pub const TOKEN_HEADER: &str = "x-traffic-token";
 const HOP_BY_HOP: [&str; 7] =
     ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"];
 
-/// Requests whose host is a preview's go inside before any route is looked at.
-pub fn layer(router: Router, api: &Api) -> Router {
-    let outer = Router::new().fallback_service(router);
-    outer.layer(from_fn_with_state(api.clone(), by_host))
-}
+/// Connections into sandboxes that previews hold, so that none takes a sandbox's processes for itself; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Connections(Arc<Mutex<HashMap<String, Weak<Semaphore>>>>);
 
-async fn by_host(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    match host.and_then(|host| target(host, &api.domain)) {
-        Some((port, id)) => {
-            let answer = preview(&api, &id, port, request).await;
-            let mut answer = answer.unwrap_or_else(|failure| Refusal(failure).into_response());
-            answer.extensions_mut().insert(Route("preview"));
-            answer
-        }
-        None => next.run(request).await,
+impl Connections {
+    /// One more connection into a sandbox, until what is answered is dropped.
+    ///
+    /// # Errors
+    /// `exhausted` where there are [`PREVIEW_CONNECTIONS_MAX`] already.
+    fn enter(&self, id: &str) -> Result<OwnedSemaphorePermit, Failure> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = known.get(id).and_then(Weak::upgrade).unwrap_or_else(|| {
+            known.retain(|_, places| places.strong_count() > 0);
+            let places = Arc::new(Semaphore::new(PREVIEW_CONNECTIONS_MAX));
+            known.insert(id.to_owned(), Arc::downgrade(&places));
+            places
+        });
+        places.try_acquire_owned().map_err(|_| {
+            let message = format!("previews of sandbox {id} hold {PREVIEW_CONNECTIONS_MAX} connections already");
+            Failure::new(Code::Exhausted, message).with("limit", PREVIEW_CONNECTIONS_MAX).with("retry_after_s", 1)
+        })
     }
 }
 
@@ -68,26 +77,60 @@ pub(super) async fn by_path(
     let path: PathAndQuery = format!("/{rest}{query}").parse().map_err(|error| Failure::invalid("path", error))?;
     *request.uri_mut() = Uri::from(path);
     // The caller's key is for the daemon: what runs inside must not see it.
-    request.headers_mut().remove("x-api-key");
-    request.headers_mut().remove(header::AUTHORIZATION);
+    for name in [header::AUTHORIZATION, HeaderName::from_static("x-api-key")] {
+        request.headers_mut().remove(name);
+    }
+    // Who holds a key has every token.
+    let token = HeaderValue::try_from(api.sandboxes.traffic_token(id));
+    request.headers_mut().extend(token.ok().map(|token| (HeaderName::from_static(TOKEN_HEADER), token)));
     preview(api, id, port, request).await
 }
 
 /// Passes a request on to a port inside, and its answer back.
 ///
 /// # Errors
-/// `not_found`, `gone`, `illegal_transition`; `forbidden` by policy; `not_found` where nothing listens on the port.
+/// `forbidden` by policy, whatever state the sandbox is in; `not_found`, `gone`, `illegal_transition`; `exhausted` where
+/// previews hold too many connections; `not_found` where nothing listens on the port.
 pub async fn preview(api: &Api, id: &str, port: u16, mut request: Request) -> Result<Response, Failure> {
-    let token = request.headers().get(TOKEN_HEADER).and_then(|token| token.to_str().ok());
-    let token = token.is_some_and(|token| api.sandboxes.store().vault().is_token("traffic", id, token));
-    api.sandboxes.get(id)?;
+    let proven = proven(api, id, request.headers_mut()).await?;
+    // By what is recorded: who may not pass does not wake it.
+    let policy = api.sandboxes.network_policy(id)?;
+    api.network.ingress(id, policy.as_ref(), port, proven)?;
+    let permit = api.previews.enter(id)?;
     let guest = api.sandboxes.awake(id).await?;
-    api.network.ingress(id, port, token)?;
-    request.headers_mut().remove(TOKEN_HEADER);
-    pass(&guest, port, request).await
+    pass(&guest, port, request, permit).await
 }
 
-async fn pass(guest: &Guest, port: u16, mut request: Request) -> Result<Response, Failure> {
+/// Whether a request shows that it may reach what is not open to everybody: by the sandbox's traffic or access token, or by an
+/// API key. These are the daemon's, and are taken out: what runs inside must not see them. A key or token of its own stays.
+async fn proven(api: &Api, id: &str, headers: &mut HeaderMap) -> Result<bool, Failure> {
+    let vault = api.sandboxes.store().vault();
+    let mut proven = false;
+    for (name, purpose) in [(TOKEN_HEADER, "traffic"), ("x-access-token", "access")] {
+        let is_token = |value: &HeaderValue| value.to_str().is_ok_and(|token| vault.is_token(purpose, id, token));
+        if name == TOKEN_HEADER || headers.get(name).is_some_and(is_token) {
+            proven |= headers.remove(name).is_some_and(|value| is_token(&value));
+        }
+    }
+    for name in [HeaderName::from_static("x-api-key"), header::AUTHORIZATION] {
+        if let Some(key) = key_of(headers, &name).filter(|key| State::is_key(key))
+            && api.keys.holder(key).await?.is_some()
+        {
+            headers.remove(&name);
+            proven = true;
+        }
+    }
+    Ok(proven)
+}
+
+async fn pass(
+    guest: &Guest,
+    port: u16,
+    mut request: Request,
+    permit: OwnedSemaphorePermit,
+) -> Result<Response, Failure> {
+    let permit = Arc::new(permit);
+    let held = Arc::clone(&permit);
     let broken = |error: hyper::Error| {
         Failure::new(Code::NotFound, format!("port {port} of the sandbox does not speak HTTP: {error}"))
             .with("port", port)
@@ -95,7 +138,11 @@ async fn pass(guest: &Guest, port: u16, mut request: Request) -> Result<Response
     let stream = guest.dial(port).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::Builder::new().handshake::<_, Body>(TokioIo::new(stream)).await.map_err(broken)?;
-    tokio::spawn(connection.with_upgrades());
+    tokio::spawn(async move {
+        // What ends it is told by the answer, or by its body.
+        let _ = connection.with_upgrades().await;
+        drop(held);
+    });
     let upgrade = request.headers().get(header::UPGRADE).cloned();
     let incoming = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     clean(request.headers_mut(), upgrade.as_ref());
@@ -112,6 +159,7 @@ async fn pass(guest: &Guest, port: u16, mut request: Request) -> Result<Response
                 // Either side may end it; there is nobody to tell.
                 let _ = tokio::io::copy_bidirectional(&mut incoming, &mut outgoing).await;
             }
+            drop(permit);
         });
         return Ok(response.map(|_| Body::empty()));
     }
@@ -168,6 +216,19 @@ mod tests {
         check("3000-sbabc.other.localhost", None);
         check("sandbox.localhost", None);
         check("127.0.0.1:7070", None);
+    }
+
+    #[test]
+    fn previews_of_one_sandbox_are_bounded_and_those_of_another_are_not() {
+        let connections = Connections::default();
+        let mut held: Vec<_> = (0..PREVIEW_CONNECTIONS_MAX).map(|_| connections.enter("sb1").unwrap()).collect();
+        assert_eq!(connections.enter("sb1").unwrap_err().code, Code::Exhausted);
+        assert!(connections.enter("sb2").is_ok());
+        held.pop();
+        assert!(connections.enter("sb1").is_ok());
+        drop(held);
+        drop(connections.enter("sb3"));
+        assert!(connections.0.lock().unwrap().len() <= 2, "those that nobody holds are forgotten");
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Workshop {
         };
         let started = self.containers.start(launch).await?;
         if let Some(sockets) = started.network {
-            self.network.attach(id, sockets, &self.policy)?;
+            self.network.attach(id, sockets, &self.policy).await?;
         }
         let guest = Guest::new(started.guest);
         let (bundle, env) = authorities().await;

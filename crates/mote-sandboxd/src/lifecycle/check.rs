@@ -30,6 +30,10 @@ pub fn spec(spec: &Spec) -> Result<(), Failure> {
         path("spec.cwd", cwd)?;
     }
     resources(spec)?;
+    if spec.secure == Some(false) {
+        return Err(Failure::unsupported("spec.secure", "the data plane of a sandbox is never open to everybody")
+            .remedy("leave it out: the answer to a creation carries the sandbox's access token"));
+    }
     if let Some(policy) = &spec.network {
         network("spec.network", policy)?;
     }

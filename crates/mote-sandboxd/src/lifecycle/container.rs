@@ -58,7 +58,7 @@ impl Container {
         let image = self.images.get(&launch.image).await?.config;
         let mut env = image.env;
         if let (Some(sockets), Some(policy)) = (started.network, &launch.spec.network) {
-            self.network.attach(id, sockets, policy)?;
+            self.network.attach(id, sockets, policy).await?;
             env.extend(self.trust(&guest, policy).await?);
             env.extend(self.network.placeholders(id, policy));
         }
@@ -274,10 +274,18 @@ impl Substrate for Container {
         self.network.check(id, policy)
     }
 
-    async fn policy(&self, id: &str, policy: &Policy, guest: &Guest) -> Result<BTreeMap<String, String>, Failure> {
-        self.network.update(id, policy)?;
+    async fn prepare_policy(
+        &self,
+        id: &str,
+        policy: &Policy,
+        guest: &Guest,
+    ) -> Result<BTreeMap<String, String>, Failure> {
         let mut env = self.trust(guest, policy).await?;
         env.extend(self.network.placeholders(id, policy));
         Ok(env)
+    }
+
+    async fn policy(&self, id: &str, policy: &Policy) -> Result<(), Failure> {
+        self.network.update(id, policy).await
     }
 }

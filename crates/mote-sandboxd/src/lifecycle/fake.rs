@@ -25,6 +25,8 @@ pub(crate) struct World {
     pub(crate) snapshots: BTreeSet<String>,
     pub(crate) volumes: BTreeSet<String>,
     pub(crate) configured: Vec<Configuration>,
+    /// Network policies that were put in place of others.
+    pub(crate) policies: BTreeMap<String, Policy>,
     pub(crate) starts: usize,
     pub(crate) oom: bool,
     /// A snapshot asks for the root to be mounted anew.
@@ -175,7 +177,11 @@ impl Substrate for Fake {
     fn check_policy(&self, _: &str, _: &Policy) -> Result<(), Failure> {
         Ok(())
     }
-    async fn policy(&self, _: &str, _: &Policy, _: &Guest) -> Result<BTreeMap<String, String>, Failure> {
-        Ok(BTreeMap::new())
+    async fn prepare_policy(&self, _: &str, _: &Policy, _: &Guest) -> Result<BTreeMap<String, String>, Failure> {
+        self.may("prepare_policy").map(|_| BTreeMap::new())
+    }
+    async fn policy(&self, id: &str, policy: &Policy) -> Result<(), Failure> {
+        self.may("policy")?.policies.insert(id.to_owned(), policy.clone());
+        Ok(())
     }
 }

@@ -179,6 +179,14 @@ impl Sandboxes {
         Ok(self.cell(id)?.read(|record| record.spec.clone()))
     }
 
+    /// The network policy of a sandbox as it is recorded; `None` where it was made without one.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub fn network_policy(&self, id: &str) -> Result<Option<Policy>, Failure> {
+        Ok(self.cell(id)?.read(|record| record.spec.network.clone()))
+    }
+
     /// The token of a sandbox's data plane.
     #[must_use]
     pub fn access_token(&self, id: &str) -> String {
@@ -276,7 +284,8 @@ impl Sandboxes {
         Ok(cell.read(record::Record::told))
     }
 
-    /// Another network policy, from now on and after a resume.
+    /// Another network policy, from now on and after a resume. Nothing inside can keep it from holding: what has to be written
+    /// there for it comes last, and is told in the journal where it cannot be.
     ///
     /// # Errors
     /// `not_found`, `gone`, `invalid`; `unsupported` where the sandbox was made without a network.
@@ -292,23 +301,43 @@ impl Sandboxes {
         }
         let _work = cell.work.lock().await;
         self.substrate.check_policy(id, &policy)?;
-        if let Some(guest) = cell.guest() {
+        let guest = cell.guest();
+        if guest.is_some() {
             if cell.read(|record| record.pause.is_some()) {
                 return Err(cell.unusable());
             }
-            let env = self.substrate.policy(id, &policy, &guest).await?;
-            cell.add_env(env);
+            self.substrate.policy(id, &policy).await?;
         }
-        let pending = cell.change(&self.store, |record| record.spec.network = Some(policy));
-        pending.await?;
-        if let Some(guest) = cell.guest() {
-            // What is started from now on finds its placeholders.
-            let spec = cell.read(|record| record.spec.clone());
-            let configuration = create::configuration(&spec, &cell.defaults());
-            self.substrate.configure(&guest, configuration).await?;
-        }
+        self.record_policy(&cell, &policy, guest.is_some()).await?;
         cell.note(self.clock.now_ms(), "info", "the network policy was replaced");
+        if let Some(guest) = guest
+            && let Err(failure) = self.ready_for(&cell, &policy, &guest).await
+        {
+            let message = format!("what the network policy needs inside could not be written there: {failure}");
+            cell.note(self.clock.now_ms(), "warn", message);
+        }
         Ok(())
+    }
+
+    /// Records a policy that holds; where that fails, the one before holds again.
+    async fn record_policy(&self, cell: &Cell, policy: &Policy, holds: bool) -> Result<(), Failure> {
+        let before = cell.read(|record| record.spec.network.clone());
+        let Err(failure) = cell.change(&self.store, |record| record.spec.network = Some(policy.clone())).await else {
+            return Ok(());
+        };
+        // The write is tried; what a restart finds is what it found before, either way.
+        drop(cell.change(&self.store, |record| record.spec.network.clone_from(&before)));
+        if let Some(before) = before.filter(|_| holds) {
+            self.substrate.policy(cell.id(), &before).await?;
+        }
+        Err(failure)
+    }
+
+    /// Writes inside what a policy needs there: what is started from now on finds its placeholders and whom to trust.
+    async fn ready_for(&self, cell: &Cell, policy: &Policy, guest: &Guest) -> Result<(), Failure> {
+        cell.add_env(self.substrate.prepare_policy(cell.id(), policy, guest).await?);
+        let spec = cell.read(|record| record.spec.clone());
+        self.substrate.configure(guest, create::configuration(&spec, &cell.defaults())).await
     }
 
     /// The way into a sandbox for a request that needs it awake: waits where it is on its way, resumes it where it is paused

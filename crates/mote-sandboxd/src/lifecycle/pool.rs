@@ -1,12 +1,13 @@
 //! The warm pool: sandboxes that run already, waiting for somebody to claim them.
 //!
-//! What a claim brings (environment, user, folder, metadata, lease) is bound late, through the guest's `Configure`; a request
-//! that differs in anything else is made from nothing. A sandbox of the pool was never anybody's, and never returns to it.
+//! What a claim brings (environment, user, folder, metadata, lease, network policy) is bound late, through the guest's
+//! `Configure` and the boundary; a request that differs in anything else is made from nothing. A sandbox of the pool was never anybody's, and never returns to it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mote_sandbox_api::lifecycle::State;
+use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::spec::Spec;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -44,7 +45,7 @@ pub struct Pool {
     claimed: Notify,
 }
 
-/// The part of a specification that cannot be bound late. A policy can, except that there is a network or none.
+/// The part of a specification that cannot be bound late. What a policy says can; that there is a network cannot.
 fn fixed(spec: &Spec) -> Spec {
     Spec {
         metadata: BTreeMap::new(),
@@ -56,6 +57,7 @@ fn fixed(spec: &Spec) -> Spec {
         deadline: None,
         auto_resume: None,
         secure: None,
+        network: spec.network.as_ref().map(|_| Policy::default()),
         ..spec.clone()
     }
 }
@@ -109,6 +111,10 @@ impl Sandboxes {
         if self.pool.shelves.is_empty() {
             return None;
         }
+        // A policy that is not sound is refused where a sandbox is made, and takes none from the pool.
+        if spec.network.as_ref().is_some_and(|policy| self.substrate.check_policy("", policy).is_err()) {
+            return None;
+        }
         let wanted = fixed(spec);
         let shelf = self.pool.shelves.iter().find(|shelf| shelf.spec == wanted)?;
         while let Some(cell) = shelf.take() {
@@ -135,11 +141,10 @@ impl Sandboxes {
         // As it was told when it was made.
         let told = configuration(&cell.read(|record| record.spec.clone()), &cell.defaults());
         if let Some(policy) = &spec.network
-            && !policy.secrets.is_empty()
+            && cell.read(|record| record.spec.network.as_ref() != Some(policy))
         {
-            // Placeholders are the sandbox's own.
-            let env = self.substrate.policy(cell.id(), policy, &guest).await?;
-            cell.add_env(env);
+            self.substrate.policy(cell.id(), policy).await?;
+            cell.add_env(self.substrate.prepare_policy(cell.id(), policy, &guest).await?);
         }
         let wanted = configuration(spec, &cell.defaults());
         if wanted != told {

@@ -42,7 +42,7 @@ pub fn training(image: ImageSource) -> Spec {
     }
 }
 
-/// Sessions: egress by policy (nothing until one is given), long, paused across gaps.
+/// Sessions: egress and previews by policy (nothing, and nobody without a token, until one is given), long, paused across gaps.
 #[must_use]
 pub fn production(image: ImageSource) -> Spec {
     Spec {
@@ -55,7 +55,7 @@ pub fn production(image: ImageSource) -> Spec {
             disk: Some(8 * GIB),
             io: None,
         },
-        network: Some(Policy::default()),
+        network: Some(Policy { ingress_token: true, ..Policy::default() }),
         lease: Some(Duration::from_secs(40 * MINUTE)),
         on_lease_end: Some(OnLeaseEnd::Pause),
         deadline: Some(Duration::from_secs(30 * DAY)),

@@ -155,6 +155,13 @@ pub trait Substrate: Send + Sync + 'static {
     async fn usage(&self, id: &str) -> Result<Usage, Failure>;
     /// Whether a network policy is sound and what it names is there.
     fn check_policy(&self, id: &str, policy: &Policy) -> Result<(), Failure>;
-    /// Another network policy from now on; answers with what it adds to the environment.
-    async fn policy(&self, id: &str, policy: &Policy, guest: &Guest) -> Result<BTreeMap<String, String>, Failure>;
+    /// Makes a sandbox ready for another network policy, which does not hold yet; answers with what it adds to the environment.
+    async fn prepare_policy(
+        &self,
+        id: &str,
+        policy: &Policy,
+        guest: &Guest,
+    ) -> Result<BTreeMap<String, String>, Failure>;
+    /// Another network policy from now on. The guest is not asked: nothing inside can keep it from holding.
+    async fn policy(&self, id: &str, policy: &Policy) -> Result<(), Failure>;
 }

@@ -162,6 +162,49 @@ async fn a_rollback_takes_snapshots_of_its_own_line_alone() {
     assert_eq!(stage.sandboxes.rollback(&parent, "sn-none").await.unwrap_err().code, Code::NotFound);
 }
 
+fn policy(port: u16) -> Policy {
+    Policy { ingress_ports: Some(vec![port]), ..Policy::default() }
+}
+
+#[tokio::test]
+async fn what_is_inside_cannot_keep_a_policy_from_holding() {
+    let stage = stage();
+    let spec = Spec { network: Some(policy(1)), ..Spec::default() };
+    let id = stage.sandboxes.create(spec).await.unwrap().id;
+    // Root inside made a file of the folder, say, that the authority's certificate goes to.
+    stage.fake.world().broken.insert("prepare_policy");
+    stage.sandboxes.set_policy(&id, policy(2)).await.unwrap();
+    let told = stage.sandboxes.logs(&id, 0).unwrap();
+    assert!(told.iter().any(|line| line.level == "warn" && line.message.contains("prepare_policy")), "{told:?}");
+    // One that cannot be put in place changes nothing.
+    stage.fake.world().broken.insert("policy");
+    assert!(stage.sandboxes.set_policy(&id, policy(3)).await.is_err());
+    assert_eq!(stage.fake.world().policies[&id], policy(2));
+    let (stage, _) = stage.restart().await;
+    assert_eq!(stage.sandboxes.network_policy(&id).unwrap(), Some(policy(2)), "what holds is what is recorded");
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_recorded_does_not_hold() {
+    let stage = stage();
+    let spec = Spec { network: Some(policy(1)), ..Spec::default() };
+    let id = stage.sandboxes.create(spec).await.unwrap().id;
+    // As with a full disk: no record is written any more.
+    let database = rusqlite::Connection::open(stage.directory.path().join("sandboxd.db")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE UPDATE ON sandboxes BEGIN SELECT RAISE(ABORT, 'full'); END";
+    database.execute_batch(full).unwrap();
+    assert!(stage.sandboxes.set_policy(&id, policy(2)).await.is_err());
+    assert_eq!(stage.fake.world().policies[&id], policy(1), "the one before holds");
+    assert_eq!(stage.sandboxes.network_policy(&id).unwrap(), Some(policy(1)));
+}
+
+#[tokio::test]
+async fn a_sandbox_open_to_everybody_is_refused_by_name() {
+    let spec = Spec { secure: Some(false), ..Spec::default() };
+    let failure = stage().sandboxes.create(spec).await.unwrap_err();
+    assert_eq!((failure.code, failure.context["feature"].as_str()), (Code::Unsupported, "spec.secure"));
+}
+
 #[tokio::test]
 async fn a_fork_does_not_share_secrets_unasked() {
     let stage = stage();

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::decision::{Kind, Log, Reason, RefusalLabel, Subject};
+use super::decision::{Kind, Log, Reason, Subject};
 use super::meter::{Bucket, Meter};
 use super::name::Name;
 use super::policy::{Compiled, Destination, Treatment};
@@ -47,10 +47,19 @@ pub(super) struct Boundary {
 #[derive(Debug)]
 struct Flow {
     to: SocketAddrV4,
-    name: Option<Name>,
-    /// Its bytes pass unread.
-    spliced: bool,
+    held: Held,
     cut: CancellationToken,
+}
+
+/// What was settled about a connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    /// The name that it is for.
+    pub(super) name: Option<Name>,
+    /// Its bytes pass unread.
+    pub(super) spliced: bool,
+    /// It may be for another name than the one that shows.
+    pub(super) hidden: bool,
 }
 
 impl Boundary {
@@ -83,20 +92,48 @@ impl Boundary {
         let other_world = before.rules.tape != active.rules.tape;
         let cut: Vec<_> = {
             let flows = self.flows();
-            let refused = |flow: &Flow| match self.judge(&active, flow.to, flow.name.as_ref()) {
-                // What is to be read from now on does not go on unread.
-                Ok(treatment) => other_world || (flow.spliced && treatment.inspect),
+            let refused = |Flow { to, held, .. }: &Flow| match self.judge(&active, *to, held.name.as_ref()) {
+                // What is to be read from now on does not go on unread, nor what hides a name where names matter now.
+                Ok(treatment) => {
+                    other_world || (held.spliced && treatment.inspect) || (held.hidden && !treatment.any_name)
+                }
                 Err(_) => true,
             };
             flows
                 .values()
                 .filter(|flow| refused(flow))
-                .map(|flow| (flow.to, flow.name.clone(), flow.cut.clone()))
+                .map(|flow| (flow.to, flow.held.name.clone(), flow.cut.clone()))
                 .collect()
         };
         for (to, name, token) in cut {
             token.cancel();
             self.deny(Kind::Tcp, Reason::Changed, subject(to, name.as_ref()));
+        }
+    }
+
+    /// Puts other values of the secrets in place, under the policy that is there.
+    pub(super) fn renew(&self, secrets: Secrets) {
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        *active = Arc::new(Active { rules: active.rules.clone(), secrets, tape: active.tape.clone() });
+    }
+
+    /// Decides about a connection under the policy of this moment, and notes what was decided. No change of the policy falls
+    /// between the two: either it finds the connection as it is, or the decision is made again.
+    ///
+    /// # Errors
+    /// The reason for which it is refused.
+    pub(super) fn settle<T>(
+        &self,
+        entry: &Entry,
+        decide: impl Fn(&Active) -> Result<(T, Held), Reason>,
+    ) -> Result<(Arc<Active>, T), Reason> {
+        loop {
+            let active = self.active();
+            let (decided, held) = decide(&active)?;
+            entry.hold(held);
+            if Arc::ptr_eq(&active, &self.active()) {
+                return Ok((active, decided));
+            }
         }
     }
 
@@ -120,7 +157,7 @@ impl Boundary {
     }
 
     pub(super) fn deny(&self, kind: Kind, reason: Reason, subject: Subject) {
-        self.shared.refusals.get_or_create(&RefusalLabel { kind, reason }).inc();
+        self.shared.refused(kind, reason);
         self.log.record((self.shared.now_ms)(), kind, Verdict::Deny, reason, subject);
     }
 
@@ -133,7 +170,7 @@ impl Boundary {
         if flows.len() >= limit as usize {
             return Err(Reason::Connections);
         }
-        flows.insert(number, Flow { to, name: None, spliced: false, cut: cut.clone() });
+        flows.insert(number, Flow { to, held: Held::default(), cut: cut.clone() });
         Ok(Entry { boundary: self.clone(), number, cut })
     }
 
@@ -156,12 +193,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Notes the name that the connection is for, and whether its bytes pass unread, so that a change of the policy is held
-    /// against it.
-    pub(super) fn is_for(&self, name: Option<&Name>, spliced: bool) {
+    /// Notes what was settled about the connection, so that a change of the policy is held against it.
+    fn hold(&self, held: Held) {
         if let Some(flow) = self.boundary.flows().get_mut(&self.number) {
-            flow.name = name.cloned();
-            flow.spliced = spliced;
+            flow.held = held;
         }
     }
 

@@ -8,6 +8,7 @@ pub mod authority;
 mod boundary;
 pub mod decision;
 pub mod dns;
+mod echo;
 pub mod keeper;
 pub mod meter;
 pub mod name;
@@ -39,7 +40,7 @@ use self::decision::{Decision, Kind, Refusals, Subject};
 use self::policy::Compiled;
 use self::resolve::{Resolver, Upstream};
 use self::secret::{Secrets, Vault};
-use self::tape::Tape;
+use self::tape::{Tape, Tapes};
 
 /// The time, milliseconds since the epoch.
 pub type NowMs = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -101,9 +102,16 @@ pub(crate) struct Shared {
     authority: Authority,
     tls: Arc<ClientConfig>,
     vault: Arc<dyn Vault>,
-    tapes: PathBuf,
+    tapes: Tapes,
     now_ms: NowMs,
     refusals: Refusals,
+}
+
+impl Shared {
+    /// Counts a refusal.
+    fn refused(&self, kind: Kind, reason: decision::Reason) {
+        self.refusals.get_or_create(&decision::RefusalLabel { kind, reason }).inc();
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -117,6 +125,8 @@ impl fmt::Debug for Shared {
 pub struct Network {
     shared: Arc<Shared>,
     boundaries: Arc<Mutex<HashMap<String, Arc<Boundary>>>>,
+    /// Held while values of secrets are asked for and put in place, so that an older one never follows a newer one.
+    revealing: Arc<Mutex<()>>,
 }
 
 impl Network {
@@ -142,11 +152,11 @@ impl Network {
             authority: Authority::open(&settings.directory, provider)?,
             tls: Arc::new(tls),
             vault: settings.vault,
-            tapes: settings.directory.join("tapes"),
+            tapes: Tapes::new(settings.directory.join("tapes")),
             now_ms: settings.now_ms,
             refusals: Refusals::default(),
         };
-        Ok(Self { shared: Arc::new(shared), boundaries: Arc::default() })
+        Ok(Self { shared: Arc::new(shared), boundaries: Arc::default(), revealing: Arc::default() })
     }
 
     /// The certificate of the daemon's authority, as PEM: an image that is to reach inspected hosts trusts it.
@@ -155,13 +165,13 @@ impl Network {
         self.shared.authority.certificate()
     }
 
-    /// Serves a sandbox's sockets under a policy. Needs the async runtime.
+    /// Serves a sandbox's sockets under a policy. Of a secret that is not there (any more) the placeholder is sent as it is.
     ///
     /// # Errors
     /// `invalid` where the policy is not sound, naming the field; `not_found` for a tape that is not there; `conflict` where
     /// the sandbox is attached already.
-    pub fn attach(&self, sandbox: &str, sockets: Sockets, policy: &Policy) -> Result<(), Failure> {
-        let active = self.activate(sandbox, policy)?;
+    pub async fn attach(&self, sandbox: &str, sockets: Sockets, policy: &Policy) -> Result<(), Failure> {
+        let (rules, tape) = self.prepared(policy).await?;
         let failed = |error: std::io::Error| {
             Failure::new(Code::Internal, format!("failed to serve the network of sandbox {sandbox}: {error}"))
         };
@@ -175,8 +185,11 @@ impl Network {
         let dns_udp = std::net::UdpSocket::from(sockets.dns_udp);
         dns_udp.set_nonblocking(true).map_err(failed)?;
         let dns_udp = UdpSocket::from_std(dns_udp).map_err(failed)?;
-        let boundary = Arc::new(Boundary::new(sandbox, active, self.shared.clone()));
-        {
+        let boundary = {
+            let _revealing = self.revealing();
+            let secrets = self.reveal(sandbox, &rules);
+            let active = Active { rules, secrets, tape };
+            let boundary = Arc::new(Boundary::new(sandbox, active, self.shared.clone()));
             let mut boundaries = self.boundaries();
             if boundaries.contains_key(sandbox) {
                 return Err(Failure::new(
@@ -185,7 +198,8 @@ impl Network {
                 ));
             }
             boundaries.insert(sandbox.to_owned(), boundary.clone());
-        }
+            boundary
+        };
         tokio::spawn(proxy::serve(boundary.clone(), tcp));
         tokio::spawn(dns::serve_udp(boundary.clone(), dns_udp));
         tokio::spawn(dns::serve_tcp(boundary, dns_tcp));
@@ -196,10 +210,27 @@ impl Network {
     ///
     /// # Errors
     /// As [`Self::attach`]; `not_found` where the sandbox is not attached. The policy before stays in place then.
-    pub fn update(&self, sandbox: &str, policy: &Policy) -> Result<(), Failure> {
+    pub async fn update(&self, sandbox: &str, policy: &Policy) -> Result<(), Failure> {
         let boundary = self.boundary(sandbox)?;
-        boundary.change(self.activate(sandbox, policy)?);
+        let (rules, tape) = self.prepared(policy).await?;
+        let _revealing = self.revealing();
+        let secrets = self.reveal(sandbox, &rules);
+        boundary.change(Active { rules, secrets, tape });
         Ok(())
+    }
+
+    /// A secret was set or removed: sandboxes that have it bound use its new value from now on, or none. Exchanges under way
+    /// end as they began.
+    pub fn renew(&self, secret: &str) {
+        let _revealing = self.revealing();
+        let boundaries: Vec<_> =
+            self.boundaries().iter().map(|(id, boundary)| (id.clone(), boundary.clone())).collect();
+        for (sandbox, boundary) in boundaries {
+            let active = boundary.active();
+            if active.rules.bindings().iter().any(|binding| binding.secret == secret) {
+                boundary.renew(self.reveal(&sandbox, &active.rules));
+            }
+        }
     }
 
     /// Ends a sandbox's boundary: its connections are cut, its sockets closed. Nothing happens where it is not attached.
@@ -209,13 +240,14 @@ impl Network {
         }
     }
 
-    /// Whether a policy is sound, without putting it in place.
+    /// Whether a policy is sound and every secret that it binds is there, without putting it in place.
     ///
     /// # Errors
-    /// As [`Self::attach`].
+    /// `invalid`, naming the field.
     pub fn check(&self, sandbox: &str, policy: &Policy) -> Result<(), Failure> {
         let rules = Compiled::new(policy)?;
-        self.reveal(sandbox, &rules).map(|_| ())
+        policy::check_references(policy)?;
+        self.reveal(sandbox, &rules).complete()
     }
 
     /// What stands in a sandbox's environment for the secrets that a policy binds.
@@ -256,21 +288,26 @@ impl Network {
         Ok(self.boundary(sandbox)?.log.after(after))
     }
 
-    /// Whether a preview may reach a port inside. `token` says whether the request carried the sandbox's traffic token. A
-    /// sandbox that is not attached has no rules for previews.
+    /// Whether a preview may reach a port inside: by the policy that is recorded for the sandbox, so that it need not be awake
+    /// for this. `proven` as in [`policy::admits`].
     ///
     /// # Errors
     /// `forbidden`, with the reason.
-    pub fn ingress(&self, sandbox: &str, port: u16, token: bool) -> Result<(), Failure> {
-        let Some(boundary) = self.boundaries().get(sandbox).cloned() else { return Ok(()) };
+    pub fn ingress(&self, sandbox: &str, policy: Option<&Policy>, port: u16, proven: bool) -> Result<(), Failure> {
+        let boundary = self.boundaries().get(sandbox).cloned();
         let subject = Subject { port: Some(port), ..Subject::default() };
-        match boundary.active().rules.admits(port, token) {
+        match policy::admits(policy, port, proven) {
             Ok(()) => {
-                boundary.allow(Kind::Ingress, decision::Reason::Rule, subject);
+                if let Some(boundary) = boundary {
+                    boundary.allow(Kind::Ingress, decision::Reason::Rule, subject);
+                }
                 Ok(())
             }
             Err(reason) => {
-                boundary.deny(Kind::Ingress, reason, subject);
+                match boundary {
+                    Some(boundary) => boundary.deny(Kind::Ingress, reason, subject),
+                    None => self.shared.refused(Kind::Ingress, reason),
+                }
                 Err(Failure::new(
                     Code::Forbidden,
                     format!("port {port} of the sandbox is not open to previews: {reason}"),
@@ -280,18 +317,21 @@ impl Network {
         }
     }
 
-    fn activate(&self, sandbox: &str, policy: &Policy) -> Result<Active, Failure> {
+    async fn prepared(&self, policy: &Policy) -> Result<(Compiled, Option<Arc<Tape>>), Failure> {
         let rules = Compiled::new(policy)?;
-        let secrets = self.reveal(sandbox, &rules)?;
         let tape = match &rules.tape {
-            Some(mode) => Some(Arc::new(Tape::open(&self.shared.tapes, mode)?)),
+            Some(mode) => Some(Arc::new(self.shared.tapes.open(mode).await?)),
             None => None,
         };
-        Ok(Active { rules, secrets, tape })
+        Ok((rules, tape))
     }
 
-    fn reveal(&self, sandbox: &str, rules: &Compiled) -> Result<Secrets, Failure> {
+    fn reveal(&self, sandbox: &str, rules: &Compiled) -> Secrets {
         Secrets::reveal(rules, &*self.shared.vault, self.shared.authority.placeholders(), sandbox)
+    }
+
+    fn revealing(&self) -> MutexGuard<'_, ()> {
+        self.revealing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn boundary(&self, sandbox: &str) -> Result<Arc<Boundary>, Failure> {

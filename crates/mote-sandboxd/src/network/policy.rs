@@ -27,10 +27,6 @@ pub struct Compiled {
     bindings: Vec<Binding>,
     /// Recording or replay.
     pub tape: Option<Tape>,
-    /// Ports that previews may reach; every port where `None`.
-    pub ingress_ports: Option<Vec<u16>>,
-    /// Previews need the sandbox's traffic token.
-    pub ingress_token: bool,
     /// Bytes a second in each direction.
     pub bandwidth_bytes: Option<u64>,
     /// Connections open at once.
@@ -147,8 +143,6 @@ impl Compiled {
             private,
             bindings,
             tape: policy.tape.clone(),
-            ingress_ports: policy.ingress_ports.clone(),
-            ingress_token: policy.ingress_token,
             bandwidth_bytes: policy.bandwidth_bytes,
             connections,
         })
@@ -281,20 +275,38 @@ impl Compiled {
             to.told && to.name.is_some_and(|name| self.bindings.iter().any(|binding| binding.is_for(name)));
         Ok(treatment)
     }
+}
 
-    /// Whether a preview may reach a port inside. `token` says whether the request carried the sandbox's traffic token.
-    ///
-    /// # Errors
-    /// The reason for which it may not.
-    pub fn admits(&self, port: u16, token: bool) -> Result<(), Reason> {
-        if self.ingress_ports.as_ref().is_some_and(|ports| !ports.contains(&port)) {
-            return Err(Reason::NoRule);
+/// Refuses headers that name a secret which no binding has: the reference itself would be sent.
+///
+/// # Errors
+/// `invalid`, naming the rule and the secret.
+pub fn check_references(policy: &Policy) -> Result<(), Failure> {
+    for (at, rule) in policy.rules.iter().enumerate() {
+        for name in rule.headers.iter().flat_map(|header| super::secret::named(&header.value)) {
+            if !policy.secrets.iter().any(|binding| binding.secret == name) {
+                let message = format!("the secret {name:?} is named here and not bound in `secrets`");
+                return Err(Failure::invalid(&format!("network.rules[{at}].headers"), message));
+            }
         }
-        if self.ingress_token && !token {
-            return Err(Reason::Token);
-        }
-        Ok(())
     }
+    Ok(())
+}
+
+/// Whether a preview may reach a port inside. `proven` says whether the request carried what shows that it may: the sandbox's
+/// traffic token, or more. A sandbox without a policy is closed to everybody else.
+///
+/// # Errors
+/// The reason for which it may not.
+pub fn admits(policy: Option<&Policy>, port: u16, proven: bool) -> Result<(), Reason> {
+    let ports = policy.and_then(|policy| policy.ingress_ports.as_ref());
+    if ports.is_some_and(|ports| !ports.contains(&port)) {
+        return Err(Reason::NoRule);
+    }
+    if policy.is_none_or(|policy| policy.ingress_token) && !proven {
+        return Err(Reason::Token);
+    }
+    Ok(())
 }
 
 impl Rule {

@@ -210,10 +210,34 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn previews_are_held_to_ports_and_token() {
-    let policy =
-        Compiled::new(&Policy { ingress_ports: Some(vec![8080]), ingress_token: true, ..Policy::default() }).unwrap();
-    assert_eq!(policy.admits(8080, true), Ok(()));
-    assert_eq!(policy.admits(8080, false), Err(Reason::Token));
-    assert_eq!(policy.admits(22, true), Err(Reason::NoRule));
-    assert_eq!(compiled(vec![]).admits(22, false), Ok(()));
+    let policy = Policy { ingress_ports: Some(vec![8080]), ingress_token: true, ..Policy::default() };
+    assert_eq!(admits(Some(&policy), 8080, true), Ok(()));
+    assert_eq!(admits(Some(&policy), 8080, false), Err(Reason::Token));
+    assert_eq!(admits(Some(&policy), 22, true), Err(Reason::NoRule));
+    assert_eq!(admits(Some(&Policy::default()), 22, false), Ok(()));
+}
+
+#[test]
+fn without_a_policy_previews_are_closed_to_whoever_shows_nothing() {
+    assert_eq!(admits(None, 8080, false), Err(Reason::Token));
+    assert_eq!(admits(None, 8080, true), Ok(()));
+}
+
+#[test]
+fn a_header_that_names_a_secret_which_is_not_bound_is_refused() {
+    let mut rule = allow("a.example");
+    let header = |value: &str| Header { name: "x-key".to_owned(), value: value.to_owned() };
+    rule.headers = vec![header("Key mote-secret-{bound}"), header("mote-secret-{bound} and mote-secret-{other}")];
+    let binding = |secret: &str| SecretBinding {
+        secret: secret.to_owned(),
+        env: "K".to_owned(),
+        hosts: vec!["a.example".to_owned()],
+    };
+    let mut policy =
+        Policy { rules: vec![allow("b.example"), rule], secrets: vec![binding("bound")], ..Policy::default() };
+    let failure = check_references(&policy).unwrap_err();
+    assert_eq!(failure.context["field"], "network.rules[1].headers");
+    assert!(failure.message.contains("\"other\""), "{failure}");
+    policy.secrets.push(binding("other"));
+    assert_eq!(check_references(&policy), Ok(()));
 }

@@ -1,7 +1,8 @@
 //! Secrets at egress: placeholders stand inside a sandbox, and are swapped for the values on the way to their hosts.
 //!
 //! It does not store secrets: a [`Vault`] reveals them. Values are swapped over TLS alone, for hosts bound to them, at
-//! addresses that were told for those hosts. Nothing here prints a value.
+//! addresses that were told for those hosts. Of a secret that is not there the placeholder is sent as it is. Nothing here
+//! prints a value.
 
 use std::fmt;
 
@@ -12,6 +13,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use mote_sandbox_api::error::Failure;
 
+use super::echo::{escaped, forms, quoted, replaced};
 use super::name::Name;
 use super::policy::{Binding, Compiled};
 use crate::limits::NETWORK_SECRET_BYTES_MAX;
@@ -52,7 +54,10 @@ struct Secret {
     name: String,
     placeholder: String,
     reference: String,
-    value: Value,
+    /// Or why there is none to be used.
+    value: Result<Value, String>,
+    /// What the value looks like where it is sent back.
+    forms: Vec<Value>,
     binding: Binding,
 }
 
@@ -74,7 +79,29 @@ pub fn reference(secret: &str) -> String {
     format!("{MARK}{{{secret}}}")
 }
 
+/// The secrets that a header's value names.
+pub(super) fn named(value: &str) -> impl Iterator<Item = &str> {
+    value.split(MARK).skip(1).filter_map(|rest| rest.strip_prefix('{')?.split_once('}').map(|(name, _)| name))
+}
+
+/// The value of a secret, or why there is none that can be used.
+fn usable(vault: &dyn Vault, secret: &str) -> Result<Value, String> {
+    let value = vault.reveal(secret).map_err(|failure| failure.message)?;
+    let value = value.ok_or_else(|| format!("there is no secret {secret:?}"))?;
+    if value.0.len() > NETWORK_SECRET_BYTES_MAX || value.0.is_empty() || HeaderValue::from_str(&value.0).is_err() {
+        let message = "a secret is one line of text that can stand in a header";
+        return Err(format!("{message}, of at most {NETWORK_SECRET_BYTES_MAX} bytes"));
+    }
+    Ok(value)
+}
+
 impl Secret {
+    /// The value, where it is there and the host may receive it.
+    fn value_for(&self, host: &Name) -> Option<&str> {
+        let value = self.value.as_ref().ok()?;
+        self.binding.is_for(host).then_some(value.0.as_str())
+    }
+
     /// A text with the value where it names the secret, one way or the other; `None` where it does not.
     fn put_in(&self, text: &str, value: &str) -> Option<String> {
         let mut swapped = None;
@@ -89,29 +116,29 @@ impl Secret {
 }
 
 impl Secrets {
-    /// Reveals the secrets that a policy binds.
-    ///
-    /// # Errors
-    /// `invalid` where there is no such secret, or its value cannot stand in a header.
-    pub(super) fn reveal(rules: &Compiled, vault: &dyn Vault, key: &hmac::Key, sandbox: &str) -> Result<Self, Failure> {
-        let mut secrets = Vec::new();
-        for (at, binding) in rules.bindings().iter().enumerate() {
-            let field = format!("network.secrets[{at}].secret");
-            let Some(value) = vault.reveal(&binding.secret)? else {
-                return Err(Failure::invalid(&field, format!("there is no secret {:?}", binding.secret)));
-            };
-            if value.0.len() > NETWORK_SECRET_BYTES_MAX
-                || value.0.is_empty()
-                || HeaderValue::from_str(&value.0).is_err()
-            {
-                return Err(Failure::invalid(&field, "a secret is one line of text that can stand in a header")
-                    .with("limit", NETWORK_SECRET_BYTES_MAX));
-            }
+    /// Reveals the secrets that a policy binds, as far as they are there.
+    pub(super) fn reveal(rules: &Compiled, vault: &dyn Vault, key: &hmac::Key, sandbox: &str) -> Self {
+        let of_one = |binding: &Binding| {
+            let value = usable(vault, &binding.secret);
+            let forms = value.iter().flat_map(|value| forms(&value.0)).map(Value).collect();
             let placeholder = placeholder(key, sandbox, &binding.secret);
             let (name, reference) = (binding.secret.clone(), reference(&binding.secret));
-            secrets.push(Secret { name, placeholder, reference, value, binding: binding.clone() });
+            Secret { name, placeholder, reference, value, forms, binding: binding.clone() }
+        };
+        Self(rules.bindings().iter().map(of_one).collect())
+    }
+
+    /// Whether every secret is there and can be used.
+    ///
+    /// # Errors
+    /// `invalid`, naming the binding: there is no such secret, or its value cannot stand in a header.
+    pub(super) fn complete(&self) -> Result<(), Failure> {
+        for (at, secret) in self.0.iter().enumerate() {
+            if let Err(why) = &secret.value {
+                return Err(Failure::invalid(&format!("network.secrets[{at}].secret"), why));
+            }
         }
-        Ok(Self(secrets))
+        Ok(())
     }
 
     /// Swaps placeholders for the values that a host may receive: in every header, inside Basic credentials too.
@@ -133,9 +160,9 @@ impl Secrets {
             return None;
         }
         let mut swapped = None;
-        for secret in self.0.iter().filter(|secret| secret.binding.is_for(host)) {
+        for (secret, value) in self.of(host) {
             let current = swapped.as_deref().unwrap_or(text);
-            if let Some(new) = secret.put_in(current, &secret.value.0) {
+            if let Some(new) = secret.put_in(current, value) {
                 swapped = Some(new);
             }
         }
@@ -148,13 +175,18 @@ impl Secrets {
             return None;
         }
         let mut swapped = None;
-        for secret in self.0.iter().filter(|secret| secret.binding.is_for(host)) {
+        for (secret, value) in self.of(host) {
             let current = swapped.as_deref().unwrap_or(target);
             if current.contains(&secret.placeholder) {
-                swapped = Some(current.replace(&secret.placeholder, &escaped(&secret.value.0)));
+                swapped = Some(current.replace(&secret.placeholder, &escaped(value)));
             }
         }
         swapped
+    }
+
+    /// The secrets that a host may receive, with their values.
+    fn of(&self, host: &Name) -> impl Iterator<Item = (&Secret, &str)> {
+        self.0.iter().filter_map(|secret| secret.value_for(host).map(|value| (secret, value)))
     }
 
     /// Swaps placeholders in a body; `None` where there are none for this host. The kind of the body decides how a value is
@@ -174,11 +206,10 @@ impl Secrets {
             return None;
         }
         let mut swapped = None;
-        for secret in self.0.iter().filter(|secret| secret.binding.is_for(host)) {
+        for (secret, value) in self.of(host) {
             let current = swapped.as_deref().unwrap_or(text);
             if current.contains(&secret.placeholder) {
-                let quoted = serde_json::Value::from(secret.value.0.as_str()).to_string();
-                swapped = Some(current.replace(&secret.placeholder, quoted.trim_matches('"')));
+                swapped = Some(current.replace(&secret.placeholder, &quoted(value)));
             }
         }
         swapped
@@ -200,8 +231,9 @@ impl Secrets {
         for secret in &self.0 {
             let shown = format!("{{{{secret:{}}}}}", secret.name);
             text = text.replace(&secret.placeholder, &shown).replace(&secret.reference, &shown);
-            text = text.replace(&secret.value.0, &shown);
-            text = text.replace(&escaped(&secret.value.0), &shown);
+            for form in &secret.forms {
+                text = text.replace(&form.0, &shown);
+            }
         }
         text
     }
@@ -210,9 +242,11 @@ impl Secrets {
     pub(super) fn hide(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut hidden: Option<Vec<u8>> = None;
         for secret in &self.0 {
-            let current = hidden.as_deref().unwrap_or(bytes);
-            if let Some(replaced) = replace(current, secret.value.0.as_bytes(), secret.placeholder.as_bytes()) {
-                hidden = Some(replaced);
+            for form in &secret.forms {
+                let current = hidden.as_deref().unwrap_or(bytes);
+                if let Some(replaced) = replaced(current, form.0.as_bytes(), secret.placeholder.as_bytes()) {
+                    hidden = Some(replaced);
+                }
             }
         }
         hidden
@@ -220,12 +254,12 @@ impl Secrets {
 
     /// How many bytes at the end may be the beginning of a value.
     pub(super) fn begins_at_end(&self, bytes: &[u8]) -> usize {
-        let of_one = |secret: &Secret| {
-            let value = secret.value.0.as_bytes();
+        let of_one = |form: &Value| {
+            let value = form.0.as_bytes();
             let longest = value.len().saturating_sub(1).min(bytes.len());
             (1..=longest).rev().find(|length| bytes.ends_with(&value[..*length])).unwrap_or(0)
         };
-        self.0.iter().map(of_one).max().unwrap_or(0)
+        self.0.iter().flat_map(|secret| &secret.forms).map(of_one).max().unwrap_or(0)
     }
 
     /// Whether there are none.
@@ -243,36 +277,6 @@ pub(super) enum BodyKind {
     Json,
     /// As it is.
     Other,
-}
-
-/// A value as it stands in a URL or a form (RFC 3986, every byte but the unreserved in percent form).
-fn escaped(value: &str) -> String {
-    let mut text = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
-}
-
-fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
-    let mut result = Vec::new();
-    let (mut rest, mut found) = (bytes, false);
-    while let Some(at) = position(rest, from) {
-        found = true;
-        result.extend(&rest[..at]);
-        result.extend(to);
-        rest = &rest[at + from.len()..];
-    }
-    result.extend(rest);
-    found.then_some(result)
-}
-
-fn position(bytes: &[u8], needle: &[u8]) -> Option<usize> {
-    bytes.windows(needle.len().max(1)).position(|window| window == needle)
 }
 
 #[cfg(test)]
@@ -298,7 +302,7 @@ mod tests {
         };
         let policy = Policy { secrets: vec![binding("key")], ..Policy::default() };
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"test");
-        let secrets = Secrets::reveal(&Compiled::new(&policy).unwrap(), &One, &key, "sb1").unwrap();
+        let secrets = Secrets::reveal(&Compiled::new(&policy).unwrap(), &One, &key, "sb1");
         (secrets, placeholder(&key, "sb1", "key"))
     }
 
@@ -343,6 +347,32 @@ mod tests {
     }
 
     #[test]
+    fn a_value_does_not_come_back_in_any_form_in_which_it_was_sent() {
+        let (secrets, placeholder) = secrets();
+        let host = name("v1.api.example");
+        let body =
+            |kind, text: &str| String::from_utf8(secrets.swap_body(&host, kind, text.as_bytes()).unwrap()).unwrap();
+        let mut headers = HeaderMap::new();
+        let basic = STANDARD.encode(format!("me:{placeholder}"));
+        headers.insert(AUTHORIZATION, format!("Basic {basic}").parse().unwrap());
+        secrets.swap_headers(&host, &mut headers);
+        let sent = [
+            secrets.swap_query(&host, &format!("/x?k={placeholder}&z")).unwrap(),
+            body(BodyKind::Json, &format!(r#"{{"k":"{placeholder}"}}"#)),
+            body(BodyKind::Form, &format!("k={placeholder}")),
+            headers[AUTHORIZATION].to_str().unwrap().to_owned(),
+        ];
+        for echo in sent {
+            let hidden = secrets.hide(echo.as_bytes()).unwrap_or_else(|| panic!("{echo}"));
+            assert!(String::from_utf8(hidden).unwrap().contains(&placeholder), "{echo}");
+            assert!(secrets.redact(&echo).contains("{{secret:key}}"), "{echo}");
+            // Nor where it comes in pieces: what may be its beginning is held.
+            let half = echo.find("s3cr").map_or(echo.len() / 2, |at| at + 5);
+            assert!(echo.contains("Basic") || secrets.begins_at_end(&echo.as_bytes()[..half]) >= 5, "{echo}");
+        }
+    }
+
+    #[test]
     fn a_secret_that_is_not_there_is_named() {
         let policy = Policy {
             secrets: vec![SecretBinding {
@@ -353,7 +383,11 @@ mod tests {
             ..Policy::default()
         };
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"test");
-        let failure = Secrets::reveal(&Compiled::new(&policy).unwrap(), &One, &key, "sb1").unwrap_err();
-        assert_eq!(failure.context["field"], "network.secrets[0].secret");
+        let secrets = Secrets::reveal(&Compiled::new(&policy).unwrap(), &One, &key, "sb1");
+        assert_eq!(secrets.complete().unwrap_err().context["field"], "network.secrets[0].secret");
+        // A sandbox that has it bound already lives on, and sends what it holds.
+        let text = placeholder(&key, "sb1", "nope");
+        assert_eq!(secrets.swap_text(&name("a.example"), &text), None);
+        assert_eq!(secrets.hide(text.as_bytes()), None);
     }
 }

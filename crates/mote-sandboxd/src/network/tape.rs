@@ -4,11 +4,12 @@
 //! order in which they ended. Secrets stand in it by name. On replay an exchange is found by method, URL and the digest of
 //! the request's body; where the same was recorded more than once, the answers come in their order and the last stays.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -80,24 +81,89 @@ pub(super) enum Tape {
     Player(Player),
 }
 
-impl Tape {
-    /// Opens the tape that a policy names, in the directory of tapes.
+/// The directory of tapes. What is played is read once for all who play it at a time, and again where the file is another.
+#[derive(Debug)]
+pub(super) struct Tapes {
+    directory: PathBuf,
+    /// By name; whoever reads one holds its lock meanwhile.
+    played: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Loaded>>>>,
+}
+
+/// What was read last, for as long as somebody plays it, and of which file.
+type Loaded = Option<(Stamp, Weak<Recording>)>;
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> std::io::Result<Self> {
+        let told = file.metadata()?;
+        let changed = (told.ctime(), told.ctime_nsec());
+        Ok(Self { device: told.dev(), inode: told.ino(), bytes: told.len(), changed })
+    }
+}
+
+impl Tapes {
+    pub(super) fn new(directory: PathBuf) -> Self {
+        Self { directory, played: Mutex::default() }
+    }
+
+    /// Opens the tape that a policy names. Files are read on threads that may wait.
     ///
     /// # Errors
     /// `not_found` where the tape to be played is not there; `invalid` where it is no tape, naming the line; `internal`
     /// where the file cannot be read or written.
-    pub(super) fn open(directory: &Path, mode: &Mode) -> Result<Self, Failure> {
+    pub(super) async fn open(&self, mode: &Mode) -> Result<Tape, Failure> {
         match mode {
-            Mode::Record(name) => Recorder::open(&path_of(directory, name)).map(Self::Recorder),
-            Mode::Replay(name) => Player::open(name, &path_of(directory, name)).map(Self::Player),
+            Mode::Record(name) => {
+                let path = path_of(&self.directory, name);
+                aside(move || Recorder::open(&path)).await.map(Tape::Recorder)
+            }
+            Mode::Replay(name) => {
+                let recording = self.recording(name).await?;
+                Ok(Tape::Player(Player { recording, played: Mutex::default() }))
+            }
         }
     }
 
+    async fn recording(&self, name: &str) -> Result<Arc<Recording>, Failure> {
+        let slot = {
+            let mut played = self.played.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody plays or waits for are forgotten.
+            played.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|slot| is_played(&slot)));
+            Arc::clone(played.entry(name.to_owned()).or_default())
+        };
+        let mut loaded = slot.lock().await;
+        let known = loaded.as_ref().and_then(|(stamp, recording)| Some((*stamp, recording.upgrade()?)));
+        let (name, path) = (name.to_owned(), path_of(&self.directory, name));
+        let (stamp, recording) = aside(move || Recording::open(&name, &path, known)).await?;
+        *loaded = Some((stamp, Arc::downgrade(&recording)));
+        Ok(recording)
+    }
+}
+
+fn is_played(loaded: &Loaded) -> bool {
+    loaded.as_ref().is_some_and(|(_, recording)| recording.strong_count() > 0)
+}
+
+/// Runs what reads or writes files where it may wait for them.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let broken = |error| Failure::new(Code::Internal, format!("failed to open a tape: {error}"));
+    tokio::task::spawn_blocking(work).await.map_err(broken)?
+}
+
+impl Tape {
     /// Whether an exchange with a host is on a tape that is played.
     pub(super) fn has_host(&self, host: &str) -> bool {
         match self {
             Self::Recorder(_) => false,
-            Self::Player(player) => player.hosts.contains(host),
+            Self::Player(player) => player.recording.hosts.contains(host),
         }
     }
 }
@@ -154,29 +220,39 @@ impl Recorder {
     }
 }
 
-/// A tape being played.
+/// What stands on a tape.
+#[derive(Debug, Default)]
+struct Recording {
+    answers: HashMap<Key, Vec<Answer>>,
+    hosts: HashSet<String>,
+}
+
+/// A tape being played, by one sandbox: where it is on it is its own.
 #[derive(Debug)]
 pub(super) struct Player {
-    answers: HashMap<Key, Vec<Answer>>,
-    hosts: std::collections::HashSet<String>,
+    recording: Arc<Recording>,
     played: Mutex<HashMap<Key, usize>>,
 }
 
-impl Player {
-    fn open(name: &str, path: &Path) -> Result<Self, Failure> {
+impl Recording {
+    /// Reads a tape, unless it is the one that is known.
+    fn open(name: &str, path: &Path, known: Option<(Stamp, Arc<Self>)>) -> Result<(Stamp, Arc<Self>), Failure> {
         let file = File::open(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Failure::not_found("tape", name),
             _ => failed("open", path, &error),
         })?;
-        Self::read(name, &mut BufReader::new(file))
+        let stamp = Stamp::of(&file).map_err(|error| failed("open", path, &error))?;
+        match known {
+            Some((of, recording)) if of == stamp => Ok((of, recording)),
+            _ => Self::read(name, &mut BufReader::new(file)).map(|recording| (stamp, Arc::new(recording))),
+        }
     }
 
     fn read(name: &str, reader: &mut dyn BufRead) -> Result<Self, Failure> {
         let bad = |line: usize, why: String| {
             Failure::invalid("network.tape", format!("tape {name:?}, line {line}: {why}")).with("line", line)
         };
-        let mut player =
-            Self { answers: HashMap::new(), hosts: std::collections::HashSet::new(), played: Mutex::default() };
+        let mut recording = Self::default();
         let (mut number, mut text, mut total) = (0, Vec::new(), 0);
         loop {
             text.clear();
@@ -199,16 +275,18 @@ impl Player {
             }
             let line: Line = serde_json::from_slice(&text).map_err(|error| bad(number, error.to_string()))?;
             if let Some(host) = host_of(&line.key.url) {
-                player.hosts.insert(host.to_owned());
+                recording.hosts.insert(host.to_owned());
             }
-            player.answers.entry(line.key).or_default().push(line.answer);
+            recording.answers.entry(line.key).or_default().push(line.answer);
         }
-        Ok(player)
+        Ok(recording)
     }
+}
 
+impl Player {
     /// The answer that is next for a request; `None` where none was recorded.
     pub(super) fn next(&self, key: &Key) -> Option<&Answer> {
-        let answers = self.answers.get(key)?;
+        let answers = self.recording.answers.get(key)?;
         let mut played = self.played.lock().unwrap_or_else(PoisonError::into_inner);
         let at = played.entry(key.clone()).or_default();
         let answer = answers.get((*at).min(answers.len().checked_sub(1)?));
@@ -269,16 +347,46 @@ mod tests {
         Answer { status: 200, headers: vec![("x".to_owned(), "y".to_owned())], body: body.to_vec() }
     }
 
-    #[test]
-    fn what_was_recorded_is_played_in_its_order_and_nothing_else() {
+    async fn player(tapes: &Tapes) -> Player {
+        let Tape::Player(player) = tapes.open(&Mode::Replay("t1".to_owned())).await.unwrap() else {
+            panic!("a player")
+        };
+        player
+    }
+
+    #[tokio::test]
+    async fn a_tape_is_held_once_for_all_who_play_it_and_read_again_when_it_is_another() {
         let directory = tempfile::tempdir().unwrap();
+        let tapes = Tapes::new(directory.path().to_owned());
+        let Tape::Recorder(recorder) = tapes.open(&Mode::Record("t1".to_owned())).await.unwrap() else { panic!() };
+        for body in [&b"first"[..], b"second"] {
+            recorder.write(key("https://a.example/x"), answer(body)).unwrap();
+        }
+        let (one, other) = tokio::join!(player(&tapes), player(&tapes));
+        assert!(Arc::ptr_eq(&one.recording, &other.recording), "it is held once");
+        let next = |player: &Player| player.next(&key("https://a.example/x")).map(|answer| answer.body.clone());
+        assert_eq!(next(&one).as_deref(), Some(&b"first"[..]));
+        assert_eq!(next(&one).as_deref(), Some(&b"second"[..]));
+        assert_eq!(next(&other).as_deref(), Some(&b"first"[..]), "each is where it is on it");
+        recorder.write(key("https://a.example/y"), answer(b"later")).unwrap();
+        let later = player(&tapes).await;
+        assert!(later.next(&key("https://a.example/y")).is_some() && one.next(&key("https://a.example/y")).is_none());
+        let held = Arc::downgrade(&later.recording);
+        drop((one, other, later));
+        assert!(held.upgrade().is_none(), "nobody plays it, nothing holds it");
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_is_played_in_its_order_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let tapes = Tapes::new(directory.path().to_owned());
         let record = Mode::Record("t1".to_owned());
         for body in [&b"first"[..], b"second \xff"] {
             // Opened again each time: a tape is added to.
-            let Tape::Recorder(recorder) = Tape::open(directory.path(), &record).unwrap() else { panic!("a recorder") };
+            let Tape::Recorder(recorder) = tapes.open(&record).await.unwrap() else { panic!("a recorder") };
             recorder.write(key("https://a.example/x"), answer(body)).unwrap();
         }
-        let tape = Tape::open(directory.path(), &Mode::Replay("t1".to_owned())).unwrap();
+        let tape = tapes.open(&Mode::Replay("t1".to_owned())).await.unwrap();
         assert!(tape.has_host("a.example") && !tape.has_host("b.example"));
         let Tape::Player(player) = tape else { panic!("a player") };
         let next = || player.next(&key("https://a.example/x")).map(|answer| answer.body.clone());
@@ -288,13 +396,14 @@ mod tests {
         assert_eq!(player.next(&key("https://a.example/y")), None);
     }
 
-    #[test]
-    fn a_tape_that_is_none_is_refused_with_its_line() {
-        let read = |text: &str| Player::read("t", &mut text.as_bytes()).map(|_| ()).unwrap_err();
+    #[tokio::test]
+    async fn a_tape_that_is_none_is_refused_with_its_line() {
+        let read = |text: &str| Recording::read("t", &mut text.as_bytes()).map(|_| ()).unwrap_err();
         assert_eq!(read("hello\n").context["line"], "1");
         assert_eq!(read("{\"mote_tape\":9}\n").message, "network.tape: tape \"t\", line 1: version 9 is not known");
         assert_eq!(read("{\"mote_tape\":1}\n{}\n").context["line"], "2");
-        let missing = Tape::open(Path::new("/nonexistent"), &Mode::Replay("t".to_owned())).unwrap_err();
+        let tapes = Tapes::new("/nonexistent".into());
+        let missing = tapes.open(&Mode::Replay("t".to_owned())).await.unwrap_err();
         assert_eq!(missing.code, Code::NotFound);
     }
 

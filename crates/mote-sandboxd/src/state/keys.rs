@@ -66,6 +66,12 @@ impl State {
         Ok(NewKey { key })
     }
 
+    /// Whether a text could be a key of this daemon.
+    #[must_use]
+    pub fn is_key(text: &str) -> bool {
+        text.starts_with(PREFIX)
+    }
+
     /// Who holds a key, if it is known.
     ///
     /// # Errors

@@ -1,10 +1,12 @@
 //! Metrics for Prometheus: what the daemon did, how long it took, and what each sandbox uses.
 //!
-//! Of sandboxes only the first [`METRICS_SANDBOXES_MAX`] by id have series of their own; the sums are of all. It keeps no
-//! history: a scraper does.
+//! Of sandboxes only the first [`METRICS_SANDBOXES_MAX`] by id have series of their own; the sums are of all. What they use is
+//! measured when it is asked for, and seldom: for every scraper at once. It keeps no history: a scraper does.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::lifecycle::State;
 use mote_sandbox_api::request::Usage;
@@ -12,9 +14,11 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::lifecycle::{Filter, Sandboxes};
-use crate::limits::METRICS_SANDBOXES_MAX;
+use crate::limits::{METRICS_ASKED_AT_ONCE, METRICS_FRESH, METRICS_FRESH_OPEN, METRICS_SANDBOXES_MAX};
 use crate::network::Network;
 
 /// Labels of a request. The route is the pattern, so that there are no more of them than routes.
@@ -30,11 +34,25 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The format that newer ones ask for.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// How much is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// No sandbox by its id: for anybody.
+    Sums,
+    /// Sandboxes one by one, too.
+    Sandboxes,
+}
+
+/// What sandboxes use, by id.
+type Usages = Arc<[(String, Usage)]>;
+
 /// What is counted.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    /// What was measured last, and when. Held while it is measured: nobody measures twice at a time.
+    measured: Mutex<Option<(Instant, Usages)>>,
 }
 
 impl Metrics {
@@ -51,7 +69,7 @@ impl Metrics {
         );
         let refusals = network.refusals().clone();
         registry.register("network_refusals", "What the network boundary refused, by kind and reason", refusals);
-        Self { registry, requests }
+        Self { registry, requests, measured: Mutex::default() }
     }
 
     /// Counts a request. Anybody may send any method: the label knows nine.
@@ -70,13 +88,14 @@ impl Metrics {
     pub async fn exposition(
         &self,
         sandboxes: &Sandboxes,
+        detail: Detail,
         open_metrics: bool,
     ) -> Result<(String, &'static str), Failure> {
-        let text = self.open_metrics(sandboxes).await?;
+        let text = self.open_metrics(sandboxes, detail).await?;
         Ok(if open_metrics { (text, OPEN_METRICS) } else { (super::text::prometheus(&text), PROMETHEUS) })
     }
 
-    async fn open_metrics(&self, sandboxes: &Sandboxes) -> Result<String, Failure> {
+    async fn open_metrics(&self, sandboxes: &Sandboxes, detail: Detail) -> Result<String, Failure> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)
             .map_err(|error| Failure::new(Code::Internal, format!("failed to write the metrics: {error}")))?;
@@ -88,18 +107,36 @@ impl Metrics {
         }
         family(&mut text, "warm", "gauge", "Sandboxes that wait in the warm pool");
         let _ = writeln!(text, "mote_sandbox_warm {}", sandboxes.warm().0);
+        per_sandbox(&mut text, &self.usages(sandboxes, detail).await, detail);
+        text.push_str("# EOF\n");
+        Ok(text)
+    }
+
+    /// What every living sandbox uses: as it was measured a moment ago, or measured now. Somebody without a key makes the
+    /// daemon measure less often.
+    async fn usages(&self, sandboxes: &Sandboxes, detail: Detail) -> Usages {
+        let fresh = match detail {
+            Detail::Sandboxes => METRICS_FRESH,
+            Detail::Sums => METRICS_FRESH_OPEN,
+        };
+        let mut measured = self.measured.lock().await;
+        if let Some((at, usages)) = &*measured
+            && at.elapsed() < fresh
+        {
+            return Arc::clone(usages);
+        }
         let filter = Filter { states: alive(), limit: usize::MAX, ..Filter::default() };
         let (mut listed, _) = sandboxes.list(&filter);
         listed.sort_by(|a, b| a.id.cmp(&b.id));
-        let mut usages = Vec::with_capacity(listed.len());
-        for sandbox in listed {
-            if let Ok(usage) = sandboxes.usage(&sandbox.id).await {
-                usages.push((sandbox.id, usage));
-            }
-        }
-        per_sandbox(&mut text, &usages);
-        text.push_str("# EOF\n");
-        Ok(text)
+        let asked = listed.into_iter().map(|sandbox| async move {
+            let usage = sandboxes.usage(&sandbox.id).await.ok()?;
+            Some((sandbox.id, usage))
+        });
+        let usages: Vec<_> =
+            stream::iter(asked).buffered(METRICS_ASKED_AT_ONCE).filter_map(std::future::ready).collect().await;
+        let usages: Usages = usages.into();
+        *measured = Some((Instant::now(), Arc::clone(&usages)));
+        usages
     }
 }
 
@@ -154,11 +191,12 @@ fn scaled(value: u64, per_unit: u64) -> String {
     }
 }
 
-fn per_sandbox(text: &mut String, usages: &[(String, Usage)]) {
+fn per_sandbox(text: &mut String, usages: &[(String, Usage)], detail: Detail) {
+    let shown = if detail == Detail::Sandboxes { METRICS_SANDBOXES_MAX } else { 0 };
     for Figure { name, is_counter, help, of, per_unit } in FIGURES {
         let suffix = if is_counter { "_total" } else { "" };
         family(text, name, if is_counter { "counter" } else { "gauge" }, help);
-        for (id, usage) in usages.iter().take(METRICS_SANDBOXES_MAX) {
+        for (id, usage) in usages.iter().take(shown) {
             if let Some(value) = of(usage).map(|value| scaled(value, per_unit)) {
                 let _ = writeln!(text, "mote_sandbox_{name}{suffix}{{sandbox=\"{id}\"}} {value}");
             }
@@ -178,7 +216,7 @@ mod tests {
         let usage = Usage { pids: 1, cpu_us: 1_500_001, ..Usage::default() };
         let usages: Vec<_> = (0..METRICS_SANDBOXES_MAX + 7).map(|at| (format!("sb{at}"), usage.clone())).collect();
         let mut text = String::new();
-        per_sandbox(&mut text, &usages);
+        per_sandbox(&mut text, &usages, Detail::Sandboxes);
         assert_eq!(text.matches("mote_sandbox_pids{").count(), METRICS_SANDBOXES_MAX);
         assert!(text.contains(&format!("mote_sandbox_all_pids {}", METRICS_SANDBOXES_MAX + 7)));
         assert!(text.contains("\nmote_sandbox_cpu_seconds_total{sandbox=\"sb0\"} 1.500001\n"), "{text}");

@@ -38,6 +38,8 @@ pub struct Internet {
     pub asked: Arc<Mutex<Vec<String>>>,
     /// Datagrams that arrived.
     pub datagrams: Arc<Mutex<usize>>,
+    /// Connections that came to port 8443.
+    pub accepted: Arc<Mutex<usize>>,
     names: Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>,
 }
 
@@ -59,10 +61,12 @@ impl Internet {
             root_pem: issuer.pem(),
             asked: Arc::default(),
             datagrams: Arc::default(),
+            accepted: Arc::default(),
             names: Arc::default(),
         };
+        tokio::spawn(serve_tls(listen(SERVER, 8443).await, tls.clone(), internet.accepted.clone()));
         for (address, config) in [(SERVER, tls), (OTHER, wrong)] {
-            tokio::spawn(serve_tls(listen(address, 443).await, config));
+            tokio::spawn(serve_tls(listen(address, 443).await, config, Arc::default()));
             tokio::spawn(serve_http(listen(address, 80).await));
             tokio::spawn(serve_http(listen(address, 9000).await));
         }
@@ -105,8 +109,9 @@ fn server_config(subjects: Vec<String>, issuer: &CertifiedIssuer<'static, KeyPai
     Arc::new(config)
 }
 
-async fn serve_tls(listener: TcpListener, config: Arc<rustls::ServerConfig>) {
+async fn serve_tls(listener: TcpListener, config: Arc<rustls::ServerConfig>, accepted: Arc<Mutex<usize>>) {
     while let Ok((stream, _)) = listener.accept().await {
+        *accepted.lock().unwrap() += 1;
         stream.set_nodelay(true).unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
         tokio::spawn(async move {

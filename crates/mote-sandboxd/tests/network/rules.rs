@@ -73,6 +73,24 @@ for line in sys.stdin:
     try:
         s.sendall(line.encode()); print((f.readline() or b'cut').decode().strip(), flush=True)
     except OSError: print('cut', flush=True)";
+        Self::with(sandbox, script)
+    }
+
+    /// One with a server of TLS, in which the client says nothing until it is told to: then it says who answered.
+    fn silent(sandbox: &Sandbox) -> Self {
+        let script = format!(
+            "import socket, ssl, sys
+c = ssl.create_default_context(cafile='{}'); s = socket.create_connection(('good.example', 8443), 60)
+for line in sys.stdin:
+    try: c.wrap_socket(s, server_hostname='good.example'); print('the server itself', flush=True)
+    except ssl.SSLError as error: print(error.reason, flush=True)
+    except OSError: print('cut', flush=True)",
+            world().path("internet.pem")
+        );
+        Self::with(sandbox, &script)
+    }
+
+    fn with(sandbox: &Sandbox, script: &str) -> Self {
         let mut python = sandbox.command("python3");
         let mut client = python.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (stdin, stdout) = (client.stdin.take().unwrap(), BufReader::new(client.stdout.take().unwrap()));
@@ -112,9 +130,31 @@ fn a_change_of_policy_holds_at_once_and_cuts_what_it_does_not_allow() {
     assert_eq!(conversation.say(), "cut");
     assert!(sandbox.denied(Reason::Changed));
     assert_eq!(sandbox.python("print(resolve('good.example'), resolve('shared.example'))"), "198.51.100.10 no-name");
-    let broken = world().network.update(&sandbox.id, &policy(vec![allow("no:name")])).unwrap_err();
+    let broken = sandbox.try_update(&policy(vec![allow("no:name")])).unwrap_err();
     assert_eq!((broken.code, broken.context["field"].as_str()), (Code::Invalid, "network.rules[0].to"));
     assert_eq!(sandbox.python("print(resolve('good.example'))"), "198.51.100.10", "the policy before stays");
+}
+
+#[test]
+fn a_change_of_policy_holds_for_a_connection_that_has_said_nothing_yet() {
+    for before in [vec![allow("*")], vec![allow("*"), deny("other.example")]] {
+        for (after, expected) in [
+            (vec![allow("*"), deny("good.example")], "TLSV1_ALERT_ACCESS_DENIED"),
+            (vec![allow("*"), inspect("good.example")], "CERTIFICATE_VERIFY_FAILED"),
+            (vec![allow("*")], "the server itself"),
+        ] {
+            let sandbox = world().sandbox(&policy(before.clone()));
+            let accepted = || *world().internet.accepted.lock().unwrap();
+            let earlier = accepted();
+            let mut silent = Conversation::silent(&sandbox);
+            // The destination was dialled: the daemon waits for either side to speak.
+            while accepted() == earlier {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            sandbox.update(&policy(after.clone()));
+            assert_eq!(silent.say(), expected, "{before:?} {after:?}");
+        }
+    }
 }
 
 #[test]
@@ -143,10 +183,12 @@ print(n > 3000000, 'slow' if t > 2.5 else 'fast')";
 fn previews_are_held_to_the_policy() {
     let ingress = Policy { ingress_ports: Some(vec![8080]), ingress_token: true, ..Policy::default() };
     let sandbox = world().sandbox(&ingress);
-    let ask = |port, token| world().network.ingress(&sandbox.id, port, token).map_err(|failure| failure.code);
+    let ask =
+        |port, token| world().network.ingress(&sandbox.id, Some(&ingress), port, token).map_err(|failure| failure.code);
     assert_eq!(ask(8080, true), Ok(()));
     assert_eq!(ask(8080, false), Err(Code::Forbidden));
     assert_eq!(ask(22, true), Err(Code::Forbidden));
+    assert!(sandbox.denied(Reason::Token) && sandbox.denied(Reason::NoRule));
 }
 
 #[test]

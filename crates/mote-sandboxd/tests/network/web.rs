@@ -1,5 +1,7 @@
 //! HTTP and TLS that end at the daemon: inspection, headers, secrets, tapes.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mote_sandbox_api::error::Code;
 use mote_sandbox_api::network::{Header, Policy, SecretBinding, Tape};
 use mote_sandboxd::network::decision::Reason;
@@ -80,6 +82,46 @@ fn a_secret_goes_to_its_host_alone_and_never_comes_inside() {
 }
 
 #[test]
+fn a_value_that_was_written_for_its_place_does_not_come_back_either() {
+    let policy = with_secret(&["secret.example"]);
+    let sandbox = world().sandbox(&policy);
+    let placeholder = placeholder(&sandbox, &policy);
+    let basic = STANDARD.encode(format!("me:{SECRET}"));
+    // The server of the test says back what it was sent, basic credentials in base64.
+    let answer = text(&sandbox.curl(&["-u", &format!("me:{placeholder}"), "https://secret.example/"]));
+    assert!(answer.contains("authorization: Basic ") && answer.contains(&placeholder), "{answer}");
+    assert!(!answer.contains(&basic) && !answer.contains(&basic[8..basic.len() - 8]), "{answer}");
+}
+
+#[test]
+fn a_secret_that_changes_is_used_as_it_is_and_one_that_is_removed_is_not_used() {
+    let mut policy = with_secret(&["secret.example"]);
+    policy.secrets[0].secret = "changing".to_owned();
+    let set = |value: Option<&str>| {
+        *world().secrets.changing.lock().unwrap() = value.map(str::to_owned);
+        world().network.renew("changing");
+    };
+    set(Some("the-first-value"));
+    let sandbox = world().sandbox(&policy);
+    let placeholder = placeholder(&sandbox, &policy);
+    let length = || {
+        let answer = text(&sandbox.curl(&["-d", &format!("k={placeholder}"), "https://secret.example/"]));
+        let line = answer.lines().find_map(|line| line.strip_prefix("content-length: "));
+        line.and_then(|length| length.parse::<usize>().ok()).unwrap_or_else(|| panic!("{answer}")) - "k=".len()
+    };
+    assert_eq!(length(), "the-first-value".len());
+    set(Some("a-second-and-longer-value"));
+    assert_eq!(length(), "a-second-and-longer-value".len());
+    set(None);
+    assert_eq!(length(), placeholder.len(), "nothing is swapped");
+    // As after a restart of the daemon: what has it bound is served, and swaps nothing.
+    let adopted = world().sandbox(&policy);
+    assert!(text(&adopted.curl(&["https://secret.example/"])).starts_with("internet"));
+    // What would bind it anew is refused.
+    assert_eq!(world().network.check("sb", &policy).unwrap_err().code, Code::Invalid);
+}
+
+#[test]
 fn a_secret_that_is_not_there_is_refused_at_once() {
     let mut policy = with_secret(&["secret.example"]);
     policy.secrets[0].secret = "other".to_owned();
@@ -125,7 +167,7 @@ fn what_was_recorded_is_replayed_and_nothing_leaves() {
     assert_eq!(asked(), before, "a question left the host");
     assert_eq!(world().network.usage(&replayed.id).unwrap().sent_bytes, 0);
     let absent = Policy { tape: Some(Tape::Replay("absent".to_owned())), ..Policy::default() };
-    assert_eq!(world().network.update(&replayed.id, &absent).unwrap_err().code, Code::NotFound);
+    assert_eq!(replayed.try_update(&absent).unwrap_err().code, Code::NotFound);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use mote_sandbox_api::error::Failure;
 use mote_sandbox_api::network::{Policy, Rule, Verdict};
@@ -20,12 +20,19 @@ use super::namespaces::Namespace;
 /// The value of the one secret of the test's vault.
 pub const SECRET: &str = "s3cret-value-of-the-test";
 
-#[derive(Debug)]
-struct OneSecret;
+/// The vault: one secret that stays, and one that a test sets and removes.
+#[derive(Debug, Default)]
+pub struct Secrets {
+    pub changing: Mutex<Option<String>>,
+}
 
-impl Vault for OneSecret {
+impl Vault for Secrets {
     fn reveal(&self, secret: &str) -> Result<Option<Value>, Failure> {
-        Ok((secret == "token").then(|| Value::new(SECRET.to_owned())))
+        Ok(match secret {
+            "token" => Some(Value::new(SECRET.to_owned())),
+            "changing" => self.changing.lock().unwrap().clone().map(Value::new),
+            _ => None,
+        })
     }
 }
 
@@ -33,6 +40,7 @@ pub struct World {
     pub internet: Internet,
     pub host: Namespace,
     pub network: Network,
+    pub secrets: Arc<Secrets>,
     directory: tempfile::TempDir,
     runtime: Runtime,
     _outside: (Namespace, Runtime),
@@ -65,11 +73,12 @@ impl World {
         let internet = outside_runtime.block_on(async { tokio::spawn(Internet::start()).await.unwrap() });
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("resolv.conf"), keeper::RESOLV_CONF).unwrap();
+        let secrets = Arc::new(Secrets::default());
         let network = Network::new(Settings {
             directory: directory.path().join("network"),
             resolver: Upstream::Server(SocketAddr::new(IpAddr::V4(RESOLVER), 53)),
             roots: vec![internet.root.clone()],
-            vault: Arc::new(OneSecret),
+            vault: secrets.clone(),
             now_ms: Arc::new(|| 1_000_000),
         })
         .unwrap();
@@ -77,7 +86,7 @@ impl World {
         std::fs::write(directory.path().join("internet.pem"), &internet.root_pem).unwrap();
         std::fs::write(directory.path().join("both.pem"), both).unwrap();
         let runtime = host.runtime();
-        Self { internet, host, network, directory, runtime, _outside: (outside, outside_runtime) }
+        Self { internet, host, network, secrets, directory, runtime, _outside: (outside, outside_runtime) }
     }
 
     /// A sandbox's network, with a policy.
@@ -93,8 +102,8 @@ impl World {
                 keeper::prepare_with(Some(rules))
             })
             .unwrap();
-        let _inside = self.runtime.enter();
-        self.network.attach(&id, Sockets::try_from(descriptors).unwrap(), policy).unwrap();
+        let sockets = Sockets::try_from(descriptors).unwrap();
+        self.runtime.block_on(self.network.attach(&id, sockets, policy)).unwrap();
         Sandbox { world: self, id, namespace }
     }
 
@@ -151,7 +160,11 @@ impl Sandbox {
     }
 
     pub fn update(&self, policy: &Policy) {
-        self.world.network.update(&self.id, policy).unwrap();
+        self.try_update(policy).unwrap();
+    }
+
+    pub fn try_update(&self, policy: &Policy) -> Result<(), Failure> {
+        self.world.runtime.block_on(self.world.network.update(&self.id, policy))
     }
 
     pub fn decisions(&self) -> Vec<Decision> {

@@ -150,3 +150,42 @@ async fn what_does_not_map_answers_501_and_names_the_feature() {
     assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
     assert_eq!(listed["items"][0]["id"], id);
 }
+
+#[tokio::test]
+async fn a_signed_address_opens_what_was_signed_and_a_composed_file_stays() {
+    let daemon = Daemon::start().await;
+    let (_, made) = ask(&daemon, Method::POST, "/sandboxes", json!({ "templateID": "base", "timeout": 300 })).await;
+    let (id, token) = (made["sandboxID"].as_str().unwrap(), made["envdAccessToken"].as_str().unwrap());
+    daemon
+        .run(id, "echo hidden > /root/secret && chmod 600 /root/secret && echo -n a > /tmp/a && echo -n b > /tmp/b")
+        .await;
+    daemon.run(id, "chmod 666 /tmp/a /tmp/b; ln -s /tmp/a /tmp/link").await;
+    let http = reqwest::Client::new();
+    // The signature of the address is of the file as its own user, made as the SDKs make it.
+    let text = format!("printf %s '/tmp/a:read:user:{token}' | openssl dgst -sha256 -binary | openssl base64 -A");
+    let signature = std::process::Command::new("sh").args(["-c", &text]).output().unwrap().stdout;
+    let signature = String::from_utf8(signature).unwrap().trim_end_matches('=').replace('+', "%2B");
+    let honest = format!("path=/tmp/a&username=user&signature=v1_{signature}");
+    let read = async |query: String| {
+        let basic = http.get(format!("{}/files?{query}", daemon.url())).basic_auth("root", Some(""));
+        let response = basic.header("e2b-sandbox-id", id).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    assert_eq!(read(honest.clone()).await, (200, "a".to_owned()));
+    for bent in ["path=/root/secret&username=root", "path=/root/secret", "username=root"] {
+        let (status, body) = read(format!("{bent}&{honest}")).await;
+        assert!(status == 400 && !body.contains("hidden"), "{bent}: {status} {body}");
+    }
+    // The destination may be one of the sources, by another name too; those that are not it are removed.
+    let compose = async |destination: &str, sources: &[&str]| {
+        let body = json!({ "destination": destination, "source_paths": sources, "username": "root" });
+        let request = http.post(format!("{}/files/compose", daemon.url())).json(&body).header("x-access-token", token);
+        let response = request.header("e2b-sandbox-id", id).send().await.unwrap();
+        assert!(response.status().is_success(), "{}", response.text().await.unwrap());
+    };
+    compose("/tmp/a", &["/tmp/a", "/tmp/b"]).await;
+    assert_eq!(daemon.run(id, "cat /tmp/a; ls /tmp/b 2>/dev/null || echo ' removed'").await, "ab removed\n");
+    daemon.run(id, "echo -n c > /tmp/c").await;
+    compose("/tmp/link", &["/tmp/../tmp/a", "/tmp/c"]).await;
+    assert_eq!(daemon.run(id, "cat /tmp/a; ls /tmp/c 2>/dev/null || echo ' removed'").await, "abc removed\n");
+}

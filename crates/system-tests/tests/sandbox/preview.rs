@@ -62,7 +62,7 @@ fn told(output: &Output) -> (String, u16) {
 #[tokio::test]
 async fn curl_reaches_a_port_by_host_name_and_by_path() {
     let daemon = Daemon::start().await;
-    let id = serving(&daemon, json!({})).await;
+    let id = serving(&daemon, json!({ "network": {} })).await;
     let port = daemon.url().rsplit_once(':').unwrap().1;
     let host = format!("3000-{id}.sandbox.localhost");
     let url = |path: &str| format!("http://{host}:{port}{path}");
@@ -96,7 +96,7 @@ async fn curl_reaches_a_port_by_host_name_and_by_path() {
 #[tokio::test]
 async fn a_websocket_passes_through_a_preview() {
     let daemon = Daemon::start().await;
-    let id = serving(&daemon, json!({})).await;
+    let id = serving(&daemon, json!({ "network": {} })).await;
     let mut request = format!("{}/ws", daemon.url().replacen("http", "ws", 1)).into_client_request().unwrap();
     request.headers_mut().insert("host", format!("3000-{id}.sandbox.localhost").parse().unwrap());
     let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
@@ -118,9 +118,40 @@ async fn a_policy_says_which_ports_are_open_and_to_whom() {
     assert_eq!(ask(3000, &[]).await, 403);
     assert_eq!(ask(3000, &["-H", "x-traffic-token: wrong"]).await, 403);
     assert_eq!(ask(22, &[]).await, 403);
+    // A key of the daemon opens what is open at all, and is not passed on.
+    let key = format!("x-api-key: {}", daemon.key());
+    let url = format!("http://{}:{port}/", host(3000));
+    let (body, status) =
+        told(&curl(&daemon, &host(3000), &["-H", &key, "-H", "authorization: Basic bWU6", &url]).await);
+    assert!(status == 200 && !body.contains(daemon.key()) && body.contains("Basic bWU6"), "{status}: {body}");
+    assert_eq!(ask(22, &["-H", &key]).await, 403);
     // Live: open to everyone now.
     let open = json!({ "ingress_ports": [3000] });
     daemon.done(reqwest::Method::PUT, &format!("/v1/sandboxes/{id}/network"), open).await;
     assert_eq!(ask(3000, &[]).await, 200);
     assert_eq!(ask(22, &[]).await, 403);
+}
+
+/// Nobody said that it is open: it is not, in either profile, and nobody wakes it who could not enter.
+#[tokio::test]
+async fn a_sandbox_is_closed_to_whoever_shows_nothing_and_is_not_woken_by_them() {
+    let daemon = Daemon::start().await;
+    let port = daemon.url().rsplit_once(':').unwrap().1;
+    for spec in [json!({}), json!({ "profile": "training", "lease": "10m", "auto_resume": true })] {
+        let id = serving(&daemon, spec).await;
+        let host = format!("3000-{id}.sandbox.localhost");
+        let url = format!("http://{host}:{port}/");
+        let ask = async |arguments: &[&str]| told(&curl(&daemon, &host, &[arguments, &[&url]].concat()).await).1;
+        let path = format!("/v1/sandboxes/{id}");
+        let sandbox = || daemon.done(reqwest::Method::GET, &path, serde_json::Value::Null);
+        assert_eq!(ask(&[]).await, 403);
+        daemon.done(reqwest::Method::POST, &format!("/v1/sandboxes/{id}/pause"), json!({})).await;
+        let before = sandbox().await;
+        assert_eq!(ask(&[]).await, 403);
+        assert_eq!(ask(&["-H", "x-access-token: wrong"]).await, 403);
+        assert_eq!(sandbox().await, before, "it sleeps on, its lease as it was");
+        let connected = daemon.done(reqwest::Method::POST, &format!("/v1/sandboxes/{id}/connect"), json!({})).await;
+        let token = format!("x-access-token: {}", connected["access_token"].as_str().unwrap());
+        assert_eq!(ask(&["-H", &token]).await, 200);
+    }
 }

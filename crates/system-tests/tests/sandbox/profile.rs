@@ -145,7 +145,7 @@ async fn both_profiles_are_told_with_what_this_host_enforces() {
     );
     assert_eq!((&training["on_lease_end"], &production["on_lease_end"]), (&json!("remove"), &json!("pause")));
     assert_eq!((&training["auto_resume"], &production["auto_resume"]), (&json!(false), &json!(true)));
-    assert_eq!((&training["network"], &production["network"]), (&Value::Null, &json!({ "ingress_token": false })));
+    assert_eq!((&training["network"], &production["network"]), (&Value::Null, &json!({ "ingress_token": true })));
     assert_eq!(production["deadline"], "30d");
     for profile in [training, production] {
         for bound in ["memory", "cpu_milli", "pids", "disk"] {

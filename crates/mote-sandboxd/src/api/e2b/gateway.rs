@@ -55,11 +55,7 @@ pub(super) fn address(headers: &HeaderMap, uri: &Uri, domain: &str) -> Option<Ad
         return Some(Address { sandbox: sandbox.to_owned(), port });
     }
     let host = text(header::HOST.as_str()).or_else(|| uri.host())?;
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host).to_ascii_lowercase();
-    let label = host.strip_suffix(&domain.to_ascii_lowercase())?.strip_suffix('.')?;
-    let (port, sandbox) = label.split_once('-')?;
-    let port = port.parse().ok()?;
-    (!sandbox.is_empty() && !sandbox.contains('.')).then(|| Address { sandbox: sandbox.to_owned(), port })
+    preview::target(host, domain).map(|(port, sandbox)| Address { sandbox, port })
 }
 
 /// Sends a request where it is addressed.
@@ -102,7 +98,7 @@ async fn inside(e2b: &E2b, ports: &Ports, address: Address, mut request: Request
     if let Err(failure) = e2b.api.sandboxes.get(&sandbox) {
         return absent(&sandbox, &failure.message);
     }
-    if let Err(failure) = admit(e2b, &sandbox, port, &request) {
+    if let Err(failure) = admit(e2b, &sandbox, port, &mut request) {
         return super::failure::Refused(failure).into_response();
     }
     if !matches!(port, ENVD_PORT | CODE_PORT) {
@@ -123,18 +119,21 @@ async fn inside(e2b: &E2b, ports: &Ports, address: Address, mut request: Request
     router.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
 }
 
-/// A preview. E2B's names for the token and the address are the gateway's: what runs inside sees neither.
+/// A preview. E2B's names for the token and the address are the gateway's: what runs inside sees neither. By host name, too,
+/// it fails in E2B's shapes: whoever asks for a page reads the status and the message.
 async fn preview(e2b: &E2b, sandbox: &str, port: u16, mut request: Request) -> Response {
     let headers = request.headers_mut();
     if let Some(token) = headers.remove("e2b-traffic-access-token") {
         headers.insert(preview::TOKEN_HEADER, token);
     }
-    for name in ["e2b-sandbox-id", "e2b-sandbox-port", "x-access-token"] {
+    for name in ["e2b-sandbox-id", "e2b-sandbox-port"] {
         headers.remove(name);
     }
     match preview::preview(&e2b.api, sandbox, port, request).await {
         Ok(response) => response,
-        Err(failure) if failure.code == Code::Forbidden => super::failure::Refused(failure).into_response(),
+        Err(failure) if matches!(failure.code, Code::Forbidden | Code::Exhausted) => {
+            super::failure::Refused(failure).into_response()
+        }
         Err(failure)
             if failure.code == Code::NotFound && failure.context.get("kind").is_none_or(|kind| kind != "sandbox") =>
         {
@@ -148,22 +147,24 @@ async fn preview(e2b: &E2b, sandbox: &str, port: u16, mut request: Request) -> R
 
 /// Who may use a port: the data plane needs the sandbox's token, the code interpreter that or the traffic token (E2B's SDK
 /// sends only the latter for contexts), previews what the sandbox's policy says.
-fn admit(e2b: &E2b, sandbox: &str, port: u16, request: &Request) -> Result<(), Failure> {
+fn admit(e2b: &E2b, sandbox: &str, port: u16, request: &mut Request) -> Result<(), Failure> {
     let vault = e2b.api.sandboxes.store().vault();
     let holds = |header: &str, purpose: &str| {
         let presented = request.headers().get(header).and_then(|value| value.to_str().ok());
         presented.is_some_and(|token| vault.is_token(purpose, sandbox, token))
     };
-    let access = || holds("x-access-token", "access");
-    let traffic = || holds("e2b-traffic-access-token", "traffic");
+    let access = holds("x-access-token", "access");
+    let traffic = holds("e2b-traffic-access-token", "traffic");
     let refusal =
         |what: &str| Failure::new(Code::Unauthenticated, format!("the request carries no {what} of the sandbox"));
     match port {
         ENVD_PORT if request.uri().path() == "/files" && signature::is_signed(request.uri()) => {
-            signature::check(e2b, sandbox, request)
+            let granted = signature::check(e2b, sandbox, request)?;
+            request.extensions_mut().insert(granted);
+            Ok(())
         }
-        ENVD_PORT => access().then_some(()).ok_or_else(|| refusal("access token (X-Access-Token)")),
-        CODE_PORT => (access() || traffic())
+        ENVD_PORT => access.then_some(()).ok_or_else(|| refusal("access token (X-Access-Token)")),
+        CODE_PORT => (access || traffic)
             .then_some(())
             .ok_or_else(|| refusal("access or traffic token (E2B-Traffic-Access-Token)")),
         // A preview is the policy's matter.

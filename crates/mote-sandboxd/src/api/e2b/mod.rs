@@ -47,5 +47,7 @@ pub(super) fn around(api: &Api, interpreter: &Interpreter, routes: Router) -> Ro
     };
     let control = observe::layer(control::router().with_state(e2b.clone()), api);
     let gateway = gateway::Gateway { e2b, ports: Arc::new(ports) };
-    super::preview::layer(routes.merge(control), api).layer(from_fn_with_state(gateway, gateway::direct))
+    // Around every route, so that no path is looked at where the host or a header names a sandbox.
+    let routes = Router::new().fallback_service(routes.merge(control));
+    routes.layer(from_fn_with_state(gateway, gateway::direct))
 }

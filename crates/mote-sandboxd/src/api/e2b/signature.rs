@@ -23,22 +23,35 @@ struct Signed {
     expiration: Option<String>,
 }
 
+/// What a signature allows, in the extensions of its request: this, and nothing that the request says beside it.
+#[derive(Clone, Debug)]
+pub(in crate::api::e2b) struct Granted {
+    /// The file; `None` where whoever signed left the name to the upload.
+    pub(in crate::api::e2b) path: Option<String>,
+    /// In whose name; the sandbox's own user where `None`.
+    pub(in crate::api::e2b) user: Option<String>,
+}
+
 pub(super) fn is_signed(uri: &Uri) -> bool {
     uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("signature=")))
 }
 
-fn signed(uri: &Uri) -> Signed {
-    let mut signed = Signed::default();
+/// Reads a signed address, in which each name stands once: of two, somebody else might read the other.
+fn signed(uri: &Uri) -> Result<Signed, Failure> {
+    let mut found: [Option<String>; 4] = Default::default();
     for (name, value) in pairs(uri.query().unwrap_or_default()) {
-        match name.as_str() {
-            "path" => signed.path = value,
-            "username" => signed.user = value,
-            "signature" => signed.signature = value,
-            "signature_expiration" => signed.expiration = Some(value),
-            _ => {}
+        let Some(at) =
+            ["path", "username", "signature", "signature_expiration"].iter().position(|known| *known == name)
+        else {
+            continue;
+        };
+        if found[at].replace(value).is_some() {
+            return Err(Failure::invalid(&name, "a signed address has it once"));
         }
     }
-    signed
+    let [path, user, signature, expiration] = found;
+    let text = Option::unwrap_or_default;
+    Ok(Signed { path: text(path), user: text(user), signature: text(signature), expiration })
 }
 
 fn expected(signed: &Signed, method: &Method, token: &str) -> String {
@@ -53,7 +66,7 @@ fn expected(signed: &Signed, method: &Method, token: &str) -> String {
 
 /// The sandbox whose token made the signature.
 pub(super) fn owner(e2b: &E2b, request: &Request) -> Option<String> {
-    let signed = signed(request.uri());
+    let signed = signed(request.uri()).ok()?;
     let filter = Filter { limit: usize::MAX, ..Filter::default() };
     let (sandboxes, _) = e2b.api.sandboxes.list(&filter);
     let made = |id: &str| {
@@ -63,12 +76,12 @@ pub(super) fn owner(e2b: &E2b, request: &Request) -> Option<String> {
     sandboxes.into_iter().map(|sandbox| sandbox.id).find(|id| made(id))
 }
 
-/// Whether a request's signature is the sandbox's, and in time.
+/// What a request's signature allows, where it is the sandbox's and in time.
 ///
 /// # Errors
-/// `unauthenticated`.
-pub(super) fn check(e2b: &E2b, sandbox: &str, request: &Request) -> Result<(), Failure> {
-    let signed = signed(request.uri());
+/// `unauthenticated`; `invalid` where the address says something twice.
+pub(super) fn check(e2b: &E2b, sandbox: &str, request: &Request) -> Result<Granted, Failure> {
+    let signed = signed(request.uri())?;
     let expected = expected(&signed, request.method(), &e2b.api.sandboxes.access_token(sandbox));
     if !bool::from(expected.as_bytes().ct_eq(signed.signature.as_bytes())) {
         return Err(Failure::new(Code::Unauthenticated, "invalid signature"));
@@ -79,7 +92,8 @@ pub(super) fn check(e2b: &E2b, sandbox: &str, request: &Request) -> Result<(), F
             return Err(Failure::new(Code::Unauthenticated, "signature is already expired"));
         }
     }
-    Ok(())
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(Granted { path: given(signed.path), user: given(signed.user) })
 }
 
 #[cfg(test)]
@@ -96,8 +110,17 @@ mod tests {
     #[test]
     fn the_query_is_read_as_a_url_has_it() {
         let signed =
-            signed(&"/files?path=%2Fa%20b&username=root&signature=v1_a%2Bb&signature_expiration=7".parse().unwrap());
+            signed(&"/files?path=%2Fa%20b&username=root&signature=v1_a%2Bb&signature_expiration=7".parse().unwrap())
+                .unwrap();
         assert_eq!((signed.path.as_str(), signed.user.as_str()), ("/a b", "root"));
         assert_eq!((signed.signature.as_str(), signed.expiration.as_deref()), ("v1_a+b", Some("7")));
+    }
+
+    #[test]
+    fn what_is_signed_is_said_once() {
+        for twice in ["path=/b", "username=root", "signature=x", "signature_expiration=9", "pat%68=/b"] {
+            let uri = format!("/files?{twice}&path=/a&username=user&signature=v1_a&signature_expiration=7");
+            assert_eq!(signed(&uri.parse().unwrap()).unwrap_err().code, Code::Invalid, "{twice}");
+        }
     }
 }

@@ -61,6 +61,7 @@ impl Stage {
             images,
             metrics: Arc::new(Metrics::new(&sandboxes, &network)),
             network,
+            previews: crate::api::preview::Connections::default(),
             sandboxes,
             keys: Arc::new(Keys::new(store)),
             domain: "box.example".into(),
@@ -190,6 +191,132 @@ async fn a_signed_address_finds_its_sandbox_and_expires() {
     // A signature of nobody's is for no sandbox, and of another path it is nobody's.
     let (status, _) = stage.ask("GET", &format!("/files?path=/b&signature=v1_{valid}"), &[], Value::Null).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_signed_address_that_says_a_thing_twice_is_refused() {
+    use data_encoding::BASE64_NOPAD;
+    use sha2::{Digest as _, Sha256};
+    let stage = Stage::new().await;
+    let made = stage.create(json!({"templateID": "base"})).await;
+    let (id, token) = (made["sandboxID"].as_str().unwrap(), made["envdAccessToken"].as_str().unwrap());
+    let signature =
+        BASE64_NOPAD.encode(&Sha256::digest(format!("/a:read:user:{token}").as_bytes())).replace('+', "%2B");
+    let honest = format!("path=/a&username=user&signature=v1_{signature}");
+    for method in ["GET", "POST"] {
+        for bent in ["path=/root/secret", "username=root", "p%61th=/root/secret"] {
+            let path = format!("/files?{bent}&{honest}");
+            let (status, told) = stage.ask(method, &path, &[("e2b-sandbox-id", id)], Value::Null).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{bent}: {told}");
+            let (status, told) = stage.ask(method, &path, &[], Value::Null).await;
+            assert_eq!(status, StatusCode::NOT_FOUND, "{bent}: {told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_update_of_the_network_binds_the_secrets_that_it_names_and_no_others() {
+    let stage = Stage::new().await;
+    let network = |secret: &str| {
+        let headers = json!({"X-Key": format!("Key ${{e2b.secrets.{secret}}}")});
+        json!({"allowOut": ["a.example"], "rules": {"a.example": [{"transform": {"headers": headers}}]}})
+    };
+    let made = stage.create(json!({"templateID": "base", "network": network("first")})).await;
+    let id = made["sandboxID"].as_str().unwrap();
+    let path = format!("/sandboxes/{id}/network");
+    assert_eq!(stage.ask("PUT", &path, &[], network("second")).await.0, StatusCode::NO_CONTENT);
+    let policy = stage.api.sandboxes.network_policy(id).unwrap().unwrap();
+    let bound: Vec<_> = policy.secrets.iter().map(|binding| (binding.secret.as_str(), &binding.hosts[..])).collect();
+    assert_eq!(bound, [("second", &["a.example".to_owned()][..])]);
+}
+
+#[tokio::test]
+async fn a_secret_is_checked_as_it_is_natively() {
+    let stage = Stage::new().await;
+    let long = "x".repeat(crate::limits::SECRET_BYTES_MAX + 1);
+    for (name, value, expected) in [("a", "", 400), ("a", long.as_str(), 413), ("", "v", 400), ("a", "v", 201)] {
+        let (status, told) = stage.ask("POST", "/secrets", &[], json!({"name": name, "value": value})).await;
+        assert_eq!(status.as_u16(), expected, "{name:?}: {told}");
+    }
+    assert_eq!(stage.ask("POST", "/secrets/a", &[], json!({"value": ""})).await.0, StatusCode::BAD_REQUEST);
+}
+
+/// A request as anybody may send it.
+async fn anonymous(stage: &Stage, path: &str, headers: &[(&str, &str)]) -> (StatusCode, String) {
+    let mut request = Request::builder().uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = stage.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let status = response.status();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn who_may_not_enter_does_not_wake_what_sleeps() {
+    let stage = Stage::new().await;
+    let closed =
+        json!({"templateID": "base", "network": {"allowPublicTraffic": false}, "autoPause": true, "timeout": 60});
+    let made = stage.create(closed).await;
+    let id = made["sandboxID"].as_str().unwrap();
+    let state = || stage.api.sandboxes.get(id).unwrap();
+    stage.ask("POST", &format!("/sandboxes/{id}/pause"), &[], json!({})).await;
+    let before = state();
+    let host = format!("3000-{id}.box.example");
+    for headers in [
+        vec![("host", host.as_str())],
+        vec![("e2b-sandbox-id", id), ("e2b-sandbox-port", "3000")],
+        vec![("host", host.as_str()), ("e2b-traffic-access-token", "wrong")],
+        vec![("host", host.as_str()), ("x-api-key", "mote_sk_wrong")],
+    ] {
+        let (status, told) = anonymous(&stage, "/", &headers).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{headers:?}: {told}");
+        assert_eq!(state(), before, "{headers:?}");
+    }
+    // With what opens the port it wakes; the guest of this substrate answers nothing then.
+    let traffic = made["trafficAccessToken"].as_str().unwrap();
+    let (status, _) = anonymous(&stage, "/", &[("host", &host), ("e2b-traffic-access-token", traffic)]).await;
+    assert_ne!(status, StatusCode::FORBIDDEN);
+    assert_eq!(state().state.to_string(), "running");
+}
+
+#[tokio::test]
+async fn a_sandbox_without_a_policy_is_closed_but_to_those_who_show_something() {
+    let stage = Stage::new().await;
+    let (status, made) =
+        stage.ask("POST", "/v1/sandboxes", &[], json!({"spec": {"profile": "training", "lease": "10m"}})).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let (id, access) = (made["id"].as_str().unwrap(), made["access_token"].as_str().unwrap());
+    let host = format!("3000-{id}.box.example");
+    let traffic = stage.api.sandboxes.traffic_token(id);
+    let bearer = format!("Bearer {}", stage.key);
+    assert_eq!(anonymous(&stage, "/", &[("host", &host)]).await.0, StatusCode::FORBIDDEN);
+    for shown in [
+        ("x-traffic-token", traffic.as_str()),
+        ("x-access-token", access),
+        ("x-api-key", stage.key.as_str()),
+        ("authorization", bearer.as_str()),
+    ] {
+        assert_ne!(anonymous(&stage, "/", &[("host", &host), shown]).await.0, StatusCode::FORBIDDEN, "{}", shown.0);
+    }
+    let by_path = format!("/v1/sandboxes/{id}/ports/3000/");
+    assert_eq!(anonymous(&stage, &by_path, &[]).await.0, StatusCode::UNAUTHORIZED);
+    assert_ne!(anonymous(&stage, &by_path, &[("x-api-key", &stage.key)]).await.0, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn metrics_name_sandboxes_only_to_who_holds_a_key() {
+    let stage = Stage::new().await;
+    let made = stage.create(json!({"templateID": "base"})).await;
+    let id = made["sandboxID"].as_str().unwrap();
+    let (status, open) = anonymous(&stage, "/metrics", &[]).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(!open.contains(id) && open.contains("\nmote_sandbox_all_pids "), "{open}");
+    let bearer = format!("Bearer {}", stage.key);
+    let (_, told) = anonymous(&stage, "/metrics", &[("authorization", &bearer)]).await;
+    assert!(told.contains(&format!("mote_sandbox_pids{{sandbox=\"{id}\"}} ")), "{told}");
+    assert_eq!(anonymous(&stage, "/metrics", &[("x-api-key", "mote_sk_wrong")]).await.0, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

@@ -8,10 +8,12 @@ use axum::extract::State;
 use axum::response::IntoResponse as _;
 use http::{HeaderMap, StatusCode, header};
 use mote_sandbox_api::capability::{Capabilities, Support};
+use mote_sandbox_api::error::{Code, Failure};
 
 use super::body::{Answer, json};
 use crate::api::Api;
-use crate::api::access::Holder;
+use crate::api::access::{Holder, presented};
+use crate::telemetry::metrics::Detail;
 
 pub(super) async fn capabilities(State(api): State<Api>, _: Holder) -> Answer {
     let substrate = api.sandboxes.substrate();
@@ -49,15 +51,27 @@ pub(super) async fn ready(State(api): State<Api>) -> Answer {
     Ok(json(StatusCode::OK, &serde_json::json!({ "ready": true })))
 }
 
+/// Open to scrapers without a key. Ids of sandboxes are told only to who holds one; a key that is not known is refused rather
+/// than answered less.
 pub(super) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Answer {
+    let detail = match presented(&headers) {
+        None => Detail::Sums,
+        Some(key) => {
+            api.keys.holder(key).await?.ok_or_else(|| {
+                Failure::new(Code::Unauthenticated, "the API key is not known")
+                    .remedy("send a key that is, or none: what is told then names no sandbox")
+            })?;
+            Detail::Sandboxes
+        }
+    };
     let accepted = headers.get(header::ACCEPT).and_then(|accepted| accepted.to_str().ok()).unwrap_or_default();
     let open_metrics = accepted.contains("application/openmetrics-text");
-    let (text, kind) = api.metrics.exposition(&api.sandboxes, open_metrics).await?;
+    let (text, kind) = api.metrics.exposition(&api.sandboxes, detail, open_metrics).await?;
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
 /// What stands at no route.
 pub(super) async fn nowhere(method: http::Method, uri: http::Uri) -> Answer {
-    let failure = mote_sandbox_api::error::Failure::not_found("route", &format!("{method} {}", uri.path()));
+    let failure = Failure::not_found("route", &format!("{method} {}", uri.path()));
     Err(failure.remedy("docs/sandbox-http.md lists the routes").into())
 }

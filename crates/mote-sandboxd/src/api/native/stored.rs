@@ -4,16 +4,13 @@
 
 use axum::extract::{Path, State};
 use http::StatusCode;
-use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::request::{CreateVolume, ImportImage, Page, PutSecret, Secret, Volume};
 use serde::Deserialize;
 
 use super::body::{Answer, Body, Query, json};
-use crate::api::Api;
 use crate::api::access::Holder;
+use crate::api::{Api, secret};
 use crate::image::record::Image;
-use crate::lifecycle::check;
-use crate::limits::SECRET_BYTES_MAX;
 use crate::state::VolumeRecord;
 
 #[derive(Deserialize)]
@@ -64,24 +61,11 @@ pub(super) async fn put_secret(
     Path(name): Path<String>,
     body: Body<PutSecret>,
 ) -> Answer {
-    check::name("name", &name)?;
-    let value = body.value.value;
-    if value.is_empty() {
-        return Err(Failure::invalid("value", "it must not be empty").into());
-    }
-    if value.len() > SECRET_BYTES_MAX {
-        let message = format!("the value is longer than {SECRET_BYTES_MAX} bytes");
-        return Err(Failure::new(Code::TooLarge, message).with("limit", SECRET_BYTES_MAX).into());
-    }
-    let now = api.sandboxes.clock().now_ms();
-    api.sandboxes.store().put_secret(&name, &value, now).await?;
-    Ok(json(StatusCode::OK, &Secret { name, changed_ms: now }))
+    Ok(json(StatusCode::OK, &secret::put(&api, &name, &body.value.value).await?))
 }
 
 pub(super) async fn remove_secret(State(api): State<Api>, _: Holder, Path(name): Path<String>) -> Answer {
-    if !api.sandboxes.store().remove_secret(&name).await? {
-        return Err(Failure::not_found("secret", &name).into());
-    }
+    secret::remove(&api, &name).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({ "removed": name })))
 }
 

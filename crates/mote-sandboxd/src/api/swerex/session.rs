@@ -7,6 +7,8 @@ use axum::extract::State;
 use futures_util::StreamExt as _;
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{Exit, Start};
+use mote_sandbox_api::lifecycle::State as Life;
+use mote_sandbox_api::request::{PauseKind, Sandbox};
 use serde_json::{Value, json};
 
 use super::body::{Action, BashAction, Body, Check, CloseSession, CreateSession, Execute, Words, seconds};
@@ -21,6 +23,14 @@ type Told = Result<Json<Value>, Raised>;
 
 fn absent(name: &str) -> Raised {
     Raised::new(ABSENT, format!("session {name:?} does not exist"))
+}
+
+/// Whether the processes of a sandbox's sessions live: they do while it is frozen.
+fn keeps_sessions(sandbox: &Sandbox) -> bool {
+    match sandbox.state {
+        Life::Stopping | Life::Gone | Life::Failed => false,
+        _ => sandbox.pause != Some(PauseKind::Stopped),
+    }
 }
 
 pub(super) async fn create(
@@ -38,8 +48,8 @@ pub(super) async fn create(
     let context = state.interpreter.create(&sandbox, &guest, bash).await?.id;
     let is_new = {
         let mut sessions = state.sessions();
-        // Those of sandboxes that are no more go with them.
-        sessions.retain(|(of, _), _| state.api.sandboxes.get(of).is_ok_and(|told| told.state.is_usable()));
+        // Those whose processes are no more go with them.
+        sessions.retain(|(of, _), _| state.api.sandboxes.get(of).is_ok_and(|told| keeps_sessions(&told)));
         // Another request may have made one of the same name meanwhile.
         let is_new = !sessions.contains_key(&key);
         if is_new {
@@ -219,4 +229,26 @@ pub(super) async fn execute(
         return Err(Raised::new(NON_ZERO, failed(&error_msg, &said, exit, &output)));
     }
     Ok(Json(json!({ "stdout": result.stdout, "stderr": result.stderr, "exit_code": exit })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::e2b::tests::Stage;
+
+    #[tokio::test]
+    async fn sessions_outlive_a_pause_and_nothing_that_ends_their_processes() {
+        let stage = Stage::new().await;
+        let sandboxes = &stage.api.sandboxes;
+        let keeps = |id: &str| keeps_sessions(&sandboxes.get(id).unwrap());
+        let id = sandboxes.create(mote_sandbox_api::spec::Spec::default()).await.unwrap().id;
+        assert!(keeps(&id));
+        sandboxes.pause(&id, PauseKind::Frozen).await.unwrap();
+        assert!(keeps(&id), "they are frozen with it");
+        sandboxes.resume(&id).await.unwrap();
+        sandboxes.pause(&id, PauseKind::Stopped).await.unwrap();
+        assert!(!keeps(&id), "their processes were ended");
+        sandboxes.remove(&id).await.unwrap();
+        assert!(!keeps(&id));
+    }
 }

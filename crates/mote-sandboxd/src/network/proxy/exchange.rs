@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use super::refusal::{Body, Refusal};
 use super::{splice, upstream};
 use crate::limits::{EGRESS_HEAD_BYTES_MAX, EGRESS_HEADERS_MAX};
-use crate::network::boundary::{Active, Boundary, Entry, subject};
+use crate::network::boundary::{Active, Boundary, Entry, Held, subject};
 use crate::network::decision::{Kind, Reason};
 use crate::network::name::Name;
 use crate::network::policy::Treatment;
@@ -111,16 +111,14 @@ impl Exchanges {
     }
 
     async fn carry_out(&self, mut parts: Parts, body: Incoming, host: &Host) -> Result<Response<Body>, Refusal> {
-        let active = self.boundary.active();
-        let replayed = active.rules.replays().is_some();
-        let treatment = if replayed {
-            Treatment::default()
-        } else {
-            self.boundary
-                .judge(&active, self.to, host.name.as_ref())
-                .map_err(|reason| Refusal::denied(reason, &host.shown))?
-        };
-        self.entry.is_for(host.name.as_ref(), false);
+        let settled = self.boundary.settle(&self.entry, |active| {
+            let treatment = match active.rules.replays() {
+                Some(_) => Treatment::default(),
+                None => self.boundary.judge(active, self.to, host.name.as_ref())?,
+            };
+            Ok((treatment, Held { name: host.name.clone(), ..Held::default() }))
+        });
+        let (active, treatment) = settled.map_err(|reason| Refusal::denied(reason, &host.shown))?;
         self.boundary.allow(Kind::Http, Reason::Rule, subject(self.to, host.name.as_ref()));
         let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| is_websocket(&parts.headers));
         end_to_end(&mut parts.headers, upgrade.is_some());

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use self::exchange::{Exchanges, Scheme};
 use self::hello::{Beginning, Hello, Opening};
 use self::stream::Rewound;
-use super::boundary::{Active, Boundary, Entry, subject};
+use super::boundary::{Active, Boundary, Entry, Held, subject};
 use super::decision::{Kind, Reason};
 use super::name::Name;
 use super::policy::Treatment;
@@ -118,7 +118,7 @@ impl Connection {
                 self.deny(Kind::Tcp, Reason::Protocol, None);
                 return reset(client);
             }
-            Err(_) => match self.wait(&active, &names, &mut beginning, client).await {
+            Err(_) => match self.wait(&names, &mut beginning, client).await {
                 Some((opening, waiting)) => {
                     client = waiting;
                     opening
@@ -126,16 +126,17 @@ impl Connection {
                 None => return,
             },
         };
+        // The client took its time, and the policy may be another now: each of these asks for the one that holds.
         match opening {
             None => {}
-            Some(Opening::Tls(hello)) => self.tls(&active, hello, beginning, client).await,
+            Some(Opening::Tls(hello)) => self.tls(hello, beginning, client).await,
             Some(Opening::Http) => {
                 let client = Rewound::new(beginning.into_bytes(), client);
                 Exchanges::new(self.boundary, self.entry, self.to, Scheme::Http).serve(client).await;
             }
             // The name in HTTP/2 cannot be checked without speaking it: only rules over addresses let it pass.
-            Some(Opening::Http2) => self.other(&active, &[], beginning, client).await,
-            Some(Opening::Other) => self.other(&active, &names, beginning, client).await,
+            Some(Opening::Http2) => self.other(&[], beginning, client).await,
+            Some(Opening::Other) => self.other(&names, beginning, client).await,
             Some(Opening::Malformed) => {
                 self.deny(Kind::Tcp, Reason::Malformed, None);
                 reset(client);
@@ -147,13 +148,11 @@ impl Connection {
     /// connection has been carried out to its end.
     async fn wait(
         &self,
-        active: &Active,
         names: &[Name],
         beginning: &mut Beginning,
         mut client: TcpStream,
     ) -> Option<(Option<Opening>, TcpStream)> {
-        let verdict = self.judge_other(active, names);
-        if verdict.is_err() {
+        if self.judge_other(&self.boundary.active(), names).is_err() {
             // Nothing that does not name its host may pass: then it is for the client to speak.
             let known = timeout(EGRESS_SNIFF_TIMEOUT, opening(beginning, &mut client)).await;
             return known.ok().map(|known| (known, client));
@@ -171,7 +170,11 @@ impl Connection {
                 Ok(_) | Err(_) => return None,
             },
         }
-        self.entry.is_for(verdict.ok().flatten().as_ref(), true);
+        if let Err(reason) = self.settle_other(names) {
+            self.deny(Kind::Tcp, reason, None);
+            reset(client);
+            return None;
+        }
         self.allow(Kind::Tcp, None);
         let (mut client_reads, client_writes) = client.into_split();
         let (destination_reads, destination_writes) = tokio::io::split(destination);
@@ -192,20 +195,22 @@ impl Connection {
         None
     }
 
-    async fn tls(self, active: &Active, hello: Hello, beginning: Beginning, mut client: TcpStream) {
+    async fn tls(self, hello: Hello, beginning: Beginning, mut client: TcpStream) {
         let name = hello.name.as_ref();
-        let verdict = self.boundary.judge(active, self.to, name).map_err(|reason| match (name, reason) {
-            (None, Reason::NoRule) => Reason::NoName,
-            (_, reason) => reason,
-        });
-        let treatment = match verdict {
-            Ok(treatment) if hello.encrypted && !treatment.terminates() && !treatment.any_name => {
-                Err(Reason::EncryptedHello)
+        let settled = self.boundary.settle(&self.entry, |active| {
+            let treatment = self.boundary.judge(active, self.to, name).map_err(|reason| match (name, reason) {
+                (None, Reason::NoRule) => Reason::NoName,
+                (_, reason) => reason,
+            })?;
+            let spliced = !treatment.terminates();
+            let hidden = hello.encrypted && spliced;
+            if hidden && !treatment.any_name {
+                return Err(Reason::EncryptedHello);
             }
-            verdict => verdict,
-        };
-        let treatment = match treatment {
-            Ok(treatment) => treatment,
+            Ok((treatment, Held { name: hello.name.clone(), spliced, hidden }))
+        });
+        let treatment = match settled {
+            Ok((_, treatment)) => treatment,
             Err(reason) => {
                 self.deny(Kind::Tls, reason, name);
                 let _ = client.write_all(&ACCESS_DENIED).await;
@@ -213,7 +218,6 @@ impl Connection {
                 return;
             }
         };
-        self.entry.is_for(name, !treatment.terminates());
         self.allow(Kind::Tls, name);
         if treatment.terminates() {
             return self.terminate(hello.name, beginning, client).await;
@@ -244,18 +248,26 @@ impl Connection {
         }
     }
 
-    async fn other(self, active: &Active, names: &[Name], beginning: Beginning, client: TcpStream) {
-        let name = match self.judge_other(active, names) {
+    async fn other(self, names: &[Name], beginning: Beginning, client: TcpStream) {
+        let name = match self.settle_other(names) {
             Ok(name) => name,
             Err(reason) => {
                 self.deny(Kind::Tcp, reason, None);
                 return reset(client);
             }
         };
-        self.entry.is_for(name.as_ref(), true);
         self.allow(Kind::Tcp, name.as_ref());
         let Some(destination) = self.dial(name.as_ref()).await else { return reset(client) };
         let _ = splice::both_ways(client, destination, &beginning.into_bytes()).await;
+    }
+
+    /// [`Self::judge_other`], for a connection whose bytes pass unread from now on.
+    fn settle_other(&self, names: &[Name]) -> Result<Option<Name>, Reason> {
+        let settled = self.boundary.settle(&self.entry, |active| {
+            let name = self.judge_other(active, names)?;
+            Ok((name.clone(), Held { name, spliced: true, hidden: false }))
+        });
+        settled.map(|(_, name)| name)
     }
 
     /// Decides about a protocol that names no host: by a rule over addresses, or, on a port that is not the web's, for a

@@ -8,6 +8,7 @@ use axum::extract::{Path, RawQuery, State};
 use http::{HeaderMap, StatusCode};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::lifecycle::State as Life;
+use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Fork, PauseKind, Sandbox};
 use mote_sandbox_api::spec::{ImageSource, OnLeaseEnd, Profile, Spec, VolumeMount};
 use serde::Deserialize;
@@ -265,8 +266,8 @@ pub(super) async fn network(State(e2b): State<E2b>, _: Known, Path(id): Path<Str
     living(&e2b, &id)?;
     let before = e2b.api.sandboxes.spec(&id)?.network.unwrap_or_default();
     let policy = super::network::policy(&body.value, None)?;
-    // The update speaks of egress alone: what stands beside it stays.
-    let policy = mote_sandbox_api::network::Policy { rules: policy.rules, ..before };
+    // The update speaks of egress, with the secrets that its headers name: what stands beside it stays.
+    let policy = Policy { rules: policy.rules, secrets: policy.secrets, ..before };
     e2b.api.sandboxes.set_policy(&id, policy).await?;
     Ok(StatusCode::NO_CONTENT)
 }

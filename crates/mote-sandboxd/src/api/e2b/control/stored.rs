@@ -17,6 +17,7 @@ use super::list::Known;
 use crate::api::e2b::failure::Refused;
 use crate::api::e2b::timestamp::rfc3339_unsigned;
 use crate::api::e2b::{E2b, envd, query};
+use crate::api::secret as secret_store;
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 
 type Done = Result<StatusCode, Refused>;
@@ -166,10 +167,8 @@ async fn put_secret(e2b: &E2b, name: &str, value: &str, metadata: &BTreeMap<Stri
     if !metadata.is_empty() {
         return Err(Failure::unsupported("secrets.metadata", "secrets carry no metadata here"));
     }
-    crate::lifecycle::check::name("name", name)?;
-    let now = e2b.api.sandboxes.clock().now_ms();
-    e2b.api.sandboxes.store().put_secret(name, value, now).await?;
-    Ok(secret_info(name, now))
+    let secret = secret_store::put(&e2b.api, name, value).await?;
+    Ok(secret_info(&secret.name, secret.changed_ms))
 }
 
 pub(super) async fn create_secret(State(e2b): State<E2b>, _: Known, body: Body<NewSecret>) -> Answer {
@@ -203,9 +202,7 @@ pub(super) async fn secret(State(e2b): State<E2b>, _: Known, Path(name): Path<St
 }
 
 pub(super) async fn remove_secret(State(e2b): State<E2b>, _: Known, Path(name): Path<String>) -> Done {
-    if !e2b.api.sandboxes.store().remove_secret(&name).await? {
-        return Err(Failure::not_found("secret", &name).into());
-    }
+    secret_store::remove(&e2b.api, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
