@@ -4,6 +4,7 @@
 //! It does not route, and it does not terminate TLS by itself: [`serve`] takes whatever makes a stream of a connection.
 
 mod body;
+mod progress;
 
 use std::convert::Infallible;
 use std::io;
@@ -23,6 +24,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
+
+use progress::Progress;
 
 /// The address that a request came from, in its extensions.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +48,11 @@ pub struct Limits {
     pub rest_time: Duration,
     /// Bytes of it that are read, at most.
     pub rest_bytes: u64,
+    /// How long a client may read nothing while there is something for it; then its connection ends. Whatever it reads, on
+    /// a long download or a stream, begins this time anew.
+    pub write_time: Duration,
+    /// Bytes that the kernel holds of what a client has not made room for: so that what a slow one reads is soon seen.
+    pub unsent_bytes: u32,
 }
 
 /// Makes the stream that HTTP is spoken on from an accepted connection: at once, or after a handshake.
@@ -136,6 +144,8 @@ impl<A: Accept> Server<A> {
     async fn connection(&self, stream: TcpStream, address: SocketAddr, shutdown: CancellationToken) {
         // Small answers must not wait for a full packet.
         let _ = stream.set_nodelay(true);
+        // Where the kernel does not know it, slow clients must read a little faster.
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(self.limits.unsent_bytes);
         let accepting = async {
             match tokio::time::timeout(self.limits.head_time, self.accept.accept(stream)).await {
                 Ok(accepted) => accepted,
@@ -170,7 +180,8 @@ impl<A: Accept> Server<A> {
             .header_read_timeout(self.limits.head_time)
             .max_headers(self.limits.headers)
             .max_buf_size(self.limits.head_bytes);
-        let serving = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let serving =
+            http.serve_connection(TokioIo::new(Progress::new(stream, self.limits.write_time)), service).with_upgrades();
         let mut serving = std::pin::pin!(serving);
         tokio::select! {
             outcome = serving.as_mut() => outcome,
@@ -180,5 +191,64 @@ impl<A: Accept> Server<A> {
                 serving.await
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::body::{Body, Bytes};
+    use axum::routing::get;
+    use futures_util::stream;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        connections: 4,
+        head_time: Duration::from_secs(600),
+        head_bytes: 16 << 10,
+        headers: 16,
+        accept_retry: Duration::from_millis(10),
+        rest_time: Duration::from_secs(1),
+        rest_bytes: 1 << 20,
+        write_time: Duration::from_millis(200),
+        unsent_bytes: 16 << 10,
+    };
+
+    /// Tells when it is dropped.
+    struct Told(Option<oneshot::Sender<()>>);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.take().map(|told| told.send(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_loses_its_connection() {
+        let (told, dropped) = oneshot::channel();
+        let body = Arc::new(Mutex::new(Some(Told(Some(told)))));
+        let endless = async move || {
+            let guard = body.lock().unwrap().take();
+            Body::from_stream(stream::unfold(guard, async |guard| {
+                Some((Ok::<_, Infallible>(Bytes::from_static(&[0; 4096])), guard))
+            }))
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server::new(Router::new().route("/", get(endless)), LIMITS);
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(server.serve(listener, shutdown.clone(), Duration::from_secs(600)));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
+        // Generous: the test waits for the event, not for the time.
+        tokio::time::timeout(Duration::from_secs(60), dropped).await.unwrap().unwrap();
+        shutdown.cancel();
+        serving.await.unwrap();
+        drop(client);
     }
 }

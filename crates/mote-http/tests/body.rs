@@ -20,6 +20,8 @@ const LIMITS: Limits = Limits {
     accept_retry: Duration::from_millis(50),
     rest_time: Duration::from_secs(30),
     rest_bytes: 32 << 20,
+    write_time: Duration::from_secs(60),
+    unsent_bytes: 128 << 10,
 };
 /// More than sockets on loopback hold, and less than the server throws away.
 const LONG: usize = 16 << 20;

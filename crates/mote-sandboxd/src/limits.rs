@@ -167,6 +167,11 @@ pub const HEADER_READ_TIMEOUT: std::time::Duration = std::time::Duration::from_s
 pub const BODY_REST_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 /// Bytes of it that are read, at most.
 pub const BODY_REST_BYTES: u64 = 64 << 20;
+/// How long a client may read nothing while an answer or a stream waits for it; what it reads begins this time anew.
+pub const RESPONSE_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of an answer that the kernel takes before the client has made room for them: what a slow client must read about
+/// half of within [`RESPONSE_WRITE_TIMEOUT`].
+pub const RESPONSE_UNSENT_BYTES: u32 = 128 << 10;
 /// Headers of one request.
 pub const HEADERS_MAX: usize = 128;
 /// Bytes of a request's head.

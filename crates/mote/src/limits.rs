@@ -117,10 +117,12 @@ pub const HEADER_BYTES_MAX: usize = 64 << 10;
 pub const HEADERS_MAX: usize = 64;
 /// How long a client may take to send a request's body.
 pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one message to a WebSocket client may take before the connection is given up.
-pub const STREAM_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that the bodies of requests take together while they arrive; the next one is answered with 503.
+pub const BODIES_BYTES_MAX: usize = 64 << 20;
 /// Event streams (SSE and WebSocket) open at once; the next one is answered with 503.
 pub const STREAMS_MAX: usize = 2_048;
+/// Event streams that one API key may have open at once, so that others have some too.
+pub const STREAMS_PER_KEY_MAX: usize = STREAMS_MAX / 4;
 /// Silence after which a stream sends a comment (SSE) or a ping (WebSocket), and reads the store again in case another
 /// process moved the task.
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -148,6 +150,11 @@ pub const ABANDON_ATTEMPTS: u32 = 5;
 pub const BODY_REST_TIME: Duration = Duration::from_secs(5);
 /// Bytes of it that are read, at most.
 pub const BODY_REST_BYTES: u64 = 64 << 20;
+/// How long a client may read nothing while an answer or a stream waits for it; what it reads begins this time anew.
+pub const RESPONSE_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of an answer that the kernel takes before the client has made room for them: what a slow client must read about
+/// half of within [`RESPONSE_WRITE_TIMEOUT`].
+pub const RESPONSE_UNSENT_BYTES: u32 = 128 << 10;
 /// Pause after a connection could not be accepted.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Times that a driver tries a commit again while the store is overloaded or locked.

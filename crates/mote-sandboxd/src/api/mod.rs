@@ -55,6 +55,8 @@ pub(crate) const SERVER: mote_http::Limits = mote_http::Limits {
     accept_retry: limits::ACCEPT_RETRY,
     rest_time: limits::BODY_REST_TIME,
     rest_bytes: limits::BODY_REST_BYTES,
+    write_time: limits::RESPONSE_WRITE_TIMEOUT,
+    unsent_bytes: limits::RESPONSE_UNSENT_BYTES,
 };
 
 /// A server of every surface.

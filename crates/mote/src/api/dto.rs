@@ -255,9 +255,15 @@ pub(super) struct InputRequest {
     call: Option<String>,
     /// For an approval: granted or not.
     approve: Option<bool>,
-    /// For a question: the answer; any JSON.
+    /// For a question: the answer; any JSON, null too.
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<serde_json::Value>)]
     content: Option<serde_json::Value>,
+}
+
+/// A field that is there, null or not.
+fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<serde_json::Value>, D::Error> {
+    serde_json::Value::deserialize(value).map(Some)
 }
 
 impl InputRequest {

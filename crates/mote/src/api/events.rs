@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -24,6 +24,7 @@ use utoipa::ToSchema;
 
 use super::access::Caller;
 use super::dto::{self, TaskBody};
+use super::path::Places;
 use super::problem::{Code, Problem};
 use super::query::Params;
 use super::run::CancelOnDrop;
@@ -408,7 +409,7 @@ pub(super) fn response(follower: Follower) -> Response {
 pub(super) async fn stream(
     State(api): State<Arc<Api>>,
     Caller(principal): Caller,
-    Path(id): Path<String>,
+    Places(id): Places<String>,
     mut params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -423,7 +424,7 @@ pub(super) async fn stream(
     if task.status.is_terminal() && last.is_some_and(|last| last >= task.seq) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let place = api.stream_place()?;
+    let place = api.stream_place(&principal)?;
     Ok(response(Follower::open(&api, &id, cursor, place, None)))
 }
 

@@ -9,6 +9,7 @@ mod events;
 mod health;
 mod idempotency;
 mod openapi;
+mod path;
 mod problem;
 mod query;
 mod ratelimit;
@@ -53,6 +54,8 @@ const SERVER: mote_http::Limits = mote_http::Limits {
     accept_retry: limits::ACCEPT_RETRY,
     rest_time: limits::BODY_REST_TIME,
     rest_bytes: limits::BODY_REST_BYTES,
+    write_time: limits::RESPONSE_WRITE_TIMEOUT,
+    unsent_bytes: limits::RESPONSE_UNSENT_BYTES,
 };
 
 /// A server of every route of the service.
@@ -103,18 +106,14 @@ pub fn router(state: ApiState) -> Router {
     router.layer(from_fn_with_state(Arc::clone(&api), request_id::observe)).with_state(api)
 }
 
-/// Pages of the named origins may call the API; `*` lets every page. Off while none is named.
+/// Pages of the named origins may call the API. Off while none is named.
 fn cors(origins: &[String]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
     }
-    let allow = if origins.iter().any(|origin| origin == "*") {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
-    };
+    let named = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
     let layer = CorsLayer::new()
-        .allow_origin(allow)
+        .allow_origin(AllowOrigin::list(named))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers([
             header::ACCEPT,

@@ -20,6 +20,9 @@ pub(super) async fn serve() -> Response {
 
 #[cfg(test)]
 mod generated {
+    use utoipa::openapi::Ref;
+    use utoipa::openapi::content::Content;
+    use utoipa::openapi::response::ResponseBuilder;
     use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
     use utoipa::{Modify, OpenApi};
 
@@ -44,7 +47,7 @@ mod generated {
             (name = "tools", description = "What the agent may do."),
             (name = "operation", description = "Probes and metrics; open to whoever reaches the port."),
         ),
-        modifiers(&Security),
+        modifiers(&Security, &Refusals),
     )]
     struct Description;
 
@@ -57,6 +60,47 @@ mod generated {
             let components = document.components.get_or_insert_default();
             components.add_security_scheme("key", SecurityScheme::Http(bearer));
             components.add_security_scheme("header_key", SecurityScheme::ApiKey(header));
+        }
+    }
+
+    /// What every route with a caller may answer, beside what it says itself; the second where a body is read.
+    struct Refusals;
+
+    const BY_ALL: [(u16, &str, &str); 6] = [
+        (400, "BadRequest", "The query, a header or the body's JSON is not understood."),
+        (401, "Unauthenticated", "An API key is needed."),
+        (403, "Forbidden", "The API key lacks the scope, or is bound to another tenant."),
+        (429, "TooManyRequests", "Too many requests, or a bound of the task is reached; see Retry-After."),
+        (500, "Internal", "Something failed here; the log has more under the request's id."),
+        (503, "Unavailable", "Overloaded, shutting down, or the store cannot be used; see Retry-After."),
+    ];
+    const BY_POST: [(u16, &str, &str); 4] = [
+        (408, "BodyTimeout", "The body did not arrive in time."),
+        (413, "BodyTooLarge", "The body is too large."),
+        (415, "UnsupportedMediaType", "The body must be application/json."),
+        (422, "NotAcceptable", "A field is not acceptable."),
+    ];
+
+    impl Modify for Refusals {
+        fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+            let components = document.components.get_or_insert_default();
+            for (_, name, description) in BY_ALL.iter().chain(&BY_POST) {
+                let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+                let response = ResponseBuilder::new().description(*description);
+                let response = response.content("application/problem+json", problem).build();
+                components.responses.insert((*name).to_owned(), response.into());
+            }
+            for item in document.paths.paths.values_mut() {
+                let posts = item.post.iter_mut().map(|operation| (operation, &BY_POST[..]));
+                let others =
+                    [&mut item.get, &mut item.delete].into_iter().flatten().map(|operation| (operation, &[][..]));
+                for (operation, more) in posts.chain(others).filter(|(operation, _)| operation.security.is_some()) {
+                    for (status, name, _) in BY_ALL.iter().chain(more) {
+                        let refusal = || Ref::from_response_name(*name).into();
+                        operation.responses.responses.entry(status.to_string()).or_insert_with(refusal);
+                    }
+                }
+            }
         }
     }
 
@@ -75,6 +119,28 @@ mod generated {
 mod tests {
     use super::DOCUMENT;
     use super::generated::document;
+
+    #[test]
+    fn every_route_with_a_caller_tells_how_it_may_refuse() {
+        let document: serde_json::Value = serde_json::from_str(&document().unwrap()).unwrap();
+        let mut seen = 0;
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                if operation["security"].is_null() {
+                    continue;
+                }
+                seen += 1;
+                let more: &[&str] = if method == "post" { &["408", "413", "415", "422"] } else { &[] };
+                for status in ["400", "401", "403", "429", "500", "503"].iter().chain(more) {
+                    let response = &operation["responses"][status];
+                    let name = response["$ref"].as_str().map(|name| name.trim_start_matches("#/components/responses/"));
+                    let response = name.map_or(response, |name| &document["components"]["responses"][name]);
+                    assert!(response["content"].is_object(), "{method} {path} {status}: {response}");
+                }
+            }
+        }
+        assert!(seen >= 13, "{seen}");
+    }
 
     /// `UPDATE=1 cargo test -p mote openapi` writes the document anew.
     #[test]

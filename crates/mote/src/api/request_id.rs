@@ -10,7 +10,7 @@ use axum::response::Response;
 use http::{HeaderName, HeaderValue};
 use tracing::Instrument;
 
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::state::Api;
 use crate::{clock, limits};
 
@@ -51,7 +51,7 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, request: Request, next:
         api.metrics.request(&method, pattern, status, elapsed);
         let latency_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         match response.extensions().get::<Problem>() {
-            Some(problem) if status >= 500 => {
+            Some(problem) if is_worth_a_warning(problem.code) => {
                 tracing::warn!(status, latency_ms, code = problem.code.as_str(), "answered");
             }
             Some(problem) => tracing::debug!(status, latency_ms, code = problem.code.as_str(), "answered"),
@@ -70,6 +70,11 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, request: Request, next:
     response
 }
 
+/// Whether an operator should look. Overload is none of these: it comes in thousands, and the metrics count it.
+fn is_worth_a_warning(code: Code) -> bool {
+    matches!(code, Code::Internal | Code::StoreUnavailable)
+}
+
 /// The problem's response, with the headers that inner layers set (rate limits, CORS, Allow).
 fn written(problem: &Problem, id: &str, inner: &Response) -> Response {
     let mut response = problem.respond(id);
@@ -84,6 +89,13 @@ fn written(problem: &Problem, id: &str, inner: &Response) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn overload_does_not_flood_the_log() {
+        let warned = |code: &&Code| is_worth_a_warning(**code);
+        let warnings: Vec<&str> = Code::ALL.iter().filter(warned).map(|code| code.as_str()).collect();
+        assert_eq!(warnings, ["internal", "store_unavailable"]);
+    }
 
     #[test]
     fn an_id_that_could_break_a_log_line_is_not_taken() {

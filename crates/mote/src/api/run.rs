@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::access::Caller;
 use super::body::JsonBytes;
-use super::dto::{self, RunRequest, TaskBody};
+use super::dto::{RunRequest, TaskBody};
 use super::events::{self, Changes, Follower};
 use super::idempotency;
 use super::problem::{Code, Problem, TaskCode};
@@ -87,13 +87,13 @@ pub(super) async fn run(
     Caller(principal): Caller,
     mut params: Params,
     headers: HeaderMap,
-    JsonBytes(bytes): JsonBytes,
+    body: JsonBytes,
 ) -> Result<Response, Problem> {
     let detach = params.take_flag("detach")?;
     params.finish()?;
-    let mut submission = dto::parse::<RunRequest>(&bytes)?.into_submission(&principal)?;
+    let mut submission = body.parse::<RunRequest>()?.into_submission(&principal)?;
     let keyed = annotate(&mut submission, &headers, ROUTE)?;
-    let place = if accepts_events(&headers) { Some(api.stream_place()?) } else { None };
+    let place = if accepts_events(&headers) { Some(api.stream_place(&principal)?) } else { None };
 
     let (accepted, guard) = submit_guarded(api.runner.clone(), submission, detach).await?;
     let ttl = keyed.then_some(api.runner.agent().server.idempotency_ttl);
@@ -140,10 +140,10 @@ async fn submit_guarded(
     }
 }
 
-/// Refuses the repetition of a request whose run has not ended.
+/// Refuses the repetition of a request whose run is under way. One that waits for somebody was answered then, and is again.
 async fn still_running(api: &Api, task: &str) -> Result<(), Problem> {
     match api.runner.store().task(None, task).await? {
-        Some(task) if !task.status.is_terminal() => {
+        Some(task) if !task.status.is_terminal() && task.status != Status::Waiting => {
             let detail = format!("task {} runs for the first request with this key; follow it at /tasks/{0}", task.id);
             Err(Problem::new(Code::IdempotencyInProgress, detail).retry_after(limits::RETRY_AFTER))
         }

@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::Caller;
 use super::dto::{self, Cost};
+use super::path::Places;
 use super::problem::{Code, Problem};
 use super::query::Params;
 use super::state::Api;
@@ -96,7 +97,7 @@ fn not_found(id: &str) -> Problem {
 pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Caller(principal): Caller,
-    Path(id): Path<String>,
+    Places(id): Places<String>,
     mut params: Params,
 ) -> Result<Json<SessionBody>, Problem> {
     let tenant = tenant(&principal, &mut params, &id)?;
@@ -122,7 +123,7 @@ pub(super) async fn get(
 pub(super) async fn erase(
     State(api): State<Arc<Api>>,
     Caller(principal): Caller,
-    Path(id): Path<String>,
+    Places(id): Places<String>,
     mut params: Params,
 ) -> Result<Json<Erased>, Problem> {
     let tenant = tenant(&principal, &mut params, &id)?;

@@ -3,7 +3,8 @@
 //! It owns no task and no store; it holds handles to them.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::health::{ReadyCache, ReadyCheck};
 use super::problem::{Code, Problem};
 use super::ratelimit::Limiter;
-use crate::auth::Keys;
+use crate::auth::{Keys, Principal};
 use crate::limits;
 use crate::runner::Runner;
 
@@ -49,6 +50,41 @@ pub struct ApiState {
 pub(super) struct StreamPlace {
     _permit: OwnedSemaphorePermit,
     _counted: Box<dyn Any + Send>,
+    _of_key: Option<KeyStream>,
+}
+
+/// Open streams of each API key that has some.
+type KeyStreams = Arc<Mutex<HashMap<Arc<str>, usize>>>;
+
+/// One open stream of a key.
+struct KeyStream {
+    key: Arc<str>,
+    open: KeyStreams,
+}
+
+impl KeyStream {
+    /// One more; `None` if the key has its share already.
+    fn open(open: &KeyStreams, key: &Arc<str>) -> Option<Self> {
+        let mut counts = open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(Arc::clone(key)).or_default();
+        if *count >= limits::STREAMS_PER_KEY_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Self { key: Arc::clone(key), open: Arc::clone(open) })
+    }
+}
+
+impl Drop for KeyStream {
+    fn drop(&mut self) {
+        let mut counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.key);
+            }
+        }
+    }
 }
 
 /// What the routes share.
@@ -61,6 +97,9 @@ pub(super) struct Api {
     pub(super) closing: CancellationToken,
     pub(super) limiter: Option<Limiter>,
     streams: Arc<Semaphore>,
+    key_streams: KeyStreams,
+    /// Bytes that bodies under way may still take.
+    bodies: Arc<Semaphore>,
 }
 
 impl Api {
@@ -68,15 +107,38 @@ impl Api {
         let ApiState { runner, keys, checks, metrics, closing } = state;
         let limiter = runner.agent().server.rate.and_then(Limiter::new);
         let streams = Arc::new(Semaphore::new(limits::STREAMS_MAX));
-        Self { runner, keys, checks, ready: ReadyCache::default(), metrics, closing, limiter, streams }
+        let bodies = Arc::new(Semaphore::new(limits::BODIES_BYTES_MAX));
+        let (ready, key_streams) = (ReadyCache::default(), KeyStreams::default());
+        Self { runner, keys, checks, ready, metrics, closing, limiter, streams, key_streams, bodies }
     }
 
-    /// A place for one more stream, held as long as the stream is open.
-    pub(super) fn stream_place(&self) -> Result<StreamPlace, Problem> {
+    /// Room for a body of so many bytes, held until it is parsed.
+    pub(super) fn body_share(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let share = Arc::clone(&self.bodies).try_acquire_many_owned(wanted).map_err(|_| {
+            let detail = format!("bodies of {} bytes are under way (BODIES_BYTES_MAX)", limits::BODIES_BYTES_MAX);
+            Problem::new(Code::Overloaded, detail).retry_after(limits::RETRY_AFTER)
+        });
+        share.map(Some)
+    }
+
+    /// A place for one more stream of this caller, held as long as the stream is open.
+    pub(super) fn stream_place(&self, principal: &Principal) -> Result<StreamPlace, Problem> {
+        let of_key = match &self.keys {
+            Some(_) => Some(KeyStream::open(&self.key_streams, &principal.name).ok_or_else(|| {
+                let detail =
+                    format!("the key {:?} has {} event streams open", principal.name, limits::STREAMS_PER_KEY_MAX);
+                Problem::new(Code::StreamsExhausted, detail).retry_after(limits::RETRY_AFTER)
+            })?),
+            None => None,
+        };
         let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             let detail = format!("{} event streams are open", limits::STREAMS_MAX);
             Problem::new(Code::StreamsExhausted, detail).retry_after(limits::RETRY_AFTER)
         })?;
-        Ok(StreamPlace { _permit: permit, _counted: self.metrics.stream() })
+        Ok(StreamPlace { _permit: permit, _counted: self.metrics.stream(), _of_key: of_key })
     }
 }

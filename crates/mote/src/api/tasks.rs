@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 
@@ -14,6 +14,7 @@ use super::access::Caller;
 use super::body::{JsonBytes, OptionalJsonBytes};
 use super::dto::{self, InputRequest, PageBody, RunRequest, TaskBody};
 use super::idempotency;
+use super::path::Places;
 use super::problem::{Code, Problem};
 use super::query::{Params, wrong};
 use super::run::{annotate, location};
@@ -59,10 +60,10 @@ pub(super) async fn submit(
     Caller(principal): Caller,
     params: Params,
     headers: HeaderMap,
-    JsonBytes(bytes): JsonBytes,
+    body: JsonBytes,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    let mut submission = dto::parse::<RunRequest>(&bytes)?.into_submission(&principal)?;
+    let mut submission = body.parse::<RunRequest>()?.into_submission(&principal)?;
     let keyed = annotate(&mut submission, &headers, ROUTE)?;
     let outcome = api.runner.submit(submission, false).await?;
     let mut response = match outcome.queued {
@@ -160,8 +161,10 @@ fn parse_status(text: &str) -> Result<Status, Problem> {
 pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Caller(principal): Caller,
-    Path(id): Path<String>,
+    Places(id): Places<String>,
+    params: Params,
 ) -> Result<Json<TaskBody>, Problem> {
+    params.finish()?;
     Ok(Json(visible(&api, &principal, &id).await?.into()))
 }
 
@@ -179,10 +182,12 @@ pub(super) async fn get(
 pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
     Caller(principal): Caller,
-    Path(id): Path<String>,
-    OptionalJsonBytes(bytes): OptionalJsonBytes,
+    Places(id): Places<String>,
+    params: Params,
+    body: OptionalJsonBytes,
 ) -> Result<Response, Problem> {
-    no_fields(&bytes)?;
+    params.finish()?;
+    no_fields(body)?;
     match mail(&api, &principal, &id, Mail::Cancel).await {
         Err(Finished(problem, Some(Status::Cancelled))) => {
             tracing::debug!(code = problem.code.as_str(), "the task was cancelled before");
@@ -208,10 +213,12 @@ pub(super) async fn cancel(
 pub(super) async fn input(
     State(api): State<Arc<Api>>,
     Caller(principal): Caller,
-    Path(id): Path<String>,
-    JsonBytes(bytes): JsonBytes,
+    Places(id): Places<String>,
+    params: Params,
+    body: JsonBytes,
 ) -> Result<Response, Problem> {
-    let answer = dto::parse::<InputRequest>(&bytes)?.into_mail()?;
+    params.finish()?;
+    let answer = body.parse::<InputRequest>()?.into_mail()?;
     mail(&api, &principal, &id, answer).await.map_err(|refusal| refusal.0)
 }
 
@@ -233,11 +240,13 @@ pub(super) async fn input(
 pub(super) async fn signal(
     State(api): State<Arc<Api>>,
     Caller(principal): Caller,
-    Path((id, name)): Path<(String, String)>,
-    OptionalJsonBytes(bytes): OptionalJsonBytes,
+    Places((id, name)): Places<(String, String)>,
+    params: Params,
+    body: OptionalJsonBytes,
 ) -> Result<Response, Problem> {
+    params.finish()?;
     dto::check_name("name", &name)?;
-    let payload = if bytes.is_empty() { serde_json::Value::Null } else { dto::parse(&bytes)? };
+    let payload = body.parse()?.unwrap_or(serde_json::Value::Null);
     mail(&api, &principal, &id, Mail::Signal { name, payload }).await.map_err(|refusal| refusal.0)
 }
 
@@ -255,10 +264,12 @@ pub(super) async fn signal(
 pub(super) async fn rerun(
     State(api): State<Arc<Api>>,
     Caller(principal): Caller,
-    Path(id): Path<String>,
-    OptionalJsonBytes(bytes): OptionalJsonBytes,
+    Places(id): Places<String>,
+    params: Params,
+    body: OptionalJsonBytes,
 ) -> Result<Response, Problem> {
-    no_fields(&bytes)?;
+    params.finish()?;
+    no_fields(body)?;
     let task = visible(&api, &principal, &id).await?;
     let not_dead = || Problem::new(Code::NotDead, format!("task {id} is {}, not a dead letter", word(task.status)));
     if !task.dead {
@@ -272,14 +283,11 @@ pub(super) async fn rerun(
 }
 
 /// A route that takes no body takes an empty object too, since many clients cannot send less.
-fn no_fields(bytes: &[u8]) -> Result<(), Problem> {
+fn no_fields(body: OptionalJsonBytes) -> Result<(), Problem> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Nothing {}
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    dto::parse::<Nothing>(bytes).map(|_| ())
+    body.parse::<Nothing>().map(|_| ())
 }
 
 /// A refusal, and the status of the task if it is terminal.

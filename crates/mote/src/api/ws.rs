@@ -5,18 +5,17 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::PathRejection;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde::Deserialize;
-use tokio::time::timeout;
 
 use super::access::Caller;
 use super::dto::{self, InputRequest};
 use super::events::{self, Follower, Item};
+use super::path::Places;
 use super::problem::{Code, Problem};
 use super::query::Params;
 use super::state::Api;
@@ -53,11 +52,10 @@ enum ClientMessage {
 pub(super) async fn socket(
     State(api): State<Arc<Api>>,
     Caller(principal): Caller,
-    path: Result<Path<String>, PathRejection>,
+    Places(id): Places<String>,
     mut params: Params,
     request: Request,
 ) -> Result<Response, Problem> {
-    let Path(id) = path.map_err(|error| Problem::new(Code::RouteNotFound, error.body_text()))?;
     let after = params.take_number("after")?.unwrap_or(0);
     params.finish()?;
     let task = tasks::visible(&api, &principal, &id).await?;
@@ -66,7 +64,7 @@ pub(super) async fn socket(
     let (mut parts, _) = request.into_parts();
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &api).await;
     let upgrade = upgrade.map_err(|rejection| Problem::new(Code::UpgradeRequired, rejection.body_text()))?;
-    let place = api.stream_place()?;
+    let place = api.stream_place(&principal)?;
     let follower = Follower::open(&api, &id, after, place, None);
     let upgrade =
         upgrade.max_message_size(limits::REQUEST_BODY_BYTES_MAX).max_frame_size(limits::REQUEST_BODY_BYTES_MAX);
@@ -83,7 +81,7 @@ fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), Problem> 
     let origin = origin.to_str().unwrap_or_default();
     let own = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = origin.split_once("://").map(|(_, host)| host);
-    if allowed.iter().any(|known| known == "*" || known == origin) || (host.is_some() && host == own) {
+    if allowed.iter().any(|known| known == origin) || (host.is_some() && host == own) {
         return Ok(());
     }
     Err(Problem::field(Code::OriginForbidden, "origin", "is not one of server.cors"))
@@ -128,7 +126,8 @@ impl Connection {
 
     /// False once the connection is of no use any more.
     async fn send(&mut self, frame: Message) -> bool {
-        matches!(timeout(limits::STREAM_WRITE_TIMEOUT, self.socket.send(frame)).await, Ok(Ok(())))
+        // The server ends a connection whose client reads nothing.
+        self.socket.send(frame).await.is_ok()
     }
 
     async fn close(mut self) {
@@ -164,7 +163,6 @@ mod tests {
             (Some("null"), &[], false),
             (Some("https://app.example"), &["https://app.example".to_owned()], true),
             (Some("https://evil.example"), &["https://app.example".to_owned()], false),
-            (Some("https://evil.example"), &["*".to_owned()], true),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, HeaderValue::from_static("localhost:8080"));

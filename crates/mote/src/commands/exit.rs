@@ -78,9 +78,19 @@ impl Exit {
             return Code::Done;
         }
         // Nothing can be done if stderr is closed.
-        let _ = terminal.note(&format!("{} {error:#}", terminal.paint(super::terminal::Style::Bad, "error:")));
+        let mark = terminal.paint(super::terminal::Style::Bad, "error:");
+        let _ = terminal.note(&format!("{mark} {}", told(&error)));
         self.code
     }
+}
+
+/// The error and its causes, each once: many errors end with their cause already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        told if told.ends_with(&cause) => told.to_owned(),
+        told => format!("{told}: {cause}"),
+    })
 }
 
 impl From<anyhow::Error> for Exit {
@@ -92,5 +102,22 @@ impl From<anyhow::Error> for Exit {
 impl From<std::io::Error> for Exit {
     fn from(error: std::io::Error) -> Self {
         Self::new(Code::Failed, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let denied = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let folder = mote::service::Error::State { path: "st".into(), source: denied() };
+        let nested = Err::<(), _>(folder).context("failed to start").unwrap_err();
+        assert_eq!(told(&nested), "failed to start: failed to make the state folder st: permission denied");
+        let plain = Err::<(), _>(denied()).context("failed to write x").unwrap_err();
+        assert_eq!(told(&plain), "failed to write x: permission denied");
     }
 }

@@ -8,7 +8,8 @@ use super::exit::Exit;
 use super::terminal::Terminal;
 
 const AFTER_HELP: &str = "\
-Scopes: run (submit, cancel, answer), read (see tasks and sessions), admin (everything, also erase and re-run).
+Scopes: run (submit, cancel, answer), read (see tasks and sessions), admin (everything, also
+erase and re-run).
 
 Examples:
   mote key new --name ci --scope run --scope read

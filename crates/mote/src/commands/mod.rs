@@ -111,7 +111,12 @@ mod tests {
     #[test]
     fn every_command_explains_itself() {
         fn check(command: &clap::Command, path: &str) {
-            assert!(command.get_about().is_some(), "{path} has no help");
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(!about.is_empty() && !about.contains("that is meant"), "{path} has no help of its own: {about}");
+            // Longer lines are wrapped once more, at `max_term_width`.
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let long = after.lines().find(|line| line.chars().count() > 100);
+            assert_eq!(long, None, "{path}");
             for argument in command.get_arguments() {
                 assert!(argument.get_help().is_some(), "{path} {} has no help", argument.get_id());
             }

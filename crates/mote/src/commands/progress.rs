@@ -1,6 +1,6 @@
 //! What a run under way looks like: a line an event, a status line for what is still going on.
 //!
-//! It reads the stream's messages (docs/api.md) and is used by `mote task watch` and `mote run` alike. It shows kinds of
+//! It reads the stream's messages (docs/http.md) and is used by `mote task watch` and `mote run` alike. It shows kinds of
 //! event that it does not know by their names.
 
 use serde_json::Value;

@@ -14,8 +14,9 @@ use super::exit::Exit;
 use super::terminal::{Style, Terminal};
 
 const AFTER_HELP: &str = "\
-The journal is read, nothing is written, no model is asked and no tool is called. The core decides each step again
-and its decisions are compared with the journal's; where they differ, the replay fails and says at which entry.
+The journal is read, nothing is written, no model is asked and no tool is called. The core
+decides each step again and its decisions are compared with the journal's; where they differ,
+the replay fails and says at which entry.
 
 Examples:
   mote replay task_01jx… --state /var/lib/mote

@@ -27,11 +27,13 @@ use super::terminal::{Style, Terminal};
 const SPIN: Duration = Duration::from_millis(120);
 
 const AFTER_HELP: &str = "\
-INPUT is the task; `-` reads it from stdin; without it, the `input` of the run.yaml beside agent.yaml is taken.
-A run.yaml may also name services that the agent's tools need; they are started with the run and stopped with it.
+INPUT is the task; `-` reads it from stdin; without it, the `input` of the run.yaml beside
+agent.yaml is taken. A run.yaml may also name services that the agent's tools need; they are
+started with the run and stopped with it.
 
-Which model: the one of agent.yaml, unless --model names another or run.yaml lists live models (`live`) and one's key
-is set. For a live model set ANTHROPIC_API_KEY or OPENAI_API_KEY, or name any OpenAI-compatible endpoint.
+Which model: the one of agent.yaml, unless --model names another or run.yaml lists live models
+(`live`) and one's key is set. For a live model set ANTHROPIC_API_KEY or OPENAI_API_KEY, or name
+any OpenAI-compatible endpoint.
 
 Examples:
   mote run examples/quickstart
@@ -39,8 +41,9 @@ Examples:
   mote run agent.yaml \"…\" --model openai/llama3.2 --base-url http://127.0.0.1:11434/v1
   mote run agent.yaml \"…\" --session demo --state .mote     later turns remember this one
 
-Ctrl-C, SIGTERM and SIGHUP cancel the task; a second one ends the process at once. A run in a service's state folder
-drives its own task alone. Without --state nothing is kept but the logs of services, and those only if the run fails.
+Ctrl-C, SIGTERM and SIGHUP cancel the task; a second one ends the process at once. A run in a
+service's state folder drives its own task alone. Without --state nothing is kept but the logs
+of services, and those only if the run fails.
 
 Exit codes: 0 completed; 1 failed or cancelled; 2 the command line or agent.yaml is wrong.";
 

@@ -16,8 +16,9 @@ use super::signals;
 use super::terminal::Terminal;
 
 const AFTER_HELP: &str = "\
-Tasks are kept in DIR and survive the process: start it again and they go on. SIGTERM and Ctrl-C drain: nothing
-new is accepted, runs stop at a step boundary, and what is left after `server.drain` is resumed by the next process.
+Tasks are kept in DIR and survive the process: start it again and they go on. SIGTERM and Ctrl-C
+drain: nothing new is accepted, runs stop at a step boundary, and what is left after
+`server.drain` is resumed by the next process.
 
 Examples:
   mote serve agent.yaml

@@ -5,12 +5,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use mote::service::STORE_FILE as FILE;
 use mote::store::sqlite::{Options, SqliteStore};
 
 use super::exit::Exit;
-
-/// The store's file within the state folder.
-const FILE: &str = "mote.db";
 
 /// The store's file.
 pub(crate) fn file(state: &Path) -> PathBuf {

@@ -14,8 +14,8 @@ use super::state;
 use super::terminal::Terminal;
 
 const BACKUP_HELP: &str = "\
-The copy is consistent while the service runs. It is an SQLite database: `sqlite3 FILE` opens it, and put into an
-empty state folder under the store's name it is the store again.
+The copy is consistent while the service runs. It is an SQLite database: `sqlite3 FILE` opens
+it, and put into an empty state folder under the store's name it is the store again.
 
 Examples:
   mote store backup /backup/mote-monday.db --state /var/lib/mote";
@@ -28,8 +28,8 @@ Examples:
   mote store erase --user alice --tenant acme --state /var/lib/mote --yes";
 
 const ASSIGN_HELP: &str = "\
-A store belongs to the agent that opened it first; another one is refused, as it would go on with its tasks under its
-own prompt and tools. Stop the service before.
+A store belongs to the agent that opened it first; another one is refused, as it would go on
+with its tasks under its own prompt and tools. Stop the service before.
 
 Examples:
   mote store assign support-triage --state /var/lib/mote";

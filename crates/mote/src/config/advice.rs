@@ -47,7 +47,10 @@ fn advise_model(model: &Model, path: &FieldPath, findings: &mut Findings<'_>) {
             let priced = findings.is_written(&path.key("price")) || price::default_price(&model.name).is_some();
             if !priced {
                 let hint = "add `price: {input: …, output: …}` in USD per million tokens";
-                let message = format!("the price of `{}` is not known: its cost counts as 0", model.name);
+                let message = format!(
+                    "the price of `{}` is not known: its cost counts as 0, and no budget in USD applies",
+                    model.name
+                );
                 findings.warn(&path.key("name"), message, hint);
             }
             plain_http(&model.base_url, &path.key("base_url"), findings);

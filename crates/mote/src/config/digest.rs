@@ -109,7 +109,7 @@ fn tool(tool: &HttpTool) -> Value {
         "output_max": tool.output_max,
         "key_ttl_ms": tool.key_ttl.map(millis),
         "allow_hosts": tool.allow_hosts,
-        "allow_private": tool.allow_private,
+        "allow_private": tool.allow_private.to_json(),
         "approval": tool.approval,
     })
 }

@@ -127,11 +127,27 @@ pub(super) fn parse(text: &str) -> Result<Node, Diagnostic> {
             line: position.line,
             column: position.column,
             path: String::new(),
-            message: format!("failed to parse YAML: {}", first_line(&error.to_string())),
+            message: format!("failed to parse YAML: {}", sentence(&error)),
             hint: None,
         }
     })?;
     Ok(tree.into())
+}
+
+/// What is wrong, in words of our own where the parser has none for people: of its bounds.
+fn sentence(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::budget::BudgetBreach;
+    let breach = match error.without_snippet() {
+        serde_saphyr::Error::Budget { breach, .. } => breach,
+        other => return first_line(&other.to_string()),
+    };
+    match breach {
+        BudgetBreach::Documents { .. } => "the file must hold one document only, without a further `---`".to_owned(),
+        BudgetBreach::Nodes { .. } => format!("it has more than {CONFIG_NODES_MAX} values (CONFIG_NODES_MAX)"),
+        BudgetBreach::Depth { .. } => format!("it is nested deeper than {CONFIG_DEPTH_MAX} levels (CONFIG_DEPTH_MAX)"),
+        BudgetBreach::Aliases { .. } => format!("it uses more than {CONFIG_ALIASES_MAX} aliases (CONFIG_ALIASES_MAX)"),
+        _ => "it is larger than any agent.yaml needs to be".to_owned(),
+    }
 }
 
 /// The parser's own sentence without its excerpt and its repetition of the position.

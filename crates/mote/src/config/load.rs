@@ -106,7 +106,8 @@ pub(super) fn from_text(text: &str, folder: &Path, options: &Options) -> Result<
         }
     };
     override_with(&mut raw, options);
-    let around = Surroundings { folder, compile_schemas: options.compile_schemas };
+    let around =
+        Surroundings { folder, compile_schemas: options.compile_schemas, is_model_chosen: options.model.is_some() };
     let agent = validate::agent(raw, &around, &mut findings);
     if findings.has_errors() {
         return Err(findings.into_list());

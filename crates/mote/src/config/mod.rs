@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::tools::Effect;
+use crate::tools::policy::network::Private;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use json_schema::JSON_SCHEMA;
@@ -207,8 +208,8 @@ pub struct HttpTool {
     pub key_ttl: Option<Duration>,
     /// Hosts (`host` or `host:port`) that redirects may lead to; the URL's own host is always in.
     pub allow_hosts: Vec<String>,
-    /// Whether private, loopback and link-local addresses may be reached (only for hosts named in the URL or the allowlist).
-    pub allow_private: bool,
+    /// Which private and loopback addresses may be reached (only for hosts named in the URL or the allowlist).
+    pub allow_private: Private,
     /// Whether a person approves each call.
     pub approval: bool,
 }

@@ -12,7 +12,7 @@ version: 1.4.0
 prompt: Sort the ticket.
 model:
   provider: anthropic
-  name: claude-test
+  name: claude-sonnet-5
   base_url: http://127.0.0.1:9999
 tools:
   - name: get_ticket
@@ -116,7 +116,7 @@ budgets: {}
 
 #[test]
 fn an_inline_key_is_refused_and_not_repeated() {
-    let text = with("  name: claude-test\n", "  name: claude-test\n  key: sk-ant-123\n");
+    let text = with("  name: claude-sonnet-5\n", "  name: claude-sonnet-5\n  key: sk-ant-123\n");
     let shown = rendered(&parse(&text).unwrap_err());
     assert_eq!(shown.len(), 1, "{shown:?}");
     assert!(shown[0].starts_with(
@@ -168,7 +168,7 @@ fn providers_know_their_fields() {
         ],
     );
     check(
-        &with("  name: claude-test\n", "  plan: plan.yaml\n"),
+        &with("  name: claude-sonnet-5\n", "  plan: plan.yaml\n"),
         &[
             "agent.yaml:7:3: error: model: provider `anthropic` needs `name`",
             "agent.yaml:8:9: error: model.plan: provider `anthropic` has no `plan`",
@@ -227,9 +227,31 @@ fn not_even_a_mapping() {
 }
 
 #[test]
+fn a_budget_in_usd_that_a_model_without_a_price_never_reaches_is_refused() {
+    let text = GOOD.replace("claude-sonnet-5", "my-llm");
+    let said = |bound: &str| {
+        let message = "bounds nothing: the price of `my-llm` is not known, its cost counts as 0";
+        let hint = "give the model a `price: {input: …, output: …}` in USD per million tokens (zeros if it is free), or bound `tokens`";
+        format!("{bound}.usd: {message}\n    hint: {hint}")
+    };
+    let found = rendered(&parse(&text).unwrap_err());
+    assert_eq!(found.len(), 2, "{found:?}");
+    for (found, bound) in found.iter().zip(["budget.per_run", "budget.agent"]) {
+        assert!(found.ends_with(&said(bound)), "{found}");
+    }
+    let free = text.replace("  name: my-llm\n", "  name: my-llm\n  price: {input: 0, output: 0}\n");
+    assert!(parse(&free).is_ok());
+    let choice = ModelChoice::parse("openai/llama3.2", Some("http://127.0.0.1:11434/v1".to_owned())).unwrap();
+    let chosen = from_text(GOOD, Path::new("/nonexistent"), &Options { model: Some(choice), ..Options::default() });
+    let warned = chosen.unwrap().warnings;
+    assert!(warned.iter().any(|warning| warning.message.contains("no budget in USD applies")), "{warned:?}");
+}
+
+#[test]
 fn warnings_say_what_production_wants() {
     let text = with("    effect: read\n", "    effect: write\n")
-        .replace("budget: {per_run: {usd: 0.50, tokens: 200k}, agent", "budget: {agent");
+        .replace("budget: {per_run: {usd: 0.50, tokens: 200k}, agent: {usd: 100", "budget: {agent: {tokens: 9M")
+        .replace("claude-sonnet-5", "claude-test");
     let text = text
         .replace("https://tickets", "http://tickets")
         .replace("telemetry: {otlp: \"http://127.0.0.1:4318\", content: off}\n", "");
@@ -239,7 +261,7 @@ fn warnings_say_what_production_wants() {
         "plain HTTP to tickets.internal: readable on the way",
         "nothing bounds what a run may spend",
         "no traces are sent",
-        "the price of `claude-test` is not known: its cost counts as 0",
+        "the price of `claude-test` is not known: its cost counts as 0, and no budget in USD applies",
     ] {
         assert!(messages.iter().any(|message| message == expected), "{expected}: {messages:?}");
     }
@@ -251,7 +273,7 @@ fn the_digest_covers_what_the_agent_can_do_and_nothing_else() {
     let original = digest(GOOD);
     for (line, replacement) in [
         ("Sort the ticket.", "Sort the tickets."),
-        ("name: claude-test", "name: claude-other"),
+        ("name: claude-sonnet-5", "name: claude-sonnet-4-5"),
         ("timeout: 10s", "timeout: 11s"),
         ("steps: 10", "steps: 11"),
         ("usd: 0.50", "usd: 0.51"),
@@ -263,8 +285,8 @@ fn the_digest_covers_what_the_agent_can_do_and_nothing_else() {
     for (line, replacement) in [
         ("127.0.0.1:8080", "127.0.0.1:8081"),
         ("127.0.0.1:4318", "127.0.0.1:4319"),
-        ("name: claude-test", "name: claude-test # the same"),
-        ("  provider: anthropic\n  name: claude-test", "  name: claude-test\n  provider: anthropic"),
+        ("name: claude-sonnet-5", "name: claude-sonnet-5 # the same"),
+        ("  provider: anthropic\n  name: claude-sonnet-5", "  name: claude-sonnet-5\n  provider: anthropic"),
         ("timeout: 10s", "timeout: 10000ms"),
     ] {
         assert_eq!(digest(&with(line, replacement)), original, "{line}");

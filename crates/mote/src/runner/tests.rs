@@ -262,7 +262,7 @@ pub(super) fn start(
     (Runner::start(parts).unwrap(), model)
 }
 
-pub(super) fn ask(text: &str) -> Submission {
+pub(crate) fn ask(text: &str) -> Submission {
     Submission {
         owner: Owner::default(),
         input: vec![Message::text(Role::User, text)],

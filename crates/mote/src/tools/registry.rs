@@ -199,6 +199,7 @@ fn builtin_digest(builtin: Builtin) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tools::policy::network::Private;
     use std::collections::BTreeMap;
     use std::time::Duration;
 
@@ -216,7 +217,7 @@ mod tests {
             output_max: 1024,
             key_ttl: None,
             allow_hosts: Vec::new(),
-            allow_private: false,
+            allow_private: Private::None,
             approval: false,
         }
     }

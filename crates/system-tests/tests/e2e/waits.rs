@@ -115,3 +115,17 @@ async fn a_waiting_task_can_be_cancelled() {
     service.post(&format!("/tasks/{id}/cancel"), &json!({})).send().await.unwrap();
     assert_eq!(service.finished(&id).await.unwrap()["status"], "cancelled");
 }
+
+#[tokio::test]
+async fn a_repeated_run_that_waits_is_answered_as_the_first_one_was() {
+    let stage = with_builtins(waiting_for("wait_for_signal", json!({"name": "go"}))).await;
+    let service = stage.serve().await;
+    let mut ids = Vec::new();
+    for replayed in [false, true] {
+        let run = service.post("/run", &json!({"input": "x"})).header("idempotency-key", "k");
+        let answer = run.send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers().contains_key("idempotency-replayed")), (202, replayed));
+        ids.push(answer.json::<Value>().await.unwrap()["id"].clone());
+    }
+    assert_eq!(ids[0], ids[1]);
+}

@@ -213,3 +213,71 @@ async fn unknown_routes_and_methods_are_problems() {
         assert!(!answer.header("allow").is_empty());
     }
 }
+
+#[tokio::test]
+async fn a_path_that_is_no_text_and_a_parameter_that_nobody_knows_are_problems() {
+    let service = passive().start();
+    for (method, path) in [
+        ("GET", "/tasks/%ff"),
+        ("GET", "/tasks/%ff/events"),
+        ("GET", "/sessions/%ff"),
+        ("DELETE", "/sessions/%ff"),
+        ("POST", "/tasks/%ff/cancel"),
+        ("POST", "/tasks/x/signals/%ff"),
+    ] {
+        let answer = service.send(request(method, path, None)).await;
+        assert_eq!((answer.status.as_u16(), answer.problem()), (404, "route_not_found"), "{method} {path}");
+    }
+    for (method, path) in [
+        ("GET", "/tasks/x?verbose=true"),
+        ("POST", "/tasks/x/cancel?force=true"),
+        ("POST", "/tasks/x/input?force=true"),
+        ("POST", "/tasks/x/signals/go?force=true"),
+        ("POST", "/tasks/x/rerun?force=true"),
+    ] {
+        let answer = service.send(request(method, path, (method == "POST").then_some("{}"))).await;
+        assert_eq!((answer.status.as_u16(), answer.problem()), (400, "invalid_query"), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn one_key_cannot_take_every_stream() {
+    let (greedy, modest) = (key("greedy", &[Scope::Read], None), key("modest", &[Scope::Read], None));
+    let service = locked(&[&greedy, &modest]);
+    let id = service.runner.submit(crate::runner::tests::ask("hi"), false).await.unwrap().task;
+    let open = async |key: &NewKey| {
+        let path = format!("/tasks/{id}/events");
+        service.response(bearing(request("GET", &path, None), key)).await
+    };
+    let mut streams = Vec::new();
+    for _ in 0..limits::STREAMS_PER_KEY_MAX {
+        streams.push(open(&greedy).await);
+    }
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+    assert_eq!(open(&greedy).await.status(), 503);
+    assert_eq!(open(&modest).await.status(), 200);
+    streams.pop();
+    assert_eq!(open(&greedy).await.status(), 200, "a stream that ended leaves its place");
+}
+
+#[tokio::test]
+async fn bodies_under_way_are_bounded_together() {
+    let service = passive().start();
+    let slow = || {
+        let mut slow = request("POST", "/tasks", Some(""));
+        *slow.body_mut() = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
+        slow
+    };
+    let whole = limits::REQUEST_BODY_BYTES_MAX;
+    let mut under_way = Vec::new();
+    for _ in 0..limits::BODIES_BYTES_MAX / whole {
+        let mut arriving = Box::pin(service.router.clone().oneshot(slow()));
+        assert!(futures_util::poll!(&mut arriving).is_pending());
+        under_way.push(arriving);
+    }
+    let refused = service.post("/tasks", BODY).await;
+    assert_eq!((refused.status.as_u16(), refused.problem()), (503, "overloaded"));
+    assert!(refused.headers.contains_key("retry-after"));
+    under_way.pop();
+    assert_eq!(service.post("/tasks", BODY).await.status, 202);
+}

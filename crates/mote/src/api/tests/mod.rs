@@ -32,6 +32,7 @@ use crate::model::{Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, 
 use crate::runner::{Parts, Runner, Takes};
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{Batch, Claim, Commit, Lease, NewEntry, Status, StatusChange, Store, Task, Totals};
+use crate::tools::policy::network::Private;
 use crate::tools::registry::Registry;
 
 /// Long enough for any machine; only a failing test waits for it.
@@ -351,7 +352,7 @@ fn tool() -> config::HttpTool {
         output_max: 1_000,
         key_ttl: None,
         allow_hosts: Vec::new(),
-        allow_private: false,
+        allow_private: Private::None,
         approval: true,
     }
 }

@@ -21,8 +21,8 @@ use super::terminal::Terminal;
 use client::{Client, segment};
 
 const AFTER_HELP: &str = "\
-Every command takes --url and --key, or MOTE_SANDBOX_URL and MOTE_SANDBOX_KEY. Root on the daemon's own host needs
-neither: the key is found where the daemon left it.
+Every command takes --url and --key, or MOTE_SANDBOX_URL and MOTE_SANDBOX_KEY. Root on the
+daemon's own host needs neither: the key is found where the daemon left it.
 
 Examples:
   id=$(mote sandbox create --image base)
@@ -32,7 +32,8 @@ Examples:
   sn=$(mote sandbox snapshot $id) && mote sandbox rollback $id $sn
   mote sandbox rm $id
 
-Exit codes: those of `mote`; `exec` and `shell` end as their program does (128 + N where signal N ended it).";
+Exit codes: those of `mote`; `exec` and `shell` end as their program does (128 + N where signal
+N ended it).";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -67,9 +68,11 @@ enum Command {
     Snapshot(TakeOne),
     Rollback(Back),
     Fork(Branch),
+    /// Print what a sandbox changed of its image's files
     Diff(One),
     Commit(Keep),
     Pause(Rest),
+    /// Resume a paused sandbox
     Resume(One),
     Rm(Many),
     Logs(Logs),
@@ -77,7 +80,8 @@ enum Command {
     Capabilities(Nothing),
 }
 
-/// The sandbox that is meant
+// Not a doc comment: that would stand in the help instead of the commands' own.
+// The sandbox that is meant.
 #[derive(Debug, clap::Args)]
 struct One {
     /// The sandbox's id

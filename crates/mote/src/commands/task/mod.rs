@@ -18,7 +18,8 @@ use client::Client;
 pub(crate) use client::segment;
 
 const AFTER_HELP: &str = "\
-Every command takes --url and --key, or MOTE_URL and MOTE_KEY. A key in the environment does not show in `ps`.
+Every command takes --url and --key, or MOTE_URL and MOTE_KEY. A key in the environment does not
+show in `ps`.
 
 Examples:
   mote task submit \"Sort ticket 42\" --session s-42 --watch
@@ -26,8 +27,8 @@ Examples:
   mote task input task_01jx… --approve
   mote task signal task_01jx… ci-result --payload '{\"passed\": true}'
 
-Exit codes: 0 done; 1 the task failed or was cancelled (watch, submit --watch); 3 not reachable or overloaded;
-4 refused by the service.";
+Exit codes: 0 done; 1 the task failed or was cancelled (watch, submit --watch); 3 not reachable
+or overloaded; 4 refused by the service.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -55,12 +56,15 @@ struct Connection {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Submit(Box<Submit>),
+    /// Show a task
     Get(One),
     List(List),
     Watch(Watch),
+    /// Cancel a task
     Cancel(One),
     Input(Input),
     Signal(Signal),
+    /// Take a task out of the dead letters and queue it again
     Rerun(One),
 }
 
@@ -85,7 +89,7 @@ struct Submit {
     #[arg(long, value_name = "JSON", value_parser = json_value)]
     context: Option<Value>,
     /// The most the run may spend, in USD; narrows the agent's budget
-    #[arg(long, value_name = "USD")]
+    #[arg(long, value_name = "USD", value_parser = usd)]
     usd: Option<f64>,
     /// The most tokens the run may use, such as 50k; narrows the agent's budget
     #[arg(long, value_parser = tokens)]
@@ -104,10 +108,12 @@ struct Submit {
     watch: bool,
 }
 
-/// The task that is meant
+// Not a doc comment: that would stand in the help instead of the commands' own.
+// The task that is meant.
 #[derive(Debug, clap::Args)]
 struct One {
     /// The task's id
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     task: String,
 }
 
@@ -144,6 +150,7 @@ struct List {
 #[derive(Debug, clap::Args)]
 struct Watch {
     /// The task's id
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     task: String,
     /// Only events behind this one
     #[arg(long, value_name = "SEQ", default_value_t = 0)]
@@ -154,6 +161,7 @@ struct Watch {
 #[derive(Debug, clap::Args)]
 struct Input {
     /// The task's id
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     task: String,
     /// The call that asked; without it the oldest open one is answered
     #[arg(long)]
@@ -184,6 +192,7 @@ struct Answer {
 #[derive(Debug, clap::Args)]
 struct Signal {
     /// The task's id
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     task: String,
     /// The signal's name
     name: String,
@@ -331,6 +340,11 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 fn json_value(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))
+}
+
+fn usd(text: &str) -> Result<f64, String> {
+    let amount = text.parse().ok().filter(|amount: &f64| amount.is_finite() && *amount > 0.0);
+    amount.ok_or_else(|| "write an amount of USD above zero, such as 0.50".to_owned())
 }
 
 fn tokens(text: &str) -> Result<u64, String> {

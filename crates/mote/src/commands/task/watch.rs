@@ -7,7 +7,7 @@ use mote::limits::{CLIENT_EVENT_BYTES_MAX, CLIENT_RESUME_PAUSE, CLIENT_RESUMES_M
 use mote_wire::sse::{Buffer, Framer, Full};
 use serde_json::Value;
 
-use super::client::Client;
+use super::client::{Client, segment};
 use super::print;
 use crate::commands::exit::{Code, Exit};
 use crate::commands::progress::Progress;
@@ -35,6 +35,10 @@ pub(super) async fn follow(
     loop {
         let before = cursor;
         let ended = match client.events(task, cursor).await {
+            // All of a finished task was seen: only its end is missing.
+            Ok(response) if response.status() == reqwest::StatusCode::NO_CONTENT => {
+                Some(client.get(&format!("/tasks/{}", segment(task))).await?)
+            }
             Ok(response) => match read(response, &mut cursor, json, &mut progress, terminal).await? {
                 Pass::Ended(task) => Some(task),
                 Pass::Broken => None,
@@ -125,19 +129,20 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// A service that sends each of `streams` on a connection of its own; returns the requests it got.
-    async fn service(streams: Vec<&'static str>) -> (String, tokio::task::JoinHandle<Vec<String>>) {
+    const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+
+    /// A service that gives each answer on a connection of its own; returns the requests it got.
+    async fn service(answers: Vec<String>) -> (String, tokio::task::JoinHandle<Vec<String>>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move {
             let mut requests = Vec::new();
-            for stream in streams {
+            for answer in answers {
                 let (mut socket, _) = listener.accept().await.unwrap();
                 let mut request = vec![0; 4096];
                 let read = socket.read(&mut request).await.unwrap();
                 requests.push(String::from_utf8_lossy(&request[..read]).into_owned());
-                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
-                socket.write_all(format!("{head}{stream}").as_bytes()).await.unwrap();
+                socket.write_all(answer.as_bytes()).await.unwrap();
             }
             requests
         });
@@ -148,8 +153,12 @@ mod tests {
     async fn a_broken_stream_is_resumed_behind_the_last_event() {
         mote::tls::install_provider();
         let (url, serving) = service(vec![
-            "id: 1\nevent: run.started\ndata: {\"type\":\"event\",\"seq\":1,\"kind\":\"run.started\"}\n\n",
-            "event: end\ndata: {\"type\":\"end\",\"task\":{\"id\":\"t\",\"status\":\"failed\"}}\n\n",
+            format!(
+                "{STREAM}id: 1\nevent: run.started\ndata: {{\"type\":\"event\",\"seq\":1,\"kind\":\"run.started\"}}\n\n"
+            ),
+            format!(
+                "{STREAM}event: end\ndata: {{\"type\":\"end\",\"task\":{{\"id\":\"t\",\"status\":\"failed\"}}}}\n\n"
+            ),
         ])
         .await;
         let client = Client::new(&url, Some("secret-key")).unwrap();
@@ -158,5 +167,20 @@ mod tests {
         let requests = serving.await.unwrap();
         assert!(requests[0].contains("last-event-id: 0") && requests[0].contains("Bearer secret-key"), "{requests:?}");
         assert!(requests[1].contains("last-event-id: 1"), "{requests:?}");
+    }
+
+    #[tokio::test]
+    async fn a_finished_task_of_which_all_was_seen_is_shown_at_once() {
+        mote::tls::install_provider();
+        let task = r#"{"id":"t","status":"completed"}"#;
+        let (url, serving) = service(vec![
+            "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned(),
+            format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{task}", task.len()),
+        ])
+        .await;
+        let client = Client::new(&url, None).unwrap();
+        follow(&client, "t", 7, false, &mut Terminal::detect()).await.unwrap();
+        let requests = serving.await.unwrap();
+        assert!(requests[1].starts_with("GET /tasks/t HTTP/1.1"), "{requests:?}");
     }
 }

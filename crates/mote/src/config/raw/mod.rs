@@ -274,8 +274,16 @@ pub(super) struct Http {
     /// Hosts, `host` or `host:port`, that redirects may lead to. The URL's own host is always allowed.
     #[serde(default)]
     pub(super) allow_hosts: Vec<String>,
-    /// Whether private, loopback and link-local addresses may be reached. Default: `false`.
-    pub(super) allow_private: Option<bool>,
+    /// Whether private and loopback addresses may be reached, or which networks of them, such as `[10.20.0.0/16]`.
+    /// `true` leaves out the link-local ones, where cloud metadata is. Default: `false`.
+    pub(super) allow_private: Option<AllowPrivate>,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum AllowPrivate {
+    All(bool),
+    Networks(Vec<String>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]

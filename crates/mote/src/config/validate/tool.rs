@@ -13,6 +13,7 @@ use super::super::{Builtin, HeaderValue, HttpTool, SandboxTool, Secret, raw, sch
 use super::{Surroundings, check_variable, check_version, duration, http_url, optional_duration};
 use crate::limits::{TOOL_OUTPUT_BYTES, TOOL_OUTPUT_BYTES_MAX, TOOLS_MAX};
 use crate::tools::Effect;
+use crate::tools::policy::network::{Network, Private};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Headers that carry credentials: their value is never written in the file.
@@ -127,9 +128,26 @@ fn http_tool(raw: raw::HttpTool, path: &FieldPath, around: &Surroundings<'_>, fi
         output_max,
         key_ttl,
         allow_hosts: raw.http.allow_hosts,
-        allow_private: raw.http.allow_private.unwrap_or(false),
+        allow_private: private(raw.http.allow_private, &http.key("allow_private"), findings),
         approval: raw.approval.unwrap_or(false),
     }
+}
+
+/// Which private addresses may be reached.
+fn private(raw: Option<raw::AllowPrivate>, path: &FieldPath, findings: &mut Findings<'_>) -> Private {
+    let networks = match raw {
+        None | Some(raw::AllowPrivate::All(false)) => return Private::None,
+        Some(raw::AllowPrivate::All(true)) => return Private::All,
+        Some(raw::AllowPrivate::Networks(networks)) => networks,
+    };
+    let mut parse = |(index, text): (usize, &String)| match text.parse::<Network>() {
+        Ok(network) => Some(network),
+        Err(message) => {
+            findings.error(&path.index(index), message);
+            None
+        }
+    };
+    Private::Networks(networks.iter().enumerate().filter_map(&mut parse).collect())
 }
 
 /// Bound on a result, bytes.

@@ -3,17 +3,19 @@
 //! A client follows no redirect, takes no proxy from the environment and connects to vetted addresses only. It does not
 //! check literal addresses or hosts; the tool does, before each hop.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::limits::{TOOL_CONNECT_TIMEOUT, TOOL_IDLE_CONNECTION, TOOL_IDLE_CONNECTIONS_PER_HOST};
 use crate::tls;
+use crate::tools::policy::network::Private;
 use crate::tools::policy::resolver::{Lookup, System, Vetting};
 
 /// What a client may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Policy {
-    /// Whether it may connect to private addresses.
-    pub allow_private: bool,
+    /// Which private addresses it may connect to.
+    pub private: Private,
     /// Whether each request opens its own connection. A kept one may be closed by the backend just as a request is
     /// written, and whether it was processed is then unknown: writes do not take that risk.
     pub fresh: bool,
@@ -22,7 +24,7 @@ pub struct Policy {
 /// Shared clients.
 pub struct Clients {
     lookup: Arc<dyn Lookup>,
-    built: [OnceLock<reqwest::Client>; 4],
+    built: Mutex<HashMap<Policy, reqwest::Client>>,
 }
 
 impl Default for Clients {
@@ -48,20 +50,21 @@ impl Clients {
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn get(&self, policy: Policy) -> Result<&reqwest::Client, tls::Error> {
-        let slot = &self.built[usize::from(policy.allow_private) * 2 + usize::from(policy.fresh)];
-        if let Some(client) = slot.get() {
-            return Ok(client);
+    pub fn get(&self, policy: &Policy) -> Result<reqwest::Client, tls::Error> {
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = built.get(policy) {
+            return Ok(client.clone());
         }
         let idle = if policy.fresh { 0 } else { TOOL_IDLE_CONNECTIONS_PER_HOST };
         let client = tls::http_client(None)?
-            .dns_resolver(Arc::new(Vetting::new(self.lookup.clone(), policy.allow_private)))
+            .dns_resolver(Arc::new(Vetting::new(self.lookup.clone(), policy.private.clone())))
             .connect_timeout(TOOL_CONNECT_TIMEOUT)
             .pool_idle_timeout(TOOL_IDLE_CONNECTION)
             .pool_max_idle_per_host(idle)
             .user_agent(concat!("mote/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| tls::Error::Client(error.to_string()))?;
-        Ok(slot.get_or_init(|| client))
+        built.insert(policy.clone(), client.clone());
+        Ok(client)
     }
 }

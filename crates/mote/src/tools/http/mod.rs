@@ -80,7 +80,7 @@ impl Http {
         let recipe = Recipe::build(tool).map_err(|(field, message)| fail(&field, message))?;
         let allowlist = Allowlist::new(recipe.sample(), &tool.allow_hosts)
             .map_err(|error| fail("allow_hosts", error.to_string()))?;
-        let policy = Policy { allow_private: tool.allow_private, fresh: tool.effect == Effect::Write };
+        let policy = Policy { private: tool.allow_private.clone(), fresh: tool.effect == Effect::Write };
         let http = Self {
             definition: ToolDefinition {
                 name: tool.name.clone(),
@@ -112,20 +112,20 @@ impl Http {
         let host = url.host_str().unwrap_or_default();
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
         let Some(address) = literal else { return Ok(()) };
-        network::check(host, address, self.policy.allow_private)
+        network::check(host, address, &self.policy.private)
             .map_err(|refused| self.failure(FailureKind::Forbidden, refused.to_string()))
     }
 
     async fn perform(&self, mut hop: Hop, invocation: &Invocation) -> Result<Output, Failure> {
         let client =
-            self.clients.get(self.policy).map_err(|error| self.failure(FailureKind::NotSent, error.to_string()))?;
+            self.clients.get(&self.policy).map_err(|error| self.failure(FailureKind::NotSent, error.to_string()))?;
         // After a 303 the effect has happened; whatever goes wrong later, it was not "not sent".
         let mut performed = false;
         for _ in 0..=TOOL_REDIRECTS_MAX {
             let own = self.allowlist.is_own(&hop.url);
             let attempt = async {
                 self.vet(&hop.url)?;
-                let request = self.recipe.request(client, &hop, invocation, own);
+                let request = self.recipe.request(&client, &hop, invocation, own);
                 request.send().await.map_err(|error| self.send_failure(&hop.url, error))
             };
             let response = attempt.await.map_err(|failure| after_effect(failure, performed))?;

@@ -208,7 +208,7 @@ pub(super) fn digest(tool: &HttpTool) -> [u8; 32] {
         "effect": tool.effect,
         "key_ttl_ms": tool.key_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         "allow_hosts": tool.allow_hosts,
-        "allow_private": tool.allow_private,
+        "allow_private": tool.allow_private.to_json(),
     }))
 }
 

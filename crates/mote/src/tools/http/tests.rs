@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::config::{HeaderValue, HttpTool, Secret};
+use crate::tools::policy::network::Private;
 use crate::tools::policy::resolver::Lookup;
 
 const SECRET: &str = "s3cr3t-0123456789";
@@ -104,7 +105,7 @@ fn declared(method: &str, url: String, effect: Effect) -> HttpTool {
         output_max: 1000,
         key_ttl: None,
         allow_hosts: Vec::new(),
-        allow_private: true,
+        allow_private: Private::All,
         approval: false,
     }
 }
@@ -193,7 +194,7 @@ async fn what_the_url_leaves_over_is_the_body_and_the_key_is_quoted() {
 async fn private_addresses_need_the_exception() {
     let backend = Backend::start(|_| "in".into_response()).await;
     let named = declared("GET", format!("http://inside.example:{}/", backend.port()), Effect::Read);
-    let refused = HttpTool { allow_private: false, ..named.clone() };
+    let refused = HttpTool { allow_private: Private::None, ..named.clone() };
     let failure = call(&refused, json!({})).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Forbidden, "{failure}");
     assert!(failure.message.contains("127.0.0.1 of inside.example is loopback"), "{failure}");
@@ -201,7 +202,7 @@ async fn private_addresses_need_the_exception() {
     assert_eq!(call(&named, json!({})).await.unwrap().content, "in");
 
     let literal = declared("GET", format!("http://{}/", backend.address), Effect::Read);
-    let error = Http::build(&HttpTool { allow_private: false, ..literal.clone() }, Arc::default()).unwrap_err();
+    let error = Http::build(&HttpTool { allow_private: Private::None, ..literal.clone() }, Arc::default()).unwrap_err();
     assert_eq!(error.field, "http.url");
     assert_eq!(call(&literal, json!({})).await.unwrap().content, "in");
 }
@@ -265,7 +266,7 @@ async fn a_redirect_to_a_refused_address_is_refused_though_its_host_is_named() {
 #[tokio::test]
 async fn the_metadata_service_and_a_downgrade_are_refused() {
     let mut tool = declared("GET", "https://api.example/".to_owned(), Effect::Read);
-    tool.allow_private = false;
+    tool.allow_private = Private::None;
     tool.allow_hosts = vec!["169.254.169.254".to_owned(), "cdn.example".to_owned()];
     let http = built(&tool);
     let url = |text: &str| Url::parse(text).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::network::{self, Refused};
+use super::network::{self, Private, Refused};
 
 /// Finds the addresses of a name.
 #[async_trait]
@@ -31,32 +31,32 @@ impl Lookup for System {
 /// A resolver for `reqwest` that gives only addresses that the policy allows.
 pub(crate) struct Vetting {
     lookup: Arc<dyn Lookup>,
-    allow_private: bool,
+    private: Private,
 }
 
 impl Vetting {
-    pub(crate) fn new(lookup: Arc<dyn Lookup>, allow_private: bool) -> Self {
-        Self { lookup, allow_private }
+    pub(crate) fn new(lookup: Arc<dyn Lookup>, private: Private) -> Self {
+        Self { lookup, private }
     }
 }
 
 impl reqwest::dns::Resolve for Vetting {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let (lookup, allow_private) = (self.lookup.clone(), self.allow_private);
+        let (lookup, private) = (self.lookup.clone(), self.private.clone());
         Box::pin(async move {
             let found = lookup.lookup(name.as_str()).await?;
-            let vetted = vet(name.as_str(), found, allow_private)?;
+            let vetted = vet(name.as_str(), found, &private)?;
             Ok(Box::new(vetted.into_iter()) as reqwest::dns::Addrs)
         })
     }
 }
 
 /// Keeps the allowed addresses; if there were some and none is allowed, says why of the first.
-fn vet(host: &str, found: Vec<IpAddr>, allow_private: bool) -> Result<Vec<SocketAddr>, Refused> {
+fn vet(host: &str, found: Vec<IpAddr>, private: &Private) -> Result<Vec<SocketAddr>, Refused> {
     let mut refusal = None;
     let mut vetted = Vec::with_capacity(found.len());
     for address in found {
-        match network::check(host, address, allow_private) {
+        match network::check(host, address, private) {
             Ok(()) => vetted.push(SocketAddr::new(address, 0)),
             Err(refused) => refusal = refusal.or(Some(refused)),
         }
@@ -78,10 +78,10 @@ mod tests {
     #[test]
     fn only_allowed_addresses_are_left() {
         let mixed = addresses(&["10.0.0.1", "1.1.1.1", "::1"]);
-        let vetted = vet("mixed.example", mixed.clone(), false).unwrap();
+        let vetted = vet("mixed.example", mixed.clone(), &Private::None).unwrap();
         assert_eq!(vetted, vec!["1.1.1.1:0".parse().unwrap()]);
-        assert_eq!(vet("mixed.example", mixed, true).unwrap().len(), 3);
-        assert!(vet("inside.example", addresses(&["10.0.0.1"]), false).is_err());
-        assert!(vet("nothing.example", Vec::new(), false).unwrap().is_empty());
+        assert_eq!(vet("mixed.example", mixed, &Private::All).unwrap().len(), 3);
+        assert!(vet("inside.example", addresses(&["10.0.0.1"]), &Private::None).is_err());
+        assert!(vet("nothing.example", Vec::new(), &Private::None).unwrap().is_empty());
     }
 }

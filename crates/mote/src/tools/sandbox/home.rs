@@ -23,6 +23,7 @@ use crate::limits::{
 use crate::store::{self, NewSandbox, SandboxChange, SandboxRow, SandboxScope, Store};
 use crate::tls;
 use crate::tools::http::{BuildError, Clients, Policy};
+use crate::tools::policy::network::Private;
 use crate::tools::{Invocation, key};
 
 /// Sandboxes that one call finds gone in a row before it gives up.
@@ -110,12 +111,12 @@ impl Sandboxes {
     }
 
     /// A client for requests that may be repeated (`fresh` is false) or may not.
-    pub(super) fn http(&self, fresh: bool) -> Result<&reqwest::Client, Trouble> {
+    pub(super) fn http(&self, fresh: bool) -> Result<reqwest::Client, Trouble> {
         if let Some(client) = &self.private {
-            return Ok(client);
+            return Ok(client.clone());
         }
         // The operator names the daemon: it is commonly on this host or in a private network.
-        self.clients.get(Policy { allow_private: true, fresh }).map_err(|error| Trouble::Unreachable {
+        self.clients.get(&Policy { private: Private::All, fresh }).map_err(|error| Trouble::Unreachable {
             base: self.daemon.base().to_owned(),
             reason: error.to_string(),
             sent: false,
@@ -197,7 +198,7 @@ impl Sandboxes {
         };
         let renew = Renew { lease: self.config.spec.lease };
         let path = format!("/v1/sandboxes/{}/renew", segment(&id));
-        let request = self.daemon.request(self.http(false)?, Method::POST, &path).json(&renew);
+        let request = self.daemon.request(&self.http(false)?, Method::POST, &path).json(&renew);
         match self.daemon.send(traced(request, invocation).timeout(SANDBOX_ANSWER_TIMEOUT)).await {
             Ok(_) => Ok(Ok(id)),
             Err(trouble) if trouble.is_lost() => Ok(Err(reason(&trouble))),
@@ -218,7 +219,7 @@ impl Sandboxes {
         }
         crate::crash::point("sandbox.before_create");
         let create = Create { spec: self.specified(row, scope, invocation), count: None };
-        let request = self.daemon.request(self.http(false)?, Method::POST, "/v1/sandboxes").json(&create);
+        let request = self.daemon.request(&self.http(false)?, Method::POST, "/v1/sandboxes").json(&create);
         let request = traced(request, invocation).header("idempotency-key", &row.creation);
         let made: Sandbox = match self.daemon.send(request.timeout(SANDBOX_CREATE_TIMEOUT)).await {
             Ok(response) => self.daemon.json(response, SANDBOX_ANSWER_BYTES_MAX).await?,
@@ -235,7 +236,7 @@ impl Sandboxes {
     /// Ids of the sandboxes that were made under a key and are not gone: one at most, unless somebody forked it.
     pub(super) async fn find(&self, creation: &str) -> Result<Vec<String>, Trouble> {
         let path = format!("/v1/sandboxes?metadata.creation={}", segment(creation));
-        let request = self.daemon.request(self.http(false)?, Method::GET, &path).timeout(SANDBOX_ANSWER_TIMEOUT);
+        let request = self.daemon.request(&self.http(false)?, Method::GET, &path).timeout(SANDBOX_ANSWER_TIMEOUT);
         let response = self.daemon.send(request).await?;
         let page: Page<Sandbox> = self.daemon.json(response, SANDBOX_ANSWER_BYTES_MAX).await?;
         let own = |sandbox: &Sandbox| sandbox.parent.is_none();

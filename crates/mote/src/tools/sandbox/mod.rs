@@ -123,7 +123,7 @@ impl Work<'_> {
     fn request(&self, method: Method, below: &str) -> Result<RequestBuilder, Trouble> {
         let path = format!("/v1/sandboxes/{}/{below}", segment(&self.place.id));
         let http = self.sandboxes.http(self.fresh)?;
-        Ok(home::traced(self.sandboxes.daemon.request(http, method, &path), self.invocation))
+        Ok(home::traced(self.sandboxes.daemon.request(&http, method, &path), self.invocation))
     }
 
     /// A request about the file that the call names.

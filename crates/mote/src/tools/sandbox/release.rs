@@ -65,7 +65,7 @@ impl Sandboxes {
         };
         for id in &ids {
             let path = format!("/v1/sandboxes/{}", segment(id));
-            let request = self.daemon.request(self.http(false)?, Method::DELETE, &path);
+            let request = self.daemon.request(&self.http(false)?, Method::DELETE, &path);
             match self.daemon.send(request.timeout(SANDBOX_ANSWER_TIMEOUT)).await {
                 Ok(_) => {}
                 Err(trouble) if trouble.is_lost() => {}
