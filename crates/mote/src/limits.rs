@@ -55,14 +55,18 @@ pub const STORE_BACKUP_PAGES: i32 = 1024;
 pub const STORE_BUDGET_KEPT_MS: u64 = 400 * 24 * 60 * 60 * 1000;
 /// Entries that one page of a listing or of a journal read returns at most.
 pub const PAGE_MAX: usize = 200;
+/// Bytes of results or payloads after which a page ends, however few entries it has; the last one may go beyond.
+pub const PAGE_BYTES: usize = 2 << 20;
 /// Tasks in state `queued` above which a submission is refused as overload.
 pub const QUEUED_TASKS_MAX: u64 = 200_000;
 /// Labels on a task.
 pub const LABELS_MAX: usize = 16;
 /// Bytes of a label's key or value, of a tenant, user or session name, or of a signal's name.
 pub const NAME_BYTES_MAX: usize = 128;
-/// Unread mail (inputs, signals, a cancel) that one task may hold.
+/// Unread inputs, and unread signals, that one task may hold.
 pub const MAIL_MAX: usize = 64;
+/// Unread signals that one task may hold when another comes for which it waits.
+pub const MAIL_AWAITED_MAX: usize = 2 * MAIL_MAX;
 /// Events that a slow subscriber to a stream may lag behind before it is told to resume from its cursor.
 pub const STREAM_LAG: usize = 256;
 /// Times that a task may be claimed without progress before it goes to the dead letters.
@@ -167,12 +171,16 @@ pub const OUTBOX_DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CLAIM_BATCH: usize = 64;
 /// Deliveries of one outbox message before its back-off stops growing.
 pub const OUTBOX_BACKOFF_DOUBLINGS: u32 = 10;
-/// Outbox messages under way at once.
+/// Outbox messages that one look takes; they are delivered one after the other.
 pub const OUTBOX_BATCH: usize = 16;
-/// Journal entries that one read of a replay takes.
-pub const REPLAY_PAGE: usize = 500;
-/// Tasks that one retention sweep removes at most.
-pub const SWEEP_BATCH: usize = 1000;
+/// Tasks, and idempotency keys, that one command of a retention sweep removes at most: the commits of runs wait for it.
+pub const SWEEP_BATCH: usize = 250;
+/// How often finished tasks past their retention are removed.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How often an idle worker looks for what other processes left: timers, mail, expired leases.
+pub const WORK_POLL: Duration = Duration::from_millis(1000);
+/// Held tasks up to which each renewal also looks for mail that another process left.
+pub const RENEWAL_MAIL_MAX: usize = 256;
 /// Largest prompt file, bytes.
 pub const PROMPT_BYTES_MAX: usize = 256 << 10;
 /// Deepest nesting of `agent.yaml`.

@@ -191,6 +191,25 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         Ok(actions.push(Action::Conclude { call: index, outcome })?)
     }
 
+    /// The run ends, and with it every attempt under way or still to come. What may have changed something is said to be
+    /// unknown; no model reads the notice, so the context does not grow.
+    pub(super) fn cut_off(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        for index in 0..self.count() {
+            let call = self.call(index)?;
+            let attempted = match call.state {
+                CallState::Running { .. } => true,
+                CallState::BackingOff { doubt, .. } => doubt,
+                // Nothing was ever asked of a backend, or its answer is known.
+                CallState::Queued | CallState::Approving | CallState::Waiting { .. } | CallState::Done => continue,
+            };
+            let reads = matches!(call.spec.kind, CallKind::Tool { effect: Effect::Read, .. });
+            call.state = CallState::Done;
+            let outcome = if attempted && !reads { CallOutcome::Unknown } else { CallOutcome::Failed };
+            actions.push(Action::Conclude { call: index, outcome })?;
+        }
+        Ok(())
+    }
+
     fn call(&mut self, index: u16) -> Result<&mut Call, Refusal> {
         self.calls.as_mut_slice().get_mut(usize::from(index)).ok_or(Refusal::Call(index))
     }

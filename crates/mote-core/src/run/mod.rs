@@ -4,6 +4,7 @@
 mod act;
 mod plan;
 
+use crate::journal::CORE;
 use crate::{
     Action, Actions, Array, Budget, CallSpec, Change, Context, Event, Failure, Full, Limits, Outcome, Spend,
     TURNS_REMEMBERED, Time,
@@ -138,6 +139,8 @@ impl From<Full> for Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run<const UNITS: usize, const CALLS: usize> {
     phase: Phase,
+    /// Version of the state machine that opened it: what a journal of an older one may lack, replay lets it lack.
+    core: u16,
     limits: Limits,
     digest: [u8; 32],
     now: Time,
@@ -163,6 +166,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     pub fn new() -> Self {
         Self {
             phase: Phase::New,
+            core: CORE,
             limits: Limits::default(),
             digest: [0; 32],
             now: 0,
@@ -343,6 +347,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     }
 
     fn finish(&mut self, outcome: Outcome, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        self.cut_off(actions)?;
         self.budget.release();
         self.phase = Phase::Finished(outcome);
         Ok(actions.push(Action::Finish(outcome))?)
@@ -351,6 +356,16 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     fn settle(&mut self, spend: Spend, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         self.budget.settle(spend);
         Ok(actions.push(Action::Settle { tokens: spend.tokens(), nano_usd: spend.nano_usd })?)
+    }
+
+    /// Version of the state machine that opened it.
+    #[must_use]
+    pub fn core(&self) -> u16 {
+        self.core
+    }
+
+    pub(crate) fn opened_by(&mut self, core: u16) {
+        self.core = core;
     }
 
     /// Where the run stands.

@@ -1,8 +1,13 @@
 //! Every way in which a run ends, and that each ends it for good.
 
-use mote_core::{Action, Change, Effect, Event, Failure, Finish, Limits, ModelFailure, Outcome, Phase, Spend};
+use mote_core::{
+    Action, CallFailure, CallOutcome, CallState, Change, Effect, Event, Failure, Finish, Limits, ModelFailure, Outcome,
+    Phase, Spend,
+};
 
-use crate::play::{SPEND, START, answer, answered, model_failed, replied, replied_with, tool};
+use crate::play::{
+    SPEND, START, answer, answered, approved_tool, call_failed, keyed_tool, model_failed, replied, replied_with, tool,
+};
 use crate::{Play, limits};
 
 const FAILURES: [Failure; 14] = [
@@ -115,7 +120,8 @@ fn a_client_may_cancel_in_every_phase_that_is_not_over() {
         let actions = play.take(Event::Cancelled { spend: SPEND });
         assert_eq!(actions.last(), Some(&Action::Finish(Outcome::Cancelled)));
         // Only a model call under way has a cost to book.
-        assert_eq!(actions.len(), if thinking { 2 } else { 1 });
+        let settles = actions.iter().filter(|action| matches!(action, Action::Settle { .. })).count();
+        assert_eq!(settles, usize::from(thinking));
         let booked = play.run.budget().spent.tokens() - before.tokens();
         assert_eq!(booked, if thinking { SPEND.tokens() } else { 0 });
     }
@@ -180,4 +186,65 @@ fn the_limit_of_tool_calls_ends_the_run_before_the_turn_that_goes_beyond_it() {
     let actions = crate::besides_money(play.turn(&[read(4)]));
     assert_eq!(actions, [crate::failed(Failure::ToolCalls)], "no call of that turn is made");
     assert_eq!(play.run.tool_calls(), 3);
+}
+
+/// Every end that can come while calls are under way.
+const CUTS: [(Outcome, fn(&mut Play) -> Vec<Action>); 5] = [
+    (Outcome::Cancelled, |play| play.take(Event::Cancelled { spend: Spend::default() })),
+    (Outcome::Failed(Failure::Active), |play| play.wait(60_000).take(Event::TimerFired)),
+    (Outcome::Failed(Failure::Expired), |play| play.wait(90_000).take(Event::TimerFired)),
+    (Outcome::Failed(Failure::CapabilitiesChanged), |play| {
+        play.take(Event::Rebound { digest: [1; 32], change: Change::Fail })
+    }),
+    (Outcome::Failed(Failure::CapabilitiesChanged), |play| {
+        play.take(Event::Rebound { digest: [1; 32], change: Change::PendingCall })
+    }),
+];
+
+fn cut_limits() -> Limits {
+    Limits { active_ms: 60_000, expires_at: START + 90_000, ..limits() }
+}
+
+#[test]
+fn an_end_says_of_every_call_that_it_cuts_off_what_is_known() {
+    let turn = [tool(Effect::Read, 1), tool(Effect::Write, 2), keyed_tool(60_000), tool(Effect::Write, 3)];
+    for (outcome, end) in CUTS {
+        let mut play = Play::act(cut_limits(), &turn);
+        // This attempt reached nobody; the next was still to come.
+        play.take(call_failed(3, CallFailure::NotPerformed));
+        let concluded = |call, outcome| Action::Conclude { call, outcome };
+        let expected = [
+            concluded(0, CallOutcome::Failed),
+            concluded(1, CallOutcome::Unknown),
+            concluded(2, CallOutcome::Unknown),
+            concluded(3, CallOutcome::Failed),
+            Action::Finish(outcome),
+        ];
+        assert_eq!(end(&mut play), expected, "{outcome:?}");
+        assert!(play.run.calls().iter().all(|call| call.state == CallState::Done), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_keyed_call_in_doubt_that_was_to_be_made_again_is_unknown_after_the_end() {
+    for (outcome, end) in CUTS {
+        let mut play =
+            Play::act(Limits { backoff_ms: 120_000, backoff_ms_max: 120_000, ..cut_limits() }, &[keyed_tool(u64::MAX)]);
+        play.take(call_failed(0, CallFailure::Unknown));
+        let unknown = Action::Conclude { call: 0, outcome: CallOutcome::Unknown };
+        assert_eq!(end(&mut play), [unknown, Action::Finish(outcome)]);
+    }
+}
+
+#[test]
+fn an_end_says_nothing_of_calls_that_were_never_made_or_are_answered() {
+    let limits = Limits { parallel: 1, ..cut_limits() };
+    let turn =
+        [tool(Effect::Write, 1), approved_tool(Effect::Write, 2), tool(Effect::Write, 3), tool(Effect::Write, 4)];
+    let mut play = Play::act(limits, &turn);
+    play.take(answered(0));
+    let actions = play.take(Event::Cancelled { spend: Spend::default() });
+    // The first is answered, the second waits for a person, the last for a place.
+    let unknown = Action::Conclude { call: 2, outcome: CallOutcome::Unknown };
+    assert_eq!(actions, [unknown, Action::Finish(Outcome::Cancelled)]);
 }

@@ -1,4 +1,4 @@
-//! The files of `golden/v1`: one record a line as lowercase hex, `#` before a comment, and a `# expect:` trailer that
+//! The files of `golden/v1` (written by core 0x0001) and `golden/v2` (by this one): one record a line as lowercase hex, `#` before a comment, and a `# expect:` trailer that
 //! says where the run must stand afterwards. It does not know what the records mean.
 
 use std::fmt::Write as _;
@@ -8,8 +8,16 @@ use mote_core::{Run, journal};
 
 use crate::scenarios::{CALLS, Golden, Scenario};
 
+/// The versions whose files are kept, with the number of the core that wrote them; the last is this one.
+pub const VERSIONS: [(&str, u16); 2] = [("v1", 0x0001), ("v2", journal::CORE)];
+
+pub fn folder(version: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(version)
+}
+
+/// The file of a scenario as this core writes it.
 pub fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/v1").join(format!("{name}.journal"))
+    folder(VERSIONS[VERSIONS.len() - 1].0).join(format!("{name}.journal"))
 }
 
 /// The file of a scenario as it should be.

@@ -11,23 +11,36 @@ mod scenarios;
 
 use std::collections::BTreeSet;
 
+use journal_file::VERSIONS;
 use mote_core::journal::{self, Malformed, ReplayError};
 use mote_core::{Actions, Refusal, Run};
 use scenarios::{CALLS, SCENARIOS, UNITS};
 
-/// A checked-in journal: name, records, trailer.
-type File = (&'static str, Vec<Vec<u8>>, Vec<String>);
+/// A checked-in journal: version and name, records, trailer.
+type File = (String, Vec<Vec<u8>>, Vec<String>);
 
+/// Every file of every version.
 fn files() -> Vec<File> {
-    let read = |name| std::fs::read_to_string(journal_file::path(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
-    SCENARIOS
-        .iter()
-        .map(|scenario| {
-            let (records, trailer) = journal_file::parse(&read(scenario.name));
-            assert!(records.len() >= 2 && trailer.len() == 3, "{} is cut short", scenario.name);
-            (scenario.name, records, trailer)
+    VERSIONS.iter().flat_map(|(version, _)| files_of(version)).collect()
+}
+
+fn files_of(version: &str) -> Vec<File> {
+    stored(version)
+        .into_iter()
+        .map(|file| {
+            let name = format!("{version}/{file}");
+            let text = std::fs::read_to_string(journal_file::folder(version).join(&file)).unwrap();
+            let (records, trailer) = journal_file::parse(&text);
+            assert!(records.len() >= 2 && trailer.len() == 3, "{name} is cut short");
+            (name, records, trailer)
         })
         .collect()
+}
+
+/// Names of the files of a version.
+fn stored(version: &str) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(journal_file::folder(version)).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// Length of a record without its actions.
@@ -66,12 +79,10 @@ fn every_scenario_plays_to_its_end() {
 
 #[test]
 fn every_file_belongs_to_a_scenario() {
-    let stored: BTreeSet<_> = std::fs::read_dir(journal_file::path("x").parent().unwrap())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
     let known: BTreeSet<_> = SCENARIOS.iter().map(|scenario| format!("{}.journal", scenario.name)).collect();
-    assert_eq!(stored, known);
+    assert_eq!(stored("v2"), known);
+    assert_eq!(stored("v1").len(), 20, "a released version's files stay");
+    assert!(stored("v1").is_subset(&known));
 }
 
 #[test]
@@ -109,7 +120,7 @@ fn a_build_that_is_too_small_refuses_the_first_record_and_names_what_it_lacks() 
 
 #[test]
 fn a_turn_with_more_calls_than_the_build_has_is_malformed_there() {
-    let (_, records, _) = files().into_iter().find(|(name, ..)| *name == "parallel_tools").unwrap();
+    let (_, records, _) = files().into_iter().find(|(name, ..)| name == "v2/parallel_tools.journal").unwrap();
     let refused: Vec<_> = records.iter().filter_map(|record| journal::decode::<2>(record).err()).collect();
     assert_eq!(refused, [Malformed::Calls { found: 3, has: 2 }]);
     assert_eq!(refused[0].to_string(), "the record has 3 calls, this build takes 2");
@@ -190,10 +201,31 @@ fn a_flipped_bit_anywhere_never_panics_and_an_error_changes_nothing() {
 
 #[test]
 fn the_first_record_says_which_core_wrote_it() {
-    for (name, records, _) in files() {
-        let core = |record: &Vec<u8>| journal::decode::<CALLS>(record).unwrap().0.core;
-        assert_eq!(core(&records[0]), journal::CORE, "{name}");
-        assert!(records[1..].iter().all(|record| core(record) == 0), "{name}");
+    for (version, wrote) in VERSIONS {
+        for (name, records, _) in files_of(version) {
+            let core = |record: &Vec<u8>| journal::decode::<CALLS>(record).unwrap().0.core;
+            assert_eq!(core(&records[0]), wrote, "{name}");
+            assert!(records[1..].iter().all(|record| core(record) == 0), "{name}");
+            assert_eq!(replay_all::<UNITS, CALLS>(&records).unwrap().core(), wrote, "{name}");
+        }
+    }
+}
+
+#[test]
+fn only_a_journal_of_the_first_core_may_end_without_concluding_its_calls() {
+    for (version, lacks) in [("v1", true), ("v2", false)] {
+        let (_, mut records, _) =
+            files_of(version).into_iter().find(|(name, ..)| name.ends_with("rebound_fail.journal")).unwrap();
+        let end = records.last().unwrap().clone();
+        let concludes = journal::decode::<CALLS>(&end).unwrap().1.count() == 2;
+        assert_eq!(concludes, !lacks, "{version}");
+        // What the other core would have written.
+        let finish = [8, 29];
+        let conclude = [2, 1, 0];
+        let event = &end[..event_len(&end)];
+        let other = if lacks { [event, &conclude, &finish].concat() } else { [event, &finish].concat() };
+        *records.last_mut().unwrap() = other;
+        assert_eq!(replay_all::<UNITS, CALLS>(&records).is_ok(), lacks, "{version}");
     }
 }
 

@@ -39,6 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "budget_refused", about: "A shared budget refuses the reservation.", play: budget_refused },
     Scenario { name: "repeated_calls", about: "The same calls come again and again.", play: repeated_calls },
     Scenario { name: "cancelled", about: "A client cancels during a model call.", play: cancelled },
+    Scenario { name: "cancelled_in_calls", about: "A client cancels while a read, a write and a keyed call are under way.", play: cancelled_in_calls },
     Scenario { name: "expired", about: "Wall time ends while the run waits for a person.", play: expired },
     Scenario { name: "rebound_continue", about: "The capability set changed; the agent goes on.", play: rebound_continue },
     Scenario { name: "rebound_fail", about: "The capability set changed; the agent's runs fail.", play: rebound_fail },
@@ -231,6 +232,14 @@ fn repeated_calls() -> Golden {
 fn cancelled() -> Golden {
     let mut play = Golden::think(limits());
     play.wait(450).take(Event::Cancelled { spend: Spend { input: 120, output: 11, nano_usd: 525_000 } });
+    play
+}
+
+fn cancelled_in_calls() -> Golden {
+    let mut play =
+        Golden::act(Limits { parallel: 3, ..limits() }, &[read(1), tool(Effect::Write, 2), keyed_tool(60_000)]);
+    play.wait(80).take(call_failed(2, CallFailure::Unknown));
+    play.wait(80).take(Event::Cancelled { spend: Spend::default() });
     play
 }
 

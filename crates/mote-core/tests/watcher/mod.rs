@@ -45,6 +45,10 @@ impl Watcher {
     ) -> Result<(), TestCaseError> {
         prop_assert!(!self.finished, "an event was taken after the end");
         self.take(before, event, after.now())?;
+        let from_outside = matches!(event, Event::Cancelled { .. } | Event::TimerFired | Event::Rebound { .. });
+        if from_outside && actions.finish().is_some() {
+            self.cut_off(before);
+        }
         for action in actions.iter() {
             if let Action::Conclude { call, outcome } = action {
                 self.check_outcome(call, outcome, before.calls()[usize::from(call)].spec.kind)?;
@@ -55,6 +59,9 @@ impl Watcher {
         prop_assert_eq!(finishes, usize::from(matches!(after.phase(), Phase::Finished(_))));
         self.finished = finishes == 1;
         if self.finished {
+            let silent =
+                self.calls.iter().find(|(_, seen)| seen.attempts > 0 && seen.results != 1).map(|(call, _)| *call);
+            prop_assert_eq!(silent, None, "the run ended and says nothing of a call that was made");
             prop_assert_eq!((after.budget().reserved_tokens, after.budget().reserved_nano_usd), (0, 0));
             prop_assert_eq!(after.poll_at(), None);
         }
@@ -99,6 +106,15 @@ impl Watcher {
             _ => {}
         }
         Ok(())
+    }
+
+    /// What is under way when the run ends may have been performed.
+    fn cut_off<const U: usize, const C: usize>(&mut self, before: &Run<U, C>) {
+        for (index, call) in (0..).zip(before.calls()) {
+            let running = matches!(call.state, CallState::Running { .. });
+            let seen = self.seen(index);
+            seen.uncertain |= running && seen.results == 0;
+        }
     }
 
     fn seen(&mut self, call: u16) -> &mut Seen {

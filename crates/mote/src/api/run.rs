@@ -19,7 +19,7 @@ use super::problem::{Code, Problem, TaskCode};
 use super::query::Params;
 use super::state::Api;
 use crate::limits;
-use crate::runner::{Accepted, Runner, Submission, SubmitError};
+use crate::runner::{Accepted, PostError, Runner, Submission, SubmitError};
 use crate::store::{self, Mail, Status, Task};
 
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -55,7 +55,7 @@ async fn abandon(runner: Runner, task: String) {
     for _ in 0..limits::ABANDON_ATTEMPTS {
         match runner.post(&task, Mail::Cancel).await {
             Ok(()) => return tracing::info!(task_id = task, "the client of the run went away: cancelled"),
-            Err(store::Error::Conflict { .. } | store::Error::NotFound { .. }) => return,
+            Err(PostError::Store(store::Error::Conflict { .. } | store::Error::NotFound { .. })) => return,
             Err(error) => tracing::warn!(task_id = task, %error, "failed to cancel the run of a client that went away"),
         }
         tokio::time::sleep(limits::RETRY_AFTER).await;

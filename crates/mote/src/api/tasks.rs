@@ -21,6 +21,7 @@ use super::run::{annotate, location};
 use super::state::Api;
 use crate::auth::Principal;
 use crate::limits;
+use crate::runner::PostError;
 use crate::store::{self, Filter, Mail, Status, Task};
 
 const ROUTE: &str = "POST /tasks";
@@ -205,8 +206,8 @@ pub(super) async fn cancel(
     responses(
         (status = 202, description = "The answer is durable.", body = TaskBody),
         (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
-        (status = 409, description = "The task has finished.", body = super::problem::Body, content_type = "application/problem+json"),
-        (status = 422, description = "A field is not acceptable.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 409, description = "The task has finished, or asks nothing that this could answer.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 422, description = "A field is not acceptable, or what the task asks takes another form of answer.", body = super::problem::Body, content_type = "application/problem+json"),
     ),
     security(("key" = ["run"]), ("header_key" = ["run"])),
 )]
@@ -307,11 +308,13 @@ pub(super) async fn mail(api: &Api, principal: &Principal, id: &str, mail: Mail)
     }
     match api.runner.post(id, mail).await {
         Ok(()) => Ok(accepted(api, principal, id).await?),
-        Err(store::Error::Conflict { .. }) => Err(finished(&visible(api, principal, id).await?)),
-        Err(error @ store::Error::Limit { .. }) => {
+        Err(PostError::Store(store::Error::Conflict { .. })) => Err(finished(&visible(api, principal, id).await?)),
+        Err(PostError::Store(error @ store::Error::Limit { .. })) => {
             Err(Problem::new(Code::MailboxFull, error.to_string()).retry_after(limits::RETRY_AFTER).into())
         }
-        Err(error) => Err(Problem::store(&error).into()),
+        Err(PostError::Store(error)) => Err(Problem::store(&error).into()),
+        Err(error @ PostError::NotAsked(_)) => Err(Problem::new(Code::NotAsked, error.to_string()).into()),
+        Err(error @ PostError::Misfit(_)) => Err(Problem::new(Code::AnswerMisfit, error.to_string()).into()),
     }
 }
 

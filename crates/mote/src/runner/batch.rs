@@ -56,6 +56,7 @@ impl Driver {
     /// The batch of `steps`, taken at `now`.
     pub(super) fn batch(&self, steps: &[Step], now: UnixMs) -> Batch {
         let mut batch = empty();
+        batch.mail_consumed.extend(&self.dropped);
         let mut usage = self.usage;
         for (index, step) in steps.iter().enumerate() {
             let granted = steps.get(index + 1).is_some_and(|next| next.occurrence.event == Event::BudgetGranted);
@@ -93,8 +94,9 @@ impl Driver {
                 batch.status = self.status(last);
                 self.publish(last, now, &mut batch);
             }
-            // Nothing happened: only a run at rest commits that, to go back to rest.
-            None => batch.status = self.at_rest(run, None),
+            // Nothing happened: a run goes back to rest, or mail is dropped.
+            None if run.is_suspended() => batch.status = self.at_rest(run, None),
+            None => {}
         }
         batch
     }

@@ -59,6 +59,8 @@ pub(super) struct Driver {
     pub(super) mail_seen: i64,
     /// Signals that came before anybody waited for them.
     pub(super) early: Vec<MailRow>,
+    /// Mail that fits nothing; the next commit removes it.
+    pub(super) dropped: Vec<i64>,
     /// When the present turn of calls began.
     pub(super) turn_began: UnixMs,
     /// This worker's stretch of the run, in the trace.
@@ -72,6 +74,7 @@ impl Driver {
     pub(super) async fn drive(mut self: Box<Self>, first: Vec<Occurrence>) -> Stop {
         let span = self.span.log_span();
         async move {
+            self.held.waits.are(self.waits());
             let stop = if first.is_empty() { self.resting() } else { self.happen(first).await };
             self.go_on(stop).await
         }
@@ -152,7 +155,10 @@ impl Driver {
                 steps.retain(|step| step.occurrence.event != Event::BudgetGranted);
                 let refused = Occurrence::new(Event::BudgetRefused, Payload::BudgetRefused { scope });
                 let occurrences = steps.into_iter().map(|step| step.occurrence).chain([refused]).collect();
-                steps = self.step_plain(occurrences, now).ok()?;
+                steps = match self.step_plain(occurrences, now) {
+                    Ok(steps) => steps,
+                    Err(refusal) => return self.refused(refusal).await,
+                };
                 if let Err(error) = self.commit(&steps, now).await {
                     return Some(self.lost(&error));
                 }
@@ -189,6 +195,8 @@ impl Driver {
 
     async fn commit(&mut self, steps: &[Step], now: UnixMs) -> Result<(), CommitError> {
         let batch = self.batch(steps, now);
+        // Until this is settled in, nobody else can know what the run waits for.
+        self.held.waits.unknown();
         let finishes = matches!(batch.status, StatusChange::Finished { .. });
         crate::crash::point(if finishes { "finish.before_commit" } else { "run.before_commit" });
         let began = tokio::time::Instant::now();
@@ -202,6 +210,7 @@ impl Driver {
                     tokio::time::sleep(Duration::from_millis(50 << tries)).await;
                 }
                 Ok(()) => {
+                    self.dropped.clear();
                     observe::committed(&self.shared, began.elapsed());
                     crate::crash::point(if finishes { "finish.after_commit" } else { "run.after_commit" });
                     return Ok(());
@@ -218,11 +227,12 @@ impl Driver {
             if let Payload::ModelReplied { usage, .. } = &step.occurrence.payload {
                 self.usage.add(usage);
             }
+            // Before the transcript closes the turn: what is told names the calls of it.
+            observe::step(self, &step);
             *self.run = step.run;
             self.transcript.apply(&step.occurrence.event, &step.occurrence.payload, &step.actions, &self.run);
             self.note(&step.occurrence.event, &step.occurrence.payload, step.run.now());
             self.early.retain(|row| step.occurrence.mail != Some(row.id));
-            observe::step(self, &step);
             for action in step.actions.iter() {
                 if let Some(stop) = self.perform(action) {
                     return Some(stop);
@@ -232,6 +242,7 @@ impl Driver {
         if self.run.is_suspended() {
             return Some(Stop::Suspended);
         }
+        self.held.waits.are(self.waits());
         if self.holds_back() && self.under_way.is_empty() { self.release().await } else { None }
     }
 
@@ -339,6 +350,18 @@ impl Driver {
         let now = self.shared.clock.now_ms();
         match self.commit(&[], now).await {
             Ok(()) => Some(Stop::Suspended),
+            Err(error) => Some(self.lost(&error)),
+        }
+    }
+
+    /// Removes mail that fits nothing while the run goes on.
+    pub(super) async fn forget_dropped(&mut self) -> Option<Stop> {
+        let now = self.shared.clock.now_ms();
+        match self.commit(&[], now).await {
+            Ok(()) => {
+                self.held.waits.are(self.waits());
+                None
+            }
             Err(error) => Some(self.lost(&error)),
         }
     }

@@ -1,5 +1,5 @@
 //! What clients tell a run under way: cancel, inputs, signals. A signal that nobody waits for yet is kept; an input that
-//! nobody asked for is not, lest an old "yes" approve a later call.
+//! nobody asked for is not, lest an old "yes" approve a later call. `waits` refuses most of those before they are mail.
 
 use mote_core::{Call, CallKind, CallState, Event, Phase, Spend};
 use serde_json::Value;
@@ -34,11 +34,21 @@ impl Driver {
                     }
                 }
                 None if matches!(row.mail, Mail::Signal { .. }) => self.early.push(row),
-                None => {}
+                // It goes with the next commit: what fits nothing must not fill the mailbox for what does.
+                None => {
+                    tracing::info!(task_id = self.task, "an input came that nothing asks for any more; it is dropped");
+                    self.dropped.push(row.id);
+                }
             }
         }
         let due = self.run.poll_at().is_some_and(|at| at <= self.shared.clock.now_ms());
-        if self.run.is_suspended() && !due && self.under_way.is_empty() { self.rest().await } else { None }
+        if self.run.is_suspended() && !due && self.under_way.is_empty() {
+            self.rest().await
+        } else if self.dropped.is_empty() {
+            None
+        } else {
+            self.forget_dropped().await
+        }
     }
 
     fn occurrence(&self, row: &MailRow) -> Option<Occurrence> {

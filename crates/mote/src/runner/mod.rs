@@ -18,6 +18,7 @@ mod request;
 mod takes;
 mod transcript;
 mod turn;
+mod waits;
 mod worker;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 
 pub use recover::{Replayed, replay};
 pub use takes::Takes;
+pub use waits::PostError;
 
 use crate::clock::{SharedClock, UnixMs, new_id};
 use crate::config::Agent;
@@ -174,7 +176,8 @@ struct Shared {
     live: live::LiveRuns,
     holdings: worker::Holdings,
     places: Arc<Semaphore>,
-    place_free: Notify,
+    /// Held during a look for work, which holds the places that it looks for.
+    look: tokio::sync::Mutex<()>,
     /// Told after each look for work that the clock brought about.
     looked: Notify,
     finished: Notify,
@@ -188,7 +191,6 @@ struct Shared {
     /// What was submitted here, where nothing else is taken.
     submitted: Option<takes::Submitted>,
     backlog: AtomicU64,
-    swept: AtomicU64,
 }
 
 /// The runner's handle: cheap to clone, shared by the API and the command line.
@@ -222,7 +224,7 @@ impl Runner {
             tracer,
             live: live::LiveRuns::default(),
             holdings: worker::Holdings::default(),
-            place_free: Notify::new(),
+            look: tokio::sync::Mutex::new(()),
             looked: Notify::new(),
             finished: Notify::new(),
             vacated: Notify::new(),
@@ -232,7 +234,6 @@ impl Runner {
             runs: TaskTracker::new(),
             loops: TaskTracker::new(),
             backlog: AtomicU64::new(0),
-            swept: AtomicU64::new(0),
         });
         shared.start();
         Ok(Self { shared })
@@ -287,8 +288,7 @@ impl Runner {
         let shared = &self.shared;
         self.admit(&submission)?;
         let place = if at_once {
-            let place = Arc::clone(&shared.places).try_acquire_owned();
-            Some(place.map_err(|_| {
+            Some(shared.place().await.ok_or_else(|| {
                 let reason = format!("all {} places for runs are taken", shared.agent.server.runs);
                 self.overloaded("runs", reason, Duration::from_secs(1))
             })?)
@@ -397,12 +397,14 @@ impl Runner {
         Some(IdempotencyKey { route, key, fingerprint, expires_at: now.saturating_add(ttl) })
     }
 
-    /// Cancels, answers or signals a task: durable when this returns.
+    /// Cancels, answers or signals a task: durable when this returns. An answer is compared with what the task asks, as far
+    /// as that is known here: a run that another process drives, and one that is just being written, take it as it is.
     ///
     /// # Errors
-    /// The store's: the task does not exist, is over, or has too much unread mail.
-    pub async fn post(&self, task: &str, mail: store::Mail) -> Result<(), store::Error> {
-        self.shared.store.post(task, mail, self.now()).await?;
+    /// The store's (the task does not exist, is over, or has too much unread mail), or that it asks nothing that this answers.
+    pub async fn post(&self, task: &str, mail: store::Mail) -> Result<(), PostError> {
+        let most = self.shared.admit_mail(task, &mail).await?;
+        self.shared.store.post(task, mail, self.now(), most).await?;
         self.shared.holdings.ring(task);
         Ok(())
     }

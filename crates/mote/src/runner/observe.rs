@@ -43,7 +43,7 @@ pub(super) fn lease_lost(shared: &Shared) {
     shared.metrics.lease_lost();
 }
 
-/// A step is durable.
+/// A step is durable; the driver's transcript still stands before it.
 pub(super) fn step(driver: &Driver, step: &Step) {
     let metrics = &driver.shared.metrics;
     if let Payload::ModelReplied { cost_nano_usd, .. } = &step.occurrence.payload {
@@ -64,9 +64,7 @@ pub(super) fn step(driver: &Driver, step: &Step) {
             Action::CallModel { attempt, .. } if attempt > 1 => metrics.retried(Retried::Model),
             Action::CallTool { attempt, .. } if attempt > 1 => metrics.retried(Retried::Tool),
             Action::Conclude { call, outcome: CallOutcome::Unknown } => {
-                if let Payload::CallFailed { tool, .. } = &step.occurrence.payload {
-                    metrics.effect_unknown(tool);
-                } else if let Some(call) = driver.transcript.call(call) {
+                if let Some(call) = driver.transcript.call(call) {
                     metrics.effect_unknown(&call.name);
                 }
             }

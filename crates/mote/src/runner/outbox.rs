@@ -4,9 +4,8 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::worker::POLL;
 use crate::config::EventSink;
-use crate::limits::{OUTBOX_BACKOFF_DOUBLINGS, OUTBOX_BATCH, OUTBOX_DELIVERY_TIMEOUT};
+use crate::limits::{OUTBOX_BACKOFF_DOUBLINGS, OUTBOX_BATCH, OUTBOX_DELIVERY_TIMEOUT, WORK_POLL};
 
 pub(super) async fn deliver_loop(shared: Arc<Shared>, sink: EventSink) {
     let client = match client(&sink) {
@@ -40,7 +39,7 @@ pub(super) async fn deliver_loop(shared: Arc<Shared>, sink: EventSink) {
         tokio::select! {
             () = shared.drain.cancelled() => return,
             () = shared.finished.notified() => {}
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(WORK_POLL) => {}
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{Actions, Core, CoreEvent, Shared, turn};
 use crate::clock::UnixMs;
 use crate::config::OnChange;
 use crate::context;
-use crate::limits::REPLAY_PAGE;
+use crate::limits::PAGE_MAX;
 use crate::message::Message;
 use crate::store::{self, Entry, Store, Task, TaskError};
 
@@ -58,7 +58,7 @@ pub async fn replay(
     let mut run = Core::new();
     let mut after = 0;
     loop {
-        let page = store.journal(task, after, REPLAY_PAGE).await?;
+        let page = store.journal(task, after, PAGE_MAX).await?;
         let Some(last) = page.last() else { return Ok(Ok(run)) };
         after = last.seq;
         for entry in page {
@@ -125,6 +125,7 @@ pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Ar
         failure: None,
         mail_seen: 0,
         early: Vec::new(),
+        dropped: Vec::new(),
         turn_began: 0,
         span: super::observe::begin(shared, task, stored, &held),
         held,

@@ -1,5 +1,10 @@
 //! Runs on a real store with a model and tools that the test plays: what a client would notice.
 
+mod ends;
+mod places;
+mod stuck;
+mod waits;
+
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -243,9 +248,29 @@ pub(super) fn start(
     tools: &[Arc<Counter>],
     hold: Option<Arc<Notify>>,
 ) -> (Runner, Arc<Model>) {
+    let tools: Vec<Arc<dyn Tool>> = tools.iter().map(|tool| Arc::clone(tool) as Arc<dyn Tool>).collect();
+    start_held(agent, store, replies, &tools, hold)
+}
+
+fn start_with(
+    agent: Agent,
+    store: &Arc<dyn Store>,
+    replies: Vec<Result<Reply, model::Error>>,
+    tools: &[Arc<dyn Tool>],
+) -> (Runner, Arc<Model>) {
+    start_held(agent, store, replies, tools, None)
+}
+
+fn start_held(
+    agent: Agent,
+    store: &Arc<dyn Store>,
+    replies: Vec<Result<Reply, model::Error>>,
+    tools: &[Arc<dyn Tool>],
+    hold: Option<Arc<Notify>>,
+) -> (Runner, Arc<Model>) {
     let mut registry = Registry::build(&[], &agent.builtins).unwrap();
     for tool in tools {
-        registry.add(Arc::clone(tool) as Arc<dyn Tool>).unwrap();
+        registry.add(Arc::clone(tool)).unwrap();
     }
     let (seen, called) = (Mutex::new(Vec::new()), Notify::new());
     let model = Arc::new(Model { replies: Mutex::new(replies.into()), seen, hold, called });
@@ -346,48 +371,6 @@ async fn a_client_cancels_a_run_while_the_model_thinks() {
     let task = world.end(&task).await;
     assert_eq!(task.status, Status::Cancelled);
     assert!(task.cost_nano_usd > 0, "what was sent to the model is paid for");
-}
-
-#[tokio::test]
-async fn a_run_waits_for_a_signal_and_for_one_that_came_before() {
-    let wait = |name: &str| calls("wait_for_signal", json!({ "name": name }));
-    let world = World::new(agent(), vec![wait("ci"), wait("review"), says("merged")], &[]);
-    let task = world.submit(ask("merge")).await;
-    world.reach(&task, |task| task.status == Status::Waiting).await;
-    let signal = |name: &str| Mail::Signal { name: name.into(), payload: json!({"name": name}) };
-    // The review comes first: it is kept and does not end the wait for the build.
-    world.runner.post(&task, signal("review")).await.unwrap();
-    world.runner.post(&task, signal("ci")).await.unwrap();
-    assert_eq!(world.end(&task).await.result.as_deref(), Some("\"merged\""));
-    assert_eq!(results(&world.last_request()), [r#"{"name":"ci"}"#, r#"{"name":"review"}"#]);
-}
-
-#[tokio::test]
-async fn a_call_is_made_only_after_a_person_approves_it() {
-    for (approve, attempts) in [(true, 1), (false, 0)] {
-        let tool = Counter::new("pay", Effect::Write, 0, true);
-        let world = World::new(agent(), vec![calls("pay", json!({"n": 5})), says("ok")], std::slice::from_ref(&tool));
-        let task = world.submit(ask("pay")).await;
-        let waiting = world.reach(&task, |task| task.status == Status::Waiting).await.waiting.unwrap();
-        assert!(waiting.contains("approval") && waiting.contains(r#"{"n":5}"#), "{waiting}");
-        let answer = Mail::Input { call: Some("call-pay".into()), approve: Some(approve), content: None };
-        world.runner.post(&task, answer).await.unwrap();
-        assert_eq!(world.end(&task).await.status, Status::Completed);
-        assert_eq!(tool.attempts.load(Ordering::SeqCst), attempts);
-    }
-}
-
-#[tokio::test]
-async fn a_person_answers_a_question_and_a_timer_fires() {
-    let question = calls("ask_person", json!({"question": "Which colour?"}));
-    let timer = calls("wait_until", json!({"after": "1s"}));
-    let world = World::new(agent(), vec![question, timer, says("red")], &[]);
-    let task = world.submit(ask("paint")).await;
-    world.reach(&task, |task| task.status == Status::Waiting).await;
-    let answer = Mail::Input { call: None, approve: None, content: Some(json!("red")) };
-    world.runner.post(&task, answer).await.unwrap();
-    assert_eq!(world.end(&task).await.status, Status::Completed);
-    assert_eq!(results(&world.last_request()), ["red", "the time has come"]);
 }
 
 #[tokio::test]

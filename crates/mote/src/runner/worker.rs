@@ -12,18 +12,15 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Step;
 use super::drive::{self, Driver, Stop};
 use super::request::millis;
+use super::waits::{Standing, Wait};
 use super::{Shared, recover};
 use crate::clock::UnixMs;
-use crate::limits::{CLAIM_BATCH, SANDBOX_LAST_RELEASE, SANDBOX_RELEASE_POLL, SWEEP_BATCH, WIND_DOWN_LOOPS};
+use crate::limits::{
+    CLAIM_BATCH, RENEWAL_MAIL_MAX, SANDBOX_LAST_RELEASE, SANDBOX_RELEASE_POLL, SWEEP_BATCH, SWEEP_EVERY, WIND_DOWN_LOOPS,
+    WORK_POLL,
+};
 use crate::store::{Lease, Task};
 use crate::tools::sandbox::Sandboxes;
-
-/// How often an idle worker looks for what other processes left: timers, mail, expired leases.
-pub(super) const POLL: Duration = Duration::from_millis(1000);
-/// How often finished tasks past their retention are removed.
-const SWEEP: Duration = Duration::from_secs(600);
-/// Held tasks up to which each renewal also looks for mail that another process left.
-const MAIL_POLL_MAX: usize = 256;
 
 /// A task that this process holds.
 #[derive(Debug)]
@@ -36,6 +33,8 @@ pub(super) struct Held {
     pub lost: CancellationToken,
     /// There may be mail.
     pub mail: Notify,
+    /// What the run waits for, as far as it is known.
+    pub waits: Standing,
 }
 
 /// All tasks that this process holds.
@@ -44,8 +43,13 @@ pub(super) struct Holdings(Mutex<HashMap<String, Arc<Held>>>);
 
 impl Holdings {
     pub(super) fn take(&self, task: &str, epoch: u64, until: UnixMs) -> Arc<Held> {
-        let held =
-            Arc::new(Held { epoch, until: AtomicU64::new(until), lost: CancellationToken::new(), mail: Notify::new() });
+        let held = Arc::new(Held {
+            epoch,
+            until: AtomicU64::new(until),
+            lost: CancellationToken::new(),
+            mail: Notify::new(),
+            waits: Standing::default(),
+        });
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(task.to_owned(), Arc::clone(&held));
         held
     }
@@ -63,6 +67,12 @@ impl Holdings {
         if let Some(held) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(task) {
             held.mail.notify_one();
         }
+    }
+
+    /// What a run in this process waits for, if it is here and that is known.
+    pub(super) fn waits(&self, task: &str) -> Option<Vec<Wait>> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(task).cloned();
+        held.and_then(|held| held.waits.known())
     }
 
     fn all(&self) -> Vec<(String, Arc<Held>)> {
@@ -83,6 +93,7 @@ impl Shared {
         self.spawn_loop(claim_loop(Arc::clone(self)));
         self.spawn_loop(renew_loop(Arc::clone(self)));
         self.spawn_loop(sweep_loop(Arc::clone(self)));
+        self.spawn_loop(count_loop(Arc::clone(self)));
         if let Some(sink) = self.agent.events.clone() {
             self.spawn_loop(super::outbox::deliver_loop(Arc::clone(self), sink));
         }
@@ -100,14 +111,15 @@ impl Shared {
     pub(super) fn run_claimed(self: &Arc<Self>, task: Task, epoch: u64, until: UnixMs, place: OwnedSemaphorePermit) {
         let shared = Arc::clone(self);
         let active = self.metrics.run_active();
+        // Held before anything else: from here on the lease is renewed.
+        let held = self.holdings.take(&task.id, epoch, until);
+        // Mail may have come before the claim.
+        held.mail.notify_one();
         // Boxed, so that a run that waits does not keep the room of its start.
         let task = Box::new(task);
         self.runs.spawn(async move {
             let _active = active;
             let (id, seq) = (task.id.clone(), task.seq);
-            let held = shared.holdings.take(&id, epoch, until);
-            // Mail may have come before the claim.
-            held.mail.notify_one();
             let stop = match Box::pin(recover::driver(&shared, *task, Arc::clone(&held))).await {
                 Ok((driver, first)) => driver.drive(first).await,
                 Err(recover::Error::Store(error)) => {
@@ -150,7 +162,45 @@ impl Shared {
             self.finished.notify_one();
             self.vacated.notify_one();
         }
-        self.place_free.notify_one();
+    }
+
+    /// A place for a run that begins at once, if one is free. A look for work holds places that it may not need; its end
+    /// is waited for.
+    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Some(place);
+        }
+        let _look = self.look.lock().await;
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    fn free_places(&self, most: usize) -> Vec<OwnedSemaphorePermit> {
+        std::iter::from_fn(|| Arc::clone(&self.places).try_acquire_owned().ok()).take(most).collect()
+    }
+
+    /// Removes what has outlived its retention, a batch at a time, until nothing is left of it.
+    pub(super) async fn sweep(&self) {
+        let now = self.clock.now_ms();
+        let before = now.saturating_sub(millis(self.agent.server.retention));
+        let (mut tasks, mut keys) = (0, 0);
+        while !self.drain.is_cancelled() {
+            match self.store.sweep(before, now, SWEEP_BATCH).await {
+                Ok(gone) => {
+                    tasks += gone.tasks;
+                    keys += gone.keys;
+                    if gone.tasks.max(gone.keys) < SWEEP_BATCH as u64 {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "failed to sweep; trying again later");
+                    break;
+                }
+            }
+        }
+        if tasks + keys > 0 {
+            tracing::info!(tasks, keys, "removed finished tasks past their retention and expired keys");
+        }
     }
 
     /// Phase one: no new work, runs are given back at their next step boundary. Phase two, at `deadline`: whatever is
@@ -193,25 +243,40 @@ async fn claim_loop(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.drain.cancelled() => return,
             () = work.notified() => {}
-            () = shared.place_free.notified() => {}
-            () = tokio::time::sleep(POLL) => by_clock = true,
+            () = tokio::time::sleep(WORK_POLL) => by_clock = true,
         }
     }
 }
 
-/// Claims what is due and fits; returns whether there may be more.
+/// Claims what is due, for places that are held before the claim; returns whether there may be more. A task that is
+/// claimed begins at once: its lease must not run while it waits for a place.
 async fn claim(shared: &Arc<Shared>) -> bool {
-    let limit = shared.places.available_permits().min(CLAIM_BATCH);
-    if limit == 0 || shared.drain.is_cancelled() {
+    if shared.drain.is_cancelled() {
         return false;
     }
+    let mut look = shared.look.lock().await;
+    let mut places = shared.free_places(CLAIM_BATCH);
+    if places.is_empty() {
+        drop(look);
+        // In line for the next place: `POST /run`, which does not wait, must not take each before the queue does.
+        let first = tokio::select! {
+            () = shared.drain.cancelled() => return false,
+            first = Arc::clone(&shared.places).acquire_owned() => first,
+        };
+        let Ok(first) = first else { return false };
+        look = shared.look.lock().await;
+        places = shared.free_places(CLAIM_BATCH - 1);
+        places.push(first);
+    }
+    let limit = places.len();
     let lease = shared.lease();
     let until = lease.until;
     let claims = match shared.claim_due(lease, shared.clock.now_ms(), limit).await {
         Ok(claims) => claims,
         Err(error) => {
             tracing::warn!(%error, "failed to look for work; trying again");
-            tokio::time::sleep(POLL).await;
+            drop((places, look));
+            tokio::time::sleep(WORK_POLL).await;
             return false;
         }
     };
@@ -219,11 +284,10 @@ async fn claim(shared: &Arc<Shared>) -> bool {
         crate::crash::point("claim.after");
     }
     let full = claims.len() == limit;
-    for claim in claims {
-        // The permits were free a moment ago and only this loop and `POST /run` take them: waiting is short.
-        let Ok(place) = Arc::clone(&shared.places).acquire_owned().await else { return false };
+    for (claim, place) in claims.into_iter().zip(places.drain(..)) {
         shared.run_claimed(claim.task, claim.epoch, until, place);
     }
+    drop(look);
     full
 }
 
@@ -249,7 +313,7 @@ async fn renew_loop(shared: Arc<Shared>) {
                         held.lost.cancel();
                     } else {
                         held.until.store(lease.until, Ordering::Release);
-                        if leases.len() <= MAIL_POLL_MAX {
+                        if leases.len() <= RENEWAL_MAIL_MAX {
                             held.mail.notify_one();
                         }
                     }
@@ -278,7 +342,19 @@ async fn release_loop(shared: Arc<Shared>, sandboxes: Arc<Sandboxes>) {
     }
 }
 
+/// Removes what has outlived its retention, now and then. On its own, because there may be much of it.
 async fn sweep_loop(shared: Arc<Shared>) {
+    loop {
+        shared.sweep().await;
+        tokio::select! {
+            () = shared.drain.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+    }
+}
+
+/// Keeps the numbers that admission and metrics go by.
+async fn count_loop(shared: Arc<Shared>) {
     loop {
         match shared.store.counts().await {
             Ok(counts) => {
@@ -287,21 +363,10 @@ async fn sweep_loop(shared: Arc<Shared>) {
             }
             Err(error) => tracing::debug!(%error, "failed to count tasks"),
         }
-        let now = shared.clock.now_ms();
-        let last = shared.swept.load(Ordering::Relaxed);
-        if now.saturating_sub(last) >= millis(SWEEP) {
-            shared.swept.store(now, Ordering::Relaxed);
-            let before = now.saturating_sub(millis(shared.agent.server.retention));
-            match shared.store.sweep(before, now, SWEEP_BATCH).await {
-                Ok(0) => {}
-                Ok(gone) => tracing::info!(gone, "removed finished tasks past their retention"),
-                Err(error) => tracing::warn!(%error, "failed to sweep; trying again later"),
-            }
-        }
         // Every five seconds, together with a look for work if the process is idle: one awakening instead of two.
         let pause = async {
-            tokio::time::sleep(POLL * 9 / 2).await;
-            let _ = tokio::time::timeout(POLL, shared.looked.notified()).await;
+            tokio::time::sleep(WORK_POLL * 9 / 2).await;
+            let _ = tokio::time::timeout(WORK_POLL, shared.looked.notified()).await;
         };
         tokio::select! {
             () = shared.drain.cancelled() => return,

@@ -161,7 +161,7 @@ pub struct Task {
     pub owner: Owner,
     /// Where it stands.
     pub status: Status,
-    /// The request as accepted (JSON).
+    /// The request as accepted (JSON); empty in a listing, which does not read it.
     pub request: String,
     /// Fencing epoch of the last claim; 0 before the first.
     pub epoch: u64,
@@ -317,6 +317,15 @@ pub enum Erase {
     },
 }
 
+/// What one sweep removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Tasks.
+    pub tasks: u64,
+    /// Idempotency keys.
+    pub keys: u64,
+}
+
 /// Numbers for metrics and for admission.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -351,13 +360,15 @@ pub trait Store: Send + Sync + 'static {
     async fn commit(&self, commit: Commit) -> Result<(), CommitError>;
     /// A task, if the tenant may see it (`None` sees all).
     async fn task(&self, tenant: Option<&str>, id: &str) -> Result<Option<Task>, Error>;
-    /// A page of tasks, at most [`crate::limits::PAGE_MAX`]; [`Error::Conflict`] for a cursor that no page gave.
+    /// A page of tasks without their requests, at most [`crate::limits::PAGE_MAX`] and ended after
+    /// [`crate::limits::PAGE_BYTES`] of results; [`Error::Conflict`] for a cursor that no page gave.
     async fn list(&self, filter: Filter, cursor: Option<String>, limit: usize) -> Result<Page, Error>;
-    /// Journal entries with `seq > after`, oldest first, at most [`crate::limits::PAGE_MAX`]: an empty page is the end.
+    /// Journal entries with `seq > after`, oldest first, at most [`crate::limits::PAGE_MAX`] and ended after
+    /// [`crate::limits::PAGE_BYTES`] of payloads: an empty page is the end, a short one is not.
     async fn journal(&self, task: &str, after: u64, limit: usize) -> Result<Vec<Entry>, Error>;
-    /// Leaves mail for a task; refused with [`Error::Conflict`] if it is terminal. A queued task that gets
-    /// [`Mail::Cancel`] becomes cancelled at once.
-    async fn post(&self, task: &str, mail: Mail, now: UnixMs) -> Result<(), Error>;
+    /// Leaves mail for a task; refused with [`Error::Conflict`] if it is terminal, with [`Error::Limit`] if it holds `most`
+    /// unread ones of that kind. A queued task that gets [`Mail::Cancel`] becomes cancelled at once.
+    async fn post(&self, task: &str, mail: Mail, now: UnixMs, most: usize) -> Result<(), Error>;
     /// Unread mail, oldest first.
     async fn mail(&self, task: &str) -> Result<Vec<MailRow>, Error>;
     /// A session, if it exists.
@@ -366,8 +377,9 @@ pub trait Store: Send + Sync + 'static {
     async fn requeue(&self, task: &str, now: UnixMs) -> Result<(), Error>;
     /// Erases; returns how many tasks went. Refused with [`Error::Conflict`] while one of them runs.
     async fn erase(&self, what: Erase) -> Result<u64, Error>;
-    /// Removes terminal tasks finished before `before`, unused blobs and expired keys; returns how many tasks went.
-    async fn sweep(&self, before: UnixMs, now: UnixMs, limit: usize) -> Result<u64, Error>;
+    /// Removes terminal tasks finished before `before`, at most `limit`, with the blobs that nobody uses then, and at most
+    /// `limit` expired keys; says how many went.
+    async fn sweep(&self, before: UnixMs, now: UnixMs, limit: usize) -> Result<Swept, Error>;
     /// Outbox messages that are due, oldest first.
     async fn outbox(&self, now: UnixMs, limit: usize) -> Result<Vec<(i64, OutboxMessage)>, Error>;
     /// A message was delivered (`retry_at: None`) or is to be tried again.

@@ -69,7 +69,7 @@ pub async fn a_commit_that_a_budget_refuses_applies_nothing(bench: &dyn Bench) {
     let store = bench.open().await;
     start(&*store, task("a")).await;
     let signal = Mail::Signal { name: "ci".to_owned(), payload: serde_json::json!({}) };
-    store.post("a", signal, NOW).await.unwrap();
+    store.post("a", signal, NOW, MAIL_MAX).await.unwrap();
     let before = store.task(None, "a").await.unwrap().unwrap();
     let counts = store.counts().await.unwrap();
     let mut work = batch(completed());
@@ -175,7 +175,7 @@ pub async fn a_subscriber_hears_of_what_it_can_then_read(bench: &dyn Bench) {
     tokio::time::timeout(std::time::Duration::from_secs(60), listener).await.unwrap().unwrap();
     assert!(!others.has_changed().unwrap());
     store.submit(task("b")).await.unwrap();
-    store.post("b", Mail::Cancel, NOW).await.unwrap();
+    store.post("b", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
     others.changed().await.unwrap();
 }
 

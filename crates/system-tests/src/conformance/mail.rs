@@ -42,9 +42,9 @@ pub async fn a_waiting_task_wakes_for_mail(bench: &dyn Bench) {
     put_to_wait(&*store, task("a"), Some(NOW + 100_000)).await;
     put_to_wait(&*store, task("b"), None).await;
     assert!(due(&*store, NOW).await.is_empty());
-    other.post("a", signal("ci"), NOW).await.unwrap();
+    other.post("a", signal("ci"), NOW, MAIL_MAX).await.unwrap();
     let input = Mail::Input { call: Some("c".to_owned()), approve: Some(true), content: None };
-    other.post("b", input.clone(), NOW + 1).await.unwrap();
+    other.post("b", input.clone(), NOW + 1, MAIL_MAX).await.unwrap();
     assert_eq!(due(&*store, NOW + 1).await, ["a", "b"]);
     assert_eq!(store.mail("b").await.unwrap()[0].mail, input);
     assert_eq!(store.mail("b").await.unwrap()[0].at, NOW + 1);
@@ -54,10 +54,10 @@ pub async fn a_waiting_task_wakes_for_mail(bench: &dyn Bench) {
 pub async fn mail_that_came_before_the_wait_is_not_slept_through(bench: &dyn Bench) {
     let store = bench.open().await;
     start(&*store, task("a")).await;
-    store.post("a", signal("one"), NOW).await.unwrap();
+    store.post("a", signal("one"), NOW, MAIL_MAX).await.unwrap();
     let seen = store.mail("a").await.unwrap().last().unwrap().id;
     // The worker has looked; now another one comes, and only then the worker goes to sleep.
-    store.post("a", signal("two"), NOW).await.unwrap();
+    store.post("a", signal("two"), NOW, MAIL_MAX).await.unwrap();
     commit(&*store, "a", 0, batch(waiting(None, seen))).await.unwrap();
     assert_eq!(claimed(&*store, 8).await, ["a"]);
     assert_eq!(store.mail("a").await.unwrap().len(), 2);
@@ -67,11 +67,11 @@ pub async fn mail_that_came_before_the_wait_is_not_slept_through(bench: &dyn Ben
 pub async fn mail_that_was_seen_wakes_nobody(bench: &dyn Bench) {
     let store = bench.open().await;
     start(&*store, task("a")).await;
-    store.post("a", signal("early"), NOW).await.unwrap();
+    store.post("a", signal("early"), NOW, MAIL_MAX).await.unwrap();
     let seen = store.mail("a").await.unwrap().last().unwrap().id;
     commit(&*store, "a", 0, batch(waiting(None, seen))).await.unwrap();
     assert!(claimed(&*store, 8).await.is_empty());
-    store.post("a", signal("late"), NOW).await.unwrap();
+    store.post("a", signal("late"), NOW, MAIL_MAX).await.unwrap();
     assert_eq!(claimed(&*store, 8).await, ["a"]);
     assert_eq!(store.mail("a").await.unwrap().len(), 2);
 }
@@ -89,8 +89,8 @@ pub async fn consumed_mail_is_gone_and_the_rest_stays(bench: &dyn Bench) {
     let store = bench.open().await;
     for id in ["a", "b"] {
         start(&*store, task(id)).await;
-        store.post(id, signal("one"), NOW).await.unwrap();
-        store.post(id, signal("two"), NOW).await.unwrap();
+        store.post(id, signal("one"), NOW, MAIL_MAX).await.unwrap();
+        store.post(id, signal("two"), NOW, MAIL_MAX).await.unwrap();
     }
     let (mine, theirs) = (store.mail("a").await.unwrap(), store.mail("b").await.unwrap());
     let mut work = batch(StatusChange::Running);
@@ -106,7 +106,7 @@ pub async fn consumed_mail_is_gone_and_the_rest_stays(bench: &dyn Bench) {
 pub async fn a_queued_task_is_cancelled_at_once(bench: &dyn Bench) {
     let store = bench.open().await;
     store.submit(task("a")).await.unwrap();
-    store.post("a", Mail::Cancel, NOW + 1).await.unwrap();
+    store.post("a", Mail::Cancel, NOW + 1, MAIL_MAX).await.unwrap();
     let task = store.task(None, "a").await.unwrap().unwrap();
     assert_eq!((task.status, task.finished_at), (Status::Cancelled, Some(NOW + 1)));
     assert!(claimed(&*store, 8).await.is_empty());
@@ -120,13 +120,13 @@ pub async fn a_running_task_gets_its_cancel_as_mail(bench: &dyn Bench) {
     let mut work = batch(StatusChange::Running);
     work.entries = vec![super::sample::entry("1")];
     commit(&*store, "a", 0, work).await.unwrap();
-    store.post("a", Mail::Cancel, NOW).await.unwrap();
-    store.post("a", Mail::Cancel, NOW).await.unwrap();
+    store.post("a", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
+    store.post("a", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
     assert_eq!(store.mail("a").await.unwrap().len(), 1, "to be told once is enough");
     assert_eq!(store.task(None, "a").await.unwrap().unwrap().status, Status::Running);
     // Also when its worker has given it back in the meantime.
     store.release("a", 1).await.unwrap();
-    store.post("a", Mail::Cancel, NOW).await.unwrap();
+    store.post("a", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
     let claims = claim(&*store, 8).await;
     let mail = store.mail("a").await.unwrap();
     assert_eq!(mail[0].mail, Mail::Cancel);
@@ -139,22 +139,22 @@ pub async fn a_full_mailbox_still_takes_a_cancel(bench: &dyn Bench) {
     let store = bench.open().await;
     put_to_wait(&*store, task("a"), None).await;
     for _ in 0..MAIL_MAX {
-        store.post("a", signal("ci"), NOW).await.unwrap();
+        store.post("a", signal("ci"), NOW, MAIL_MAX).await.unwrap();
     }
-    let refused = store.post("a", signal("ci"), NOW).await.unwrap_err();
+    let refused = store.post("a", signal("ci"), NOW, MAIL_MAX).await.unwrap_err();
     assert_eq!(refused, Error::Limit { name: "MAIL_MAX", max: MAIL_MAX as u64 });
-    store.post("a", Mail::Cancel, NOW).await.unwrap();
+    store.post("a", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
     assert_eq!(store.mail("a").await.unwrap().last().unwrap().mail, Mail::Cancel);
 }
 
 /// Who is finished or unknown gets no mail.
 pub async fn mail_to_nobody_is_refused(bench: &dyn Bench) {
     let store = bench.open().await;
-    let refused = store.post("a", Mail::Cancel, NOW).await.unwrap_err();
+    let refused = store.post("a", Mail::Cancel, NOW, MAIL_MAX).await.unwrap_err();
     assert_eq!(refused, Error::NotFound { what: "task", id: "a".to_owned() });
     start(&*store, task("a")).await;
     super::sample::finish(&*store, "a").await;
-    let refused = store.post("a", signal("ci"), NOW).await.unwrap_err();
+    let refused = store.post("a", signal("ci"), NOW, MAIL_MAX).await.unwrap_err();
     assert!(matches!(refused, Error::Conflict { .. }), "{refused}");
     assert!(store.mail("a").await.unwrap().is_empty());
 }

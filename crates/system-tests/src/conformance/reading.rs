@@ -111,7 +111,7 @@ pub async fn counts_follow_the_tasks(bench: &dyn Bench) {
     assert_eq!(store.counts().await.unwrap(), expected);
     assert_eq!(bench.open().await.counts().await.unwrap(), expected);
     finish(&*store, "c").await;
-    store.post("d", mote::store::Mail::Cancel, NOW).await.unwrap();
+    store.post("d", mote::store::Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
     assert_eq!(store.counts().await.unwrap(), Counts { waiting: 1, outbox: 1, ..Counts::default() });
 }
 

@@ -26,11 +26,11 @@ pub async fn a_sweep_removes_what_outlived_its_retention(bench: &dyn Bench) {
         finish_at(&*store, id, NOW - age, "1").await;
     }
     store.submit(NewTask { now: 0, idempotency: Some(key("k", 1)), ..task("open") }).await.unwrap();
-    assert_eq!(store.sweep(NOW - 10, NOW, 1).await.unwrap(), 1);
+    assert_eq!(store.sweep(NOW - 10, NOW, 1).await.unwrap().tasks, 1);
     assert_eq!(store.task(None, "a").await.unwrap(), None);
     assert!(store.journal("a", 0, 8).await.unwrap().is_empty());
-    assert_eq!(store.sweep(NOW - 10, NOW, 8).await.unwrap(), 1);
-    assert_eq!(store.sweep(NOW - 10, NOW, 8).await.unwrap(), 0);
+    assert_eq!(store.sweep(NOW - 10, NOW, 8).await.unwrap().tasks, 1);
+    assert_eq!(store.sweep(NOW - 10, NOW, 8).await.unwrap().tasks, 0);
     let left = store.list(Filter::default(), None, 8).await.unwrap().tasks;
     assert_eq!(left.iter().map(|task| task.id.as_str()).collect::<Vec<_>>(), ["open", "c"]);
     // Its key is forgotten once it has expired.
@@ -44,7 +44,7 @@ pub async fn a_sweep_keeps_payloads_that_others_share(bench: &dyn Bench) {
     let large = format!("\"{}\"", "x".repeat(STORE_INLINE_BYTES));
     finish_at(&*store, "old", NOW - 20, &large).await;
     finish_at(&*store, "new", NOW, &large).await;
-    assert_eq!(store.sweep(NOW - 10, NOW, 8).await.unwrap(), 1);
+    assert_eq!(store.sweep(NOW - 10, NOW, 8).await.unwrap().tasks, 1);
     assert_eq!(store.journal("new", 0, 8).await.unwrap()[0].payload, Some(large));
 }
 
@@ -56,7 +56,7 @@ pub async fn a_sweep_forgets_idle_sessions(bench: &dyn Bench) {
     start(&*store, turn("b", "busy")).await;
     store.sweep(NOW, NOW, 8).await.unwrap();
     assert!(store.session("", "idle").await.unwrap().is_some());
-    assert_eq!(store.sweep(NOW + 1, NOW + 1, 8).await.unwrap(), 1);
+    assert_eq!(store.sweep(NOW + 1, NOW + 1, 8).await.unwrap().tasks, 1);
     assert_eq!(store.session("", "idle").await.unwrap(), None);
     assert!(store.session("", "busy").await.unwrap().is_some());
 }
@@ -180,7 +180,7 @@ pub async fn a_dead_letter_is_requeued_with_a_fresh_journal(bench: &dyn Bench) {
     assert_eq!(store.session("", "s").await.unwrap().unwrap().cost_nano_usd, 14, "both lives were paid for");
     store.requeue("a", NOW).await.unwrap();
     assert_eq!(store.journal("a.2", 0, 8).await.unwrap().len(), 1);
-    store.post("a", Mail::Cancel, NOW).await.unwrap();
+    store.post("a", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
     store.sweep(NOW + 1, NOW + 1, 8).await.unwrap();
     assert!(store.journal("a.1", 0, 8).await.unwrap().is_empty(), "old journals go with their task");
 }

@@ -102,7 +102,7 @@ pub async fn every_end_of_an_owner_gives_its_sandbox_back(bench: &dyn Bench) {
     let store = bench.open().await;
     store.submit(task("queued")).await.unwrap();
     made(&*store, SandboxScope::Task("queued".to_owned()), "queued").await;
-    store.post("queued", mote::store::Mail::Cancel, NOW).await.unwrap();
+    store.post("queued", mote::store::Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
     assert_eq!(due(&*store).await, ["sb-queued"]);
     start(&*store, turn("swept", "idle")).await;
     made(&*store, of_session("idle"), "idle").await;

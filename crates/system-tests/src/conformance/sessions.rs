@@ -31,7 +31,7 @@ pub async fn a_waiting_task_occupies_its_session(bench: &dyn Bench) {
     commit(&*store, "a", 0, batch(waiting(None, 0))).await.unwrap();
     assert!(claimed(&*store, 8).await.is_empty());
     assert_eq!(store.session("", "s").await.unwrap().unwrap().active_task.as_deref(), Some("a"));
-    store.post("a", Mail::Cancel, NOW).await.unwrap();
+    store.post("a", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
     assert_eq!(claimed(&*store, 8).await, ["a"]);
     commit_as(&*store, "a", 2, 0, batch(completed())).await.unwrap();
     assert_eq!(claimed(&*store, 8).await, ["b"]);
@@ -43,8 +43,8 @@ pub async fn a_cancelled_head_lets_the_next_one_in(bench: &dyn Bench) {
     for id in ["a", "b", "c", "d"] {
         store.submit(turn(id, "s")).await.unwrap();
     }
-    store.post("c", Mail::Cancel, NOW).await.unwrap();
-    store.post("a", Mail::Cancel, NOW).await.unwrap();
+    store.post("c", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
+    store.post("a", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
     assert_eq!(claimed(&*store, 8).await, ["b"]);
     finish(&*store, "b").await;
     assert_eq!(claimed(&*store, 8).await, ["d"]);

@@ -140,6 +140,8 @@ async fn a_running_task_is_cancelled_by_its_worker() {
 async fn input_and_signals_reach_the_tasks_mail() {
     let service = passive().start();
     let id = service.submit(BODY).await;
+    // Another process drives it: what it asks is not known here, and the answer is left for it.
+    service.claim().await;
     let answer = service.post(&format!("/tasks/{id}/input"), r#"{"call": "c1", "approve": true}"#).await;
     assert_eq!(answer.status, 202, "{:?}", answer.json);
     assert_eq!(service.post(&format!("/tasks/{id}/signals/ci"), r#"{"green": true}"#).await.status, 202);
@@ -153,11 +155,33 @@ async fn input_and_signals_reach_the_tasks_mail() {
             Mail::Signal { name: "go on".into(), payload: Value::Null },
         ]
     );
-    for _ in 3..limits::MAIL_MAX {
+    for _ in 2..limits::MAIL_MAX {
         service.post(&format!("/tasks/{id}/signals/more"), "1").await;
     }
     let full = service.post(&format!("/tasks/{id}/signals/more"), "1").await;
     assert_eq!((full.status.as_u16(), full.problem()), (429, "mailbox_full"));
+}
+
+#[tokio::test]
+async fn an_answer_to_what_was_not_asked_is_refused() {
+    let service = passive().start();
+    let id = service.submit(BODY).await;
+    let early = service.post(&format!("/tasks/{id}/input"), r#"{"approve": true}"#).await;
+    assert_eq!((early.status.as_u16(), early.problem()), (409, "not_asked"));
+    service.claim().await;
+    let question = r#"[{"call": "c1", "kind": "question", "tool": "ask_person", "arguments": {}, "until": null}]"#;
+    let asks = StatusChange::Waiting { wake_at: None, waiting: question.into(), mail_seen: 0 };
+    service.commit(&id, &["run.started"], asks).await;
+    for (body, status, code) in [
+        (r#"{"approve": true}"#, 422, "answer_misfit"),
+        (r#"{"call": "c1", "approve": true}"#, 422, "answer_misfit"),
+        (r#"{"call": "nope", "content": "x"}"#, 409, "not_asked"),
+    ] {
+        let answer = service.post(&format!("/tasks/{id}/input"), body).await;
+        assert_eq!((answer.status.as_u16(), answer.problem()), (status, code), "{body}");
+    }
+    assert!(service.store.mail(&id).await.unwrap().is_empty());
+    assert_eq!(service.post(&format!("/tasks/{id}/input"), r#"{"call": "c1", "content": "x"}"#).await.status, 202);
 }
 
 #[tokio::test]

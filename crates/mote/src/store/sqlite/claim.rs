@@ -80,6 +80,7 @@ fn take(tx: &mut Tx<'_>, mut task: Task, n: i64, lease: &Lease, now: u64) -> Out
 fn bury(tx: &mut Tx<'_>, task: &Task, claims: u32, now: u64) -> Outcome<()> {
     let Some(standing) = standing(tx.connection, &task.id)? else { return Ok(()) };
     budget::forfeit(tx, &task.id, &standing, now)?;
+    commit::doubt_effects(tx, &task.id, now)?;
     let message = format!("{claims} workers in a row claimed the task and got nowhere; requeue it to try again");
     finish(tx, &task.id, &standing, "failed", Some(("dead_letter", &message)), now)?;
     tx.dead(1);

@@ -150,6 +150,17 @@ fn keep_effects(tx: &Tx<'_>, task: &str, effects: &[EffectOp], now: u64) -> Outc
     Ok(())
 }
 
+/// A task goes to the dead letters: whatever it had under way may have been performed, and nobody asks again.
+pub(super) fn doubt_effects(tx: &Tx<'_>, task: &str, now: u64) -> Outcome<()> {
+    tx.connection
+        .prepare_cached(
+            "UPDATE effects SET outcome = iif(class = 'read', 'failed', 'unknown'), at = ?2
+             WHERE task = ?1 AND outcome = 'reserved'",
+        )?
+        .execute(params![task, sql(now)])?;
+    Ok(())
+}
+
 pub(super) fn send(tx: &mut Tx<'_>, task: &str, messages: &[OutboxMessage], now: u64) -> Outcome<()> {
     for message in messages {
         tx.connection
@@ -238,6 +249,9 @@ fn update(tx: &mut Tx<'_>, commit: &Commit, standing: &Standing, reservation: Op
     tx.moved(Some(Status::Running), Some(rest.status));
     if rest.due_at.flatten().is_some_and(|due| due <= sql(commit.now)) {
         tx.work();
+    }
+    if rest.dead {
+        doubt_effects(tx, &commit.task, commit.now)?;
     }
     if finished {
         tx.dead(i64::from(rest.dead));

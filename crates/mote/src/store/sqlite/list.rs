@@ -5,9 +5,9 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
-use super::row::{self, TASK, TASK_COLUMNS, number, sql};
+use super::row::{self, TASK, TASK_COLUMNS, TASK_LISTED, number, sql};
 use super::writer::{COUNTS, Outcome};
-use crate::limits::PAGE_MAX;
+use crate::limits::{PAGE_BYTES, PAGE_MAX};
 use crate::store::{Counts, Entry, Error, Filter, Page, Task};
 
 /// One task.
@@ -20,7 +20,7 @@ pub(super) fn task(connection: &Connection, tenant: Option<&str>, id: &str) -> O
 pub(super) fn list(connection: &Connection, filter: &Filter, cursor: Option<&str>, limit: usize) -> Outcome<Page> {
     let limit = limit.clamp(1, PAGE_MAX);
     let (conditions, mut values) = conditions(filter);
-    let mut sql_text = format!("SELECT {TASK}, n FROM tasks WHERE {conditions}");
+    let mut sql_text = format!("SELECT {TASK_LISTED}, n FROM tasks WHERE {conditions}");
     if let Some(cursor) = cursor {
         let before: i64 = cursor
             .parse()
@@ -32,13 +32,20 @@ pub(super) fn list(connection: &Connection, filter: &Filter, cursor: Option<&str
     // One more than asked for tells whether there is a next page.
     values.push((sql(limit as u64) + 1).into());
     let mut query = connection.prepare(&sql_text)?;
-    let rows = query
-        .query_map(params_from_iter(values), |found| Ok((row::task(found)?, found.get::<_, i64>(TASK_COLUMNS)?)))?;
-    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|(_, n)| n.to_string());
-    Ok(Page { tasks: rows.into_iter().map(|(task, _)| task).collect(), next })
+    let mut found = query.query(params_from_iter(values))?;
+    let (mut page, mut last, mut bytes) = (Page { tasks: Vec::new(), next: None }, 0_i64, 0);
+    while let Some(row) = found.next()? {
+        if page.tasks.len() == limit || bytes >= PAGE_BYTES {
+            page.next = Some(last.to_string());
+            break;
+        }
+        let task = row::task(row)?;
+        let texts = [task.result.as_deref(), task.waiting.as_deref()];
+        bytes += texts.into_iter().flatten().map(str::len).sum::<usize>();
+        last = row.get(TASK_COLUMNS)?;
+        page.tasks.push(task);
+    }
+    Ok(page)
 }
 
 fn conditions(filter: &Filter) -> (String, Vec<Value>) {
@@ -80,17 +87,23 @@ pub(super) fn journal(connection: &Connection, task: &str, after: u64, limit: us
         "SELECT seq, epoch, at, kind, record, ifnull(payload, (SELECT content FROM blobs WHERE digest = blob))
          FROM journal WHERE task = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
     )?;
-    let rows = query.query_map(params![task, sql(after), sql(limit.min(PAGE_MAX) as u64)], |row| {
-        Ok(Entry {
+    let mut rows = query.query(params![task, sql(after), sql(limit.min(PAGE_MAX) as u64)])?;
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE_BYTES
+        && let Some(row) = rows.next()?
+    {
+        let entry = Entry {
             seq: number(row, 0)?,
             epoch: number(row, 1)?,
             at: number(row, 2)?,
             kind: row.get(3)?,
             record: row.get(4)?,
             payload: row.get(5)?,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+        };
+        bytes += entry.record.len() + entry.payload.as_ref().map_or(0, String::len);
+        entries.push(entry);
+    }
+    Ok(entries)
 }
 
 /// The numbers that every commit keeps.

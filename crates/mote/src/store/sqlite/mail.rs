@@ -7,11 +7,10 @@ use rusqlite::{Connection, params};
 use super::claim;
 use super::row::{json, number, sql, standing};
 use super::writer::{Outcome, Tx};
-use crate::limits::MAIL_MAX;
 use crate::store::{Error, Mail, MailRow, OutboxMessage, Status};
 
 /// Leaves mail.
-pub(super) fn post(tx: &mut Tx<'_>, task: &str, mail: &Mail, body: &str, now: u64) -> Outcome<()> {
+pub(super) fn post(tx: &mut Tx<'_>, task: &str, mail: &Mail, body: &str, now: u64, most: usize) -> Outcome<()> {
     let Some(standing) = standing(tx.connection, task)? else {
         return Err(Error::NotFound { what: "task", id: task.to_owned() }.into());
     };
@@ -23,16 +22,22 @@ pub(super) fn post(tx: &mut Tx<'_>, task: &str, mail: &Mail, body: &str, now: u6
     if cancel && standing.status == Status::Queued && standing.seq == 0 {
         return claim::cancel(tx, task, &standing, now);
     }
+    // Each kind has room of its own: signals that nobody waits for keep no answer out, and nothing keeps a cancel out.
+    let kind = match mail {
+        Mail::Cancel => "cancel",
+        Mail::Input { .. } => "input",
+        Mail::Signal { .. } => "signal",
+    };
     let unread: i64 = tx
         .connection
-        .prepare_cached("SELECT count(*) FROM mail WHERE task = ?1 AND (?2 IS NULL OR body = ?2)")?
-        .query_row(params![task, cancel.then_some(body)], |row| row.get(0))?;
-    // A task that is full of mail can still be cancelled; once is enough.
+        .prepare_cached("SELECT count(*) FROM mail WHERE task = ?1 AND json_extract(body, '$.kind') = ?2")?
+        .query_row(params![task, kind], |row| row.get(0))?;
+    // To be cancelled once is enough.
     if cancel && unread > 0 {
         return Ok(());
     }
-    if !cancel && unread >= sql(MAIL_MAX as u64) {
-        return Err(Error::Limit { name: "MAIL_MAX", max: MAIL_MAX as u64 }.into());
+    if !cancel && unread >= sql(most as u64) {
+        return Err(Error::Limit { name: "MAIL_MAX", max: most as u64 }.into());
     }
     tx.connection.prepare_cached("INSERT INTO mail (task, at, body) VALUES (?1, ?2, ?3)")?.execute(params![
         task,

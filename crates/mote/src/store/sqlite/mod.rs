@@ -40,7 +40,7 @@ use self::watch::Watchers;
 use self::writer::{WhenFull, Writer};
 use super::{
     Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Lease, Mail, MailRow, NewSandbox, NewTask,
-    OutboxMessage, Page, SandboxChange, SandboxRow, SandboxScope, Session, Store, Submitted, Task,
+    OutboxMessage, Page, SandboxChange, SandboxRow, SandboxScope, Session, Store, Submitted, Swept, Task,
 };
 use crate::clock::UnixMs;
 use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITE_FRESH, STORE_WRITER_CACHE_KIB};
@@ -229,10 +229,10 @@ impl Store for SqliteStore {
         self.readers.run("read a journal", move |connection| list::journal(connection, &task, after, limit)).await
     }
 
-    async fn post(&self, task: &str, mail: Mail, now: UnixMs) -> Result<(), Error> {
+    async fn post(&self, task: &str, mail: Mail, now: UnixMs, most: usize) -> Result<(), Error> {
         let body = encode("post mail", &mail)?;
         let task = task.to_owned();
-        self.writer.run("post mail", WhenFull::Refuse, move |tx| mail::post(tx, &task, &mail, &body, now)).await
+        self.writer.run("post mail", WhenFull::Refuse, move |tx| mail::post(tx, &task, &mail, &body, now, most)).await
     }
 
     async fn mail(&self, task: &str) -> Result<Vec<MailRow>, Error> {
@@ -254,7 +254,7 @@ impl Store for SqliteStore {
         self.writer.run("erase", WhenFull::Refuse, move |tx| sweep::erase(tx, &what)).await
     }
 
-    async fn sweep(&self, before: UnixMs, now: UnixMs, limit: usize) -> Result<u64, Error> {
+    async fn sweep(&self, before: UnixMs, now: UnixMs, limit: usize) -> Result<Swept, Error> {
         self.writer.run("sweep", WhenFull::Wait, move |tx| sweep::sweep(tx, before, now, limit)).await
     }
 

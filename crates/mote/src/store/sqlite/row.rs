@@ -14,6 +14,10 @@ use crate::store::{Owner, Status, Task, TaskError};
 pub(super) const TASK: &str = "id, tenant, user, session, labels, status, request, epoch, seq, result, error_code, \
      error_message, waiting, dead, tokens_input, tokens_cache_read, tokens_cache_write, tokens_output, \
      tokens_reasoning, cost_nano_usd, steps, tool_calls, created_at, started_at, updated_at, finished_at, expires_at";
+/// The same without the request, which may be large and which a listing does not show.
+pub(super) const TASK_LISTED: &str = "id, tenant, user, session, labels, status, '' AS request, epoch, seq, result, \
+     error_code, error_message, waiting, dead, tokens_input, tokens_cache_read, tokens_cache_write, tokens_output, \
+     tokens_reasoning, cost_nano_usd, steps, tool_calls, created_at, started_at, updated_at, finished_at, expires_at";
 /// How many they are.
 pub(super) const TASK_COLUMNS: usize = 27;
 

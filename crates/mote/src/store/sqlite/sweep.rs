@@ -8,7 +8,7 @@ use super::row::{self, sql};
 use super::writer::{Outcome, Tx};
 use super::{budget, sandbox, session};
 use crate::limits::STORE_BUDGET_KEPT_MS;
-use crate::store::{Erase, Error, Owner, Status};
+use crate::store::{Erase, Error, Owner, Status, Swept};
 
 /// A task that is about to go.
 struct Doomed {
@@ -86,13 +86,14 @@ fn remove_journal(tx: &Tx<'_>, task: &str) -> Outcome<()> {
 }
 
 /// Removes what has outlived its retention.
-pub(super) fn sweep(tx: &mut Tx<'_>, before: u64, now: u64, limit: usize) -> Outcome<u64> {
+pub(super) fn sweep(tx: &mut Tx<'_>, before: u64, now: u64, limit: usize) -> Outcome<Swept> {
     let limit = sql(limit as u64);
     let tasks = doomed(tx, "finished_at < ?1 ORDER BY finished_at LIMIT ?2", &[&sql(before), &limit])?;
     for task in &tasks {
         remove(tx, task, now)?;
     }
-    tx.connection
+    let keys = tx
+        .connection
         .prepare_cached(
             "DELETE FROM idempotency WHERE (tenant, route, key) IN
                (SELECT tenant, route, key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
@@ -111,7 +112,7 @@ pub(super) fn sweep(tx: &mut Tx<'_>, before: u64, now: u64, limit: usize) -> Out
                AND reserved_nano_usd = 0",
         )?
         .execute([sql(now.saturating_sub(STORE_BUDGET_KEPT_MS))])?;
-    Ok(tasks.len() as u64)
+    Ok(Swept { tasks: tasks.len() as u64, keys: keys as u64 })
 }
 
 /// Removes a session whose last task is gone.

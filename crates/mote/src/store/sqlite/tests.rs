@@ -4,7 +4,7 @@
 use rusqlite::Connection;
 
 use super::*;
-use crate::limits::CLAIMS_WITHOUT_PROGRESS_MAX;
+use crate::limits::{CLAIMS_WITHOUT_PROGRESS_MAX, MAIL_MAX};
 use crate::store::{Batch, Owner, Status, StatusChange, Totals};
 
 fn new_task(id: &str) -> NewTask {
@@ -65,7 +65,7 @@ async fn ends_that_no_worker_drives_to_are_published_where_there_is_a_sink() {
         let published = usize::from(publisher.is_some()) * 2;
         let store = SqliteStore::open(&path, Options { publisher, ..options() }).unwrap();
         store.submit(new_task("cancelled")).await.unwrap();
-        store.post("cancelled", Mail::Cancel, 2).await.unwrap();
+        store.post("cancelled", Mail::Cancel, 2, MAIL_MAX).await.unwrap();
         store.submit(new_task("dead")).await.unwrap();
         for now in (2_000..).step_by(10).take(1 + CLAIMS_WITHOUT_PROGRESS_MAX as usize) {
             store.claim(lease(now), now, 1).await.unwrap();
@@ -277,7 +277,7 @@ async fn watchers_are_forgotten_with_their_last_listener() {
     assert!(again.has_changed().unwrap());
     again.mark_unchanged();
     drop((receiver, again));
-    store.post("a", Mail::Cancel, 2_000).await.unwrap();
+    store.post("a", Mail::Cancel, 2_000, MAIL_MAX).await.unwrap();
     assert_eq!(store.watchers.len(), 0);
     for n in 0..10_000 {
         drop(store.subscribe(&n.to_string()));

@@ -135,9 +135,7 @@ impl Http {
                     performed |= next.method != hop.method;
                     hop = next;
                 }
-                Next::Unfollowed(content) => {
-                    return Ok(Output { content: self.reader.bound(content, false), is_error: true });
-                }
+                Next::Unfollowed(content) => return self.unfollowed(content),
                 Next::Refused(message) => {
                     let failure = self.failure(FailureKind::Forbidden, message);
                     return Err(after_effect(failure, performed));
@@ -146,6 +144,16 @@ impl Http {
         }
         let message = format!("the backend redirected more than {TOOL_REDIRECTS_MAX} times");
         Err(after_effect(self.failure(FailureKind::Forbidden, message), performed))
+    }
+
+    /// What a redirect that is not followed says of the effect: many backends answer a POST that they performed so. A read
+    /// changed nothing either way.
+    fn unfollowed(&self, content: String) -> Result<Output, Failure> {
+        let content = self.reader.bound(content, false);
+        match self.effect {
+            Effect::Read => Ok(Output { content, is_error: true }),
+            Effect::Idempotent | Effect::Write => Err(self.failure(FailureKind::Unknown, content)),
+        }
     }
 
     /// Decides on a redirect: only GET and HEAD follow 301 and 302, 303 becomes GET, 307 and 308 keep the method.
@@ -192,6 +200,10 @@ impl Http {
             Verdict::Failure(kind, retry_after) => {
                 let message = format!("{} answered HTTP {status}", endpoint(url));
                 Err(Failure { retry_after, ..self.failure(kind, message) })
+            }
+            // It leads nowhere that could be followed.
+            Verdict::Answer { .. } if status.is_redirection() => {
+                self.unfollowed(format!("{} answered HTTP {status} without a place to go on", endpoint(url)))
             }
             Verdict::Answer { is_error } => match self.reader.read(response, is_error).await {
                 Ok(content) => Ok(Output { content, is_error }),

@@ -293,17 +293,20 @@ async fn methods_survive_only_the_redirects_that_keep_them() {
         })
         .await;
         let tool = declared("POST", format!("http://api.example:{}/", backend.port()), Effect::Idempotent);
-        let output = call(&tool, json!({"a": 1})).await.unwrap();
+        let answer = call(&tool, json!({"a": 1})).await;
         let seen = backend.seen();
         match expected {
             Some(line) => {
+                let output = answer.unwrap();
                 assert_eq!((output.content.as_str(), seen[1].line.as_str()), ("done", line));
                 let repeated = line.starts_with("POST");
                 assert_eq!(seen[1].header("idempotency-key").is_some(), repeated, "{status}");
                 assert_eq!(!seen[1].body.is_empty(), repeated, "{status}");
             }
             None => {
-                assert!(output.is_error && output.content.contains("not followed"), "{output:?}");
+                let failure = answer.unwrap_err();
+                assert_eq!(failure.kind, FailureKind::Unknown);
+                assert!(failure.message.contains("not followed"), "{failure:?}");
                 assert_eq!(seen.len(), 1);
             }
         }
@@ -321,8 +324,24 @@ async fn after_see_other_nothing_is_reported_as_not_done() {
     assert_eq!(call(&tool, json!({})).await.unwrap_err().kind, FailureKind::Unknown);
     let away = Backend::start(|_| redirect(303, "http://elsewhere.example/".to_owned())).await;
     let tool = declared("POST", format!("http://api.example:{}/", away.port()), Effect::Write);
-    let output = call(&tool, json!({})).await.unwrap();
-    assert!(output.is_error && output.content.contains("took the request"), "{output:?}");
+    let failure = call(&tool, json!({})).await.unwrap_err();
+    assert!(failure.kind == FailureKind::Unknown && failure.message.contains("took the request"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_redirect_that_is_not_followed_leaves_a_write_in_doubt_and_a_read_not() {
+    let nowhere = || StatusCode::FOUND.into_response();
+    let elsewhere = || redirect(302, "/next".to_owned());
+    for answer in [nowhere, elsewhere] {
+        let backend = Backend::start(move |_| answer()).await;
+        let url = || format!("http://api.example:{}/", backend.port());
+        for effect in [Effect::Write, Effect::Idempotent] {
+            let failure = call(&declared("POST", url(), effect), json!({})).await.unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Unknown, "{effect:?}: {failure:?}");
+        }
+        let output = call(&declared("POST", url(), Effect::Read), json!({})).await.unwrap();
+        assert!(output.is_error, "{output:?}");
+    }
 }
 
 #[tokio::test]
