@@ -272,6 +272,7 @@ pub(super) fn lines(shared: &Shared, owner: &Owner, now: UnixMs) -> Vec<BudgetLi
         let every = super::request::millis(windowed.every).max(1);
         BudgetLine {
             scope,
+            formerly: None,
             window_start: now - now % every,
             nano_usd_max: windowed.bound.nano_usd,
             tokens_max: windowed.bound.tokens,
@@ -282,18 +283,49 @@ pub(super) fn lines(shared: &Shared, owner: &Owner, now: UnixMs) -> Vec<BudgetLi
     lines.extend(budgets.agent.as_ref().map(|bound| windowed("agent".into(), bound)));
     lines.extend(budgets.per_tenant.as_ref().map(|bound| windowed(format!("tenant:{tenant}"), bound)));
     if let (Some(bound), Some(user)) = (&budgets.per_user, &owner.user) {
-        lines.push(windowed(format!("user:{tenant}:{user}"), bound));
+        let (scope, formerly) = scope_within("user", tenant, user);
+        lines.push(BudgetLine { formerly, ..windowed(scope, bound) });
     }
     if let (Some(bound), Some(session)) = (&budgets.per_session, &owner.session) {
-        lines.push(BudgetLine {
-            scope: format!("session:{tenant}:{session}"),
-            window_start: 0,
-            nano_usd_max: bound.nano_usd,
-            tokens_max: bound.tokens,
-        });
+        let (scope, formerly) = scope_within("session", tenant, session);
+        let (nano_usd_max, tokens_max) = (bound.nano_usd, bound.tokens);
+        lines.push(BudgetLine { scope, formerly, window_start: 0, nano_usd_max, tokens_max });
     }
     lines
 }
 
+/// The scope of a name within a tenant, and what it was called while a colon in the tenant's name was left as it is: with
+/// that, tenant `a` and user `b:c` had one budget with tenant `a:b` and user `c`.
+fn scope_within(kind: &str, tenant: &str, name: &str) -> (String, Option<String>) {
+    let plain = format!("{kind}:{tenant}:{name}");
+    if !tenant.contains([':', '%']) {
+        return (plain, None);
+    }
+    let tenant = tenant.replace('%', "%25").replace(':', "%3A");
+    (format!("{kind}:{tenant}:{name}"), Some(plain))
+}
+
 /// Most units of session history that a run loads: the ring less room for the run's own turns.
 pub(super) const HISTORY_UNITS_MAX: usize = CONTEXT_UNITS / 2;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::scope_within;
+
+    #[test]
+    fn no_two_owners_share_a_scope() {
+        let owners = [("a", "b:c"), ("a:b", "c"), ("a%3Ab", "c"), ("a%", "3Ab:c"), ("", "a:b"), ("", ":a"), (":", "a")];
+        let scopes: BTreeSet<String> =
+            owners.iter().map(|(tenant, user)| scope_within("user", tenant, user).0).collect();
+        assert_eq!(scopes.len(), owners.len(), "{scopes:?}");
+    }
+
+    #[test]
+    fn an_ordinary_name_keeps_the_scope_that_it_had_and_another_says_which_it_had() {
+        assert_eq!(scope_within("session", "acme", "s:1"), ("session:acme:s:1".to_owned(), None));
+        let expected = ("session:a%3Ab:s".to_owned(), Some("session:a:b:s".to_owned()));
+        assert_eq!(scope_within("session", "a:b", "s"), expected);
+    }
+}

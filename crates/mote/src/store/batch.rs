@@ -46,8 +46,11 @@ pub enum EffectOp {
 /// A budget that several runs share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetLine {
-    /// What it bounds: `agent`, `tenant:…`, `session:…`, `user:…`.
+    /// What it bounds: `agent`, `tenant:…`, `session:…`, `user:…`; no two owners have the same.
     pub scope: String,
+    /// The name that it had in an earlier version: what was spent under that counts, where this one begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub formerly: Option<String>,
     /// Start of the window, ms since the epoch; 0 for a budget without a window.
     pub window_start: UnixMs,
     /// Most nano-USD in the window.

@@ -110,6 +110,22 @@ pub async fn windows_are_apart(bench: &dyn Bench) {
     assert_eq!(room(&*store, "today", &today).await, 40);
 }
 
+/// A line that is called otherwise than before goes on from what was spent, once; the earlier name stays its owner's.
+pub async fn a_renamed_line_begins_with_what_was_spent(bench: &dyn Bench) {
+    let store = bench.open().await;
+    start(&*store, task("a")).await;
+    let before = line("user:a:b:c", 100);
+    assert!(try_reserve(&*store, "a", std::slice::from_ref(&before), 60).await);
+    commit(&*store, "a", 0, spending(vec![settle(60)])).await.unwrap();
+    let renamed = BudgetLine { formerly: Some(before.scope.clone()), ..line("user:a%3Ab:c", 100) };
+    start(&*store, task("b")).await;
+    assert!(!try_reserve(&*store, "b", std::slice::from_ref(&renamed), 41).await);
+    assert!(try_reserve(&*store, "b", std::slice::from_ref(&renamed), 10).await);
+    commit(&*store, "b", 0, spending(vec![settle(10)])).await.unwrap();
+    assert_eq!(room(&*store, "renamed", &renamed).await, 30);
+    assert_eq!(room(&*store, "before", &before).await, 40);
+}
+
 /// A reservation is the task's, not its worker's.
 pub async fn a_reservation_outlives_its_process(bench: &dyn Bench) {
     let agent = line("agent", 100);

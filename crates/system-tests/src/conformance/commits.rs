@@ -1,6 +1,6 @@
 //! The commit: whole or not at all.
 
-use mote::limits::STORE_INLINE_BYTES;
+use mote::limits::{MAIL_MAX, STORE_INLINE_BYTES};
 use mote::model::Usage;
 use mote::store::{CommitError, EffectOp, Error, Mail, OutboxMessage, Status, StatusChange, Store, TaskError, Totals};
 

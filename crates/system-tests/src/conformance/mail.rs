@@ -143,6 +143,10 @@ pub async fn a_full_mailbox_still_takes_a_cancel(bench: &dyn Bench) {
     }
     let refused = store.post("a", signal("ci"), NOW, MAIL_MAX).await.unwrap_err();
     assert_eq!(refused, Error::Limit { name: "MAIL_MAX", max: MAIL_MAX as u64 });
+    // Another kind has room of its own, and one that is awaited may have more.
+    let input = Mail::Input { call: None, approve: Some(true), content: None };
+    store.post("a", input, NOW, MAIL_MAX).await.unwrap();
+    store.post("a", signal("awaited"), NOW, MAIL_MAX + 1).await.unwrap();
     store.post("a", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
     assert_eq!(store.mail("a").await.unwrap().last().unwrap().mail, Mail::Cancel);
 }

@@ -100,6 +100,7 @@ macro_rules! store_conformance {
                 a_finished_task_gives_its_reservation_back,
                 one_full_line_refuses_all_lines,
                 windows_are_apart,
+                a_renamed_line_begins_with_what_was_spent,
                 a_reservation_outlives_its_process,
             }
             reading {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mote::limits::MAIL_MAX;
 use mote::store::{Counts, Error, Filter, NewTask, OutboxMessage, Owner, Status, StatusChange, Store};
 
 use super::Bench;

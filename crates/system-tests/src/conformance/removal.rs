@@ -1,6 +1,6 @@
 //! Retention, erasure, dead letters and backups.
 
-use mote::limits::STORE_INLINE_BYTES;
+use mote::limits::{MAIL_MAX, STORE_INLINE_BYTES};
 use mote::message::{Message, Role};
 use mote::store::{
     Commit, EffectOp, Erase, Error, Filter, Mail, NewTask, SessionTurn, Status, StatusChange, Store, TaskError,
@@ -34,7 +34,7 @@ pub async fn a_sweep_removes_what_outlived_its_retention(bench: &dyn Bench) {
     let left = store.list(Filter::default(), None, 8).await.unwrap().tasks;
     assert_eq!(left.iter().map(|task| task.id.as_str()).collect::<Vec<_>>(), ["open", "c"]);
     // Its key is forgotten once it has expired.
-    store.sweep(0, NOW + 1_000, 8).await.unwrap();
+    assert_eq!(store.sweep(0, NOW + 1_000, 8).await.unwrap(), mote::store::Swept { tasks: 0, keys: 1 });
     store.submit(NewTask { now: 0, idempotency: Some(key("k", 2)), ..task("again") }).await.unwrap();
 }
 

@@ -131,7 +131,8 @@ pub async fn finish(store: &dyn Store, task: &str) {
 /// A budget line on money without a window.
 #[must_use]
 pub fn line(scope: &str, nano_usd_max: u64) -> BudgetLine {
-    BudgetLine { scope: scope.to_owned(), window_start: 0, nano_usd_max: Some(nano_usd_max), tokens_max: None }
+    let (scope, nano_usd_max) = (scope.to_owned(), Some(nano_usd_max));
+    BudgetLine { scope, formerly: None, window_start: 0, nano_usd_max, tokens_max: None }
 }
 
 /// Nano-USD with ten times as many tokens.

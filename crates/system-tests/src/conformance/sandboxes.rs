@@ -1,5 +1,6 @@
 //! Sandboxes of sessions and tasks: one an owner, none forgotten.
 
+use mote::limits::MAIL_MAX;
 use mote::store::{EffectOp, Erase, NewSandbox, SandboxChange, SandboxRow, SandboxScope, StatusChange, Store};
 
 use super::Bench;

@@ -1,6 +1,6 @@
 //! Sessions: one task at a time, and a transcript.
 
-use mote::limits::CONTEXT_UNITS;
+use mote::limits::{CONTEXT_UNITS, MAIL_MAX};
 use mote::message::{Message, Part, Role};
 use mote::model::Usage;
 use mote::store::{Mail, NewTask, SessionTurn, StatusChange, Submitted, Totals};

@@ -86,10 +86,15 @@ fn reserve(tx: &Tx<'_>, line: &BudgetLine, amount: Amount, now: u64) -> Outcome<
         "SELECT spent_tokens + reserved_tokens, spent_nano_usd + reserved_nano_usd FROM budgets
          WHERE scope = ?1 AND window_start = ?2",
     )?;
-    let taken = query
-        .query_row(params![line.scope, sql(line.window_start)], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let (tokens, nano_usd) = taken.unwrap_or((0, 0));
+    let mut taken = |scope: &str| {
+        query.query_row(params![scope, sql(line.window_start)], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+    };
+    // A line that is not there yet begins with what was taken under its earlier name, open reservations counted as spent.
+    let (begun, inherited): (Option<(i64, i64)>, (i64, i64)) = match (taken(&line.scope)?, &line.formerly) {
+        (None, Some(formerly)) => (None, taken(formerly)?.unwrap_or_default()),
+        (begun, _) => (begun, (0, 0)),
+    };
+    let (tokens, nano_usd) = begun.unwrap_or(inherited);
     let exceeds =
         |taken: i64, more: u64, max: Option<u64>| max.is_some_and(|max| native(taken).saturating_add(more) > max);
     if exceeds(tokens, amount.tokens, line.tokens_max) || exceeds(nano_usd, amount.nano_usd, line.nano_usd_max) {
@@ -98,11 +103,19 @@ fn reserve(tx: &Tx<'_>, line: &BudgetLine, amount: Amount, now: u64) -> Outcome<
     tx.connection
         .prepare_cached(
             "INSERT INTO budgets (scope, window_start, spent_tokens, spent_nano_usd, reserved_tokens,
-               reserved_nano_usd, updated_at) VALUES (?1, ?2, 0, 0, ?3, ?4, ?5)
+               reserved_nano_usd, updated_at) VALUES (?1, ?2, ?6, ?7, ?3, ?4, ?5)
              ON CONFLICT (scope, window_start) DO UPDATE SET reserved_tokens = reserved_tokens + ?3,
                reserved_nano_usd = reserved_nano_usd + ?4, updated_at = ?5",
         )?
-        .execute(params![line.scope, sql(line.window_start), sql(amount.tokens), sql(amount.nano_usd), sql(now)])?;
+        .execute(params![
+            line.scope,
+            sql(line.window_start),
+            sql(amount.tokens),
+            sql(amount.nano_usd),
+            sql(now),
+            inherited.0,
+            inherited.1,
+        ])?;
     Ok(())
 }
 

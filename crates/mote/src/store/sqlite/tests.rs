@@ -5,7 +5,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::limits::{CLAIMS_WITHOUT_PROGRESS_MAX, MAIL_MAX};
-use crate::store::{Batch, Owner, Status, StatusChange, Totals};
+use crate::store::{Batch, NewEntry, Owner, Status, StatusChange, Totals};
 
 fn new_task(id: &str) -> NewTask {
     NewTask {
@@ -376,6 +376,42 @@ async fn a_full_queue_is_overload_and_what_was_taken_is_kept() {
     let taken = results.iter().filter(|result| result.is_ok()).count();
     assert_eq!(taken + refused, count);
     assert_eq!(store.counts().await.unwrap().queued, taken as u64);
+}
+
+#[tokio::test]
+async fn a_page_ends_after_so_many_bytes_and_the_next_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let large = format!("\"{}\"", "x".repeat(crate::limits::PAGE_BYTES / 2));
+    let ids = ["a", "b", "c", "d", "e"];
+    for id in ids {
+        store.submit(NewTask { request: large.clone(), ..new_task(id) }).await.unwrap();
+    }
+    store.claim(lease(u64::MAX / 4), 1_000, 8).await.unwrap();
+    for id in ids {
+        let status =
+            StatusChange::Finished { status: Status::Completed, result: Some(large.clone()), error: None, dead: false };
+        let entry = || NewEntry { at: 2, kind: "k", record: vec![1], payload: Some(large.clone()) };
+        let batch = Batch { entries: (0..5).map(|_| entry()).collect(), ..batch(status) };
+        store.commit(Commit { task: id.to_owned(), epoch: 1, expected_seq: 0, now: 1_001, batch }).await.unwrap();
+    }
+    let (mut pages, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = store.list(Filter::default(), cursor, 200).await.unwrap();
+        assert!(page.tasks.iter().all(|task| task.request.is_empty()), "a listing reads no request");
+        pages.push(page.tasks.into_iter().map(|task| task.id).collect::<Vec<_>>());
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [vec!["e", "d"], vec!["c", "b"], vec!["a"]]);
+    let mut after = 0;
+    for expected in [vec![1, 2], vec![3, 4], vec![5], vec![]] {
+        let page: Vec<u64> = store.journal("a", after, 200).await.unwrap().iter().map(|entry| entry.seq).collect();
+        assert_eq!(page, expected);
+        after = page.last().copied().unwrap_or(after);
+    }
 }
 
 #[tokio::test]
