@@ -188,8 +188,11 @@ fn the_limit_of_tool_calls_ends_the_run_before_the_turn_that_goes_beyond_it() {
     assert_eq!(play.run.tool_calls(), 3);
 }
 
+/// What ends a run.
+type End = fn(&mut Play) -> Vec<Action>;
+
 /// Every end that can come while calls are under way.
-const CUTS: [(Outcome, fn(&mut Play) -> Vec<Action>); 5] = [
+const CUTS: [(Outcome, End); 5] = [
     (Outcome::Cancelled, |play| play.take(Event::Cancelled { spend: Spend::default() })),
     (Outcome::Failed(Failure::Active), |play| play.wait(60_000).take(Event::TimerFired)),
     (Outcome::Failed(Failure::Expired), |play| play.wait(90_000).take(Event::TimerFired)),

@@ -16,8 +16,8 @@ use super::waits::{Standing, Wait};
 use super::{Shared, recover};
 use crate::clock::UnixMs;
 use crate::limits::{
-    CLAIM_BATCH, RENEWAL_MAIL_MAX, SANDBOX_LAST_RELEASE, SANDBOX_RELEASE_POLL, SWEEP_BATCH, SWEEP_EVERY, WIND_DOWN_LOOPS,
-    WORK_POLL,
+    CLAIM_BATCH, RENEWAL_MAIL_MAX, SANDBOX_LAST_RELEASE, SANDBOX_RELEASE_POLL, SWEEP_BATCH, SWEEP_EVERY,
+    WIND_DOWN_LOOPS, WORK_POLL,
 };
 use crate::store::{Lease, Task};
 use crate::tools::sandbox::Sandboxes;
