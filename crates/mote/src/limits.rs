@@ -204,6 +204,13 @@ pub const MODEL_MESSAGE_CHARS_MAX: usize = 400;
 pub const MODEL_KEY_BYTES_MIN: usize = 8;
 /// How long connecting to a model endpoint may take, TLS included, milliseconds.
 pub const MODEL_CONNECT_MS: u64 = 10_000;
+/// Silence on a connection to a model endpoint after which TCP asks whether the other end lives, and then how often it asks
+/// again, seconds.
+pub const MODEL_ALIVE_PROBE_S: u64 = 15;
+/// Such questions without an answer after which the connection is given up.
+pub const MODEL_ALIVE_PROBES: u32 = 3;
+/// How long what was sent to a model endpoint may stay without TCP's acknowledgement, seconds.
+pub const MODEL_UNACKNOWLEDGED_S: u64 = 30;
 /// Idle connections that are kept to one model endpoint, and for how long, seconds.
 pub const MODEL_POOL_IDLE_MAX: usize = 32;
 /// See [`MODEL_POOL_IDLE_MAX`].

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::assembly::Reasoning;
 use super::endpoint::Endpoint;
 use super::schema::{self, Subset};
+use super::transport::Client;
 use super::{BuildError, DeltaSink, Error, Provider, Reply, Request, ToolDefinition};
 use crate::config;
 use crate::config::SecretValue;
@@ -51,7 +52,7 @@ impl Anthropic {
     pub fn new(
         model: &config::Model,
         key: Option<SecretValue>,
-        client: reqwest::Client,
+        client: Client,
         clock: crate::clock::SharedClock,
     ) -> Result<Self, BuildError> {
         let mut headers = super::headers();
@@ -60,9 +61,9 @@ impl Anthropic {
             super::insert_key(&mut headers, HeaderName::from_static("x-api-key"), "", key, &model.name)?;
         }
         let path = if model.base_url.trim_end_matches('/').ends_with("/v1") { "messages" } else { "v1/messages" };
-        let url = super::url(model, BASE_URL, path)?;
+        let uri = super::uri(model, BASE_URL, path)?;
         let (timeout, idle_timeout) = (model.timeout, model.idle_timeout);
-        let endpoint = Endpoint { client, url, model: model.name.clone(), headers, key, timeout, idle_timeout, clock };
+        let endpoint = Endpoint { client, uri, model: model.name.clone(), headers, key, timeout, idle_timeout, clock };
         let (output_tokens_max, temperature, cache) = (model.output_tokens_max, model.temperature, model.cache);
         Ok(Self { endpoint, output_tokens_max, temperature, cache })
     }
@@ -228,11 +229,7 @@ mod tests {
 
     fn provider(model: &config::Model) -> Anthropic {
         let clock = std::sync::Arc::new(crate::clock::System);
-        Anthropic::new(model, None, reqwest_client(), clock).unwrap()
-    }
-
-    fn reqwest_client() -> reqwest::Client {
-        crate::tls::http_client(None).unwrap().build().unwrap()
+        Anthropic::new(model, None, Client::new(crate::tls::client_config(None).unwrap()), clock).unwrap()
     }
 
     #[test]
@@ -321,9 +318,9 @@ mod tests {
     fn base_urls_may_end_in_the_version() {
         for base in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"] {
             let provider = provider(&configured(config::Provider::Anthropic, base));
-            assert_eq!(provider.endpoint.url.as_str(), "http://h:1/v1/messages");
+            assert_eq!(provider.endpoint.uri, "http://h:1/v1/messages");
         }
         let provider = provider(&configured(config::Provider::Anthropic, "http://h:1/proxy"));
-        assert_eq!(provider.endpoint.url.as_str(), "http://h:1/proxy/v1/messages");
+        assert_eq!(provider.endpoint.uri, "http://h:1/proxy/v1/messages");
     }
 }

@@ -10,7 +10,8 @@ use super::assembly::Assembled;
 use super::cassette::{CassetteError, Player, Recorder};
 use super::chain::{Chain, Link};
 use super::scripted::{PlanError, Scripted};
-use super::{Provider, Reply, Request, anthropic, endpoint, openai};
+use super::transport::Client;
+use super::{Provider, Reply, Request, anthropic, openai};
 use crate::clock::SharedClock;
 use crate::config;
 use crate::config::{SecretError, SecretValue};
@@ -47,9 +48,6 @@ pub enum BuildError {
     /// No TLS.
     #[error(transparent)]
     Tls(#[from] tls::Error),
-    /// No HTTP client.
-    #[error("failed to build an HTTP client: {0}")]
-    Client(String),
     /// The plan of a scripted model.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -72,7 +70,7 @@ pub fn build(models: &[config::Model], extra_ca: Option<&Path>, clock: SharedClo
 struct Builder<'b> {
     extra_ca: Option<&'b Path>,
     clock: SharedClock,
-    client: Option<reqwest::Client>,
+    client: Option<Client>,
 }
 
 impl Builder<'_> {
@@ -102,12 +100,11 @@ impl Builder<'_> {
         })
     }
 
-    fn client(&mut self) -> Result<reqwest::Client, BuildError> {
+    fn client(&mut self) -> Result<Client, BuildError> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let builder = tls::http_client(self.extra_ca)?;
-        let client = endpoint::client(builder).map_err(|error| BuildError::Client(error.to_string()))?;
+        let client = Client::new(tls::client_config(self.extra_ca)?);
         Ok(self.client.insert(client).clone())
     }
 }
@@ -143,8 +140,18 @@ pub(super) fn insert_key(
     Ok(())
 }
 
+/// The URL of a path under the model's base URL, as a client takes it.
+pub(super) fn uri(model: &config::Model, default: &str, path: &str) -> Result<http::Uri, BuildError> {
+    let url = url(model, default, path)?;
+    let fail = |error: http::uri::InvalidUri| {
+        let message = error.to_string();
+        BuildError::Url { model: model.name.clone(), url: url.to_string(), message }
+    };
+    url.as_str().parse().map_err(fail)
+}
+
 /// The URL of a path under the model's base URL.
-pub(super) fn url(model: &config::Model, default: &str, path: &str) -> Result<reqwest::Url, BuildError> {
+fn url(model: &config::Model, default: &str, path: &str) -> Result<reqwest::Url, BuildError> {
     let base = if model.base_url.is_empty() { default } else { &model.base_url };
     let fail = |message: String| BuildError::Url { model: model.name.clone(), url: base.to_owned(), message };
     let text = format!("{}/{path}", base.trim_end_matches('/'));

@@ -5,30 +5,24 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::ResponseFuture;
 use mote_wire::delta::Delta as Piece;
 use mote_wire::sse::{Buffer, Framer, Full};
 use serde_json::Value;
 
 use super::assembly::{Assembly, Refusal};
 use super::failure::Failure;
+use super::transport::{Client, chunk};
 use super::{DeltaSink, Error, ErrorKind};
 use crate::clock::SharedClock;
 use crate::config::SecretValue;
 use crate::limits::{
-    MODEL_CONNECT_MS, MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_KEY_BYTES_MIN,
-    MODEL_POOL_IDLE_MAX, MODEL_POOL_IDLE_S, MODEL_REPLY_BYTES_MAX, MODEL_REPLY_CALLS_MAX,
+    MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_KEY_BYTES_MIN, MODEL_REPLY_BYTES_MAX,
+    MODEL_REPLY_CALLS_MAX,
 };
-
-/// Sets the client's bounds on connecting and on what it keeps.
-pub(super) fn client(builder: reqwest::ClientBuilder) -> reqwest::Result<reqwest::Client> {
-    builder
-        .http1_only()
-        .connect_timeout(Duration::from_millis(MODEL_CONNECT_MS))
-        .pool_max_idle_per_host(MODEL_POOL_IDLE_MAX)
-        .pool_idle_timeout(Duration::from_secs(MODEL_POOL_IDLE_S))
-        .build()
-}
 
 /// Decodes one event of a wire format.
 pub(super) trait Decoder: Send {
@@ -74,9 +68,9 @@ impl Decoder for mote_wire::openai::Decoder {
 /// An endpoint of either wire format.
 pub(super) struct Endpoint {
     /// The shared client.
-    pub(super) client: reqwest::Client,
+    pub(super) client: Client,
     /// Where requests go.
-    pub(super) url: reqwest::Url,
+    pub(super) uri: Uri,
     /// The model, as configured.
     pub(super) model: String,
     /// Headers of every request, the key among them, marked sensitive.
@@ -94,7 +88,11 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// Scheme, host and port.
     pub(super) fn origin(&self) -> String {
-        self.url.origin().ascii_serialization()
+        format!(
+            "{}://{}",
+            self.uri.scheme_str().unwrap_or_default(),
+            self.uri.authority().map_or("", Authority::as_str)
+        )
     }
 
     /// Sends one request and gathers its reply.
@@ -110,11 +108,12 @@ impl Endpoint {
         })?;
         // The tree is many times the size of its text: a call that waits holds neither for longer than it must.
         drop(body);
-        let mut request = self.client.post(self.url.clone()).headers(self.headers.clone()).body(bytes);
+        let mut headers = self.headers.clone();
         if let Some(value) = traceparent.and_then(|value| HeaderValue::from_str(value).ok()) {
-            request = request.header("traceparent", value);
+            headers.insert(HeaderName::from_static("traceparent"), value);
         }
-        match tokio::time::timeout(self.timeout, self.exchange(request, decoder, deltas)).await {
+        let asked = self.client.post(self.uri.clone(), headers, bytes);
+        match tokio::time::timeout(self.timeout, self.exchange(asked, decoder, deltas)).await {
             Ok(done) => done.map_err(|failure| self.error(failure)),
             Err(_) => Err(self.error(Failure::timed_out("no whole reply", self.timeout))),
         }
@@ -133,11 +132,11 @@ impl Endpoint {
 
     async fn exchange(
         &self,
-        request: reqwest::RequestBuilder,
+        asked: ResponseFuture,
         decoder: &mut dyn Decoder,
         deltas: DeltaSink<'_>,
     ) -> Result<Assembly, Failure> {
-        let response = request.send().await.map_err(|error| Failure::of_transport(&error, false))?;
+        let response = asked.await.map_err(|error| Failure::of_request(&error))?;
         let status = response.status();
         if !status.is_success() {
             let headers = response.headers().clone();
@@ -159,9 +158,9 @@ impl Endpoint {
     }
 
     /// As much of an error's body as is read, whatever becomes of the rest.
-    async fn error_body(&self, mut response: reqwest::Response) -> Vec<u8> {
+    async fn error_body(&self, mut response: Response<Incoming>) -> Vec<u8> {
         let mut body = Vec::new();
-        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(self.idle_timeout, response.chunk()).await {
+        while let Ok(Some(Ok(chunk))) = tokio::time::timeout(self.idle_timeout, chunk(&mut response)).await {
             let room = MODEL_ERROR_BYTES_MAX - body.len();
             body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
             if body.len() == MODEL_ERROR_BYTES_MAX {
@@ -173,18 +172,18 @@ impl Endpoint {
 
     async fn stream(
         &self,
-        mut response: reqwest::Response,
+        mut response: Response<Incoming>,
         decoder: &mut dyn Decoder,
         deltas: DeltaSink<'_>,
     ) -> Result<Assembly, Failure> {
         let mut framer = Framer::new(Growing { bytes: Vec::new(), limit: MODEL_EVENT_BYTES_MAX });
         let mut assembly = Assembly::default();
         loop {
-            let chunk = tokio::time::timeout(self.idle_timeout, response.chunk())
+            let chunk = tokio::time::timeout(self.idle_timeout, chunk(&mut response))
                 .await
-                .map_err(|_| Failure::timed_out("nothing came in the stream", self.idle_timeout))?
-                .map_err(|error| Failure::of_transport(&error, true))?;
+                .map_err(|_| Failure::timed_out("nothing came in the stream", self.idle_timeout))?;
             let Some(chunk) = chunk else { break };
+            let chunk = chunk.map_err(|error| Failure::of_body(&error))?;
             let mut bytes: &[u8] = &chunk;
             while let Some(event) =
                 framer.next(&mut bytes).map_err(|error| Failure::broken(format!("malformed stream: {error}")))?
@@ -212,8 +211,8 @@ impl Endpoint {
 }
 
 /// Reads on to the end of a finished stream, for a moment: only a body read to its end gives its connection back.
-async fn drain(mut response: reqwest::Response) {
-    let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
+async fn drain(mut response: Response<Incoming>) {
+    let rest = async { while let Some(Ok(_)) = chunk(&mut response).await {} };
     // Whether it ended in time changes nothing for the caller.
     let _ = tokio::time::timeout(Duration::from_millis(MODEL_DRAIN_MS), rest).await;
 }

@@ -13,6 +13,7 @@ use crate::message::Part;
 use crate::model::anthropic::Anthropic;
 use crate::model::openai::OpenAi;
 use crate::model::test_support::{configured, request};
+use crate::model::transport::Client;
 use crate::model::{Delta, Error, ErrorKind, Finish, Provider, Reply, Request, Usage};
 
 const KEY: &str = "sk-test-0123456789";
@@ -94,8 +95,8 @@ fn status(line: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {line}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
 }
 
-fn client() -> reqwest::Client {
-    super::client(crate::tls::http_client(None).unwrap()).unwrap()
+fn client() -> Client {
+    Client::new(crate::tls::client_config(None).unwrap())
 }
 
 fn model(provider: config::Provider, origin: &str) -> config::Model {
@@ -355,6 +356,37 @@ async fn what_cannot_be_connected_to_is_unreachable() {
     });
     let error = ask(&openai(&origin), &request("x")).await.0.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
+}
+
+#[tokio::test]
+async fn a_reply_comes_over_tls_from_whom_the_ca_vouches_for_and_from_nobody_else() {
+    crate::tls::install_provider();
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key);
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config.unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            // One of the two clients refuses.
+            let Ok(mut tls) = acceptor.accept(tcp).await else { continue };
+            tls.read_buf(&mut Vec::new()).await.unwrap();
+            tls.write_all(stream(OPENAI).as_bytes()).await.unwrap();
+            tls.shutdown().await.unwrap();
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, cert.pem()).unwrap();
+    for (ca, expected) in [(Some(ca.as_path()), Ok(Finish::ToolCalls)), (None, Err(ErrorKind::Unreachable))] {
+        let client = Client::new(crate::tls::client_config(ca).unwrap());
+        let model = model(config::Provider::OpenAi, &origin);
+        let provider = OpenAi::new(&model, None, client, Arc::new(crate::clock::System)).unwrap();
+        let reply = ask(&provider, &request("x")).await.0;
+        assert_eq!(reply.map(|reply| reply.finish).map_err(|error| error.kind), expected);
+    }
 }
 
 #[tokio::test]

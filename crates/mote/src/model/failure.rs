@@ -2,7 +2,8 @@
 //!
 //! It does not retry and does not wait.
 
-use std::error::Error as _;
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -63,33 +64,45 @@ impl Failure {
         Self::new(kind(class), format!("the endpoint gave up: {}", shorten(message)))
     }
 
-    /// An error of the transport, before an answer (`in_stream` false) or within it.
-    pub(super) fn of_transport(error: &reqwest::Error, in_stream: bool) -> Self {
-        let kind = if error.is_connect() {
-            ErrorKind::Unreachable
-        } else if error.is_timeout() {
-            ErrorKind::TimedOut
-        } else if error.is_builder() {
-            ErrorKind::Rejected
-        } else {
-            ErrorKind::Broken
-        };
-        // The error's own text may name the URL; its causes say what happened.
-        let mut causes = Vec::new();
-        let mut cause = error.source();
-        while let Some(inner) = cause {
-            causes.push(inner.to_string());
-            cause = inner.source();
+    /// A request that got no answer.
+    pub(super) fn of_request(error: &hyper_util::client::legacy::Error) -> Self {
+        if error.is_connect() {
+            return Self::of_transport(ErrorKind::Unreachable, "cannot connect", error);
         }
-        causes.dedup();
-        let what = match (kind, in_stream) {
-            (ErrorKind::Unreachable, _) => "cannot connect",
-            (_, true) => "the stream broke off",
-            (_, false) => "the request failed",
-        };
-        let message = if causes.is_empty() { what.to_owned() } else { format!("{what}: {}", causes.join(": ")) };
+        Self::of_transport(kind_of(error), "the request failed", error)
+    }
+
+    /// An answer that came in part.
+    pub(super) fn of_body(error: &hyper::Error) -> Self {
+        Self::of_transport(kind_of(error), "the stream broke off", error)
+    }
+
+    /// An error of the transport and its causes; none of them names the URL.
+    fn of_transport(kind: ErrorKind, what: &str, error: &(dyn Error + 'static)) -> Self {
+        let mut message = what.to_owned();
+        let (mut last, mut cause) = (String::new(), Some(error));
+        while let Some(inner) = cause {
+            let text = inner.to_string();
+            if text != last {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            (last, cause) = (text, inner.source());
+        }
         Self::new(kind, shorten(&message))
     }
+}
+
+/// What a broken connection means: the kernel may have given it up for want of a sign of life.
+fn kind_of(error: &(dyn Error + 'static)) -> ErrorKind {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return ErrorKind::TimedOut;
+        }
+        cause = inner.source();
+    }
+    ErrorKind::Broken
 }
 
 fn kind(class: Class) -> ErrorKind {

@@ -18,6 +18,7 @@ mod schema;
 pub mod scripted;
 #[cfg(test)]
 mod test_support;
+pub mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::message::Message;
 
 pub use build::{BuildError, build};
-use build::{headers, insert_key, output_tokens, reply, url, with_instruction};
+use build::{headers, insert_key, output_tokens, reply, uri, with_instruction};
 
 /// One call of a model: everything that the provider needs, nothing that it keeps.
 #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::assembly::Reasoning;
 use super::endpoint::Endpoint;
 use super::schema::{self, Subset};
+use super::transport::Client;
 use super::{BuildError, DeltaSink, Error, Provider, Reply, Request, ToolDefinition};
 use crate::config;
 use crate::config::SecretValue;
@@ -38,19 +39,19 @@ impl OpenAi {
     pub fn new(
         model: &config::Model,
         key: Option<SecretValue>,
-        client: reqwest::Client,
+        client: Client,
         clock: crate::clock::SharedClock,
     ) -> Result<Self, BuildError> {
         let mut headers = super::headers();
         if let Some(key) = &key {
             super::insert_key(&mut headers, http::header::AUTHORIZATION, "Bearer ", key, &model.name)?;
         }
-        let url = super::url(model, BASE_URL, "chat/completions")?;
-        let own = url.host_str().is_some_and(|host| {
+        let uri = super::uri(model, BASE_URL, "chat/completions")?;
+        let own = uri.host().is_some_and(|host| {
             OWN_HOSTS.iter().any(|name| if name.starts_with('.') { host.ends_with(name) } else { host == *name })
         });
         let (timeout, idle_timeout) = (model.timeout, model.idle_timeout);
-        let endpoint = Endpoint { client, url, model: model.name.clone(), headers, key, timeout, idle_timeout, clock };
+        let endpoint = Endpoint { client, uri, model: model.name.clone(), headers, key, timeout, idle_timeout, clock };
         Ok(Self { endpoint, own, output_tokens_max: model.output_tokens_max, temperature: model.temperature })
     }
 
@@ -168,7 +169,7 @@ mod tests {
 
     fn provider(base_url: &str) -> OpenAi {
         let clock = std::sync::Arc::new(crate::clock::System);
-        let client = crate::tls::http_client(None).unwrap().build().unwrap();
+        let client = Client::new(crate::tls::client_config(None).unwrap());
         OpenAi::new(&configured(config::Provider::OpenAi, base_url), None, client, clock).unwrap()
     }
 
