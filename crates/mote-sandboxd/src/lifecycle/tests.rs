@@ -199,6 +199,31 @@ async fn a_policy_that_cannot_be_recorded_does_not_hold() {
 }
 
 #[tokio::test]
+async fn headers_that_a_policy_sets_are_sealed_at_rest_and_open_again() {
+    use mote_sandbox_api::network::{Header, Rule, Verdict};
+
+    let stage = stage();
+    let header = Header { name: "authorization".to_owned(), value: "Bearer literal-value-of-the-test".to_owned() };
+    let rule = Rule {
+        verdict: Verdict::Allow,
+        to: "a.test".to_owned(),
+        ports: vec![],
+        over_deny: false,
+        inspect: true,
+        headers: vec![header],
+    };
+    let policy = Policy { rules: vec![rule], ..Policy::default() };
+    let spec = Spec { network: Some(policy.clone()), ..Spec::default() };
+    let id = stage.sandboxes.create(spec).await.unwrap().id;
+    for entry in std::fs::read_dir(stage.directory.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(13).any(|window| window == b"literal-value"));
+    }
+    let (stage, _) = stage.restart().await;
+    assert_eq!(stage.sandboxes.network_policy(&id).unwrap(), Some(policy));
+}
+
+#[tokio::test]
 async fn a_sandbox_open_to_everybody_is_refused_by_name() {
     let spec = Spec { secure: Some(false), ..Spec::default() };
     let failure = stage().sandboxes.create(spec).await.unwrap_err();

@@ -109,9 +109,11 @@ impl State {
     /// Keeps a sandbox's record. The write is queued when this returns, in the order of calls; await it for durability.
     pub fn put_sandbox(&self, record: &Record) -> Pending<()> {
         let (id, state, created) = (record.id.clone(), record.state.to_string(), signed(record.created_ms));
-        let text = serde_json::to_string(record);
+        let sealed = self.vault.sealed_record(record);
         self.writer.submit("keep a sandbox", move |connection| {
-            let text = text.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+            let failed = rusqlite::Error::ToSqlConversionFailure;
+            let sealed = sealed.map_err(|failure| failed(Box::from(failure.message)))?;
+            let text = serde_json::to_string(&sealed).map_err(|error| failed(Box::new(error)))?;
             connection
                 .prepare_cached(
                     "INSERT INTO sandboxes (id, state, created_ms, record) VALUES (?1, ?2, ?3, ?4)
@@ -135,7 +137,10 @@ impl State {
     /// # Errors
     /// `internal`.
     pub async fn sandboxes(&self) -> Result<Vec<Record>, Failure> {
-        self.records("read the sandboxes", "SELECT record FROM sandboxes ORDER BY created_ms, id").await
+        let query = "SELECT record FROM sandboxes ORDER BY created_ms, id";
+        let mut records: Vec<Record> = self.records("read the sandboxes", query).await?;
+        records.iter_mut().for_each(|record| self.vault.open_record(record));
+        Ok(records)
     }
 
     /// Keeps a snapshot.

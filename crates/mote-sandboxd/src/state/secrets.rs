@@ -1,8 +1,8 @@
 //! Secrets: sealed at rest, told to the network boundary alone, listed by name.
 //!
 //! A value is sealed with AES-256-GCM under a key in a file of its own (mode 0600), so that a copy of the database alone
-//! gives nothing away. Tokens of sandboxes are derived from the same file and stored nowhere. It does not decide who may use
-//! a secret.
+//! gives nothing away. Tokens of sandboxes are derived from the same file and stored nowhere; what is kept beside secrets and
+//! may hold one (headers that policies set) is sealed as well. It does not decide who may use a secret.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -12,16 +12,21 @@ use std::sync::{PoisonError, RwLock};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
+use data_encoding::BASE64;
 use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::network::Header;
 use rusqlite::params;
 use subtle::ConstantTimeEq as _;
 
 use super::{Error, State, signed, unsigned};
 use crate::clock::{UnixMs, hex, random};
+use crate::lifecycle::record::Record;
 
 /// Name of the file with the daemon's own key.
 const KEY_FILE: &str = "vault.key";
 const KEY_BYTES: usize = 64;
+/// What a text that is sealed where texts are kept begins with.
+const SEALED: &str = "sealed:";
 
 /// What seals secrets and derives tokens.
 pub struct Vault {
@@ -79,6 +84,40 @@ impl Vault {
         Ok(())
     }
 
+    /// A text, sealed as a text. `of` says what it is of: it opens as nothing else.
+    pub(super) fn seal_text(&self, of: &str, text: &str) -> Result<String, Failure> {
+        // No secret's name has a zero byte.
+        Ok(format!("{SEALED}{}", BASE64.encode(&self.seal(&format!("\0{of}"), text)?)))
+    }
+
+    /// The text that was sealed; one that was kept before texts were sealed is as it is.
+    pub(super) fn open_text(&self, of: &str, kept: &str) -> Result<String, Failure> {
+        let Some(sealed) = kept.strip_prefix(SEALED) else { return Ok(kept.to_owned()) };
+        let sealed = BASE64.decode(sealed.as_bytes()).unwrap_or_default();
+        self.open_sealed(&format!("\0{of}"), &sealed)
+    }
+
+    /// A record as it is kept: the values of headers that its policy sets, sealed.
+    pub(super) fn sealed_record(&self, record: &Record) -> Result<Record, Failure> {
+        let mut record = record.clone();
+        let of = record.id.clone();
+        for header in headers(&mut record) {
+            header.value = self.seal_text(&of, &header.value)?;
+        }
+        Ok(record)
+    }
+
+    /// The record as it was. A value that cannot be opened is emptied: the sandbox is not lost for it.
+    pub(super) fn open_record(&self, record: &mut Record) {
+        let of = record.id.clone();
+        for header in headers(record) {
+            header.value = self.open_text(&of, &header.value).unwrap_or_else(|error| {
+                tracing::error!(sandbox = of, header = header.name, %error, "failed to open a header of a policy");
+                String::new()
+            });
+        }
+    }
+
     fn seal(&self, name: &str, value: &str) -> Result<Vec<u8>, Failure> {
         let nonce = random::<NONCE_LEN>()?;
         let mut bytes = value.as_bytes().to_vec();
@@ -98,6 +137,11 @@ impl Vault {
             .map_err(|_| broken())?;
         String::from_utf8(plain.to_vec()).map_err(|_| broken())
     }
+}
+
+/// The headers that a record's policy sets.
+fn headers(record: &mut Record) -> impl Iterator<Item = &mut Header> {
+    record.spec.network.iter_mut().flat_map(|policy| &mut policy.rules).flat_map(|rule| &mut rule.headers)
 }
 
 impl State {
