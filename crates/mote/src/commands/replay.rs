@@ -14,10 +14,10 @@ use super::exit::Exit;
 use super::terminal::{Style, Terminal};
 
 const AFTER_HELP: &str = "\
-The journal is read and not changed, no model is asked and no tool is called; a store that an older mote wrote is
-brought up to date first, as at any other opening. The core
-decides each step again and its decisions are compared with the journal's; where they differ,
-the replay fails and says at which entry.
+The journal is read and not changed, no model is asked and no tool is called; a store that
+an older mote wrote is brought up to date first, as at any other opening. The core decides each
+step again and its decisions are compared with the journal's; where they differ, the replay
+fails and says at which entry.
 
 Examples:
   mote replay task_01jx… --state /var/lib/mote
