@@ -19,6 +19,7 @@ pub const POINTS: &[&str] = &[
     "remove.after_intent",
     "remove.after_end",
     "remove.after_root",
+    "reply.after_effect",
 ];
 
 /// Ends the process here, as `kill -9` would, where `MOTE_CRASH_AT` names this point: `NAME`, or `NAME:N` for the Nth passage.

@@ -115,6 +115,10 @@ pub const LOWER_TREES_MAX: usize = 32;
 pub const STATE_QUEUE_MAX: usize = 4096;
 /// How long the state waits for another process (`key new`) that writes the same file.
 pub const STATE_BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long to wait before a record that could not be written is written again; twice as long each time.
+pub const STATE_RETRY_FIRST: std::time::Duration = std::time::Duration::from_millis(100);
+/// The longest such wait.
+pub const STATE_RETRY_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 /// Milliseconds for which an answer under an idempotency key is kept.
 pub const IDEMPOTENCY_KEPT_MS: u64 = 24 * 3_600_000;
 /// Lines of one sandbox's journal.
@@ -141,6 +145,14 @@ pub const GONE_KEPT_MAX: usize = 1024;
 pub const GONE_KEPT_MS: u64 = 3_600_000;
 /// How long a request waits for a sandbox that is on its way to be usable.
 pub const AWAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long a removal is waited for; it goes on beyond.
+pub const REMOVE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long to wait before what a creation left behind is given back again; twice as long each time.
+pub const GIVE_BACK_RETRY_FIRST: std::time::Duration = std::time::Duration::from_millis(100);
+/// The longest such wait.
+pub const GIVE_BACK_RETRY_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long recovery waits for one sandbox, or for one thing without a record, before it looks at the next.
+pub const RECOVERY_STEP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// How long a new sandbox's first process may take to answer.
 pub const GUEST_START_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
 /// How long to wait before the warm pool tries again after a sandbox could not be made.
@@ -151,6 +163,8 @@ pub const POOL_QUIET: std::time::Duration = std::time::Duration::from_millis(10)
 pub const POOL_SIZE_MAX: usize = 512;
 /// Milliseconds after which what was due and could not be done is tried again.
 pub const TIMER_RETRY_MS: u64 = 250;
+/// The same where it was tried and failed: nothing that passes by itself is in its way.
+pub const TIMER_FAILED_RETRY_MS: u64 = 30_000;
 /// The longest sleep of the timers: the wall clock may be set meanwhile.
 pub const TIMER_SLEEP_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 /// Keys that were seen lately and need no look-up.
@@ -194,6 +208,8 @@ pub const SECRET_BYTES_MAX: usize = 64 * 1024;
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Bytes of one message on a WebSocket.
 pub const SOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Messages of input of a streamed process that wait until it takes them.
+pub const STREAM_INPUT_HELD: usize = 4;
 /// Sandboxes that `/metrics` tells of one by one; of those beyond it tells the sum alone.
 pub const METRICS_SANDBOXES_MAX: usize = 500;
 /// How long what sandboxes use is told as it was measured, to who holds a key.

@@ -93,14 +93,35 @@ impl Cell {
             State::Failed => with_reason(failure, &record),
             _ => failure.with("sandbox", &self.id),
         })?;
-        if matches!(transition, Transition::Snapshot | Transition::Fork) {
-            record.resting = record.state == State::Paused;
+        match (record.state, transition) {
+            (state, Transition::Snapshot | Transition::Fork) => record.resting = state == State::Paused,
+            // It runs: whatever the pause was to be, or was.
+            (State::Pausing, Transition::Undo) | (_, Transition::ResumeDone) => record.pause = None,
+            _ => {}
+        }
+        if matches!(next, State::Stopping | State::Failed) {
+            // Nobody brings a rollback to its end any more: its snapshot is free.
+            record.rolling_back_to = None;
         }
         record.state = next;
         change(&mut record);
         let pending = store.put_sandbox(&record);
         self.states.send_replace(next);
         Ok(pending)
+    }
+
+    /// The sandbox broke. Nothing where it is being removed already, or is gone: its removal says how it ends.
+    pub(super) fn fail(&self, store: &Store, reason: impl Into<String>) -> Option<Pending<()>> {
+        let mut record = lock(&self.record);
+        if record.state == State::Stopping {
+            return None;
+        }
+        record.state = record.state.after(Transition::Fail, record.resting).ok()?;
+        record.reason = Some(reason.into());
+        record.rolling_back_to = None;
+        let pending = store.put_sandbox(&record);
+        self.states.send_replace(record.state);
+        Some(pending)
     }
 
     /// Changes the record without a change of state.

@@ -2,7 +2,7 @@
 //!
 //! It makes one sandbox from an image or a snapshot; forks have a file of their own.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::Configuration;
@@ -13,14 +13,15 @@ use mote_sandbox_api::spec::{ImageSource, Spec};
 use tokio::sync::SemaphorePermit;
 
 use super::cell::Cell;
+use super::key::Key;
 use super::measure::Operation;
 use super::profiles::USER;
 use super::record::Record;
 use super::substrate::{Alive, Defaults, Launch, Origin, Volume};
-use super::{Sandboxes, check, to_the_end};
+use super::{Inner, Sandboxes, check, to_the_end};
 use crate::clock::new_id;
 use crate::crash;
-use crate::limits::{CREATIONS_WAITING_MAX, GUEST_START_TIMEOUT};
+use crate::limits::{CREATIONS_WAITING_MAX, GIVE_BACK_RETRY_FIRST, GIVE_BACK_RETRY_MAX, GUEST_START_TIMEOUT};
 
 impl Sandboxes {
     /// Makes a sandbox. It can be used when this returns; its token is told.
@@ -28,15 +29,31 @@ impl Sandboxes {
     /// # Errors
     /// `invalid`, `not_found` (image, snapshot, volume), `exhausted`, `no_space`, or the substrate's.
     pub async fn create(&self, spec: Spec) -> Result<Sandbox, Failure> {
+        self.create_under(spec, None).await
+    }
+
+    /// The same under an idempotency key: what an earlier attempt has made is answered.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub async fn create_under(&self, spec: Spec, key: Option<Key>) -> Result<Sandbox, Failure> {
+        if let Some(made) = self.made_under(key.as_ref()).first() {
+            return Ok(self.told_with_token(made));
+        }
+        self.create_anew(spec, key).await
+    }
+
+    async fn create_anew(&self, spec: Spec, key: Option<Key>) -> Result<Sandbox, Failure> {
         let spec = self.profiles.complete(spec);
         check::spec(&spec)?;
         self.refuse_unenforced(&spec)?;
         let this = self.clone();
         to_the_end(async move {
             let taken = this.durations.start(Operation::Create);
-            let record = match this.claim(&spec).await {
+            let mark = Key::mark(key.as_ref());
+            let record = match this.claim(&spec, mark.as_ref()).await {
                 Some(record) => record,
-                None => this.make(spec, false).await?,
+                None => this.make(spec, For::Holder(mark)).await?,
             };
             taken.done();
             Ok(this.told_with_token(&record))
@@ -54,15 +71,24 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Makes several sandboxes of one specification, each with an outcome of its own.
+    /// Makes several sandboxes of one specification, each with an outcome of its own; under an idempotency key those that an
+    /// earlier attempt has not made.
     ///
     /// # Errors
     /// `invalid` where the number or the specification is out of bounds: none is made then.
-    pub async fn create_many(&self, spec: Spec, count: u32) -> Result<Vec<Result<Sandbox, Failure>>, Failure> {
+    pub async fn create_many(
+        &self,
+        spec: Spec,
+        count: u32,
+        key: Option<Key>,
+    ) -> Result<Vec<Result<Sandbox, Failure>>, Failure> {
         in_batch("count", count)?;
         check::spec(&self.profiles.complete(spec.clone()))?;
-        let creations = (0..count).map(|_| self.create(spec.clone()));
-        Ok(futures_util::future::join_all(creations).await)
+        let mut made: Vec<_> =
+            self.made_under(key.as_ref()).iter().map(|record| Ok(self.told_with_token(record))).collect();
+        let missing = (made.len()..count as usize).map(|_| self.create_anew(spec.clone(), key.clone()));
+        made.extend(futures_util::future::join_all(missing).await);
+        Ok(made)
     }
 
     pub(super) fn told_with_token(&self, record: &Record) -> Sandbox {
@@ -100,8 +126,8 @@ impl Sandboxes {
         place
     }
 
-    /// Makes a sandbox from nothing. `pooled`: nobody is told of it until it is claimed.
-    pub(super) async fn make(&self, spec: Spec, pooled: bool) -> Result<Record, Failure> {
+    /// Makes a sandbox from nothing.
+    pub(super) async fn make(&self, spec: Spec, whose: For) -> Result<Record, Failure> {
         self.refuse_when_stopping()?;
         // Before a place is taken: an image that has to be pulled keeps nobody else waiting.
         let (origin, snapshot) = self.origin(&spec).await?;
@@ -114,7 +140,10 @@ impl Sandboxes {
             self.substrate.check_policy(&record.id, policy)?;
         }
         record.snapshot = snapshot;
-        record.pooled = pooled;
+        match whose {
+            For::Holder(made_under) => record.made_under = made_under,
+            For::Pool => record.pooled = true,
+        }
         let volumes = self.volumes_of(&record.spec).await?;
         let cell = self.admit(&record).await?;
         crash::point("create.after_intent");
@@ -125,16 +154,12 @@ impl Sandboxes {
             crash::point("create.after_root");
             self.launch(&cell, volumes).await
         };
-        match made.await {
-            Ok(()) => {
-                crash::point("create.after_start");
-                drop(work);
-            }
-            Err(failure) => {
-                drop(work);
-                return Err(self.abandon(&cell, failure).await);
-            }
+        let made = made.await;
+        drop(work);
+        if let Err(failure) = made {
+            return Err(self.abandon(&cell, failure).await);
         }
+        crash::point("create.after_start");
         self.arrive(&cell).await
     }
 
@@ -157,15 +182,23 @@ impl Sandboxes {
             reason: None,
             ended_ms: None,
             pooled: false,
+            made_under: None,
         };
         record.begin(self.clock.now_ms());
         Ok(record)
     }
 
-    /// The sandbox can be used from here on.
+    /// The sandbox can be used from here on; or it is given back, where that cannot be kept.
     pub(super) async fn arrive(&self, cell: &Arc<Cell>) -> Result<Record, Failure> {
         let now = self.clock.now_ms();
-        cell.shift(&self.store, Transition::Created, |record| record.begin(now))?.await?;
+        let created = match cell.shift(&self.store, Transition::Created, |record| record.begin(now)) {
+            Ok(pending) => pending.await,
+            // It was removed meanwhile, or has broken already.
+            Err(_) => Err(cell.unusable()),
+        };
+        if let Err(failure) = created {
+            return Err(self.abandon(cell, failure).await);
+        }
         self.schedule(cell);
         let record = cell.record();
         if !record.pooled {
@@ -177,22 +210,25 @@ impl Sandboxes {
     /// Gives back what a creation that did not succeed has made; answers with the failure.
     pub(super) async fn abandon(&self, cell: &Arc<Cell>, failure: Failure) -> Failure {
         tracing::warn!(sandbox = cell.id(), code = failure.code.as_str(), error = %failure, "failed to make a sandbox");
-        let state = cell.state();
-        if matches!(state, State::Stopping | State::Gone) {
+        if matches!(cell.state(), State::Stopping | State::Gone) {
             return cell.unusable();
         }
-        if let Ok(pending) =
-            cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(failure.to_string()))
-        {
-            let _ = pending.await;
+        // Nothing was made under its key.
+        drop(cell.change(&self.store, |record| record.made_under = None));
+        self.fail(cell, failure.to_string()).await;
+        match self.remove_with(cell, "it could not be made").await {
+            Ok(()) => self.strike(cell).await,
+            Err(error) => {
+                tracing::error!(sandbox = cell.id(), %error, "failed to give a sandbox back; it is tried again");
+                self.give_back_later(cell);
+            }
         }
-        // What cannot be given back now is named by its record, and tried again at the next start.
-        if let Err(error) = self.remove_with(cell, "it could not be made").await {
-            tracing::error!(sandbox = cell.id(), %error, "failed to give a sandbox back");
-        }
-        self.forget(cell.id());
-        let _ = self.store.remove_sandbox(cell.id()).await;
         failure
+    }
+
+    /// Tries to give back again what could not be given back now.
+    pub(super) fn give_back_later(&self, cell: &Arc<Cell>) {
+        tokio::spawn(give_back(Arc::downgrade(&self.0), Arc::clone(cell)));
     }
 
     /// Where the root begins, and the snapshot's id where it is one.
@@ -247,7 +283,8 @@ impl Sandboxes {
         });
     }
 
-    /// The first process ended by itself: the sandbox has failed. Its files stay until it is removed.
+    /// The first process ended by itself: the sandbox has failed. Its files stay until it is removed; one that was nobody's
+    /// is removed at once.
     async fn broke(&self, cell: &Arc<Cell>) {
         let oom = self.substrate.usage(cell.id()).await.is_ok_and(|usage| usage.oom_kills > 0);
         let reason = if oom {
@@ -255,10 +292,14 @@ impl Sandboxes {
         } else {
             "its first process ended unexpectedly"
         };
+        if !self.fail(cell, reason).await {
+            return;
+        }
         cell.note(self.clock.now_ms(), "error", reason);
-        if let Ok(pending) = cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(reason.to_owned()))
+        if cell.read(|record| record.pooled) {
+            return self.discard(cell).await;
+        }
         {
-            let _ = pending.await;
             let _work = cell.work.lock().await;
             if cell.state() == State::Failed
                 && let Err(error) = self.substrate.end(cell.id()).await
@@ -267,6 +308,33 @@ impl Sandboxes {
             }
         }
         self.schedule(cell);
+    }
+}
+
+/// Whose a new sandbox is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum For {
+    /// Somebody waits for it; under an idempotency key where there is one.
+    Holder(Option<String>),
+    /// Nobody's: nobody is told of it until it is claimed.
+    Pool,
+}
+
+/// Gives a sandbox that could not be made back as soon as that succeeds. Until then its record names it, and counts it.
+async fn give_back(inner: Weak<Inner>, cell: Arc<Cell>) {
+    let mut pause = GIVE_BACK_RETRY_FIRST;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(sandboxes) = inner.upgrade().map(Sandboxes) else { return };
+        if cell.state() != State::Failed {
+            // Somebody else removed it.
+            return;
+        }
+        match sandboxes.remove_with(&cell, "it could not be made").await {
+            Ok(()) => return sandboxes.strike(&cell).await,
+            Err(error) => tracing::debug!(sandbox = cell.id(), %error, "it is tried again"),
+        }
+        pause = (2 * pause).min(GIVE_BACK_RETRY_MAX);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use mote_sandbox_api::capability::Support;
@@ -11,7 +11,7 @@ use mote_sandbox_api::guest::Configuration;
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
-use tokio::sync::Notify;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken};
 use crate::guest::Guest;
@@ -33,15 +33,19 @@ pub(crate) struct World {
     pub(crate) remounts: bool,
     /// Operations that fail, by name.
     pub(crate) broken: BTreeSet<&'static str>,
+    /// What tells of the end of each first process, by being dropped.
+    exits: BTreeMap<String, oneshot::Sender<()>>,
+    /// Operations that wait while these are held, by name.
+    gates: BTreeMap<&'static str, Arc<tokio::sync::Mutex<()>>>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Fake {
     world: Mutex<World>,
-    died: std::sync::Arc<Notify>,
-    /// While it is held, `snapshot` waits.
-    pub(crate) gate: tokio::sync::Mutex<()>,
 }
+
+/// Turns that others get where an operation takes its time.
+const TURNS: usize = 16;
 
 impl Fake {
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
@@ -50,8 +54,28 @@ impl Fake {
 
     /// Every first process ends by itself.
     pub(crate) fn kill_all(&self) {
-        self.world().living.clear();
-        self.died.notify_waiters();
+        let mut world = self.world();
+        world.living.clear();
+        world.exits.clear();
+    }
+
+    /// Whoever watches first processes hears nothing any more: a daemon that was killed.
+    pub(crate) fn deafen(&self) {
+        std::mem::take(&mut self.world().exits).into_values().for_each(std::mem::forget);
+    }
+
+    /// The operation waits, before it does anything, until the answer is dropped.
+    pub(crate) fn hold(&self, operation: &'static str) -> OwnedMutexGuard<()> {
+        let gate = Arc::clone(self.world().gates.entry(operation).or_default());
+        gate.try_lock_owned().unwrap()
+    }
+
+    async fn pass(&self, operation: &'static str) -> Result<MutexGuard<'_, World>, Failure> {
+        let gate = self.world().gates.get(operation).cloned();
+        if let Some(gate) = gate {
+            drop(gate.lock().await);
+        }
+        self.may(operation)
     }
 
     fn may(&self, operation: &'static str) -> Result<MutexGuard<'_, World>, Failure> {
@@ -63,10 +87,11 @@ impl Fake {
     }
 
     fn alive(&self, id: &str) -> Alive {
-        let died = std::sync::Arc::clone(&self.died);
+        let (exit, ended) = oneshot::channel();
+        self.world().exits.insert(id.to_owned(), exit);
         Alive {
             guest: Guest::new(PathBuf::from(format!("/nowhere/{id}"))),
-            exit: Box::pin(async move { died.notified().await }),
+            exit: Box::pin(async move { drop(ended.await) }),
             defaults: Defaults::default(),
         }
     }
@@ -84,14 +109,14 @@ impl Substrate for Fake {
         BTreeMap::new()
     }
     async fn image(&self, _: &ImageSource) -> Result<String, Failure> {
-        self.may("image").map(|_| "im0".to_owned())
+        self.pass("image").await.map(|_| "im0".to_owned())
     }
     async fn root(&self, id: &str, _: &Origin, _: Option<u64>) -> Result<(), Failure> {
-        self.may("root")?.roots.insert(id.to_owned());
+        self.pass("root").await?.roots.insert(id.to_owned());
         Ok(())
     }
     async fn start(&self, id: &str, _: Launch) -> Result<Alive, Failure> {
-        let mut world = self.may("start")?;
+        let mut world = self.pass("start").await?;
         assert!(world.roots.contains(id), "a process starts in a root");
         world.starts += 1;
         assert!(world.living.insert(id.to_owned(), false).is_none(), "it lives already");
@@ -99,69 +124,77 @@ impl Substrate for Fake {
         Ok(self.alive(id))
     }
     async fn adopt(&self, id: &str, _: Launch) -> Result<Alive, Failure> {
-        drop(self.may("adopt")?);
+        drop(self.pass("adopt").await?);
         Ok(self.alive(id))
     }
     async fn configure(&self, _: &Guest, configuration: Configuration) -> Result<(), Failure> {
-        self.may("configure")?.configured.push(configuration);
+        self.pass("configure").await?.configured.push(configuration);
         Ok(())
     }
     async fn sync(&self, _: &Guest) -> Result<(), Failure> {
         Ok(())
     }
     async fn freeze(&self, id: &str) -> Result<(), Failure> {
-        self.may("freeze")?.living.insert(id.to_owned(), true);
+        self.pass("freeze").await?.living.insert(id.to_owned(), true);
         Ok(())
     }
     async fn thaw(&self, id: &str) -> Result<(), Failure> {
-        self.may("thaw")?.living.insert(id.to_owned(), false);
+        self.pass("thaw").await?.living.insert(id.to_owned(), false);
         Ok(())
     }
     async fn end(&self, id: &str) -> Result<(), Failure> {
-        self.may("end")?.living.remove(id);
+        {
+            let mut world = self.pass("end").await?;
+            world.living.remove(id);
+            world.exits.remove(id);
+        }
+        // Whoever watches the first process notices before this returns.
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
         Ok(())
     }
     async fn remove(&self, id: &str) -> Result<(), Failure> {
-        let mut world = self.may("remove")?;
+        let mut world = self.pass("remove").await?;
         assert!(!world.living.contains_key(id), "processes end before their root");
         world.roots.remove(id);
         Ok(())
     }
     async fn snapshot(&self, _: &str, snapshot: &str, _: Option<&Guest>) -> Result<Taken, Failure> {
+        // Half of it is there where it fails.
         self.world().snapshots.insert(snapshot.to_owned());
-        let _gate = self.gate.lock().await;
-        self.may("snapshot").map(|world| Taken { remount: world.remounts })
+        self.pass("snapshot").await.map(|world| Taken { remount: world.remounts })
     }
     async fn rollback_begin(&self, _: &str, snapshot: &str) -> Result<(), Failure> {
-        assert!(self.may("rollback_begin")?.snapshots.contains(snapshot), "the snapshot is there");
+        assert!(self.pass("rollback_begin").await?.snapshots.contains(snapshot), "the snapshot is there");
         Ok(())
     }
     async fn rollback(&self, id: &str, snapshot: &str) -> Result<(), Failure> {
-        let world = self.may("rollback")?;
+        let world = self.pass("rollback").await?;
         assert!(!world.living.contains_key(id), "processes end before their root is replaced");
         assert!(world.snapshots.contains(snapshot), "the snapshot is there");
         Ok(())
     }
     async fn fork(&self, _: &str, to: &str, _: Option<&Guest>) -> Result<Taken, Failure> {
-        self.may("fork")?.roots.insert(to.to_owned());
+        self.pass("fork").await?.roots.insert(to.to_owned());
         Ok(Taken::default())
     }
     async fn remove_snapshot(&self, snapshot: &str) -> Result<(), Failure> {
-        self.may("remove_snapshot")?.snapshots.remove(snapshot);
+        self.pass("remove_snapshot").await?.snapshots.remove(snapshot);
         Ok(())
     }
     async fn diff(&self, _: &str) -> Result<Vec<Change>, Failure> {
-        self.may("diff").map(|_| Vec::new())
+        self.pass("diff").await.map(|_| Vec::new())
     }
     async fn commit(&self, _: &str, name: &str, _: &str) -> Result<(String, Taken), Failure> {
-        self.may("commit").map(|_| (format!("sha256:{name}"), Taken::default()))
+        self.pass("commit").await.map(|_| (format!("sha256:{name}"), Taken::default()))
     }
     async fn volume(&self, id: &str) -> Result<(), Failure> {
-        self.may("volume")?.volumes.insert(id.to_owned());
+        self.pass("volume").await?.volumes.insert(id.to_owned());
         Ok(())
     }
     async fn remove_volume(&self, id: &str) -> Result<(), Failure> {
-        self.may("remove_volume")?.volumes.remove(id);
+        self.pass("remove_volume").await?.volumes.remove(id);
         Ok(())
     }
     async fn living(&self) -> Result<Vec<Found>, Failure> {

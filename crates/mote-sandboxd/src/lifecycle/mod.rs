@@ -1,8 +1,8 @@
 //! Sandboxes from their creation to their end: the one place that knows the order of things.
 //!
 //! Every operation first takes its transition (`State::after` decides), then makes its intent durable, then acts, then makes
-//! the outcome durable. It runs in a task of its own: a caller that goes away abandons the answer, not the operation. It
-//! knows neither HTTP nor how a substrate works.
+//! the outcome durable (`keep` says what holds where a write fails). It runs in a task of its own: a caller that goes away
+//! abandons the answer, not the operation. It knows neither HTTP nor how a substrate works.
 
 pub mod cell;
 pub mod check;
@@ -10,8 +10,11 @@ pub mod container;
 mod create;
 mod fork;
 pub mod journal;
+mod keep;
+pub mod key;
 pub mod measure;
 mod pause;
+mod policy;
 pub mod pool;
 pub mod profiles;
 pub mod record;
@@ -28,8 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::lifecycle::{State, Transition};
-use mote_sandbox_api::network::Policy;
+use mote_sandbox_api::lifecycle::State;
 use mote_sandbox_api::request::{Sandbox, Usage};
 use mote_sandbox_api::spec::Spec;
 use tokio::sync::Semaphore;
@@ -40,6 +42,7 @@ use crate::limits::{AWAKE_TIMEOUT, CREATIONS_AT_ONCE};
 use crate::state::State as Store;
 use cell::Cell;
 use journal::Line;
+use keep::Unkept;
 use measure::Durations;
 use pool::Pool;
 use profiles::Profiles;
@@ -79,6 +82,7 @@ pub struct Inner {
     timers: Timers,
     pool: Pool,
     durations: Durations,
+    unkept: Unkept,
 }
 
 /// The sandboxes of this daemon; clones share them.
@@ -130,6 +134,7 @@ impl Sandboxes {
             timers: Timers::default(),
             pool,
             durations: Durations::default(),
+            unkept: Unkept::default(),
         }))
     }
 
@@ -275,69 +280,18 @@ impl Sandboxes {
             return Err(cell.unusable());
         }
         let now = self.clock.now_ms();
+        let before = cell.read(|record| (record.spec.lease, record.lease_ends_ms));
         let pending = cell.change(&self.store, |record| {
             record.spec.lease = lease.or(record.spec.lease);
             record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
         });
-        pending.await?;
+        if let Err(failure) = pending.await {
+            let back = cell.change(&self.store, |record| (record.spec.lease, record.lease_ends_ms) = before);
+            let _ = self.kept(&cell, back).await;
+            return Err(failure);
+        }
         self.schedule(&cell);
         Ok(cell.read(record::Record::told))
-    }
-
-    /// Another network policy, from now on and after a resume. Nothing inside can keep it from holding: what has to be written
-    /// there for it comes last, and is told in the journal where it cannot be.
-    ///
-    /// # Errors
-    /// `not_found`, `gone`, `invalid`; `unsupported` where the sandbox was made without a network.
-    pub async fn set_policy(&self, id: &str, policy: Policy) -> Result<(), Failure> {
-        let cell = self.cell(id)?;
-        check::network("network", &policy)?;
-        if matches!(cell.state(), State::Gone | State::Stopping | State::Failed) {
-            return Err(cell.unusable());
-        }
-        if cell.read(|record| record.spec.network.is_none()) {
-            return Err(Failure::unsupported("network", "the sandbox was made without a network")
-                .remedy("create it with a network policy, an empty one where nothing may be reached yet"));
-        }
-        let _work = cell.work.lock().await;
-        self.substrate.check_policy(id, &policy)?;
-        let guest = cell.guest();
-        if guest.is_some() {
-            if cell.read(|record| record.pause.is_some()) {
-                return Err(cell.unusable());
-            }
-            self.substrate.policy(id, &policy).await?;
-        }
-        self.record_policy(&cell, &policy, guest.is_some()).await?;
-        cell.note(self.clock.now_ms(), "info", "the network policy was replaced");
-        if let Some(guest) = guest
-            && let Err(failure) = self.ready_for(&cell, &policy, &guest).await
-        {
-            let message = format!("what the network policy needs inside could not be written there: {failure}");
-            cell.note(self.clock.now_ms(), "warn", message);
-        }
-        Ok(())
-    }
-
-    /// Records a policy that holds; where that fails, the one before holds again.
-    async fn record_policy(&self, cell: &Cell, policy: &Policy, holds: bool) -> Result<(), Failure> {
-        let before = cell.read(|record| record.spec.network.clone());
-        let Err(failure) = cell.change(&self.store, |record| record.spec.network = Some(policy.clone())).await else {
-            return Ok(());
-        };
-        // The write is tried; what a restart finds is what it found before, either way.
-        drop(cell.change(&self.store, |record| record.spec.network.clone_from(&before)));
-        if let Some(before) = before.filter(|_| holds) {
-            self.substrate.policy(cell.id(), &before).await?;
-        }
-        Err(failure)
-    }
-
-    /// Writes inside what a policy needs there: what is started from now on finds its placeholders and whom to trust.
-    async fn ready_for(&self, cell: &Cell, policy: &Policy, guest: &Guest) -> Result<(), Failure> {
-        cell.add_env(self.substrate.prepare_policy(cell.id(), policy, guest).await?);
-        let spec = cell.read(|record| record.spec.clone());
-        self.substrate.configure(guest, create::configuration(&spec, &cell.defaults())).await
     }
 
     /// The way into a sandbox for a request that needs it awake: waits where it is on its way, resumes it where it is paused
@@ -424,31 +378,6 @@ impl Sandboxes {
 
     fn schedule(&self, cell: &Cell) {
         self.timers.set(cell.id(), cell.read(record::Record::due_ms));
-    }
-
-    /// Takes `begin`, performs `work`, takes `done`; or undoes the transition where the work did not succeed.
-    async fn during<T>(
-        &self,
-        cell: &Arc<Cell>,
-        begin: Transition,
-        done: Transition,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        cell.shift(&self.store, begin, |_| {})?.await?;
-        let _work = cell.work.lock().await;
-        match work.await {
-            Ok(value) => {
-                cell.shift(&self.store, done, |_| {})?.await?;
-                Ok(value)
-            }
-            Err(failure) => {
-                // Where the sandbox was stopped meanwhile there is nothing to undo.
-                if let Ok(pending) = cell.shift(&self.store, Transition::Undo, |_| {}) {
-                    pending.await?;
-                }
-                Err(failure)
-            }
-        }
     }
 }
 

@@ -20,13 +20,28 @@ impl Sandboxes {
     /// # Errors
     /// `not_found`, `illegal_transition`, `gone`, or the substrate's.
     pub async fn pause(&self, id: &str, kind: PauseKind) -> Result<Sandbox, Failure> {
+        self.pause_because(id, kind, None).await
+    }
+
+    /// The same; the reason is noted where it is paused.
+    pub(super) async fn pause_because(
+        &self,
+        id: &str,
+        kind: PauseKind,
+        reason: Option<&'static str>,
+    ) -> Result<Sandbox, Failure> {
         let (this, cell) = (self.clone(), self.cell(id)?);
         to_the_end(async move {
             let taken = this.durations.start(Operation::Pause);
+            // The kind is part of the intent: after a crash it says whether what is not alive was meant to end.
+            let intent = |record: &mut Record| record.pause = Some(kind);
             let work = this.rest(&cell, kind);
-            this.during(&cell, Transition::Pause, Transition::PauseDone, work).await?;
+            this.during(&cell, (Transition::Pause, Transition::PauseDone), intent, work).await?;
             taken.done();
             this.schedule(&cell);
+            if let Some(reason) = reason {
+                cell.note(this.clock.now_ms(), "info", reason);
+            }
             cell.note(this.clock.now_ms(), "info", format!("paused: {}", word(kind)));
             Ok(cell.read(Record::told))
         })
@@ -41,8 +56,11 @@ impl Sandboxes {
         let (this, cell) = (self.clone(), self.cell(id)?);
         to_the_end(async move {
             let taken = this.durations.start(Operation::Resume);
+            let now = this.clock.now_ms();
+            // Part of the intent: after a crash it runs with a lease that has not ended.
+            let intent = |record: &mut Record| record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
             let work = this.wake(&cell);
-            this.during(&cell, Transition::Resume, Transition::ResumeDone, work).await?;
+            this.during(&cell, (Transition::Resume, Transition::ResumeDone), intent, work).await?;
             taken.done();
             this.schedule(&cell);
             cell.note(this.clock.now_ms(), "info", "resumed");
@@ -64,14 +82,13 @@ impl Sandboxes {
                 }
                 if let Err(failure) = self.substrate.end(cell.id()).await {
                     // Some of it is ended: there is no way back to where it ran.
-                    let reason = format!("its processes could not be ended for a pause: {failure}");
-                    cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(reason))?.await?;
+                    self.fail(cell, format!("its processes could not be ended for a pause: {failure}")).await;
                     return Err(failure);
                 }
             }
         }
         crash::point("pause.after_effect");
-        cell.change(&self.store, |record| record.pause = Some(kind)).await
+        Ok(())
     }
 
     async fn wake(&self, cell: &Arc<Cell>) -> Result<(), Failure> {
@@ -80,19 +97,17 @@ impl Sandboxes {
                 let volumes = self.volumes_of(&cell.read(|record| record.spec.clone())).await?;
                 if let Err(failure) = self.launch(cell, volumes).await {
                     cell.leave();
-                    self.substrate.end(cell.id()).await?;
+                    if let Err(error) = self.substrate.end(cell.id()).await {
+                        // Half of it may live: it is not what a pause left.
+                        self.fail(cell, format!("it could not be resumed: {failure}; nor ended: {error}")).await;
+                    }
                     return Err(failure);
                 }
             }
             Some(PauseKind::Frozen) => self.substrate.thaw(cell.id()).await?,
         }
         crash::point("resume.after_effect");
-        let now = self.clock.now_ms();
-        cell.change(&self.store, |record| {
-            record.pause = None;
-            record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
-        })
-        .await
+        Ok(())
     }
 }
 

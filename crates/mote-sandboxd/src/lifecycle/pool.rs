@@ -1,11 +1,13 @@
 //! The warm pool: sandboxes that run already, waiting for somebody to claim them.
 //!
 //! What a claim brings (environment, user, folder, metadata, lease, network policy) is bound late, through the guest's
-//! `Configure` and the boundary; a request that differs in anything else is made from nothing. A sandbox of the pool was never anybody's, and never returns to it.
+//! `Configure` and the boundary; a request that differs in anything else is made from nothing. A sandbox of the pool was
+//! never anybody's, and never returns to it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use mote_sandbox_api::error::Failure;
 use mote_sandbox_api::lifecycle::State;
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::spec::Spec;
@@ -13,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::cell::Cell;
-use super::create::configuration;
+use super::create::{For, configuration};
 use super::profiles::Profiles;
 use super::record::Record;
 use super::{Sandboxes, to_the_end};
@@ -107,7 +109,7 @@ impl Sandboxes {
     }
 
     /// A warm sandbox that fits, bound to the request; `None` where there is none and one has to be made.
-    pub(super) async fn claim(&self, spec: &Spec) -> Option<Record> {
+    pub(super) async fn claim(&self, spec: &Spec, made_under: Option<&String>) -> Option<Record> {
         if self.pool.shelves.is_empty() {
             return None;
         }
@@ -120,14 +122,16 @@ impl Sandboxes {
         while let Some(cell) = shelf.take() {
             self.pool.claimed.notify_one();
             if cell.state() != State::Running {
+                // It broke a moment ago: who noticed it discards it.
                 continue;
             }
-            match self.bind(&cell, spec).await {
+            match self.bind(&cell, spec, made_under).await {
                 Ok(record) => return Some(record),
                 Err(failure) => {
                     tracing::warn!(sandbox = cell.id(), error = %failure, "a warm sandbox could not be claimed");
                     if let Err(error) = self.remove_with(&cell, "it could not be claimed").await {
                         tracing::error!(sandbox = cell.id(), %error, "failed to remove a sandbox of the warm pool");
+                        self.give_back_later(&cell);
                     }
                 }
             }
@@ -135,8 +139,23 @@ impl Sandboxes {
         None
     }
 
+    /// Removes a warm sandbox that broke, and has another one made in its place after a while.
+    pub(super) async fn discard(&self, cell: &Arc<Cell>) {
+        for shelf in &self.pool.shelves {
+            let mut ready = shelf.ready.lock().unwrap_or_else(PoisonError::into_inner);
+            ready.retain(|other| other.id() != cell.id());
+        }
+        if let Err(error) = self.remove_with(cell, "it broke in the warm pool").await {
+            tracing::error!(sandbox = cell.id(), %error, "failed to remove a sandbox of the warm pool");
+            self.give_back_later(cell);
+        }
+        // What breaks by itself would otherwise be made without a rest.
+        tokio::time::sleep(POOL_RETRY).await;
+        self.pool.claimed.notify_one();
+    }
+
     /// Gives a warm sandbox its environment and its holder. It is the holder's only when the record says so.
-    async fn bind(&self, cell: &Arc<Cell>, spec: &Spec) -> Result<Record, mote_sandbox_api::error::Failure> {
+    async fn bind(&self, cell: &Arc<Cell>, spec: &Spec, made_under: Option<&String>) -> Result<Record, Failure> {
         let guest = cell.guest().ok_or_else(|| cell.unusable())?;
         // As it was told when it was made.
         let told = configuration(&cell.read(|record| record.spec.clone()), &cell.defaults());
@@ -151,12 +170,24 @@ impl Sandboxes {
             self.substrate.configure(&guest, wanted).await?;
         }
         let now = self.clock.now_ms();
-        cell.change(&self.store, |record| {
+        let before = cell.read(|record| record.spec.clone());
+        let claimed = cell.change(&self.store, |record| {
             record.spec = spec.clone();
             record.pooled = false;
+            record.made_under = made_under.cloned();
             record.begin(now);
-        })
-        .await?;
+        });
+        let running = || if cell.state() == State::Running { Ok(()) } else { Err(cell.unusable()) };
+        if let Err(failure) = claimed.await.and_then(|()| running()) {
+            // It is nobody's still.
+            let back = cell.change(&self.store, |record| {
+                record.spec = before;
+                record.pooled = true;
+                record.made_under = None;
+            });
+            let _ = self.kept(cell, back).await;
+            return Err(failure);
+        }
         self.schedule(cell);
         cell.note(now, "info", "claimed from the warm pool");
         Ok(cell.record())
@@ -170,13 +201,14 @@ impl Sandboxes {
                 while shelf.waiting() < shelf.size && !failed {
                     // To its end, also where the daemon stops meanwhile: half of a sandbox has nobody to give it back.
                     let (this, spec) = (self.clone(), shelf.spec.clone());
-                    match to_the_end(async move { this.make(spec, true).await }).await {
+                    match to_the_end(async move { this.make(spec, For::Pool).await }).await {
                         Ok(record) => {
                             let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner);
                             let cell = cells.get(&record.id).cloned();
                             drop(cells);
                             let mut ready = shelf.ready.lock().unwrap_or_else(PoisonError::into_inner);
-                            ready.extend(cell);
+                            // Unless it broke already.
+                            ready.extend(cell.filter(|cell| cell.state() == State::Running));
                         }
                         Err(failure) => {
                             tracing::warn!(error = %failure, "failed to fill the warm pool; it is tried again");

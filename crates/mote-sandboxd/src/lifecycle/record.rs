@@ -54,6 +54,9 @@ pub struct Record {
     /// It waits in the warm pool: nobody was told of it.
     #[serde(default)]
     pub pooled: bool,
+    /// The idempotency key under which it was made, as `Key::digest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_under: Option<String>,
 }
 
 impl Record {

@@ -4,27 +4,33 @@
 
 use std::sync::Arc;
 
-use mote_sandbox_api::error::Failure;
+use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::lifecycle::{State, Transition};
 
 use super::cell::Cell;
 use super::measure::Operation;
 use super::{Sandboxes, to_the_end};
 use crate::crash;
-use crate::limits::{GONE_KEPT_MAX, GONE_KEPT_MS};
+use crate::limits::{GONE_KEPT_MAX, GONE_KEPT_MS, REMOVE_TIMEOUT};
 
 impl Sandboxes {
     /// Ends a sandbox and gives everything back; returns when it is gone. Asking again while it stops waits for the same end.
     ///
     /// # Errors
-    /// `not_found`; `gone` where it is gone already; the substrate's.
+    /// `not_found`; `gone` where it is gone already; `timeout` where it takes long, and goes on; the substrate's.
     pub async fn remove(&self, id: &str) -> Result<(), Failure> {
         self.remove_because(id, "it was removed").await
     }
 
     pub(super) async fn remove_because(&self, id: &str, reason: &'static str) -> Result<(), Failure> {
         let (this, cell) = (self.clone(), self.cell(id)?);
-        to_the_end(async move { this.remove_with(&cell, reason).await }).await
+        let removal = to_the_end(async move { this.remove_with(&cell, reason).await });
+        tokio::time::timeout(REMOVE_TIMEOUT, removal).await.unwrap_or_else(|_| {
+            Err(Failure::new(Code::Timeout, format!("the removal of the sandbox {id} is still under way"))
+                .with("sandbox", id)
+                .with("limit_ms", REMOVE_TIMEOUT.as_millis())
+                .remedy("it goes on; ask again to wait for its end"))
+        })
     }
 
     pub(super) async fn remove_with(&self, cell: &Arc<Cell>, reason: &str) -> Result<(), Failure> {
@@ -36,7 +42,9 @@ impl Sandboxes {
             record.reason.get_or_insert_with(|| reason.to_owned());
         });
         match stop {
-            Ok(pending) => pending.await?,
+            // Removing is how room is made, also for the state: where the intent cannot be kept now it goes on all the same.
+            // A crash leaves a record whose processes or root are not there, which recovery reaps.
+            Ok(pending) => drop(self.kept(cell, pending).await),
             // Of two that remove at once the other one was first.
             Err(_) if cell.state() == State::Stopping => return self.until_gone(cell).await,
             Err(failure) => return Err(failure),
@@ -52,7 +60,9 @@ impl Sandboxes {
         cell.leave();
         self.timers.set(cell.id(), None);
         // What is under way comes to its end first: its effects are then there to be undone.
-        let work = cell.work.lock().await;
+        let _work = cell.work.lock().await;
+        // Such as another first process, whose end is no failure either.
+        cell.leave();
         let given_back = async {
             self.substrate.end(cell.id()).await?;
             crash::point("remove.after_end");
@@ -63,23 +73,24 @@ impl Sandboxes {
         if let Err(failure) = given_back.await {
             cell.note(self.clock.now_ms(), "error", format!("failed to give everything back: {failure}"));
             let reason = failure.to_string();
-            cell.shift(&self.store, Transition::Fail, |record| record.reason = Some(reason))?.await?;
+            self.conclude(cell, Transition::Fail, |record| record.reason = Some(reason)).await?;
+            self.schedule(cell);
             return Err(failure);
         }
-        drop(work);
         let now = self.clock.now_ms();
-        cell.shift(&self.store, Transition::StopDone, |record| {
+        self.conclude(cell, Transition::StopDone, |record| {
             record.ended_ms = Some(now);
             record.pause = None;
-        })?
+        })
         .await?;
         if cell.read(|record| record.pooled) {
-            self.forget(cell.id());
-            return self.store.remove_sandbox(cell.id()).await;
+            self.strike(cell).await;
+            return Ok(());
         }
         let reason = cell.read(|record| record.reason.clone()).unwrap_or_default();
         cell.note(now, "info", format!("gone: {reason}"));
-        self.prune().await
+        self.prune().await;
+        Ok(())
     }
 
     async fn until_gone(&self, cell: &Arc<Cell>) -> Result<(), Failure> {
@@ -96,8 +107,16 @@ impl Sandboxes {
         }
     }
 
+    /// Forgets a sandbox that is gone. A row that cannot be removed now is found, and removed, at the next start.
+    pub(super) async fn strike(&self, cell: &Arc<Cell>) {
+        self.forget(cell.id());
+        if let Err(error) = self.store.remove_sandbox(cell.id()).await {
+            tracing::warn!(sandbox = cell.id(), %error, "failed to forget a sandbox that is gone");
+        }
+    }
+
     /// Forgets the records of sandboxes that have been gone for long, or that are too many.
-    pub(super) async fn prune(&self) -> Result<(), Failure> {
+    pub(super) async fn prune(&self) {
         let now = self.clock.now_ms();
         let mut gone: Vec<(u64, Arc<Cell>)> = self
             .all()
@@ -108,10 +127,8 @@ impl Sandboxes {
         gone.sort_by_key(|(ended, _)| std::cmp::Reverse(*ended));
         for (at, (ended, cell)) in gone.iter().enumerate() {
             if at >= GONE_KEPT_MAX || ended.saturating_add(GONE_KEPT_MS) < now {
-                self.forget(cell.id());
-                self.store.remove_sandbox(cell.id()).await?;
+                self.strike(cell).await;
             }
         }
-        Ok(())
     }
 }

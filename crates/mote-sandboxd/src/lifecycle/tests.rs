@@ -16,6 +16,12 @@ use super::fake::Fake;
 use super::profiles::Profiles;
 use super::*;
 
+mod keys;
+mod races;
+mod recovery;
+mod table;
+mod writes;
+
 struct Stage {
     directory: tempfile::TempDir,
     fake: Arc<Fake>,
@@ -44,10 +50,30 @@ impl Stage {
     /// Another daemon on the same state and host, as after `kill -9`.
     async fn restart(self) -> (Self, Recovered) {
         let Self { directory, fake, sandboxes } = self;
+        fake.deafen();
         drop(sandboxes);
         let sandboxes = daemon(directory.path(), &fake, Vec::new());
         let recovered = sandboxes.recover().await.unwrap();
         (Self { directory, fake, sandboxes }, recovered)
+    }
+
+    async fn create(&self) -> String {
+        self.sandboxes.create(Spec::default()).await.unwrap().id
+    }
+
+    fn state(&self, id: &str) -> State {
+        self.sandboxes.get(id).unwrap().state
+    }
+
+    fn listed(&self) -> usize {
+        self.sandboxes.list(&Filter { limit: 99, ..Filter::default() }).0.len()
+    }
+
+    /// Waits for what nothing tells of.
+    async fn until(&self, is_so: impl AsyncFn(&Self) -> bool) {
+        while !is_so(self).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn assert_nothing_leaked(&self) {
@@ -117,7 +143,7 @@ async fn what_does_not_resume_by_itself_says_how_to() {
 async fn a_removal_during_a_snapshot_waits_for_it_and_the_snapshot_stays() {
     let stage = stage();
     let id = stage.sandboxes.create(Spec::default()).await.unwrap().id;
-    let gate = stage.fake.gate.lock().await;
+    let gate = stage.fake.hold("snapshot");
     let snapshotting = tokio::spawn({
         let (sandboxes, id) = (stage.sandboxes.clone(), id.clone());
         async move { sandboxes.snapshot(&id, None).await }
@@ -247,8 +273,6 @@ async fn the_unexpected_end_of_the_first_process_is_told_and_memory_told_apart()
         let stage = stage();
         let id = stage.sandboxes.create(Spec::default()).await.unwrap().id;
         stage.fake.world().oom = oom;
-        // The watcher is a task of its own: it has to be waiting.
-        tokio::task::yield_now().await;
         stage.fake.kill_all();
         state_becomes(&stage.sandboxes, &id, State::Failed).await;
         assert!(stage.sandboxes.get(&id).unwrap().reason.unwrap().contains(expected));
@@ -261,11 +285,11 @@ async fn the_unexpected_end_of_the_first_process_is_told_and_memory_told_apart()
 #[tokio::test]
 async fn admission_is_bounded_and_says_when_to_come_again() {
     let stage = stage();
-    let made = stage.sandboxes.create_many(Spec::default(), 10).await.unwrap();
+    let made = stage.sandboxes.create_many(Spec::default(), 10, None).await.unwrap();
     assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 8);
     let refused = made.into_iter().find_map(Result::err).unwrap();
     assert_eq!((refused.code, refused.context["retry_after_s"].as_str()), (Code::Exhausted, "1"));
-    assert_eq!(stage.sandboxes.create_many(Spec::default(), 0).await.unwrap_err().code, Code::Invalid);
+    assert_eq!(stage.sandboxes.create_many(Spec::default(), 0, None).await.unwrap_err().code, Code::Invalid);
 }
 
 #[tokio::test]
@@ -371,7 +395,12 @@ async fn after_a_kill_amid_a_transition_the_journal_says_what_to_undo_or_finish(
     }
     // Killed amid a snapshot.
     let incomplete = mote_sandbox_api::request::Snapshot { id: "snhalf".to_owned(), ..snapshot };
-    let incomplete = crate::state::SnapshotRecord { snapshot: incomplete, image: "im0".to_owned(), complete: false };
+    let incomplete = crate::state::SnapshotRecord {
+        snapshot: incomplete,
+        image: "im0".to_owned(),
+        complete: false,
+        made_under: None,
+    };
     stage.sandboxes.store().put_snapshot(&incomplete).await.unwrap();
     stage.fake.world().snapshots.insert("snhalf".to_owned());
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use mote_sandbox_api::error::Code;
 use mote_sandbox_api::lifecycle::State;
 use mote_sandbox_api::request::PauseKind;
 use mote_sandbox_api::spec::OnLeaseEnd;
@@ -13,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::Sandboxes;
 use crate::clock::UnixMs;
-use crate::limits::{TIMER_RETRY_MS, TIMER_SLEEP_MAX};
+use crate::limits::{TIMER_FAILED_RETRY_MS, TIMER_RETRY_MS, TIMER_SLEEP_MAX};
 
 #[derive(Debug, Default)]
 struct Due {
@@ -87,17 +88,17 @@ impl Sandboxes {
         let outcome = if over {
             self.remove_because(id, "its deadline passed").await
         } else if record.spec.on_lease_end == Some(OnLeaseEnd::Pause) && record.state != State::Failed {
-            cell.note(now, "info", "its lease ran out");
-            self.pause(id, PauseKind::Frozen).await.map(drop)
+            self.pause_because(id, PauseKind::Frozen, Some("its lease ran out")).await.map(drop)
         } else {
             self.remove_because(id, "its lease ran out").await
         };
         if let Err(failure) = outcome
             && !matches!(cell.state(), State::Gone | State::Stopping | State::Paused)
         {
-            // Something else is under way: it is due still.
+            // Something else is under way, or it was tried: it is due still.
             tracing::debug!(sandbox = id, error = %failure, "what was due could not be done yet");
-            self.timers.set(id, Some(now + TIMER_RETRY_MS));
+            let is_busy = failure.code == Code::IllegalTransition;
+            self.timers.set(id, Some(now + if is_busy { TIMER_RETRY_MS } else { TIMER_FAILED_RETRY_MS }));
         }
     }
 }

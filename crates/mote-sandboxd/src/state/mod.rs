@@ -65,6 +65,9 @@ pub struct SnapshotRecord {
     pub image: String,
     /// It was taken to its end; else it is an intent that a crash left behind.
     pub complete: bool,
+    /// The idempotency key under which it was taken, as `Key::digest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_under: Option<String>,
 }
 
 /// A volume as it is kept.
@@ -174,6 +177,16 @@ impl State {
         self.records("read the snapshots", "SELECT record FROM snapshots ORDER BY id").await
     }
 
+    /// The snapshots of an id or a name, intents included.
+    ///
+    /// # Errors
+    /// `internal`, `exhausted`.
+    pub async fn snapshot(&self, wanted: &str) -> Result<Vec<SnapshotRecord>, Failure> {
+        const OF: &str = "SELECT record FROM snapshots WHERE id = ?1
+            UNION SELECT record FROM snapshots WHERE json_extract(record, '$.snapshot.name') = ?1";
+        self.records_of("read a snapshot", OF, vec![wanted.to_owned()]).await
+    }
+
     /// Keeps a volume.
     pub fn put_volume(&self, volume: &VolumeRecord) -> Pending<()> {
         let volume = volume.clone();
@@ -227,10 +240,22 @@ impl State {
     where
         T: serde::de::DeserializeOwned + Send + 'static,
     {
+        self.records_of(operation, query, Vec::new()).await
+    }
+
+    async fn records_of<T>(
+        &self,
+        operation: &'static str,
+        query: &'static str,
+        wanted: Vec<String>,
+    ) -> Result<Vec<T>, Failure>
+    where
+        T: serde::de::DeserializeOwned + Send + 'static,
+    {
         self.writer
             .submit(operation, move |connection| {
                 let mut statement = connection.prepare_cached(query)?;
-                let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+                let rows = statement.query_map(rusqlite::params_from_iter(wanted), |row| row.get::<_, String>(0))?;
                 let mut records = Vec::new();
                 for text in rows {
                     records.push(serde_json::from_str(&text?).map_err(|error| {

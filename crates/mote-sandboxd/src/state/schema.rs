@@ -10,7 +10,8 @@ use super::Error;
 use crate::limits::STATE_BUSY_TIMEOUT;
 
 /// Step N brings a file from version N to N + 1 (`PRAGMA user_version`).
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE sandboxes (id TEXT PRIMARY KEY, state TEXT NOT NULL, created_ms INTEGER NOT NULL, record TEXT NOT NULL)
         STRICT;
     CREATE TABLE snapshots (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
@@ -20,7 +21,18 @@ const STEPS: &[&str] = &["
     CREATE TABLE replies (key TEXT PRIMARY KEY, request BLOB NOT NULL, reply TEXT NOT NULL, created_ms INTEGER NOT NULL)
         STRICT;
     CREATE INDEX replies_by_age ON replies (created_ms);
-"];
+",
+    "
+    -- A key is kept before its request has an effect: without a reply until then.
+    ALTER TABLE replies RENAME TO replies_before;
+    DROP INDEX replies_by_age;
+    CREATE TABLE replies (key TEXT PRIMARY KEY, request BLOB NOT NULL, reply TEXT, created_ms INTEGER NOT NULL) STRICT;
+    INSERT INTO replies SELECT key, request, reply, created_ms FROM replies_before;
+    DROP TABLE replies_before;
+    CREATE INDEX replies_by_age ON replies (created_ms);
+    CREATE INDEX snapshots_by_name ON snapshots (json_extract(record, '$.snapshot.name'));
+",
+];
 
 /// Opens the file and brings it to the newest version, each step in a transaction.
 pub(super) fn open(path: &Path) -> Result<Connection, Error> {

@@ -6,7 +6,7 @@ use system_tests::process::binary;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::fixture::Daemon;
+use crate::fixture::{Daemon, PATIENCE};
 
 fn command(daemon: &Daemon, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary::mote().unwrap());
@@ -75,6 +75,45 @@ async fn files_and_directories_are_copied_both_ways() {
     assert_eq!(mode & 0o777, 0o755);
     let nowhere = output(&daemon, &["cp", &format!("{id}:/tmp/none"), &here("none")]).await;
     assert_eq!(nowhere.status.code(), Some(4));
+}
+
+#[tokio::test]
+async fn what_was_changed_is_shown_and_becomes_an_image() {
+    let daemon = Daemon::start().await;
+    let id = &printed(&daemon, &["create"]).await;
+    printed(&daemon, &["exec", id, "--", "sh", "-c", "echo one > /tmp/made"]).await;
+    let changes = printed(&daemon, &["diff", id]).await;
+    assert!(changes.lines().any(|line| line.contains("/tmp/made")), "{changes}");
+    let image = printed(&daemon, &["commit", id, "made"]).await;
+    assert!(image.starts_with("sha256:"), "{image}");
+    let other = &printed(&daemon, &["create", "--image", "made"]).await;
+    assert_eq!(printed(&daemon, &["exec", other, "--", "cat", "/tmp/made"]).await, "one");
+    let changes = printed(&daemon, &["diff", other]).await;
+    assert!(!changes.contains("/tmp/made"), "what is of the image is no change: {changes}");
+}
+
+/// More than all the buffers between the two ends hold together.
+#[tokio::test]
+async fn a_program_that_answers_while_it_is_fed_is_fed_to_the_end() {
+    let daemon = Daemon::start().await;
+    let id = &printed(&daemon, &["create"]).await;
+    let sent: Vec<u8> = (0..16_000_000u32).map(|at| (at % 251) as u8).collect();
+    let mut child = command(&daemon, &["exec", "-i", id, "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let feeding = async {
+        input.write_all(&sent).await.unwrap();
+        drop(input);
+    };
+    let both = async { tokio::join!(feeding, child.wait_with_output()) };
+    let ((), output) = tokio::time::timeout(PATIENCE, both).await.expect("neither end waits for the other");
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout == sent, "{} of {} bytes came back", output.stdout.len(), sent.len());
 }
 
 #[tokio::test]

@@ -135,6 +135,28 @@ async fn a_batch_is_made_whole_and_an_idempotency_key_makes_it_once() {
 }
 
 #[tokio::test]
+async fn a_caller_that_went_away_comes_back_with_its_key_and_finds_what_it_asked_for() {
+    let daemon = Daemon::start().await;
+    let request = || {
+        let request = daemon.request(Method::POST, "/v1/sandboxes").header("idempotency-key", "k");
+        request.json(&json!({ "count": 4 })).send()
+    };
+    let first = tokio::spawn(request());
+    loop {
+        let listed = daemon.done(Method::GET, "/v1/sandboxes", Value::Null).await;
+        if !listed["items"].as_array().unwrap().is_empty() {
+            break;
+        }
+    }
+    // The connection ends with it.
+    first.abort();
+    let answer: Value = request().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["items"].as_array().unwrap().len(), 4, "{answer}");
+    let listed = daemon.done(Method::GET, "/v1/sandboxes", Value::Null).await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 4, "{listed}");
+}
+
+#[tokio::test]
 async fn back_pressure_says_when_to_come_again() {
     let daemon = Daemon::configured("sandboxes_max: 1").await;
     daemon.create(json!({})).await;

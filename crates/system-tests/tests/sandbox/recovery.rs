@@ -99,6 +99,32 @@ async fn amid_a_removal() {
 }
 
 #[tokio::test]
+async fn between_an_effect_and_its_answer_a_key_makes_nothing_twice() {
+    let mut daemon = Daemon::start().await;
+    daemon.crash_at("reply.after_effect").await;
+    let ask = |daemon: &Daemon| {
+        let request = daemon.request(Method::POST, "/v1/sandboxes").header("idempotency-key", "k");
+        request.json(&json!({ "count": 4 })).send()
+    };
+    let request = ask(&daemon).await;
+    assert!(request.is_err(), "the daemon answered: {request:?}");
+    daemon.ended().await;
+    daemon.restart().await;
+    let ids = |page: &Value| {
+        let of = |item: &Value| item["id"].as_str().or(item["sandbox"]["id"].as_str()).unwrap().to_owned();
+        let mut ids: Vec<String> = page["items"].as_array().unwrap().iter().map(of).collect();
+        ids.sort();
+        ids
+    };
+    let answer: Value = ask(&daemon).await.unwrap().json().await.unwrap();
+    let listed = daemon.done(Method::GET, "/v1/sandboxes", Value::Null).await;
+    assert_eq!(ids(&answer).len(), 4, "{answer}");
+    assert_eq!(ids(&listed), ids(&answer), "each was made once");
+    let again: Value = ask(&daemon).await.unwrap().json().await.unwrap();
+    assert_eq!(again, answer);
+}
+
+#[tokio::test]
 async fn processes_that_ended_while_the_daemon_was_away_leave_a_rested_sandbox_or_none() {
     let mut daemon = Daemon::start_with(Options::default()).await;
     let keeps = daemon.create(json!({})).await;

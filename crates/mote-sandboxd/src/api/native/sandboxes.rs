@@ -18,6 +18,7 @@ use super::idempotency::once;
 use crate::api::Api;
 use crate::api::access::Holder;
 use crate::lifecycle::Filter;
+use crate::lifecycle::key::Key;
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 
 #[derive(Serialize)]
@@ -37,10 +38,11 @@ fn outcomes(outcomes: Vec<Result<Sandbox, Failure>>) -> Page<Outcome> {
 
 pub(super) async fn create(State(api): State<Api>, holder: Holder, headers: HeaderMap, body: Body<Create>) -> Answer {
     let Create { spec, count } = body.value;
-    let work = async {
+    let sandboxes = api.sandboxes.clone();
+    let work = move |key| async move {
         match count {
-            None => api.sandboxes.create(spec).await.map(|sandbox| Created::One(Box::new(sandbox))),
-            Some(count) => api.sandboxes.create_many(spec, count).await.map(|made| Created::Many(outcomes(made))),
+            None => sandboxes.create_under(spec, key).await.map(|sandbox| Created::One(Box::new(sandbox))),
+            Some(count) => sandboxes.create_many(spec, count, key).await.map(|made| Created::Many(outcomes(made))),
         }
     };
     Ok(once(&api, &holder, &headers, "POST /v1/sandboxes", &body.bytes, StatusCode::CREATED, work).await?)
@@ -146,7 +148,8 @@ pub(super) async fn snapshot(
     body: Body<TakeSnapshot>,
 ) -> Answer {
     let scope = format!("POST /v1/sandboxes/{id}/snapshots");
-    let work = api.sandboxes.snapshot(&id, body.value.name);
+    let (sandboxes, name) = (api.sandboxes.clone(), body.value.name);
+    let work = move |key| async move { sandboxes.snapshot_under(&id, name, key).await };
     Ok(once(&api, &holder, &headers, &scope, &body.bytes, StatusCode::CREATED, work).await?)
 }
 
@@ -167,7 +170,8 @@ pub(super) async fn fork(
     body: Body<Fork>,
 ) -> Answer {
     let scope = format!("POST /v1/sandboxes/{id}/fork");
-    let work = async { api.sandboxes.fork(&id, body.value).await.map(outcomes) };
+    let (sandboxes, fork) = (api.sandboxes.clone(), body.value);
+    let work = move |key| async move { sandboxes.fork_under(&id, fork, key).await.map(outcomes) };
     Ok(once(&api, &holder, &headers, &scope, &body.bytes, StatusCode::CREATED, work).await?)
 }
 
@@ -183,9 +187,18 @@ pub(super) async fn commit(
     body: Body<Commit>,
 ) -> Answer {
     let scope = format!("POST /v1/sandboxes/{id}/commit");
-    let work = async {
-        let image = api.sandboxes.commit(&id, &body.value.name).await?;
-        Ok(BTreeMap::from([("image", image), ("name", body.value.name.clone())]))
+    let (own, name) = (api.clone(), body.value.name);
+    let work = move |key: Option<Key>| async move {
+        // What an attempt made that was never answered: nothing else gives a name to what is as new.
+        let made = match key.filter(|key| key.again) {
+            Some(key) => own.images.get(&name).await.ok().filter(|image| image.created_ms >= key.since_ms),
+            None => None,
+        };
+        let image = match made {
+            Some(image) => image.id,
+            None => own.sandboxes.commit(&id, &name).await?,
+        };
+        Ok(BTreeMap::from([("image", image), ("name", name)]))
     };
     Ok(once(&api, &holder, &headers, &scope, &body.bytes, StatusCode::CREATED, work).await?)
 }

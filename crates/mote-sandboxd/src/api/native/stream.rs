@@ -1,15 +1,19 @@
 //! `GET /v1/sandboxes/{id}/stream`: a process over a WebSocket, with its input, its terminal and its signals.
 //!
 //! A client that goes away ends the process, unless it was started detached; one that was attached to goes on. It buffers one
-//! message: a client that reads slowly slows the process down.
+//! message of output and a few of input: a client that reads slowly slows the process down, and the other way round.
 
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
 use http::HeaderMap;
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::Selector;
 use mote_sandbox_api::request::{STREAM_STDERR, STREAM_STDOUT, STREAM_TERMINAL, StreamEvent, StreamRequest};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::exec::{traced, words};
@@ -18,7 +22,7 @@ use crate::api::access::User;
 use crate::api::failure::Refusal;
 use crate::guest::{Event, Guest, ProcessInput, ProcessStream};
 use crate::lifecycle::check;
-use crate::limits::SOCKET_MESSAGE_BYTES_MAX;
+use crate::limits::{SOCKET_MESSAGE_BYTES_MAX, STREAM_INPUT_HELD};
 
 /// Close code of a server that goes away (RFC 6455, section 7.4.1).
 const GOING_AWAY: u16 = 1001;
@@ -73,15 +77,25 @@ fn read(text: &str) -> Result<StreamRequest, Failure> {
     serde_json::from_str(text).map_err(|error| Failure::invalid("message", error))
 }
 
-async fn tell(socket: &mut WebSocket, event: &StreamEvent) -> Result<(), Failure> {
+type Sink<'a> = SplitSink<&'a mut WebSocket, Message>;
+
+async fn tell<S: futures_util::Sink<Message> + Unpin>(sink: &mut S, event: &StreamEvent) -> Result<(), Failure> {
     let text = serde_json::to_string(event).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
-    socket.send(Message::text(text)).await.map_err(|_| left())
+    sink.send(Message::text(text)).await.map_err(|_| left())
 }
 
 fn left() -> Failure {
     Failure::new(Code::Gone, "the client went away")
 }
 
+/// What came in for a process.
+enum Input {
+    Bytes(Bytes),
+    End,
+}
+
+/// Output goes out while input comes in, and neither waits for the other: a process may take no more before it has said
+/// something.
 async fn follow(
     guest: &Guest,
     mut process: ProcessStream,
@@ -89,57 +103,91 @@ async fn follow(
     closing: &CancellationToken,
 ) -> Result<(), Failure> {
     let selector = Selector::Pid(process.pid());
-    let mut input = process.take_input();
-    loop {
+    let input = process.take_input();
+    {
+        let (mut sink, messages) = socket.split();
+        let (queue, queued) = mpsc::channel(STREAM_INPUT_HELD);
         tokio::select! {
-            event = process.next_event() => match event? {
-                Some(Event::Started { pid }) => tell(socket, &StreamEvent::Started { pid }).await?,
-                Some(Event::Stdout(bytes)) => output(socket, STREAM_STDOUT, &bytes).await?,
-                Some(Event::Stderr(bytes)) => output(socket, STREAM_STDERR, &bytes).await?,
-                Some(Event::Terminal(bytes)) => output(socket, STREAM_TERMINAL, &bytes).await?,
-                Some(Event::Exited { exit, timed_out }) => {
-                    return tell(socket, &StreamEvent::Exited { exit, timed_out }).await;
-                }
-                None => return Ok(()),
-            },
-            message = socket.recv() => match message {
-                None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(()),
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Binary(bytes))) => feed(&mut input, Some(&bytes)).await?,
-                Some(Ok(Message::Text(text))) => match read(&text)? {
-                    StreamRequest::Resize(size) => guest.resize(selector.clone(), size).await?,
-                    StreamRequest::Signal(signal) => guest.signal(selector.clone(), signal).await?,
-                    StreamRequest::StdinEnd => feed(&mut input, None).await?,
-                    StreamRequest::Start(_) | StreamRequest::Attach(_) => {
-                        return Err(Failure::invalid("message", "this connection follows a process already"));
-                    }
-                },
-            },
-            () = closing.cancelled() => {
-                let frame = CloseFrame { code: GOING_AWAY, reason: "the daemon is stopping".into() };
-                let _ = socket.send(Message::Close(Some(frame))).await;
-                return Ok(());
-            }
+            ended = tell_of(process, &mut sink) => return ended,
+            left = hear(guest, &selector, messages, queue) => return left,
+            failure = feed(input, queued) => return Err(failure),
+            () = closing.cancelled() => {}
         }
     }
+    let frame = CloseFrame { code: GOING_AWAY, reason: "the daemon is stopping".into() };
+    let _ = socket.send(Message::Close(Some(frame))).await;
+    Ok(())
 }
 
-/// Input for the process, or its end. A process that has ended, or that closed its input, takes none: its end says so.
-async fn feed(input: &mut Option<ProcessInput>, bytes: Option<&[u8]>) -> Result<(), Failure> {
-    let Some(writer) = input else { return Ok(()) };
-    let written = match bytes {
-        Some(bytes) => writer.write(bytes).await,
-        None => writer.close().await,
-    };
-    match written {
-        Err(failure) if failure.code == Code::Gone => Ok(()),
-        written => written,
+/// Tells the client what comes of a process, until it ends.
+async fn tell_of(mut process: ProcessStream, sink: &mut Sink<'_>) -> Result<(), Failure> {
+    while let Some(event) = process.next_event().await? {
+        match event {
+            Event::Started { pid } => tell(sink, &StreamEvent::Started { pid }).await?,
+            Event::Stdout(bytes) => output(sink, STREAM_STDOUT, &bytes).await?,
+            Event::Stderr(bytes) => output(sink, STREAM_STDERR, &bytes).await?,
+            Event::Terminal(bytes) => output(sink, STREAM_TERMINAL, &bytes).await?,
+            Event::Exited { exit, timed_out } => return tell(sink, &StreamEvent::Exited { exit, timed_out }).await,
+        }
+    }
+    Ok(())
+}
+
+/// Does what the client asks, until it goes away. Signals and sizes do not wait for input that the process has not taken.
+async fn hear(
+    guest: &Guest,
+    selector: &Selector,
+    mut messages: SplitStream<&mut WebSocket>,
+    queue: mpsc::Sender<Input>,
+) -> Result<(), Failure> {
+    loop {
+        let input = match messages.next().await {
+            None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(()),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+            Some(Ok(Message::Binary(bytes))) => Input::Bytes(bytes),
+            Some(Ok(Message::Text(text))) => match read(&text)? {
+                StreamRequest::StdinEnd => Input::End,
+                StreamRequest::Resize(size) => {
+                    guest.resize(selector.clone(), size).await?;
+                    continue;
+                }
+                StreamRequest::Signal(signal) => {
+                    guest.signal(selector.clone(), signal).await?;
+                    continue;
+                }
+                StreamRequest::Start(_) | StreamRequest::Attach(_) => {
+                    return Err(Failure::invalid("message", "this connection follows a process already"));
+                }
+            },
+        };
+        // The other end lives as long as this does.
+        let _ = queue.send(input).await;
     }
 }
 
-async fn output(socket: &mut WebSocket, stream: u8, bytes: &[u8]) -> Result<(), Failure> {
+/// Writes what is queued to a process, and answers only where that fails. One that has ended, or that closed its input, takes
+/// none: its end says so.
+async fn feed(mut input: Option<ProcessInput>, mut queued: mpsc::Receiver<Input>) -> Failure {
+    while let Some(next) = queued.recv().await {
+        let Some(writer) = &mut input else { continue };
+        let written = match next {
+            Input::Bytes(bytes) => writer.write(&bytes).await,
+            Input::End => writer.close().await,
+        };
+        if let Err(failure) = written
+            && failure.code != Code::Gone
+        {
+            return failure;
+        }
+    }
+    // Kept until the end: without its writing side the process would end.
+    let _input = input;
+    std::future::pending().await
+}
+
+async fn output(sink: &mut Sink<'_>, stream: u8, bytes: &[u8]) -> Result<(), Failure> {
     let mut message = Vec::with_capacity(bytes.len() + 1);
     message.push(stream);
     message.extend_from_slice(bytes);
-    socket.send(Message::binary(message)).await.map_err(|_| left())
+    sink.send(Message::binary(message)).await.map_err(|_| left())
 }

@@ -5,11 +5,13 @@
 use std::io::{Read as _, Write as _};
 
 use anyhow::{Context as _, anyhow};
+use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use mote_sandbox_api::guest::{Start, TerminalSize};
 use mote_sandbox_api::request::{STREAM_STDERR, StreamEvent, StreamRequest};
 use rustix::termios::{self, OptionalActions, Termios};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::client::{Client, explained};
@@ -94,40 +96,67 @@ fn message(request: &StreamRequest) -> Result<Message, Exit> {
 async fn follow(path: &str, start: Start, client: &Client, terminal: bool) -> Result<(), Exit> {
     let socket = client.stream(path).await?;
     let (mut sink, mut messages) = socket.split();
-    let lost = |error| Exit::new(Code::Unreachable, anyhow!("the connection was lost: {error}"));
     sink.send(message(&StreamRequest::Start(start))?).await.map_err(lost)?;
     let raw = if terminal { Raw::enter() } else { None };
     let mut resized = signal(SignalKind::window_change()).context("failed to watch the terminal's size")?;
-    let (mut input, mut open) = (input(), true);
-    let end = loop {
-        tokio::select! {
-            read = input.recv(), if open => match read {
-                None => {
-                    open = false;
-                    sink.send(message(&StreamRequest::StdinEnd)?).await.map_err(lost)?;
-                }
-                Some(bytes) => sink.send(Message::binary(bytes)).await.map_err(lost)?,
-            },
-            _ = resized.recv(), if raw.is_some() => {
-                sink.send(message(&StreamRequest::Resize(size()))?).await.map_err(lost)?;
-            }
-            received = messages.next() => match received {
-                Some(Ok(Message::Binary(bytes))) => write(&bytes)?,
-                Some(Ok(Message::Text(text))) => match serde_json::from_str(&text).map_err(anyhow::Error::new)? {
-                    StreamEvent::Started { .. } => {}
-                    StreamEvent::Exited { exit, .. } => break ended(exit),
-                    StreamEvent::Failed(failure) => {
-                        break Err(Exit::new(Code::Refused, anyhow!(explained(&failure))));
-                    }
-                },
-                Some(Ok(_)) => {}
-                Some(Err(error)) => break Err(lost(error)),
-                None => break Err(Exit::new(Code::Unreachable, anyhow!("the daemon closed the connection"))),
-            },
-        }
+    // Input goes out while output comes in, and neither waits for the other: the process may take no more before its output
+    // was read.
+    let feeding = feed(&mut sink, &mut resized, raw.is_some());
+    let end = tokio::select! {
+        end = receive(&mut messages) => end,
+        failure = feeding => Err(failure),
     };
     drop(raw);
     end
+}
+
+type Socket = WebSocketStream<reqwest::Upgraded>;
+
+/// Sends what comes on standard input, and the terminal's size where it is one; answers only where that cannot go on. A
+/// connection that does not take it any more is no such case: what is received on it says why.
+async fn feed(sink: &mut SplitSink<Socket, Message>, resized: &mut Signal, is_terminal: bool) -> Exit {
+    let (mut input, mut open) = (input(), true);
+    loop {
+        let next = tokio::select! {
+            read = input.recv(), if open => match read {
+                Some(bytes) => Ok(Message::binary(bytes)),
+                None => {
+                    open = false;
+                    message(&StreamRequest::StdinEnd)
+                }
+            },
+            _ = resized.recv(), if is_terminal => message(&StreamRequest::Resize(size())),
+            else => return std::future::pending().await,
+        };
+        let next = match next {
+            Ok(next) => next,
+            Err(exit) => return exit,
+        };
+        if sink.send(next).await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Passes on what the process says, until it ends.
+async fn receive(messages: &mut SplitStream<Socket>) -> Result<(), Exit> {
+    loop {
+        match messages.next().await {
+            Some(Ok(Message::Binary(bytes))) => write(&bytes)?,
+            Some(Ok(Message::Text(text))) => match serde_json::from_str(&text).map_err(anyhow::Error::new)? {
+                StreamEvent::Started { .. } => {}
+                StreamEvent::Exited { exit, .. } => return ended(exit),
+                StreamEvent::Failed(failure) => return Err(Exit::new(Code::Refused, anyhow!(explained(&failure)))),
+            },
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(lost(error)),
+            None => return Err(Exit::new(Code::Unreachable, anyhow!("the daemon closed the connection"))),
+        }
+    }
+}
+
+fn lost(error: tokio_tungstenite::tungstenite::Error) -> Exit {
+    Exit::new(Code::Unreachable, anyhow!("the connection was lost: {error}"))
 }
 
 fn write(bytes: &[u8]) -> Result<(), Exit> {

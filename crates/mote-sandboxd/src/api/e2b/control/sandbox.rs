@@ -91,10 +91,11 @@ async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<
 }
 
 async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>, default: Duration) -> Answer {
-    let work = async {
-        let spec = specification(&e2b, body.value, default).await?;
-        let sandbox = e2b.api.sandboxes.create(spec).await?;
-        Ok(connected(&e2b, &sandbox))
+    let (own, new) = (e2b.clone(), body.value);
+    let work = move |key| async move {
+        let spec = specification(&own, new, default).await?;
+        let sandbox = own.api.sandboxes.create_under(spec, key).await?;
+        Ok(connected(&own, &sandbox))
     };
     Ok(once(&e2b.api, &known.0, &headers, "POST /sandboxes", &body.bytes, StatusCode::CREATED, work).await?)
 }
