@@ -186,7 +186,11 @@ impl Sandboxes {
             Fate::Keep if found.is_none() => Ok(()),
             Fate::Keep => self.substrate.end(cell.id()).await,
             Fate::Adopt => self.adopt(cell, found.is_some_and(|found| found.frozen)).await,
-            Fate::FinishRollback(snapshot) => self.finish_rollback(cell, &snapshot).await,
+            Fate::FinishRollback(snapshot) => match self.finish_rollback(cell, &snapshot).await {
+                // Wherever else it came to, it says so itself.
+                Err(failure) if cell.state() == State::Snapshotting => Err(failure),
+                _ => Ok(()),
+            },
             Fate::Rest => {
                 self.substrate.end(cell.id()).await?;
                 cell.note(self.clock.now_ms(), "info", "its processes ended, its filesystem is kept: it is paused");

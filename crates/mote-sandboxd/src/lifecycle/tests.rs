@@ -149,6 +149,7 @@ async fn a_removal_during_a_snapshot_waits_for_it_and_the_snapshot_stays() {
         async move { sandboxes.snapshot(&id, None).await }
     });
     state_becomes(&stage.sandboxes, &id, State::Snapshotting).await;
+    stage.until(async |stage| !stage.fake.world().snapshots.is_empty()).await;
     assert_eq!(stage.sandboxes.fork(&id, Fork::default()).await.unwrap_err().code, Code::IllegalTransition);
     let removing = tokio::spawn({
         let (sandboxes, id) = (stage.sandboxes.clone(), id.clone());

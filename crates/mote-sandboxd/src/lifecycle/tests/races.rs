@@ -74,7 +74,7 @@ async fn forks_whose_parent_is_removed_meanwhile_are_given_back() {
     let own = parent.clone();
     let forking =
         stage.begin(|sandboxes| async move { sandboxes.fork(&own, Fork { count: Some(3), ..Fork::default() }).await });
-    state_becomes(&stage.sandboxes, &parent, State::Forking).await;
+    stage.creating().await;
     stage.remove_meanwhile(&parent, held).await;
     assert_eq!(forking.await.unwrap().unwrap_err().code, Code::Gone);
     stage.assert_nothing_leaked();
@@ -132,6 +132,7 @@ async fn a_snapshot_is_free_again_once_nobody_rolls_back_to_it() {
     let (own, to) = (removed.clone(), other.clone());
     let rolling = stage.begin(|sandboxes| async move { sandboxes.rollback(&own, &to).await });
     state_becomes(&stage.sandboxes, &removed, State::Snapshotting).await;
+    stage.until(async |stage| !stage.fake.world().living.contains_key(&removed)).await;
     assert_eq!(stage.sandboxes.remove_snapshot(&other).await.unwrap_err().code, Code::Busy);
     stage.remove_meanwhile(&removed, held).await;
     rolling.await.unwrap().unwrap_err();
