@@ -150,6 +150,10 @@ impl Sandboxes {
         let disk = record.spec.resources.disk;
         let work = cell.work.lock().await;
         let made = async {
+            if cell.state() != State::Creating {
+                // It was removed before its turn came: nothing would give back what is made from here on.
+                return Err(cell.unusable());
+            }
             self.substrate.root(cell.id(), &origin, disk).await?;
             crash::point("create.after_root");
             self.launch(&cell, volumes).await

@@ -48,8 +48,8 @@ impl Sandboxes {
     ) -> Result<T, Failure> {
         self.intend(cell, begin, change).await?;
         let _work = cell.work.lock().await;
-        if matches!(cell.state(), State::Stopping | State::Gone) {
-            // It was removed before its turn came: there is nothing to work on.
+        if matches!(cell.state(), State::Stopping | State::Gone | State::Failed) {
+            // It was removed, or broke, before its turn came: there is nothing to work on.
             return Err(cell.unusable());
         }
         match work.await {
@@ -90,7 +90,7 @@ impl Sandboxes {
         change: impl FnOnce(&mut Record),
     ) -> Result<(), Failure> {
         let pending = cell.shift(&self.store, transition, change).map_err(|failure| match cell.state() {
-            State::Stopping | State::Gone => cell.unusable(),
+            State::Stopping | State::Gone | State::Failed => cell.unusable(),
             _ => failure,
         })?;
         let _ = self.kept(cell, pending).await;

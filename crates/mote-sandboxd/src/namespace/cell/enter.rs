@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 use rustix::process::{Gid, Resource, Rlimit, Uid};
-use rustix::thread::{CapabilitySet, LinkNameSpaceType};
+use rustix::thread::LinkNameSpaceType;
 
 use super::super::file::failed;
 use super::super::mounts::{self, Root};
@@ -250,5 +250,3 @@ fn limits() -> Result<(), Errno> {
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     rustix::process::setrlimit(Resource::Rtprio, Rlimit { current: Some(0), maximum: Some(0) })
 }
-
-const _: CapabilitySet = capability::KEPT;
