@@ -32,6 +32,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::lifecycle::State;
+use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Sandbox, Usage};
 use mote_sandbox_api::spec::Spec;
 use tokio::sync::Semaphore;
