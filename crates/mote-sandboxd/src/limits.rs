@@ -360,6 +360,8 @@ pub const CODE_START_WORDS_BYTES: usize = 4096;
 pub const CODE_START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time limit of one cell.
 pub const CODE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Time that bash has to begin a cell before an interrupt of that cell no longer waits for it.
+pub const CODE_BEGIN_GRACE: Duration = Duration::from_secs(2);
 /// Time that code has to end after an interrupt; then its process is killed.
 pub const CODE_INTERRUPT_GRACE: Duration = Duration::from_secs(5);
 

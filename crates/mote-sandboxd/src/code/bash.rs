@@ -46,26 +46,41 @@ pub(super) fn greeting(mark: &str) -> String {
     format!("printf '\\n%s ready %s\\n' {mark} \"$PWD\"; printf '\\n%s ready\\n' {mark} >&2\n")
 }
 
+/// What the mark says behind a cell's number when the whole cell was read and is carried out.
+pub(super) const BEGUN: &str = "begun";
+
 /// The lines of a cell.
+///
+/// An interrupt discards what the shell has read of a line, and the rest is then a line of its own. So a cell begins with an
+/// empty line, for an interrupt that came before it; it says that it was read to its end, before which it is not
+/// interrupted; and what ends it stands on the cell's own line, and twice more for where an interrupt, or an error of the
+/// shell's, discarded that line or the next. No part of these lines leaves a quote open.
 pub(super) fn command(mark: &str, cell: u64, code: &str, env: &BTreeMap<String, String>) -> String {
-    let mut lines = String::new();
+    let mut lines = String::from("\n");
     let names: Vec<&str> = env.keys().map(String::as_str).filter(|name| is_name(name)).collect();
+    let mut restore = String::new();
     for name in &names {
         let value = quoted(&env[*name]);
+        // Writing to a string does not fail.
         let _ =
             writeln!(lines, "__mote_had_{name}=${{{name}+set}}; __mote_was_{name}=${{{name}-}}; export {name}={value}");
-    }
-    let _ = writeln!(lines, "eval {} </dev/null", quoted(code));
-    lines.push_str("__mote_status=$?\n");
-    for name in &names {
-        let _ = writeln!(
-            lines,
-            "if [ -n \"$__mote_had_{name}\" ]; then export {name}=\"$__mote_was_{name}\"; else unset {name}; fi; \
-             unset __mote_had_{name} __mote_was_{name}"
+        let _ = write!(
+            restore,
+            "if [[ -n $__mote_had_{name} ]]; then export {name}=$__mote_was_{name}; else unset {name}; fi; \
+             unset __mote_had_{name} __mote_was_{name}; "
         );
     }
-    let _ =
-        writeln!(lines, "printf '\\n%s %s %s\\n' {mark} {cell} $__mote_status; printf '\\n%s %s\\n' {mark} {cell} >&2");
+    let end = format!(
+        "{restore}printf \\\\n%s\\ %s\\ %s\\\\n {mark} {cell} $__mote_status; printf \\\\n%s\\ %s\\\\n {mark} {cell} >&2; \
+         __mote_cell="
+    );
+    let _ = writeln!(
+        lines,
+        "__mote_cell={cell}; printf \\\\n%s\\ %s\\ {BEGUN}\\\\n {mark} {cell}; eval {} </dev/null; __mote_status=$?; {end}",
+        quoted(code)
+    );
+    let _ = writeln!(lines, "__mote_status=$?; if [[ $__mote_cell == {cell} ]]; then {end}; fi");
+    let _ = writeln!(lines, "__mote_status=130; if [[ $__mote_cell == {cell} ]]; then {end}; fi");
     lines
 }
 
@@ -164,14 +179,17 @@ pub(super) fn printed(is_error: bool, text: String, now_ns: u64) -> Message {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
     use super::*;
     use proptest::prelude::*;
 
     #[test]
     fn code_is_one_line_whatever_is_in_it() {
         let command = command("mark", 7, "echo 'é'\necho \"$x\" `b`", &BTreeMap::new());
-        assert_eq!(command.lines().count(), 3);
-        assert!(command.starts_with("eval $'echo \\047\\303\\251\\047\\012"), "{command}");
+        assert_eq!(command.lines().count(), 4);
+        assert!(command.contains("eval $'echo \\047\\303\\251\\047\\012"), "{command}");
     }
 
     #[test]
@@ -187,6 +205,52 @@ mod tests {
     fn a_name_that_is_none_never_reaches_the_shell() {
         let env = [("A;rm".to_owned(), "x".to_owned())].into();
         assert!(!command("mark", 1, ":", &env).contains("rm"));
+    }
+
+    /// What bash itself prints to its standard output for these lines.
+    fn said(lines: &str) -> String {
+        let mut command = Command::new("bash");
+        command.args(["--norc", "--noprofile", "--noediting", "-i"]).envs(environment());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut shell = command.spawn().unwrap();
+        let mut input = shell.stdin.take().unwrap();
+        let all = format!("{PREPARATION}{lines}");
+        let writer = std::thread::spawn(move || input.write_all(all.as_bytes()));
+        let printed = shell.wait_with_output().unwrap().stdout;
+        writer.join().unwrap().unwrap();
+        String::from_utf8(printed).unwrap()
+    }
+
+    #[test]
+    fn an_interrupted_cell_is_told_and_its_variables_are_as_before() {
+        let env = [("A".to_owned(), "in \"the cell".to_owned()), ("B".to_owned(), "b".to_owned())].into();
+        let mut lines = command("m", 1, "A='a  b'", &BTreeMap::new());
+        lines += &command("m", 2, "x=42; echo $A$B; kill -INT $$; echo never", &env);
+        lines += &command("m", 3, "echo \"$x $A ${B-none}\"; false", &BTreeMap::new());
+        let told = "\nm 1 begun\n\nm 1 0\n\nm 2 begun\nin \"the cellb\n\nm 2 130\n\nm 3 begun\n42 a  b none\n\nm 3 1\n";
+        assert_eq!(said(&lines), told);
+    }
+
+    /// Wherever an interrupt cuts what ends a cell, the cell ends, and the next one is whole.
+    #[test]
+    fn an_interrupt_between_cells_breaks_none() {
+        let env = [("A".to_owned(), "a".to_owned())].into();
+        let of = |cell| command("m", cell, "kill -INT $$", &env);
+        let length = of(100).lines().rev().nth(1).unwrap().len();
+        let mut lines = String::new();
+        for cut in 0..length {
+            let whole = of(100 + cut as u64);
+            let [empty, set, eval, first, second] = whole.lines().collect::<Vec<_>>()[..] else { panic!("{whole}") };
+            // The empty line is what an interrupt of an idle shell takes.
+            assert_eq!(empty, "");
+            lines += &format!("{set}\n{eval}\n{}\n{second}\n", &first[cut..]);
+        }
+        let printed = said(&lines);
+        for cell in 100..100 + length {
+            let ends = printed.matches(&format!("\nm {cell} 1")).count();
+            assert!(ends >= 1 && printed.contains(&format!("\nm {cell} begun\n")), "{cell}: {ends}");
+        }
+        assert!(!printed.contains("\n\n\n"), "{printed}");
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::Selector;
 use serde_json::{Map, Value};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::bash::{self, Piece};
@@ -19,7 +19,8 @@ use super::{About, Language, Message};
 use crate::clock::{SharedClock, random};
 use crate::guest::{Event, Guest, ProcessInput, ProcessStream};
 use crate::limits::{
-    CODE_MESSAGE_BYTES_MAX, CODE_MESSAGES_HELD, CODE_START_TIMEOUT, CODE_START_WORDS_BYTES, CODE_WAITING_MAX,
+    CODE_BEGIN_GRACE, CODE_MESSAGE_BYTES_MAX, CODE_MESSAGES_HELD, CODE_START_TIMEOUT, CODE_START_WORDS_BYTES,
+    CODE_WAITING_MAX,
 };
 
 const SIGINT: i32 = 2;
@@ -73,7 +74,10 @@ impl Context {
         let stream = guest.attach(Selector::Pid(pid)).await?;
         // It was ready long ago: all that it says is said to somebody.
         let driver = Driver::follow(stream, guest, &clock, (&id, language), None)?;
-        driver.interrupt(None).await?;
+        match language {
+            Language::Bash => driver.signal(SIGINT).await?,
+            Language::Python | Language::JavaScript => driver.interrupt(None).await?,
+        }
         Ok(Self::of(id, language, is_default, cwd.unwrap_or_default(), clock, driver))
     }
 
@@ -147,6 +151,8 @@ pub(super) struct Driver {
     input: tokio::sync::Mutex<ProcessInput>,
     outbox: Outbox,
     cells: AtomicU64,
+    /// Bash: the last cell that it has read to its end.
+    begun: watch::Receiver<u64>,
     /// Cancelled when the process is gone.
     pub(super) ended: CancellationToken,
 }
@@ -200,6 +206,7 @@ impl Driver {
         ready: Option<oneshot::Sender<Result<String, String>>>,
     ) -> Result<Self, Failure> {
         let outbox = Outbox::default();
+        let (begins, begun) = watch::channel(0);
         let ended = CancellationToken::new();
         let gone = || Failure::new(Code::Internal, "a process's input was taken already");
         let driver = Self {
@@ -211,6 +218,7 @@ impl Driver {
             outbox: Arc::clone(&outbox),
             // An adopted driver has run cells with small numbers: what it still says of them is nobody's.
             cells: AtomicU64::new(u64::from(u32::from_le_bytes(random()?)) << 8),
+            begun,
             ended: ended.clone(),
         };
         let reader = Reader {
@@ -218,6 +226,7 @@ impl Driver {
             mark: driver.mark.clone(),
             clock: clock.clone(),
             outbox,
+            begins,
             ready,
             line: BytesMut::new(),
             streams: Default::default(),
@@ -255,13 +264,25 @@ impl Driver {
     /// Interrupts a cell, or whichever runs.
     pub(super) async fn interrupt(&self, cell: Option<u64>) -> Result<(), Failure> {
         match self.language {
-            Language::Python | Language::Bash => self.signal(SIGINT).await,
+            Language::Python => self.signal(SIGINT).await,
+            Language::Bash => self.interrupt_bash().await,
             // Node's main thread would not hear a signal within a loop; the driver has another ear.
             Language::JavaScript => {
                 let command = format!("{}\n", serde_json::json!({ "op": "interrupt", "cell": cell }));
                 self.input.lock().await.write(command.as_bytes()).await
             }
         }
+    }
+
+    /// A signal that comes while bash reads a cell would cut it, and the rest would be run as if it were one: it waits for the
+    /// cell to begin, and nothing is sent where none is under way.
+    async fn interrupt_bash(&self) -> Result<(), Failure> {
+        let running = || self.outbox.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(cell, _)| *cell);
+        let Some(cell) = running() else { return Ok(()) };
+        let mut begun = self.begun.clone();
+        // What keeps bash from reading it for so long is what has to be interrupted.
+        let _ = tokio::time::timeout(CODE_BEGIN_GRACE, begun.wait_for(|begun| *begun == cell)).await;
+        if running() == Some(cell) { self.signal(SIGINT).await } else { Ok(()) }
     }
 
     /// Ends the process; one that is gone already is fine.
@@ -289,6 +310,7 @@ struct Reader {
     mark: String,
     clock: SharedClockHandle,
     outbox: Outbox,
+    begins: watch::Sender<u64>,
     ready: Option<oneshot::Sender<Result<String, String>>>,
     line: BytesMut,
     /// Bash: standard output and error.
@@ -384,6 +406,11 @@ impl Reader {
                             self.ends[1].clear();
                             self.is_ready(cwd);
                         }
+                        continue;
+                    }
+                    if rest == bash::BEGUN {
+                        // Whoever waits for it may have gone.
+                        self.begins.send_replace(what.parse().unwrap_or_default());
                         continue;
                     }
                     self.ends[stream] = said.clone();

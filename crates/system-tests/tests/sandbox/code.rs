@@ -127,12 +127,12 @@ async fn a_cells_own_time_limit_ends_it_alone() {
     let id = daemon.create(json!({})).await;
     for language in &LANGUAGES {
         let context = context(&daemon, &id, language.name).await;
-        let body = json!({ "code": language.endless, "context_id": context, "timeout_ms": 400 });
+        let body = json!({ "code": language.endless, "context_id": context, "timeout_ms": 2000 });
         let (printed, error) = execute(&daemon, &id, body).await.ended().await;
         assert_eq!(printed.trim(), "begun", "{}", language.name);
         let (name, value) = error.unwrap_or_else(|| panic!("{}: it ended as if it were done", language.name));
         assert_eq!(name, "TimeoutError", "{}", language.name);
-        assert!(value.contains("400 ms"), "{}: {value}", language.name);
+        assert!(value.contains("2000 ms"), "{}: {value}", language.name);
         assert_eq!(kept(&daemon, &id, &context, language).await, "42", "{}", language.name);
     }
     for wrong in [json!(0), json!(100_000_000_000_u64), json!(-1)] {
