@@ -280,7 +280,15 @@ impl Images {
             self.filesystem.export(Source::Image(lower), writer),
             filling.add(reader, crate::filesystem::worker::Compression::None, false)
         );
-        if packed?.digest != unpacked?.digest {
+        let (packed, unpacked) = match (packed, unpacked) {
+            // One that fails takes the other with it: either may be the cause.
+            (Err(packed), Err(mut failure)) => {
+                failure.message = format!("failed to flatten an image: {}; {}", failure.message, packed.message);
+                return Err(failure);
+            }
+            (packed, unpacked) => (packed?, unpacked?),
+        };
+        if packed.digest != unpacked.digest {
             return Err(Failure::new(Code::Internal, "a flattened image is not what was packed"));
         }
         filling.keep().await?;

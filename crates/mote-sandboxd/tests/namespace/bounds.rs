@@ -42,10 +42,17 @@ const SPIN: &str = "perl -MTime::HiRes=clock -e '1 while clock() < 0.2'";
 fn processor_time_is_bounded() {
     with_stage(|stage| async move {
         let (_, bounded) = stage.launch("a", |launch| launch.resources.cpu_milli = Some(100)).await;
-        assert!(run(&bounded, SPIN).await.succeeded());
-        let usage = stage.containers.usage("a");
-        // 10 ms in each period of 100: it was held back in most of 20 of them.
-        assert!(usage.cpu_us >= 200_000 && usage.cpu_throttled_us >= 1_000_000, "{usage:?}");
+        // 10 ms in each period of 100. A busy host may leave it no more than that for a while: then nothing holds it back.
+        let mut usage = stage.containers.usage("a");
+        for round in 1..=100 {
+            assert!(run(&bounded, SPIN).await.succeeded());
+            usage = stage.containers.usage("a");
+            assert!(usage.cpu_us >= round * 200_000, "{usage:?}");
+            if usage.cpu_throttled_us > 0 {
+                break;
+            }
+        }
+        assert!(usage.cpu_throttled_us > 0, "{usage:?}");
         let (_, free) = stage.launch("b", |_| {}).await;
         assert!(run(&free, SPIN).await.succeeded());
         assert_eq!(stage.containers.usage("b").cpu_throttled_us, 0);
