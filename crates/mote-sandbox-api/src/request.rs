@@ -171,6 +171,9 @@ pub struct Snapshot {
     /// Bytes that only this snapshot holds, where the filesystem can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclusive_bytes: Option<u64>,
+    /// `sha256:…` of the files, where the snapshot was imported: the same wherever the same files are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 /// `POST /v1/sandboxes/{id}/rollback`.

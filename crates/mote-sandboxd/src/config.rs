@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::filesystem::Backend;
 use crate::lifecycle::check;
 use crate::lifecycle::pool::Entry;
-use crate::limits::{POOL_SIZE_MAX, SANDBOXES_MAX};
+use crate::limits::{IMPORT_BYTES_MAX, POOL_SIZE_MAX, SANDBOXES_MAX};
 use crate::network::policy::Compiled;
 use crate::tls::Tls;
 
@@ -87,6 +87,9 @@ pub struct Config {
     pub pool: Vec<Entry>,
     /// Sandboxes that are not gone, at most.
     pub sandboxes_max: usize,
+    /// Bytes of an exported snapshot that is taken in.
+    #[serde(deserialize_with = "bytes")]
+    pub import_max: u64,
     /// Host directories that may be images or be bound as data.
     pub directories: Vec<PathBuf>,
     /// Registries (`HOST`) that images may be pulled from; every one where absent.
@@ -126,6 +129,7 @@ impl Default for Config {
             profiles: BTreeMap::new(),
             pool: Vec::new(),
             sandboxes_max: SANDBOXES_MAX,
+            import_max: IMPORT_BYTES_MAX,
             directories: Vec::new(),
             registries: None,
             filesystem: None,
@@ -143,6 +147,10 @@ impl Default for Config {
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| units::parse_size(&text).map_err(de::Error::custom)).transpose()
+}
+
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    units::parse_size(&String::deserialize(deserializer)?).map_err(de::Error::custom)
 }
 
 fn everything_public() -> Policy {
@@ -201,6 +209,9 @@ impl Config {
         }
         if let Err(failure) = Compiled::new(&self.build_network) {
             return wrong("build_network", failure.message);
+        }
+        if self.import_max > IMPORT_BYTES_MAX {
+            return wrong("import_max", format!("it is more than {IMPORT_BYTES_MAX} bytes"));
         }
         if self.sandboxes_max == 0 {
             return wrong("sandboxes_max", "it must be at least 1".to_owned());
@@ -266,6 +277,8 @@ tls: {listen: '0.0.0.0:443', certificate: /etc/mote/tls.crt, key: /etc/mote/tls.
             ("pool: [{size: 100000}]", "pool[0].size"),
             ("sandboxes_max: 0", "sandboxes_max"),
             ("disk: 64GB", "64GB"),
+            ("import_max: 1TiB", "import_max"),
+            ("import_max: much", "much"),
             ("build_network: {private_ranges: [x]}", "build_network"),
         ] {
             let error = Config::parse(text).unwrap_err().to_string();

@@ -407,3 +407,20 @@ pub const RULES_BYTES_MAX: u64 = 64 * 1024;
 
 /// Bytes of a request of SWE-ReX's client that is not an upload, and of a file that it reads: both travel in one JSON text.
 pub const SWEREX_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of one frame of an exported snapshot; as much of it is held at once.
+pub const TRANSFER_FRAME_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of what an exported snapshot says of itself before its files.
+pub const TRANSFER_HEADER_BYTES_MAX: usize = 256 * 1024;
+/// Frames of an export that wait for its caller.
+pub const TRANSFER_FRAMES_WAITING_MAX: usize = 2;
+/// How long the other side of an export or an import may do nothing.
+pub const TRANSFER_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Exports and imports of snapshots under way at once; what comes beyond is answered `exhausted`.
+pub const TRANSFERS_MAX: usize = 4;
+/// Bytes of an exported snapshot that is taken in, where the configuration does not say: a whole tree with its frames.
+pub const IMPORT_BYTES_MAX: u64 = TREE_BYTES_MAX + (64 << 20);
+/// Times that it is tried to remove what is left of an import that did not succeed, where the first time failed.
+pub const IMPORT_UNDO_TRIES: u32 = 60;
+/// Time between two of them.
+pub const IMPORT_UNDO_RETRY: Duration = Duration::from_millis(500);

@@ -27,6 +27,7 @@ use crate::image::{self, Images};
 use crate::keeper::Verb;
 use crate::keeper::client::Client;
 use crate::lifecycle::container::Container;
+use crate::lifecycle::measure::Kept;
 use crate::lifecycle::profiles::Profiles;
 use crate::lifecycle::{Parts, Sandboxes};
 use crate::limits::{
@@ -120,6 +121,7 @@ pub async fn run(start: Start) -> Result<(), Error> {
         profiles: Profiles::new(&config.image, &config.profiles),
         sandboxes_max: config.sandboxes_max,
         pool: config.pool.clone(),
+        import_bytes_max: config.import_max,
     });
     let recovered = sandboxes.recover().await.map_err(|failure| Error::Part("recover the sandboxes", failure))?;
     tracing::info!(
@@ -277,7 +279,7 @@ async fn wind_down(
             tracing::info!(sandboxes = ?config.on_stop, "stopping: nothing new is accepted");
             Ok(())
         }
-        () = until_gone(keeper) => {
+        () = until_gone(keeper, sandboxes) => {
             tracing::error!("the keeper is gone");
             Err(Error::Keeper)
         }
@@ -287,13 +289,15 @@ async fn wind_down(
     outcome
 }
 
-async fn until_gone(keeper: &Client) {
+async fn until_gone(keeper: &Client, sandboxes: &Sandboxes) {
     let (containers, mut told) = (Containers::new(keeper.clone()), 0);
     while let Ok(refused) = containers.refused().await {
-        if refused.count > told
+        let more = refused.count.saturating_sub(told);
+        if more > 0
             && let Some(failure) = refused.last
         {
             tracing::warn!(error = %failure, count = refused.count, "failed to get ready for the next sandboxes");
+            sandboxes.refills().failed(Kept::Namespaces, more);
             told = refused.count;
         }
         tokio::time::sleep(KEEPER_PING_EVERY).await;

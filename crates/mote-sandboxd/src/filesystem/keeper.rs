@@ -180,8 +180,24 @@ pub enum Verb {
     ImageRetire(Id),
     /// Removes layers that nothing refers to: one [`Outcome::Collected`].
     Collect,
+    /// Makes a snapshot of nothing but these read-only trees, the topmost first.
+    SnapshotOf {
+        /// Id of the snapshot.
+        snapshot: Id,
+        /// Layers, and the host's programs.
+        lower: Vec<Lower>,
+    },
+    /// Whether these trees are there and may be used.
+    Usable(Vec<Lower>),
     /// Ends a worker that did its work; a layer that it filled gets its name.
     Finish(u64),
+    /// The same under another name than the one that was said at the beginning.
+    FinishAs {
+        /// The worker.
+        number: u64,
+        /// Id of the layer.
+        layer: Id,
+    },
     /// Ends a worker whatever it is doing; what it made is removed.
     Abandon(u64),
 }
@@ -325,7 +341,13 @@ impl Keeper {
             Verb::ImageRemove(key) => self.image_remove(&key)?,
             Verb::ImageRetire(key) => self.image_retire(&key)?,
             Verb::Collect => self.collect()?,
-            Verb::Finish(worker) => self.finish(worker)?,
+            Verb::SnapshotOf { snapshot, lower } => self.snapshot_of(&snapshot, lower)?,
+            Verb::Usable(lower) => {
+                self.lower_paths(&lower)?;
+                Outcome::Done
+            }
+            Verb::Finish(worker) => self.finish(worker, None)?,
+            Verb::FinishAs { number, layer } => self.finish(number, Some(&layer))?,
             Verb::Abandon(worker) => self.abandon(worker)?,
         };
         Ok((outcome, Vec::new()))

@@ -127,6 +127,23 @@ impl Filesystem {
         }
     }
 
+    /// Makes a snapshot of nothing but these trees, the topmost first.
+    ///
+    /// # Errors
+    /// `not_found` where a tree is not there; `forbidden` where one may not be used; `conflict` where the id is taken.
+    pub async fn snapshot_of(&self, snapshot: &str, lower: Vec<Lower>) -> Result<(), Failure> {
+        let snapshot = Id::new("snapshot", snapshot)?;
+        done(self.ask(Verb::SnapshotOf { snapshot, lower }).await?)
+    }
+
+    /// Whether these trees are there and may be used.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot_of`].
+    pub async fn usable(&self, lower: Vec<Lower>) -> Result<(), Failure> {
+        done(self.ask(Verb::Usable(lower)).await?)
+    }
+
     /// Removes a root. Its space comes back in the background.
     ///
     /// # Errors

@@ -109,6 +109,18 @@ impl Keeper {
         }
     }
 
+    /// Makes a snapshot that holds what these trees hold: of content that came from elsewhere.
+    pub(super) fn snapshot_of(&self, snapshot: &Id, lower: Vec<Lower>) -> Result<Outcome, Failure> {
+        if lower.is_empty() || lower.len() > LOWER_TREES_MAX {
+            return Err(Failure::invalid("snapshot", format!("1 to {LOWER_TREES_MAX} trees are needed")));
+        }
+        self.lower_paths(&lower)?;
+        let draft = self.pool.begin(Folder::Snapshots, snapshot)?;
+        Record { lower, sealed: true, ..Record::default() }.write(draft.directory())?;
+        draft.publish()?;
+        Ok(Outcome::Done)
+    }
+
     pub(super) fn rollback_begin(&self, sandbox: &Id, snapshot: &Id) -> Result<Outcome, Failure> {
         let quota_bytes = Record::read(&self.existing(Folder::Roots, sandbox)?)?.quota_bytes;
         self.copy_of_snapshot(snapshot, sandbox, quota_bytes, true)?.keep();

@@ -48,7 +48,7 @@ impl Filesystem {
                 }
                 Report::Compared { truncated } => {
                     difference.truncated = truncated;
-                    worker.end().await?;
+                    worker.end(None).await?;
                     return Ok(difference);
                 }
                 other => return Err(surprise(&other)),
@@ -65,7 +65,7 @@ impl Filesystem {
         worker.send(&Order::Pack, Some(sink)).await?;
         match worker.report().await? {
             Report::Packed(packed) => {
-                worker.end().await?;
+                worker.end(None).await?;
                 Ok(packed)
             }
             other => Err(surprise(&other)),
@@ -102,12 +102,40 @@ impl Filling {
         }
     }
 
+    /// Has everything that was added written to the disk.
+    ///
+    /// # Errors
+    /// `no_space`, where only now it shows.
+    pub async fn sync(&self) -> Result<(), Failure> {
+        self.worker.send(&Order::Sync, None).await?;
+        match self.worker.report().await? {
+            Report::Synced => Ok(()),
+            other => Err(surprise(&other)),
+        }
+    }
+
     /// Gives the layer its name: it is whole and good.
     ///
     /// # Errors
     /// Where the worker did not end well; the layer is removed.
     pub async fn keep(self) -> Result<(), Failure> {
-        self.worker.end().await
+        self.worker.end(None).await
+    }
+
+    /// Removes the layer; returns when its place is free again. Dropping it does the same in the background.
+    ///
+    /// # Errors
+    /// The keeper's.
+    pub async fn abandon(self) -> Result<(), Failure> {
+        self.worker.abandon().await
+    }
+
+    /// Gives the layer another name, which is known only now.
+    ///
+    /// # Errors
+    /// As [`Self::keep`]; `conflict` where the name is taken.
+    pub async fn keep_as(self, layer: Id) -> Result<(), Failure> {
+        self.worker.end(Some(layer)).await
     }
 }
 
@@ -162,10 +190,19 @@ impl Worker {
         }
     }
 
-    async fn end(mut self) -> Result<(), Failure> {
+    async fn abandon(mut self) -> Result<(), Failure> {
+        let Some(number) = self.number.take() else { return Ok(()) };
+        super::done(self.filesystem.ask(Verb::Abandon(number)).await?)
+    }
+
+    async fn end(mut self, name: Option<Id>) -> Result<(), Failure> {
         self.send(&Order::End, None).await?;
         let Some(number) = self.number.take() else { return Ok(()) };
-        super::done(self.filesystem.ask(Verb::Finish(number)).await?)
+        let verb = match name {
+            Some(layer) => Verb::FinishAs { number, layer },
+            None => Verb::Finish(number),
+        };
+        super::done(self.filesystem.ask(verb).await?)
     }
 }
 

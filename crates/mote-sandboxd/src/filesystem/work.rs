@@ -97,15 +97,17 @@ impl Keeper {
         self.start(Task::Pack, vec![tree], draft, false)
     }
 
-    /// Ends a worker that did its work, and gives what it made its name.
-    pub(super) fn finish(&mut self, number: u64) -> Result<Outcome, Failure> {
+    /// Ends a worker that did its work, and gives what it made its name, or another one.
+    pub(super) fn finish(&mut self, number: u64, name: Option<&Id>) -> Result<Outcome, Failure> {
         let mut running = self.take(number)?;
         let ended = wait(&mut running.child);
         let publish = running.publish && matches!(ended, Ok(true));
         if let Some((folder, id)) = &running.draft {
             let draft = self.pool.adopt(*folder, id)?;
-            if publish {
-                draft.publish()?;
+            match name {
+                _ if !publish => {}
+                Some(name) => draft.publish_as(name)?,
+                None => draft.publish()?,
             }
         }
         self.pool.sweep_if_needed();

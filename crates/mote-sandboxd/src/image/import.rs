@@ -162,7 +162,7 @@ impl Images {
             .map_err(|error| scratch_failure(&error.into()))
     }
 
-    async fn has(&self, layer: &Id) -> Result<bool, Failure> {
+    pub(super) async fn has(&self, layer: &Id) -> Result<bool, Failure> {
         match self.filesystem.ask(Verb::HasLayer(layer.clone())).await? {
             Outcome::Present(present) => Ok(present),
             other => Err(crate::filesystem::unexpected(&other)),

@@ -5,6 +5,7 @@
 //! (`filesystem::worker`). It does not know sandboxes.
 
 mod build;
+pub mod carried;
 pub mod command;
 mod import;
 pub mod recipe;
@@ -115,13 +116,14 @@ impl Images {
         })
     }
 
-    /// Every named image, by name. Steps of recipes are none.
+    /// Every named image, by name. Steps of recipes are none, and neither is what imported snapshots start from.
     ///
     /// # Errors
     /// The keeper's.
     pub async fn list(&self) -> Result<Vec<(String, Image)>, Failure> {
         let mut images = self.all().await?;
-        images.retain(|(name, _)| !name.starts_with(record::STEP_NAME));
+        let own = [record::STEP_NAME, record::SNAPSHOT_NAME];
+        images.retain(|(name, _)| !own.iter().any(|prefix| name.starts_with(prefix)));
         Ok(images)
     }
 
@@ -199,12 +201,22 @@ impl Images {
     /// # Errors
     /// `not_found`.
     pub async fn remove(&self, name: &str) -> Result<(), Failure> {
+        if name.starts_with(record::SNAPSHOT_NAME) {
+            return Err(
+                Failure::not_found("image", name).remedy("remove the snapshot: what it starts from goes with it")
+            );
+        }
+        self.take_away(name).await?;
+        self.collect().await.map(drop)
+    }
+
+    async fn take_away(&self, name: &str) -> Result<(), Failure> {
         let key = record::name_key(name)?;
         if self.read::<Name>(&key).await?.is_none() {
             return Err(Failure::not_found("image", name));
         }
         self.filesystem.ask(Verb::ImageRemove(key)).await?;
-        self.collect().await.map(drop)
+        Ok(())
     }
 
     /// Removes images without a name, and layers that no image, root or snapshot uses; answers how many layers. While an

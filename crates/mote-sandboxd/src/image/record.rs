@@ -22,6 +22,8 @@ pub(super) const DIRECTORY_ID: &str = "directory:";
 pub(super) const HOST_ID: &str = "host:";
 /// Before the key of a step of a recipe, as the name under which what it built is kept.
 pub(super) const STEP_NAME: &str = "step:";
+/// Before the id of a snapshot that came from elsewhere, as the name under which what it starts from is kept.
+pub(super) const SNAPSHOT_NAME: &str = "snapshot:";
 /// Before the key of a name.
 pub(super) const NAME_KEY: &str = "name-";
 
@@ -125,7 +127,7 @@ pub(super) fn name_of(source: &ImageSource) -> String {
 /// # Errors
 /// `invalid`.
 pub(super) fn check_name(name: &str) -> Result<(), Failure> {
-    let reserved = [DIGEST_ID, DIRECTORY_ID, HOST_ID, STEP_NAME, "tarball:", "oci:"];
+    let reserved = [DIGEST_ID, DIRECTORY_ID, HOST_ID, STEP_NAME, SNAPSHOT_NAME, "tarball:", "oci:"];
     if name.is_empty() || name.len() > IMAGE_NAME_BYTES_MAX || name.chars().any(|c| c.is_control() || c.is_whitespace())
     {
         return Err(Failure::invalid(

@@ -2,7 +2,8 @@
 //!
 //! It decides nothing: it only says which part carries out what, and in which order where two have to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::OwnedFd;
 
 use async_trait::async_trait;
 use mote_sandbox_api::capability::Support;
@@ -12,16 +13,21 @@ use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
 
-use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken};
+use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken, Whole};
 use crate::clock::SharedClock;
 use crate::descriptor;
 use crate::filesystem::keeper::{self as roots, Kind};
+use crate::filesystem::recipe::Lower;
+use crate::filesystem::work::Source as Tree;
+use crate::filesystem::worker::Compression;
 use crate::filesystem::{Filesystem, id::Id};
 use crate::guest::Guest;
 use crate::image::Images;
+use crate::image::carried::Users;
 use crate::limits::{BUNDLE_BYTES_MAX, DIFF_CHANGES_MAX, QUIET_PAUSE, QUIET_TRIES};
 use crate::namespace::{Containers, Launch as Plan, Mount, Source, Started};
 use crate::network::Network;
+use crate::transfer::{Below, Tree as Content};
 
 /// Where Debian's images, and most others, keep the authorities that they trust.
 const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -238,6 +244,51 @@ impl Substrate for Container {
         let quiet = self.is_quiet(id).await;
         let (image, remount) = self.images.commit(id, name, &config, quiet, self.clock.now_ms()).await?;
         Ok((image.id, Taken { remount }))
+    }
+
+    async fn below(&self, image: &str) -> Result<Below, Failure> {
+        let found = self.images.get(image).await?;
+        let host_programs = found.lower.iter().any(|tree| matches!(tree, Lower::Host | Lower::HostPrograms));
+        Ok(Below { image: found.id, config: found.config, host_programs })
+    }
+
+    async fn export(&self, snapshot: &str, sink: OwnedFd) -> Result<(), Failure> {
+        self.filesystem.export(Tree::Snapshot(Id::new("snapshot", snapshot)?), sink).await.map(drop)
+    }
+
+    async fn import(
+        &self,
+        snapshot: &str,
+        below: &Below,
+        source: OwnedFd,
+        whole: Whole,
+    ) -> Result<(String, Content), Failure> {
+        if below.host_programs {
+            // Before anything is received that could not be used.
+            self.filesystem.usable(vec![Lower::HostPrograms]).await?;
+        }
+        let filling = self.filesystem.fill(&format!("{snapshot}.import"), None).await?;
+        let (unpacked, whole) = tokio::join!(filling.add(source, Compression::None, false), whole);
+        let tree = match (whole, unpacked) {
+            // What is wrong with the file is the cause of what is wrong with what came through the pipe.
+            (Err(failure), _) | (Ok(_), Err(failure)) => Err(failure),
+            (Ok(Some(tree)), Ok(unpacked)) if unpacked.digest == tree.digest => Ok(tree),
+            (Ok(_), Ok(_)) => Err(Failure::new(Code::Internal, "what was unpacked of a snapshot is not what came")),
+        };
+        let tree = match tree {
+            Ok(tree) => tree,
+            Err(failure) => {
+                // At once: its space may be what the rest of the daemon waits for.
+                filling.abandon().await?;
+                return Err(failure);
+            }
+        };
+        let image = self.images.carry(snapshot, below, &tree, filling, self.clock.now_ms()).await?;
+        Ok((image.id, tree))
+    }
+
+    async fn forget_imports(&self, users: &Users) -> Result<HashSet<String>, Failure> {
+        self.images.forget_carried(users).await
     }
 
     async fn volume(&self, id: &str) -> Result<(), Failure> {

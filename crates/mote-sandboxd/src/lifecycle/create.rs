@@ -22,6 +22,7 @@ use super::{Inner, Sandboxes, check, to_the_end};
 use crate::clock::new_id;
 use crate::crash;
 use crate::limits::{CREATIONS_WAITING_MAX, GIVE_BACK_RETRY_FIRST, GIVE_BACK_RETRY_MAX, GUEST_START_TIMEOUT};
+use crate::state::SnapshotRecord;
 
 impl Sandboxes {
     /// Makes a sandbox. It can be used when this returns; its token is told.
@@ -239,8 +240,8 @@ impl Sandboxes {
     async fn origin(&self, spec: &Spec) -> Result<(Origin, Option<String>), Failure> {
         match &spec.image {
             Some(ImageSource::Snapshot(id)) => {
-                let snapshot = self.snapshot_record(id).await?;
-                Ok((Origin::Snapshot { id: id.clone(), image: snapshot.image }, Some(id.clone())))
+                let SnapshotRecord { snapshot, image, .. } = self.snapshot_record(id).await?;
+                Ok((Origin::Snapshot { id: snapshot.id.clone(), image }, Some(snapshot.id)))
             }
             Some(source) => Ok((Origin::Image(self.substrate.image(source).await?), None)),
             None => Err(Failure::invalid("spec.image", "no image is given and the profile has none")),

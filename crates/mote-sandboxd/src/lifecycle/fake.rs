@@ -1,6 +1,7 @@
 //! A substrate of tests: it keeps account of what is there, and fails where it is told to. It runs nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,8 +14,11 @@ use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
-use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken};
+use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken, Whole};
 use crate::guest::Guest;
+use crate::image::carried::Users;
+use crate::image::record::Config;
+use crate::transfer::{Below, Tree};
 
 /// What is there.
 #[derive(Debug, Default)]
@@ -188,6 +192,25 @@ impl Substrate for Fake {
     }
     async fn commit(&self, _: &str, name: &str, _: &str) -> Result<(String, Taken), Failure> {
         self.pass("commit").await.map(|_| (format!("sha256:{name}"), Taken::default()))
+    }
+    async fn below(&self, image: &str) -> Result<Below, Failure> {
+        let image = image.to_owned();
+        self.may("below").map(|_| Below { image, config: Config::default(), host_programs: false })
+    }
+    async fn export(&self, _: &str, sink: OwnedFd) -> Result<(), Failure> {
+        use std::io::Write as _;
+        let written = std::fs::File::from(sink).write_all(b"the files");
+        drop(self.may("export")?);
+        written.map_err(|error| Failure::new(Code::Internal, error.to_string()))
+    }
+    async fn import(&self, snapshot: &str, _: &Below, _: OwnedFd, whole: Whole) -> Result<(String, Tree), Failure> {
+        self.world().snapshots.insert(snapshot.to_owned());
+        let tree = whole.await?.ok_or_else(|| Failure::new(Code::Internal, "the pipe was closed"))?;
+        drop(self.may("import")?);
+        Ok((format!("sha256:{}", tree.digest), tree))
+    }
+    async fn forget_imports(&self, _: &Users) -> Result<HashSet<String>, Failure> {
+        self.may("forget_imports").map(|_| HashSet::new())
     }
     async fn volume(&self, id: &str) -> Result<(), Failure> {
         self.pass("volume").await?.volumes.insert(id.to_owned());

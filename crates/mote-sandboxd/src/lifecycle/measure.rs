@@ -1,10 +1,11 @@
-//! How long operations of the lifecycle take, as histograms.
+//! How long operations of the lifecycle take, as histograms; how often nothing could be got ready for them.
 //!
-//! It does not expose them: `telemetry::metrics` registers the family.
+//! It does not expose them: `telemetry::metrics` registers the families.
 
 use std::fmt::Write as _;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
@@ -89,5 +90,52 @@ impl Taken<'_> {
     pub fn done(self) {
         let label = Label { operation: self.operation };
         self.durations.0.get_or_create(&label).observe(self.since.elapsed().as_secs_f64());
+    }
+}
+
+/// What is kept ready for sandboxes to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kept {
+    /// The keeper's namespaces, with a first process that waits for orders.
+    Namespaces,
+    /// Sandboxes of the warm pool.
+    Sandboxes,
+}
+
+impl EncodeLabelValue for Kept {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.write_str(match self {
+            Self::Namespaces => "namespaces",
+            Self::Sandboxes => "sandboxes",
+        })
+    }
+}
+
+/// The label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Stock {
+    /// What could not be made.
+    pub kept: Kept,
+}
+
+/// How often something could not be got ready. A sandbox is then made when it is asked for: slower, or told why it cannot.
+#[derive(Debug, Clone)]
+pub struct Refills(pub Family<Stock, Counter>);
+
+impl Default for Refills {
+    fn default() -> Self {
+        let family = Family::default();
+        // There from the start, so that the first failure is an increase.
+        for kept in [Kept::Namespaces, Kept::Sandboxes] {
+            drop(family.get_or_create(&Stock { kept }));
+        }
+        Self(family)
+    }
+}
+
+impl Refills {
+    /// Counts failures.
+    pub fn failed(&self, kept: Kept, count: u64) {
+        self.0.get_or_create(&Stock { kept }).inc_by(count);
     }
 }

@@ -23,12 +23,14 @@ mod remove;
 mod snapshot;
 pub mod substrate;
 mod timers;
+mod transfer;
+mod uses;
 mod volume;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::lifecycle::State;
@@ -39,12 +41,12 @@ use tokio::sync::Semaphore;
 
 use crate::clock::SharedClock;
 use crate::guest::Guest;
-use crate::limits::{AWAKE_TIMEOUT, CREATIONS_AT_ONCE};
+use crate::limits::{AWAKE_TIMEOUT, CREATIONS_AT_ONCE, TRANSFERS_MAX};
 use crate::state::State as Store;
 use cell::Cell;
 use journal::Line;
 use keep::Unkept;
-use measure::Durations;
+use measure::{Durations, Refills};
 use pool::Pool;
 use profiles::Profiles;
 use record::later;
@@ -52,6 +54,7 @@ use substrate::Substrate;
 use timers::Timers;
 
 pub use recover::Recovered;
+pub use transfer::Exported;
 
 /// What the lifecycle stands on.
 pub struct Parts {
@@ -67,6 +70,8 @@ pub struct Parts {
     pub sandboxes_max: usize,
     /// What is kept warm.
     pub pool: Vec<pool::Entry>,
+    /// Bytes of an exported snapshot that is taken in.
+    pub import_bytes_max: u64,
 }
 
 /// What the handles share.
@@ -84,6 +89,13 @@ pub struct Inner {
     pool: Pool,
     durations: Durations,
     unkept: Unkept,
+    refills: Refills,
+    /// Exports and imports under way.
+    transfers: Arc<Semaphore>,
+    uses: uses::Uses,
+    /// Images below imported snapshots that are no more, which sandboxes still use.
+    left_over: Mutex<HashSet<String>>,
+    import_bytes_max: u64,
 }
 
 /// The sandboxes of this daemon; clones share them.
@@ -136,6 +148,11 @@ impl Sandboxes {
             pool,
             durations: Durations::default(),
             unkept: Unkept::default(),
+            refills: Refills::default(),
+            transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+            uses: uses::Uses::default(),
+            left_over: Mutex::default(),
+            import_bytes_max: parts.import_bytes_max,
         }))
     }
 
@@ -167,6 +184,18 @@ impl Sandboxes {
     #[must_use]
     pub fn durations(&self) -> &Durations {
         &self.0.durations
+    }
+
+    /// How often something could not be got ready.
+    #[must_use]
+    pub fn refills(&self) -> &Refills {
+        &self.0.refills
+    }
+
+    /// Bytes of an exported snapshot that is taken in.
+    #[must_use]
+    pub fn import_bytes_max(&self) -> u64 {
+        self.0.import_bytes_max
     }
 
     /// A sandbox as it is now; one that is gone is told of for a while.

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::cell::Cell;
 use super::create::{For, configuration};
+use super::measure::Kept;
 use super::profiles::Profiles;
 use super::record::Record;
 use super::{Sandboxes, to_the_end};
@@ -212,6 +213,7 @@ impl Sandboxes {
                         }
                         Err(failure) => {
                             tracing::warn!(error = %failure, "failed to fill the warm pool; it is tried again");
+                            self.refills.failed(Kept::Sandboxes, 1);
                             failed = true;
                         }
                     }

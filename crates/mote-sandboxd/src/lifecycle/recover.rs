@@ -105,16 +105,25 @@ impl Sandboxes {
             self.rid(&id, Remains::Root).await;
             recovered.strays += 1;
         }
-        let mut named = HashSet::new();
+        let (held, mut named): (HashSet<String>, _) = (snapshots.into_iter().collect(), HashSet::new());
         for record in self.store.snapshots().await? {
+            let id = record.snapshot.id;
             if !record.complete {
-                self.rid(&record.snapshot.id, Remains::Snapshot).await;
+                self.rid(&id, Remains::Snapshot).await;
+                recovered.strays += 1;
+            } else if !held.contains(&id) {
+                // A crash of the host: the row was on the disk before the snapshot was.
+                tracing::warn!(snapshot = id, "a snapshot that is not there is forgotten");
+                self.rid(&id, Remains::Snapshot).await;
                 recovered.strays += 1;
             }
-            named.insert(record.snapshot.id);
+            named.insert(id);
         }
-        for id in snapshots.into_iter().filter(|id| !named.contains(id)) {
-            self.rid(&id, Remains::Snapshot).await;
+        for id in held.difference(&named) {
+            self.rid(id, Remains::Snapshot).await;
+        }
+        if let Err(error) = self.forget_imports().await {
+            tracing::warn!(%error, "failed to forget what imported snapshots started from; it is tried again");
         }
         self.prune().await;
         Ok(recovered)

@@ -87,8 +87,9 @@ impl Sandboxes {
             self.strike(cell).await;
             return Ok(());
         }
-        let reason = cell.read(|record| record.reason.clone()).unwrap_or_default();
+        let (reason, image) = cell.read(|record| (record.reason.clone().unwrap_or_default(), record.image.clone()));
         cell.note(now, "info", format!("gone: {reason}"));
+        self.forget_import_of(&image).await;
         self.prune().await;
         Ok(())
     }

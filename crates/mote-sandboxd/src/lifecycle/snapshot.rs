@@ -74,6 +74,7 @@ impl Sandboxes {
             created_ms: self.clock.now_ms(),
             memory: false,
             exclusive_bytes: None,
+            digest: None,
         };
         let mut record = SnapshotRecord { snapshot: snapshot.clone(), image, complete: false, made_under };
         self.store.put_snapshot(&record).await?;
@@ -302,19 +303,27 @@ impl Sandboxes {
     /// Removes a snapshot. Sandboxes that were made of it keep what they have.
     ///
     /// # Errors
-    /// `not_found`; `busy` while a rollback to it is under way.
+    /// `not_found`; `busy` while a rollback to it or an export of it is under way.
     pub async fn remove_snapshot(&self, id: &str) -> Result<(), Failure> {
         let (this, mut record) = (self.clone(), self.snapshot_record(id).await?);
-        let wanted = record.snapshot.id.clone();
-        let used = |cell: &Arc<Cell>| cell.read(|record| record.rolling_back_to.as_ref() == Some(&wanted));
+        let id = record.snapshot.id.clone();
+        let used = |cell: &Arc<Cell>| cell.read(|record| record.rolling_back_to.as_ref() == Some(&id));
         if let Some(cell) = self.all().iter().find(|cell| used(cell)) {
             return Err(Failure::new(Code::Busy, "a rollback to the snapshot is under way").with("sandbox", cell.id()));
         }
+        let Some(held) = self.uses.remove(&id) else {
+            return Err(Failure::new(Code::Busy, "the snapshot is being exported or removed").with("snapshot", id));
+        };
         to_the_end(async move {
+            let _held = held;
             record.complete = false;
             this.store.put_snapshot(&record).await?;
             this.substrate.remove_snapshot(&record.snapshot.id).await?;
-            this.store.remove_snapshot(&record.snapshot.id).await
+            this.store.remove_snapshot(&record.snapshot.id).await?;
+            if record.snapshot.digest.is_some() {
+                this.forget_imports().await?;
+            }
+            Ok(())
         })
         .await
     }

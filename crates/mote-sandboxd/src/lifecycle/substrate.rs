@@ -3,8 +3,9 @@
 //! It states no order of things: the lifecycle does. Every operation names sandboxes by id; those that give something back
 //! (`end`, `remove`, `remove_snapshot`) may be repeated, so that a crash between two of them is mended by doing them again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 
 use async_trait::async_trait;
@@ -16,6 +17,11 @@ use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::{ImageSource, Spec};
 
 use crate::guest::Guest;
+use crate::image::carried::Users;
+use crate::transfer::{Below, Tree};
+
+/// Ends with what came through a pipe where it came whole; with nothing where the pipe was closed from the other side.
+pub type Whole = Pin<Box<dyn Future<Output = Result<Option<Tree>, Failure>> + Send>>;
 
 /// Where a root begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +147,23 @@ pub trait Substrate: Send + Sync + 'static {
     async fn diff(&self, id: &str) -> Result<Vec<Change>, Failure>;
     /// Makes an image of the root as it is, above the image `below`; answers with its id.
     async fn commit(&self, id: &str, name: &str, below: &str) -> Result<(String, Taken), Failure>;
+
+    /// What a snapshot's image says, for whoever makes the snapshot anew elsewhere.
+    async fn below(&self, image: &str) -> Result<Below, Failure>;
+    /// Writes the files of a snapshot into a pipe, as one stream.
+    async fn export(&self, snapshot: &str, sink: OwnedFd) -> Result<(), Failure>;
+    /// Makes a snapshot of the stream that a pipe brings, where `whole` comes to say that it came whole. Nothing is left of
+    /// it otherwise but what [`Self::remove_snapshot`] and [`Self::forget_imports`] remove. Answers with the id of the image
+    /// below it, and what the files are.
+    async fn import(
+        &self,
+        snapshot: &str,
+        below: &Below,
+        source: OwnedFd,
+        whole: Whole,
+    ) -> Result<(String, Tree), Failure>;
+    /// Forgets what imported snapshots started from and nobody uses. Answers the ids of images that sandboxes alone use.
+    async fn forget_imports(&self, users: &Users) -> Result<HashSet<String>, Failure>;
 
     /// Makes a volume.
     async fn volume(&self, id: &str) -> Result<(), Failure>;

@@ -35,6 +35,7 @@ fn daemon(directory: &std::path::Path, fake: &Arc<Fake>, pool: Vec<pool::Entry>)
         clock: Arc::new(crate::clock::System),
         profiles: Profiles::new(&ImageSource::Host, &BTreeMap::new()),
         sandboxes_max: 8,
+        import_bytes_max: 1 << 20,
         pool,
     })
 }

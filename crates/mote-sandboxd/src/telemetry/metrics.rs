@@ -69,6 +69,11 @@ impl Metrics {
         );
         let refusals = network.refusals().clone();
         registry.register("network_refusals", "What the network boundary refused, by kind and reason", refusals);
+        registry.register(
+            "refill_failures",
+            "Times that nothing could be got ready for sandboxes to come",
+            sandboxes.refills().0.clone(),
+        );
         Self { registry, requests, measured: Mutex::default() }
     }
 

@@ -16,7 +16,7 @@ pub const SANDBOX_URL_VARIABLE: &str = "MOTE_SANDBOX_URL";
 /// Variable that holds an API key.
 pub const SANDBOX_KEY_VARIABLE: &str = "MOTE_SANDBOX_KEY";
 /// Where a daemon leaves the key that it makes at its first start; root alone can read it.
-pub const SANDBOX_KEY_FILE: &str = "/var/lib/mote-sandbox/admin.key";
+pub const SANDBOX_KEY_FILE: &str = "/var/lib/mote-sandbox/daemon/admin.key";
 
 /// The sandbox of an agent.
 #[derive(Debug, Clone, PartialEq)]

@@ -330,7 +330,7 @@ async fn the_example_runs_and_leaves_no_sandbox() {
 }
 
 /// A certificate for 127.0.0.1 that vouches for itself; the lines of the daemon's configuration, and where it then listens.
-fn certified(folder: &std::path::Path) -> (String, String) {
+pub(crate) fn certified(folder: &std::path::Path) -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
     let (pem, private) = (folder.join("ca.pem"), folder.join("tls.key"));

@@ -8,18 +8,18 @@ use tokio::process::Command;
 
 use crate::fixture::{Daemon, PATIENCE};
 
-fn command(daemon: &Daemon, arguments: &[&str]) -> Command {
+pub(crate) fn command(daemon: &Daemon, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary::mote().unwrap());
     command.arg("sandbox").args(arguments).env("MOTE_SANDBOX_URL", daemon.url()).env("MOTE_SANDBOX_KEY", daemon.key());
     command
 }
 
-async fn output(daemon: &Daemon, arguments: &[&str]) -> Output {
+pub(crate) async fn output(daemon: &Daemon, arguments: &[&str]) -> Output {
     command(daemon, arguments).stdin(Stdio::null()).output().await.unwrap()
 }
 
 /// A command that succeeds; what it printed, without the last line's end.
-async fn printed(daemon: &Daemon, arguments: &[&str]) -> String {
+pub(crate) async fn printed(daemon: &Daemon, arguments: &[&str]) -> String {
     let output = output(daemon, arguments).await;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said}\n{}", daemon.log());
@@ -151,6 +151,37 @@ async fn a_shell_has_a_real_terminal() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("aterminal") && text.contains("33 101"), "{text}");
     assert_eq!(output.status.code(), Some(5), "{text}");
+}
+
+#[tokio::test]
+async fn a_daemon_with_a_certificate_of_ones_own_is_trusted_where_its_authority_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, url) = crate::agent::certified(folder.path());
+    let daemon = Daemon::configured(&config).await;
+    let ca = folder.path().join("ca.pem").display().to_string();
+    let mut refused = command(&daemon, &["list", "--url", &url]);
+    let refused = refused.output().await.unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(3) && said.contains("certificate") && said.contains("--ca"), "{said}");
+    let id = printed(&daemon, &["create", "--url", &url, "--ca", &ca]).await;
+    let by_variable = |ca: &str| {
+        let mut command = command(&daemon, &["exec", "--interactive", &id, "--url", &url, "--", "cat"]);
+        command.env("MOTE_SANDBOX_CA", ca).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    // A WebSocket goes over the same connection.
+    assert!(by_variable(&ca).output().await.unwrap().status.success());
+    let wrong = folder.path().join("absent.pem").display().to_string();
+    let unread = by_variable(&wrong).output().await.unwrap();
+    let said = String::from_utf8_lossy(&unread.stderr).into_owned();
+    assert!(unread.status.code() == Some(2) && said.contains(&wrong) && said.contains("MOTE_SANDBOX_CA"), "{said}");
+}
+
+#[tokio::test]
+async fn the_key_is_looked_for_where_a_daemon_leaves_it() {
+    let daemon = Daemon::start().await;
+    let below = std::path::Path::new(mote::config::SANDBOX_KEY_FILE).strip_prefix("/var/lib/mote-sandbox").unwrap();
+    assert_eq!(std::fs::read_to_string(daemon.state().join(below)).unwrap().trim(), daemon.key());
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod input;
 mod lifecycle;
 mod listing;
 mod metrics;
+mod moving;
 mod names;
 mod observability;
 mod preview;

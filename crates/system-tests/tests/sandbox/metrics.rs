@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use super::fixture::Daemon;
+use super::fixture::{Daemon, PATIENCE, POLL};
 
 fn promtool(text: &str) {
     let mut check = Command::new("promtool");
@@ -56,4 +57,28 @@ async fn a_refusal_is_counted_by_its_reason_and_by_nothing_that_a_sandbox_choose
     assert!(text.lines().any(|found| found == line), "{text}");
     let families: Vec<&str> = text.lines().filter(|line| line.starts_with("mote_sandbox_network_refusals")).collect();
     assert!(!families.iter().any(|line| line.contains(&id) || line.contains("169.254")), "{families:?}");
+}
+
+#[tokio::test]
+async fn what_could_not_be_got_ready_is_counted() {
+    // An image that is nowhere: the warm pool stays empty.
+    let nowhere = "pool: [{spec: {profile: training, image: {name: nowhere}}, size: 1}]";
+    let daemon = Daemon::configured(nowhere).await;
+    let count = |text: &str, kept: &str| {
+        let line = format!("mote_sandbox_refill_failures_total{{kept=\"{kept}\"}} ");
+        let value = text.lines().find_map(|found| found.strip_prefix(&line)?.parse::<u64>().ok());
+        value.unwrap_or_else(|| panic!("{kept}\n{text}"))
+    };
+    // Namespaces that wait for a sandbox are ended from outside, until it is noticed.
+    let since = Instant::now();
+    loop {
+        let text = scraped(&daemon).await;
+        if count(&text, "sandboxes") > 0 && count(&text, "namespaces") > 0 {
+            break promtool(&text);
+        }
+        assert!(since.elapsed() < PATIENCE, "{text}\n{}", daemon.log());
+        daemon.kill_first_processes();
+        tokio::time::sleep(POLL).await;
+    }
+    assert!(daemon.log().contains("nowhere"), "the log says why");
 }

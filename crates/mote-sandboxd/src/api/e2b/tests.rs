@@ -42,6 +42,7 @@ impl Stage {
             clock: Arc::new(System),
             profiles: Profiles::new(&ImageSource::Host, &BTreeMap::new()),
             sandboxes_max: 100,
+            import_bytes_max: 1 << 20,
             pool: Vec::new(),
         });
         let network = Network::new(network::Settings {

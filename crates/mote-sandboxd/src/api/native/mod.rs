@@ -12,6 +12,7 @@ mod ports;
 mod sandboxes;
 mod stored;
 mod stream;
+mod transfer;
 
 use axum::Router;
 use axum::routing::{MethodRouter, any, delete, get, post, put};
@@ -49,8 +50,9 @@ fn routes() -> Vec<(&'static str, MethodRouter<Api>)> {
         ("/v1/sandboxes/{id}/ports/{port}/", any(ports::root)),
         ("/v1/sandboxes/{id}/ports/{port}/{*rest}", any(ports::below)),
         ("/v1/sandboxes/{id}/network/decisions", get(sandboxes::decisions)),
-        ("/v1/snapshots", get(stored::snapshots)),
+        ("/v1/snapshots", get(stored::snapshots).post(transfer::import)),
         ("/v1/snapshots/{id}", delete(stored::remove_snapshot)),
+        ("/v1/snapshots/{id}/export", get(transfer::export)),
         ("/v1/volumes", get(stored::volumes).post(stored::create_volume)),
         ("/v1/volumes/{name}", delete(stored::remove_volume)),
         ("/v1/images", get(stored::images).post(stored::import_image)),

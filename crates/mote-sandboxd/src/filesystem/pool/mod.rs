@@ -396,6 +396,12 @@ impl Draft<'_> {
         Ok(())
     }
 
+    /// Gives the tree another name than the one it was begun for.
+    pub(super) fn publish_as(mut self, id: &Id) -> Result<(), Failure> {
+        self.id = id.clone();
+        self.publish()
+    }
+
     /// Puts the tree in the place of the one that is there. The other one is then under the draft's name and is removed.
     pub(super) fn replace(self) -> Result<(), Failure> {
         // Dropping removes what now has the draft's name: the old tree.

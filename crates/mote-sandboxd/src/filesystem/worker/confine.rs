@@ -81,7 +81,7 @@ fn filter() -> io::Result<()> {
     seccompiler::apply_filter(&program).map_err(io::Error::other)
 }
 
-const SYSTEM_CALLS: [i64; 61] = [
+const SYSTEM_CALLS: [i64; 62] = [
     // Memory, time, the end.
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -143,6 +143,7 @@ const SYSTEM_CALLS: [i64; 61] = [
     libc::SYS_renameat2,
     libc::SYS_statx,
     libc::SYS_symlinkat,
+    libc::SYS_syncfs,
     libc::SYS_unlinkat,
     libc::SYS_utimensat,
     libc::SYS_close_range,

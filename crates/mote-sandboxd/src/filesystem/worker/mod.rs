@@ -64,6 +64,8 @@ pub(super) enum Order {
         /// `.wh.` names remove (OCI image specification, "Whiteouts").
         whiteouts: bool,
     },
+    /// Has what was added written to the disk: what gets its name afterwards is there after a crash of the host.
+    Sync,
     /// Tells what was changed.
     Diff {
         /// Changes at most.
@@ -81,6 +83,8 @@ pub(super) enum Order {
 pub(super) enum Report {
     /// Of [`Order::Unpack`].
     Unpacked(Unpacked),
+    /// Of [`Order::Sync`].
+    Synced,
     /// Of [`Order::Diff`]: some changes; more follow.
     Changes(Vec<Change>),
     /// Of [`Order::Diff`]: that was all.
@@ -166,6 +170,11 @@ fn orders(socket: &OwnedFd, task: Task, trees: &[OwnedFd]) -> Result<(), Failure
             (_, Order::End, ..) => return Ok(()),
             (Task::Unpack, Order::Unpack { compression, whiteouts }, [tree], Some(stream)) => {
                 Report::Unpacked(unpacker.apply(tree, stream, compression, whiteouts)?)
+            }
+            (Task::Unpack, Order::Sync, [tree], None) => {
+                rustix::fs::syncfs(tree)
+                    .map_err(|error| fault::io("failed to write a tree to the disk", &error.into()))?;
+                Report::Synced
             }
             (Task::Diff, Order::Diff { changes_max }, [upper, lower, merged], None) => {
                 let tell = |changes| wire::send(socket, &Report::Changes(changes), &[]).map_err(broken);

@@ -2,6 +2,8 @@
 //!
 //! It does not retry.
 
+use std::path::Path;
+
 use anyhow::{Context as _, anyhow};
 use mote::config::{SANDBOX_KEY_FILE, SecretValue};
 use mote::limits::{CLIENT_ANSWER_TIMEOUT, CLIENT_CONNECT_TIMEOUT};
@@ -25,17 +27,19 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(url: &str, key: Option<&str>) -> Result<Self, Exit> {
+    pub(super) fn new(url: &str, ca: Option<&Path>, key: Option<&str>) -> Result<Self, Exit> {
         let parsed = reqwest::Url::parse(url).map_err(|error| Exit::usage(format!("--url {url:?}: {error}")))?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(Exit::usage(format!("--url {url:?} must be an http or https URL")));
         }
-        let http = mote::tls::http_client(None)
-            .and_then(|builder| {
-                let builder = builder.connect_timeout(CLIENT_CONNECT_TIMEOUT);
-                builder.build().map_err(|error| mote::tls::Error::Client(error.to_string()))
-            })
-            .map_err(anyhow::Error::new)?;
+        let builder = mote::tls::http_client(ca).map_err(|error| match error {
+            error @ mote::tls::Error::CaFile { .. } => Exit::usage(format!("--ca, MOTE_SANDBOX_CA: {error}")),
+            error => anyhow::Error::new(error).into(),
+        })?;
+        let http = builder
+            .connect_timeout(CLIENT_CONNECT_TIMEOUT)
+            .build()
+            .map_err(|error| anyhow::Error::new(mote::tls::Error::Client(error.to_string())))?;
         // A daemon on this host leaves its key where root alone can read it.
         let found = || std::fs::read_to_string(SANDBOX_KEY_FILE).ok();
         let key = key.map(str::to_owned).or_else(found).map(|key| SecretValue::new(key.trim()));
@@ -65,6 +69,11 @@ impl Client {
     /// Writes a file of a sandbox.
     pub(super) async fn upload(&self, path: &str, body: reqwest::Body) -> Result<(), Exit> {
         self.send(self.request(Method::PUT, path).body(body)).await.map(drop)
+    }
+
+    /// Sends bytes, for as long as that takes; the answer read as `T`.
+    pub(super) async fn send_file<T: DeserializeOwned>(&self, path: &str, body: reqwest::Body) -> Result<T, Exit> {
+        self.answer(self.request(Method::POST, path).body(body)).await
     }
 
     /// A WebSocket: the upgrade goes over the same connection as other requests do, TLS included.
@@ -100,9 +109,12 @@ impl Client {
 fn stopped(trouble: &Trouble) -> Exit {
     match trouble {
         Trouble::Unreachable { base, reason, .. } => {
-            let message = format!(
-                "failed to reach {base}: {reason}; is `mote-sandboxd serve` running there? (--url, MOTE_SANDBOX_URL)"
-            );
+            let hint = if reason.contains("certificate") {
+                "is its authority a private one? (--ca, MOTE_SANDBOX_CA)"
+            } else {
+                "is `mote-sandboxd serve` running there? (--url, MOTE_SANDBOX_URL)"
+            };
+            let message = format!("failed to reach {base}: {reason}; {hint}");
             Exit::new(Code::Unreachable, anyhow!(message))
         }
         Trouble::Refused { status, failure, .. } => {

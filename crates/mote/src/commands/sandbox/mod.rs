@@ -6,11 +6,11 @@ mod client;
 mod copy;
 mod print;
 mod shell;
+mod snapshot;
 mod specification;
 
 use mote_sandbox_api::request::{
     Change, Command as Program, Commit, Exec, ExecResult, Fork, Outcome, Page, Pause, PauseKind, Rollback, Sandbox,
-    Snapshot, TakeSnapshot,
 };
 use mote_sandbox_api::{capability::Capabilities, guest::Exit as Ended};
 use reqwest::Method;
@@ -21,8 +21,9 @@ use super::terminal::Terminal;
 use client::{Client, segment};
 
 const AFTER_HELP: &str = "\
-Every command takes --url and --key, or MOTE_SANDBOX_URL and MOTE_SANDBOX_KEY. Root on the
-daemon's own host needs neither: the key is found where the daemon left it.
+Every command takes --url, --key and --ca, or MOTE_SANDBOX_URL, MOTE_SANDBOX_KEY and
+MOTE_SANDBOX_CA. Root on the daemon's own host needs none of them: the key is found where the
+daemon left it.
 
 Examples:
   id=$(mote sandbox create --image base)
@@ -50,6 +51,9 @@ struct Connection {
     /// The daemon
     #[arg(long, global = true, env = "MOTE_SANDBOX_URL", value_name = "URL", default_value = mote::config::SANDBOX_URL)]
     url: String,
+    /// Certificates (PEM) of the authority that vouches for the daemon, beside the public ones
+    #[arg(long, global = true, env = "MOTE_SANDBOX_CA", value_name = "FILE")]
+    ca: Option<std::path::PathBuf>,
     /// The API key
     #[arg(long, global = true, env = "MOTE_SANDBOX_KEY", value_name = "KEY", hide_env_values = true)]
     key: Option<String>,
@@ -65,7 +69,7 @@ enum Command {
     Exec(Run),
     Shell(Shell),
     Cp(copy::Copy),
-    Snapshot(TakeOne),
+    Snapshot(snapshot::Arguments),
     Rollback(Back),
     Fork(Branch),
     /// Print what a sandbox changed of its image's files
@@ -149,16 +153,6 @@ struct Shell {
     user: Option<String>,
 }
 
-/// Take a snapshot of a sandbox's files and print its id
-#[derive(Debug, clap::Args)]
-struct TakeOne {
-    /// The sandbox's id
-    sandbox: String,
-    /// A name for the snapshot
-    #[arg(long)]
-    name: Option<String>,
-}
-
 /// Bring a sandbox back to a snapshot, under the same id
 #[derive(Debug, clap::Args)]
 struct Back {
@@ -220,7 +214,7 @@ struct Top {
 
 pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
     let Arguments { command, connection } = arguments;
-    let client = Client::new(&connection.url, connection.key.as_deref())?;
+    let client = Client::new(&connection.url, connection.ca.as_deref(), connection.key.as_deref())?;
     let runtime = super::runtime::single()?;
     let end = runtime.block_on(perform(command, &client, connection.json, terminal));
     // A read of the terminal that nobody waits for any more must not hold the command back.
@@ -240,11 +234,7 @@ async fn perform(command: Command, client: &Client, json: bool, terminal: &mut T
         Command::Exec(run) => exec(run, client, json, terminal).await,
         Command::Shell(shell) => shell::open(shell, client).await,
         Command::Cp(copy) => copy::execute(copy, client, terminal).await,
-        Command::Snapshot(one) => {
-            let body = TakeSnapshot { name: one.name };
-            let taken: Snapshot = client.tell(Method::POST, &of(&one.sandbox, "/snapshots"), &body).await?;
-            printed(&taken, &taken.id, json, terminal)
-        }
+        Command::Snapshot(arguments) => snapshot::execute(arguments, client, json, terminal).await,
         Command::Rollback(back) => {
             let body = Rollback { snapshot: back.snapshot };
             let sandbox: Sandbox = client.tell(Method::POST, &of(&back.sandbox, "/rollback"), &body).await?;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use mote_sandbox_api::capability::{Capabilities, Support};
-use mote_sandbox_api::request::{Change, ChangeKind, Page, Sandbox, Usage};
+use mote_sandbox_api::request::{Change, ChangeKind, Page, Sandbox, Snapshot, Usage};
 use mote_sandbox_api::units;
 use reqwest::Method;
 use serde_json::Value;
@@ -33,6 +33,20 @@ pub(super) fn sandboxes(sandboxes: &[Sandbox], json: bool, terminal: &mut Termin
             sandbox.metadata.iter().map(|(key, value)| format!("{}={}", sanitized(key), sanitized(value))).collect();
         let profile = format!("{:?}", sandbox.profile).to_lowercase();
         let line = format!("{}  {:<12} {profile:<10}  {}", sandbox.id, sandbox.state.to_string(), metadata.join(" "));
+        terminal.line(shorten(&line, 400).trim_end())?;
+    }
+    Ok(())
+}
+
+/// A line a snapshot: id, when it was made here, the sandbox it was taken of, its name.
+pub(super) fn snapshots(snapshots: &[Snapshot], json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
+    for snapshot in snapshots {
+        if json {
+            in_json(snapshot, terminal)?;
+            continue;
+        }
+        let (time, name) = (mote::timestamp::format_rfc3339(snapshot.created_ms), snapshot.name.as_deref());
+        let line = format!("{}  {time}  {}  {}", snapshot.id, snapshot.sandbox, name.unwrap_or_default());
         terminal.line(shorten(&line, 400).trim_end())?;
     }
     Ok(())

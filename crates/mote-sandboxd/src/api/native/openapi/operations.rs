@@ -16,6 +16,7 @@ use crate::api::native::exec::Signal;
 use crate::api::native::files::{At, ListQuery, ReadQuery, Rename, WatchQuery, WriteQuery};
 use crate::api::native::sandboxes::LogsQuery;
 use crate::api::native::stored::{NamedImage, SnapshotsQuery, Told};
+use crate::api::native::transfer::{ImportQuery, MEDIA_TYPE};
 use crate::code::{About, Cell, NewContext};
 use crate::lifecycle::journal::Line;
 use crate::network::decision::Decision;
@@ -242,6 +243,13 @@ fn stored(d: &mut Document) {
         "Removes a snapshot; what was made from it stays.",
     )
     .answers_fields(200, &["removed"]);
+    d.operation(Key, "post", "/v1/snapshots", "import_snapshot", "A snapshot from a file that was exported, verified.")
+        .queries::<ImportQuery>()
+        .bytes(MEDIA_TYPE)
+        .answers::<Snapshot>(201);
+    let export =
+        "The snapshot as a file that moves between hosts: its files, and what is needed to make a sandbox of it.";
+    d.operation(Key, "get", "/v1/snapshots/{id}/export", "export_snapshot", export).answers_as(200, MEDIA_TYPE);
     d.operation(Key, "get", "/v1/volumes", "list_volumes", "Volumes.").answers_page::<Volume>(200);
     d.operation(Key, "post", "/v1/volumes", "create_volume", "Makes a volume.")
         .body::<CreateVolume>()
