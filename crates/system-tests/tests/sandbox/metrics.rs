@@ -59,6 +59,18 @@ async fn a_refusal_is_counted_by_its_reason_and_by_nothing_that_a_sandbox_choose
     assert!(!families.iter().any(|line| line.contains(&id) || line.contains("169.254")), "{families:?}");
 }
 
+/// Processes whose parent this one is.
+fn children(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().filter_map(Result::ok);
+    let texts = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    texts.flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
 #[tokio::test]
 async fn what_could_not_be_got_ready_is_counted() {
     // An image that is nowhere: the warm pool stays empty.
@@ -69,7 +81,7 @@ async fn what_could_not_be_got_ready_is_counted() {
         let value = text.lines().find_map(|found| found.strip_prefix(&line)?.parse::<u64>().ok());
         value.unwrap_or_else(|| panic!("{kept}\n{text}"))
     };
-    // Namespaces that wait for a sandbox are ended from outside, until it is noticed.
+    // What waits in the keeper, the daemon's child, for a sandbox to come is ended from outside, until it is noticed.
     let since = Instant::now();
     loop {
         let text = scraped(&daemon).await;
@@ -77,7 +89,7 @@ async fn what_could_not_be_got_ready_is_counted() {
             break promtool(&text);
         }
         assert!(since.elapsed() < PATIENCE, "{text}\n{}", daemon.log());
-        daemon.kill_first_processes();
+        children(daemon.pid()).into_iter().flat_map(children).for_each(kill);
         tokio::time::sleep(POLL).await;
     }
     assert!(daemon.log().contains("nowhere"), "the log says why");
