@@ -30,11 +30,15 @@ fn kept(daemon: &Daemon) -> BTreeSet<String> {
     folders.iter().flat_map(|folder| names(folder).into_iter().map(move |name| format!("{folder}/{name}"))).collect()
 }
 
-/// Waits until the pool holds what it held: what was abandoned is removed in the background.
+/// Waits until the pool holds nothing that it did not hold: what was abandoned is removed in the background, and so may be
+/// what was there and had lost its use.
 async fn nothing_left(daemon: &Daemon, before: &BTreeSet<String>, why: &str) {
     let since = Instant::now();
-    while kept(daemon) != *before {
-        let left: Vec<_> = kept(daemon).symmetric_difference(before).cloned().collect();
+    loop {
+        let left: Vec<_> = kept(daemon).difference(before).cloned().collect();
+        if left.is_empty() {
+            break;
+        }
         assert!(since.elapsed() < PATIENCE, "{why}: {left:?}\n{}", daemon.log());
         tokio::time::sleep(POLL).await;
     }
