@@ -33,15 +33,30 @@ impl Accounts {
         Self { passwd: contents("/etc/passwd"), group: contents("/etc/group") }
     }
 
-    /// The user of this name or number. A number needs no account.
-    pub(crate) fn user(&self, name: &str) -> Result<User> {
-        let number = name.parse::<u32>().ok();
+    /// The user that a text names, in the forms of an image's `User` (OCI image specification, "config"): `user`, `uid`,
+    /// `user:group`, `uid:gid`, `uid:group`, `user:gid`. A number needs no account; digits are always a number. As with Docker,
+    /// an id without an account has group 0, and a group that is named stands alone: no other group is added.
+    pub(crate) fn user(&self, text: &str) -> Result<User> {
+        let (name, group) = match text.split_once(':') {
+            Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
+            None => (text, None),
+        };
+        let mut user = self.user_alone(if name.is_empty() { "0" } else { name })?;
+        if let Some(group) = group {
+            let gid = self.group_id(group).ok_or_else(|| Failure::not_found("group", group))?;
+            user.identity = Identity { gid, groups: vec![gid], ..user.identity };
+        }
+        Ok(user)
+    }
+
+    fn user_alone(&self, name: &str) -> Result<User> {
+        let number = number(name);
         let line = self
             .passwd
             .lines()
             .map(|line| line.split(':').collect::<Vec<_>>())
             .filter(|fields| fields.len() >= 4)
-            .find(|fields| fields[0] == name || number.is_some_and(|number| fields[2].parse() == Ok(number)));
+            .find(|fields| number.map_or(fields[0] == name, |number| fields[2].parse() == Ok(number)));
         let at =
             |fields: &[&str], index: usize| fields.get(index).filter(|text| !text.is_empty()).map(|t| (*t).to_owned());
         let user = match (line, number) {
@@ -53,15 +68,23 @@ impl Accounts {
                 let identity = Identity { uid, gid, groups };
                 User { name: fields[0].to_owned(), identity, home, shell: at(&fields, 6) }
             }
-            (None, Some(id)) => {
-                let identity = Identity { uid: id, gid: id, groups: vec![id] };
-                let home = if id == 0 { "/root" } else { "/" };
+            (None, Some(uid)) => {
+                let identity = Identity { uid, gid: 0, groups: vec![0] };
+                let home = if uid == 0 { "/root" } else { "/" };
                 User { name: name.to_owned(), identity, home: home.to_owned(), shell: None }
             }
             (None, None) if name == "root" => return self.user("0").map(|user| User { name: name.to_owned(), ..user }),
             (None, None) => return Err(Failure::not_found("user", name)),
         };
         Ok(user)
+    }
+
+    /// Id of a group, by its name or number. A number needs no entry.
+    fn group_id(&self, group: &str) -> Option<u32> {
+        number(group).or_else(|| {
+            let entry = self.group.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|f| f[0] == group);
+            entry?.get(2)?.parse().ok()
+        })
     }
 
     fn groups_of(&self, user: &str, primary: u32) -> Vec<u32> {
@@ -87,6 +110,12 @@ impl Accounts {
     pub(crate) fn group_name(&self, gid: u32) -> String {
         name_of(&self.group, gid)
     }
+}
+
+/// An id that is written as one. The highest number means "no change" to the kernel, so that it is nobody's.
+fn number(text: &str) -> Option<u32> {
+    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|id| is_digits && *id != u32::MAX)
 }
 
 fn name_of(file: &str, id: u32) -> String {
@@ -135,11 +164,31 @@ mod tests {
 
     #[test]
     fn a_number_needs_no_account_and_a_name_does() {
-        assert_eq!(accounts().user("4242").unwrap().identity.gid, 4242);
+        assert_eq!(accounts().user("4242").unwrap().identity, Identity { uid: 4242, gid: 0, groups: vec![0] });
         assert_eq!(accounts().user("bare").unwrap().home, "/");
         assert_eq!(Accounts::default().user("root").unwrap().identity.uid, 0);
         assert!(accounts().user("eve").is_err_and(|failure| failure.context["kind"] == "user"));
         assert!(accounts().user("bad").is_err());
+    }
+
+    #[test]
+    fn every_form_of_an_images_user_is_understood() {
+        let of = |text: &str| accounts().user(text).map(|user| (user.identity.uid, user.identity.gid, user.identity.groups));
+        assert_eq!(of("ana:audio"), Ok((1000, 29, vec![29])));
+        assert_eq!(of("ana:77"), Ok((1000, 77, vec![77])));
+        assert_eq!(of("1000:1000"), Ok((1000, 1000, vec![1000])));
+        assert_eq!(of("4242:sudo"), Ok((4242, 27, vec![27])));
+        assert_eq!(of("4242:4243"), Ok((4242, 4243, vec![4243])));
+        assert_eq!(of(":audio"), Ok((0, 29, vec![29])));
+        assert_eq!(of("ana:"), Ok((1000, 1000, vec![1000, 29, 27])));
+        assert_eq!(accounts().user("ana:audio").unwrap().home, "/home/ana");
+        let missing = |text: &str| accounts().user(text).unwrap_err().context["kind"].clone();
+        assert_eq!((missing("ana:nobodies").as_str(), missing("eve:audio").as_str()), ("group", "user"));
+        assert_eq!(missing("4294967295"), "user");
+        assert_eq!(missing("+5"), "user");
+        // Digits are a number, also where they are somebody's name.
+        let accounts = Accounts { passwd: "7:x:9:9::/:\n".to_owned(), group: String::new() };
+        assert_eq!(accounts.user("7").unwrap().identity.uid, 7);
     }
 
     #[test]

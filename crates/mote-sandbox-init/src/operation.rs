@@ -139,10 +139,10 @@ pub(crate) fn user(named: Option<&str>, sandbox: &Sandbox) -> Result<(User, Acco
     let name = named.or(configuration.user.as_deref()).unwrap_or("root");
     let accounts = Accounts::read();
     match accounts.user(name) {
-        Err(_) if name == provision::USER && sandbox.is_first => {
+        Err(_) if name.split(':').next() == Some(provision::USER) && sandbox.is_first => {
             let made = provision::provide(Path::new("/"));
             let accounts = Accounts::read();
-            let number = provision::USER_ID.to_string();
+            let number = name.replacen(provision::USER, &format!("{id}:{id}", id = provision::USER_ID), 1);
             let user = accounts.user(if made.is_ok() { name } else { &number })?;
             Ok((user, accounts))
         }

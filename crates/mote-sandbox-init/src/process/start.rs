@@ -3,8 +3,11 @@
 //! It does not follow the process; what it returns is handed to the supervisor.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use mote_sandbox_api::error::{Code, Failure};
@@ -29,6 +32,8 @@ use crate::sandbox::{Sandbox, bell};
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Terminal that programs are told of when the environment does not say.
 const DEFAULT_TERM: &str = "xterm-256color";
+/// Permission bits of a working directory that is made.
+const FOLDER_MODE: u32 = 0o755;
 
 /// A process that runs, with this side's ends of everything.
 #[derive(Debug)]
@@ -93,7 +98,7 @@ fn begin(start: &Start, sandbox: &Sandbox) -> Result<(Child, Pipes, OwnedFd)> {
     let bell = bell()?;
     let (pipes, theirs) = match start.terminal {
         Some(size) => terminal(size, &user)?,
-        None => plain(start.stdin)?,
+        None => plain(start.stdin, &user)?,
     };
     let program = Program {
         files: &files,
@@ -107,9 +112,15 @@ fn begin(start: &Start, sandbox: &Sandbox) -> Result<(Child, Pipes, OwnedFd)> {
         oom_score: sandbox.oom_score.as_deref(),
     };
     let mut started = spawn(&program);
-    // A home that an image does not have is no reason to fail: nobody asked for it.
-    if cwd.is_none() && started.as_ref().is_err_and(|error| error.stage == Stage::Folder) {
-        started = spawn(&Program { folder: Some(c"/"), ..program });
+    if let Err(error) = &started
+        && error.stage == Stage::Folder
+    {
+        if cwd.is_none() {
+            // A home that an image does not have is no reason to fail: nobody asked for it.
+            started = spawn(&Program { folder: Some(c"/"), ..program });
+        } else if start.cwd.is_none() && error.errno == Errno::NOENT && make_folder(&folder) {
+            started = spawn(&program);
+        }
     }
     let child = started.map_err(|error| refused(error, start, cwd, &user))?;
     Ok((child, pipes, bell))
@@ -122,11 +133,18 @@ struct Pipes {
     terminal: Option<Arc<OwnedFd>>,
 }
 
-/// Pipes for output, and a pipe or nothing for input; with them the process's own ends.
-fn plain(stdin: bool) -> Result<(Pipes, [Arc<OwnedFd>; 3])> {
-    let ([out, their_out], [err, their_err]) = (pipe()?, pipe()?);
+/// Makes the sandbox's own working directory where the image lacks it, as Docker does: it is root's.
+fn make_folder(folder: &CStr) -> bool {
+    let path = Path::new(OsStr::from_bytes(folder.to_bytes()));
+    std::fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path).is_ok()
+}
+
+/// Pipes for output, and a pipe or nothing for input; with them the process's own ends. They are the user's, so that the user
+/// can open `/dev/stdout` and its like: the kernel asks who owns a pipe that is opened by such a name.
+fn plain(stdin: bool, user: &User) -> Result<(Pipes, [Arc<OwnedFd>; 3])> {
+    let ([out, their_out], [err, their_err]) = (pipe(user)?, pipe(user)?);
     let (input, their_in) = if stdin {
-        let [reader, writer] = pipe()?;
+        let [reader, writer] = pipe(user)?;
         (Some(nonblocking(writer)?), reader)
     } else {
         let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
@@ -162,9 +180,12 @@ fn terminal(size: TerminalSize, user: &User) -> Result<(Pipes, [Arc<OwnedFd>; 3]
     Ok((pipes, [theirs.clone(), theirs.clone(), theirs]))
 }
 
-fn pipe() -> Result<[Arc<OwnedFd>; 2]> {
+fn pipe(user: &User) -> Result<[Arc<OwnedFd>; 2]> {
     let (reader, writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| failed("make a pipe", errno))?;
+    let (uid, gid) = (rustix::fs::Uid::from_raw(user.identity.uid), rustix::fs::Gid::from_raw(user.identity.gid));
+    // An id that the sandbox does not have is told of by the start itself, with the user's name.
+    let _ = rustix::fs::fchown(&writer, Some(uid), Some(gid));
     Ok([Arc::new(reader), Arc::new(writer)])
 }
 
@@ -276,6 +297,10 @@ fn refused(error: spawn::Error, start: &Start, cwd: Option<&str>, user: &User) -
         Stage::Folder => {
             let cwd = cwd.unwrap_or(&user.home);
             failed(format_args!("enter the working directory {cwd:?}"), errno).with("kind", "cwd").with("id", cwd)
+        }
+        Stage::Identity if errno == Errno::INVAL => {
+            let message = format_args!("{:?} has an id that the sandbox does not map", user.name);
+            Failure::invalid("user", message).with("kind", "user").with("id", &user.name)
         }
         Stage::Identity => {
             failed(format_args!("become user {:?}", user.name), errno).with("kind", "user").with("id", &user.name)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Shutdown;
 
 use mote_sandbox_api::error::Code;
-use mote_sandbox_api::guest::{Configuration, Exit, Kind, Reply, Request, Selector, Start};
+use mote_sandbox_api::guest::{Configuration, Exit, Kind, Reply, Request, Selector, Start, TerminalSize};
 
 use crate::client::{Init, command, eventually, shell, tag};
 
@@ -36,7 +36,44 @@ fn a_process_is_its_users_with_its_own_environment_and_session() {
         init.run(Start { user: Some("0".to_owned()), cwd: Some("/etc".to_owned()), ..shell("id -un; pwd; id -G") });
     assert!(root.text().starts_with("root\n/etc\n0"), "{root:?}");
     let number = init.run(Start { user: Some("4242".to_owned()), ..shell("id -u; id -g; id -G") });
-    assert_eq!(number.text(), "4242\n4242\n4242");
+    // As Docker does: an id without an account has root's group.
+    assert_eq!(number.text(), "4242\n0\n0");
+    let both = init.run(Start { user: Some("4242:4243".to_owned()), ..shell("id -u; id -g; id -G") });
+    assert_eq!(both.text(), "4242\n4243\n4243");
+}
+
+#[test]
+fn a_user_can_open_the_standard_streams_by_name() {
+    let init = Init::start();
+    let script = "echo out >/dev/stdout; echo err >/dev/stderr; echo more | tee -a /dev/stdout >/proc/self/fd/1";
+    for user in ["root", "nobody", "4242:4243"] {
+        let outcome = init.run(Start { user: Some(user.to_owned()), ..shell(script) });
+        assert_eq!((outcome.text().as_str(), &*outcome.err), ("out\nmore\nmore", &b"err\n"[..]), "{user}");
+        let start = Start { user: Some(user.to_owned()), stdin: true, ..shell("cat /dev/stdin /dev/fd/0") };
+        let (_, mut client) = init.start_process(start);
+        client.send(Kind::Stdin, b"typed");
+        client.send(Kind::Stdin, &[]);
+        assert_eq!(client.outcome().text(), "typed", "{user}");
+        let on_terminal = Start {
+            user: Some(user.to_owned()),
+            terminal: Some(TerminalSize { cols: 80, rows: 24 }),
+            ..shell("echo seen >/dev/stdout; echo seen >/dev/tty")
+        };
+        let outcome = init.run(on_terminal);
+        assert_eq!(outcome.terminal, b"seen\r\nseen\r\n", "{user}");
+    }
+}
+
+#[test]
+fn the_sandboxs_own_working_directory_is_made_and_a_commands_is_not() {
+    let init = Init::start();
+    let path = init.path("deep/work");
+    let configuration = Configuration { cwd: Some(path.clone()), user: Some("nobody".to_owned()), ..Configuration::default() };
+    assert_eq!(init.ask(&Request::Configure(configuration)), Ok(Reply::Done));
+    assert_eq!(init.shell("pwd; stat -c '%U %a' .").text(), format!("{path}\nroot 755"));
+    let asked = Start { cwd: Some(init.path("none")), ..shell("true") };
+    assert_eq!(init.code(&Request::Start(asked)), Code::NotFound);
+    assert!(!std::path::Path::new(&init.path("none")).exists());
 }
 
 #[test]

@@ -8,12 +8,13 @@ use std::os::fd::OwnedFd;
 use async_trait::async_trait;
 use mote_sandbox_api::capability::Support;
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::{Configuration, FileTarget};
+use mote_sandbox_api::guest::Configuration;
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
 
 use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken, Whole};
+use super::trust;
 use crate::clock::SharedClock;
 use crate::descriptor;
 use crate::filesystem::keeper::{self as roots, Kind};
@@ -24,17 +25,10 @@ use crate::filesystem::{Filesystem, id::Id};
 use crate::guest::Guest;
 use crate::image::Images;
 use crate::image::carried::Users;
-use crate::limits::{BUNDLE_BYTES_MAX, DIFF_CHANGES_MAX, QUIET_PAUSE, QUIET_TRIES};
+use crate::limits::{DIFF_CHANGES_MAX, QUIET_PAUSE, QUIET_TRIES};
 use crate::namespace::{Containers, Launch as Plan, Mount, Source, Started};
 use crate::network::Network;
 use crate::transfer::{Below, Tree as Content};
-
-/// Where Debian's images, and most others, keep the authorities that they trust.
-const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// The same with the daemon's authority added.
-const BUNDLE: &str = "/etc/ssl/mote-bundle.pem";
-/// The daemon's authority alone.
-const AUTHORITY: &str = "/etc/ssl/mote-authority.pem";
 
 /// What containers are made of.
 pub struct Container {
@@ -78,28 +72,13 @@ impl Container {
         })
     }
 
-    /// Where TLS is terminated for a sandbox, it is told whom to trust: a bundle of its image's authorities and the
-    /// daemon's, and the variables by which programs find it.
+    /// Where TLS is terminated for a sandbox, its programs are told to trust the daemon's authority.
     async fn trust(&self, guest: &Guest, policy: &Policy) -> Result<BTreeMap<String, String>, Failure> {
         let inspects = policy.rules.iter().any(|rule| rule.inspect || !rule.headers.is_empty());
         if !inspects && policy.secrets.is_empty() && policy.tape.is_none() {
             return Ok(BTreeMap::new());
         }
-        let root = |path: &str| FileTarget { path: path.to_owned(), user: Some("0".to_owned()) };
-        let own = self.network.authority().to_owned();
-        let mut bundle = match guest.read_whole(root(SYSTEM_BUNDLE), BUNDLE_BYTES_MAX).await {
-            Ok(bundle) => bundle.to_vec(),
-            Err(failure) if failure.code == Code::NotFound => Vec::new(),
-            Err(failure) => return Err(failure),
-        };
-        bundle.push(b'\n');
-        bundle.extend_from_slice(own.as_bytes());
-        guest.write_whole(root(BUNDLE), Some(0o644), bundle.into()).await?;
-        guest.write_whole(root(AUTHORITY), Some(0o644), own.into()).await?;
-        let of_bundle = ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT"];
-        let mut env: BTreeMap<_, _> = of_bundle.into_iter().map(|name| (name.to_owned(), BUNDLE.to_owned())).collect();
-        env.insert("NODE_EXTRA_CA_CERTS".to_owned(), AUTHORITY.to_owned());
-        Ok(env)
+        trust::establish(guest, self.network.authority()).await
     }
 
     /// Whether no process but the first lives, so that a root can change under it. One that has just ended is counted for a

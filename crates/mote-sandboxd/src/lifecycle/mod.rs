@@ -24,6 +24,7 @@ mod snapshot;
 pub mod substrate;
 mod timers;
 mod transfer;
+mod trust;
 mod uses;
 mod volume;
 

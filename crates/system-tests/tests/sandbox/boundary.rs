@@ -288,3 +288,52 @@ print(direct('192.0.2.2'), outcome(abstract))";
         }
     });
 }
+
+/// Commands that keep no variable, and libraries that never look at one.
+const STRANGERS: [&str; 8] = [
+    "env -i /usr/bin/curl -sS --max-time 20 --noproxy '*' https://good.example/page",
+    "sudo -n curl -sS --max-time 20 --noproxy '*' https://good.example/page",
+    "env -i /usr/bin/wget -q -T 20 -t 1 --no-proxy -O - https://good.example/page",
+    "env -i /usr/bin/python3 -c 'import urllib.request as r; print(r.urlopen(\"https://good.example/page\").read().decode())'",
+    "sudo -n sh -c 'test -r \"$REQUESTS_CA_BUNDLE\" && cat \"$PIP_CERT\" >/dev/null && echo server=good.example'",
+    "env -i openssl s_client -connect good.example:443 -servername good.example -verify_return_error </dev/null >/dev/null 2>&1 && echo server=good.example",
+    "env -i git -c http.proxy= ls-remote https://good.example/page 2>&1 | grep -qi certificate || echo server=good.example",
+    "wget -q -T 20 -t 1 --no-proxy -O - https://good.example/page",
+];
+
+#[test]
+fn inspection_is_trusted_by_what_keeps_no_variable() {
+    with_world(async |_, daemon| {
+        let inspected = json!({ "rules": [{ "verdict": "allow", "to": "good.example", "inspect": true }] });
+        let id = &daemon.create(json!({ "network": inspected })).await;
+        for line in STRANGERS {
+            let result = daemon.exec(id, line).await;
+            assert!(result["stdout"].as_str().unwrap().contains("server=good.example"), "{line}: {result}");
+        }
+        // Once is enough, however often the sandbox begins anew.
+        daemon.done(Method::PUT, &format!("/v1/sandboxes/{id}/network"), inspected.clone()).await;
+        let bundle = "/etc/ssl/certs/ca-certificates.crt";
+        let count = format!("grep -cF \"$(sed -n 2p /etc/ssl/mote-authority.pem)\" {bundle}");
+        assert_eq!(daemon.run(id, &count).await.trim(), "1");
+        // An image without any, as Debian's smallest, gets one; Fedora's own places, behind its links, are found.
+        let bare = &daemon.create(json!({ "network": {"rules": []} })).await;
+        daemon.run(bare, &format!("rm -rf {bundle} /usr/local/share/ca-certificates")).await;
+        daemon.done(Method::PUT, &format!("/v1/sandboxes/{bare}/network"), inspected.clone()).await;
+        let line = "env -i /usr/bin/wget -q -T 20 -t 1 --no-proxy -O - https://good.example/page";
+        assert!(daemon.run(bare, line).await.contains("server=good.example"));
+        daemon.run(bare, "ls /usr/local/share/ca-certificates/mote-authority.crt").await;
+        let fedora = &daemon.create(json!({ "network": {"rules": []} })).await;
+        let links = format!(
+            "mkdir -p /etc/pki/ca-trust/extracted/pem /etc/pki/ca-trust/source/anchors /etc/pki/tls/certs \
+             && mv {bundle} /etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem \
+             && ln -s /etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem /etc/pki/tls/certs/ca-bundle.crt"
+        );
+        daemon.run(fedora, &links).await;
+        daemon.done(Method::PUT, &format!("/v1/sandboxes/{fedora}/network"), inspected).await;
+        let look = "ls -L /etc/pki/ca-trust/source/anchors/mote-authority.crt /etc/pki/tls/certs/2040c1c2.0 \
+                    && test -L /etc/pki/tls/certs/ca-bundle.crt \
+                    && env -i /usr/bin/curl -sS --max-time 20 --noproxy '*' --capath /none \
+                       --cacert /etc/pki/tls/certs/ca-bundle.crt https://good.example/page";
+        assert!(daemon.run(fedora, look).await.contains("server=good.example"));
+    });
+}
