@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
@@ -191,7 +192,15 @@ pub enum Request {
         /// From here.
         from: FileTarget,
         /// To this path.
-        to: String,
+        to: RawPath,
+    },
+    /// Makes a symbolic link, and the directories above it: one [`Reply::Entry`]. [`crate::error::Code::Conflict`] where something
+    /// is there.
+    Link {
+        /// The link.
+        target: FileTarget,
+        /// What stands in it; it need not lead anywhere.
+        to: RawPath,
     },
     /// Removes a file, or a directory with all it holds: one [`Reply::Done`].
     Remove(FileTarget),
@@ -234,11 +243,115 @@ pub enum Request {
 /// A path with the user in whose name it is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileTarget {
-    /// Absolute, or relative to the user's home.
-    pub path: String,
+    /// Absolute, or relative to the user's home, for which `~` stands, too.
+    pub path: RawPath,
     /// Name or number; the sandbox's default user where absent.
     #[serde(default)]
     pub user: Option<String>,
+}
+
+/// A path as the kernel has it: any bytes but NUL. In JSON it is a string where it is UTF-8, else `{"base64": "…"}`.
+#[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub struct RawPath(Vec<u8>);
+
+/// A path in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Text(String),
+    Bytes {
+        #[serde(with = "base64_text")]
+        base64: Vec<u8>,
+    },
+}
+
+impl RawPath {
+    /// The path of these bytes.
+    #[must_use]
+    pub const fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The path that base64 (RFC 4648, section 4) stands for.
+    ///
+    /// # Errors
+    /// `invalid`, naming the field.
+    pub fn from_base64(field: &str, text: &str) -> Result<Self, Failure> {
+        let bytes = BASE64.decode(text.as_bytes());
+        bytes.map(Self).map_err(|error| Failure::invalid(field, format_args!("it is not base64: {error}")))
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it has no byte.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<T: Into<String>> From<T> for RawPath {
+    fn from(text: T) -> Self {
+        Self(text.into().into_bytes())
+    }
+}
+
+impl From<Written> for RawPath {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Text(text) => Self(text.into_bytes()),
+            Written::Bytes { base64 } => Self(base64),
+        }
+    }
+}
+
+impl From<RawPath> for Written {
+    fn from(path: RawPath) -> Self {
+        String::from_utf8(path.0).map_or_else(|error| Self::Bytes { base64: error.into_bytes() }, Self::Text)
+    }
+}
+
+impl std::fmt::Display for RawPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl std::fmt::Debug for RawPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+/// Bytes as base64.
+mod base64_text {
+    use data_encoding::BASE64;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        BASE64.encode(bytes).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        BASE64.decode(String::deserialize(deserializer)?.as_bytes()).map_err(D::Error::custom)
+    }
+}
+
+/// The base64 of bytes that are not UTF-8; nothing where they are, since a string then says it all.
+#[must_use]
+pub fn base64_unless_text(bytes: &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes).is_err().then(|| BASE64.encode(bytes))
 }
 
 /// What is known only when a sandbox is claimed.
@@ -282,10 +395,13 @@ pub enum EntryKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Entry {
-    /// Last component.
+    /// Last component. Bytes that are not UTF-8 are shown as U+FFFD.
     pub name: String,
-    /// Absolute path.
+    /// Absolute path, in the same way.
     pub path: String,
+    /// The path's bytes in base64, where they are not UTF-8: wherever a `path` is asked for, this is taken as `path_base64`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_base64: Option<String>,
     /// What it is. A symbolic link is followed for this, unless it leads nowhere.
     pub kind: EntryKind,
     /// Bytes.
@@ -301,6 +417,9 @@ pub struct Entry {
     /// Where a symbolic link leads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
+    /// The bytes of that in base64, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_base64: Option<String>,
 }
 
 /// A process that was started here.
@@ -394,7 +513,23 @@ mod tests {
         assert_eq!(parse_header([7, 0, 0, 0, 0]), Err(HeaderError::Kind(7)));
     }
 
+    #[test]
+    fn a_path_in_json_is_text_where_it_can_be() {
+        let written = |path: &RawPath| serde_json::to_string(path).expect("it is JSON");
+        assert_eq!(written(&RawPath::from("/é")), "\"/é\"");
+        assert_eq!(written(&RawPath::new(vec![b'/', 0xff])), "{\"base64\":\"L/8=\"}");
+        assert!(serde_json::from_str::<RawPath>("{\"base64\":\"?\"}").is_err());
+        assert_eq!(RawPath::from_base64("path_base64", "?").unwrap_err().context["field"], "path_base64");
+    }
+
     proptest! {
+        #[test]
+        fn a_path_reads_back(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
+            let path = RawPath::new(bytes);
+            let written = serde_json::to_string(&path).expect("it is JSON");
+            prop_assert_eq!(serde_json::from_str::<RawPath>(&written).expect("it reads back"), path);
+        }
+
         #[test]
         fn a_header_reads_back(kind in 0u8..7, length in 0..=FRAME_BYTES_MAX) {
             let kind = Kind::from_byte(kind).expect("it is one of them");

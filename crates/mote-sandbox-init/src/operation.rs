@@ -79,6 +79,9 @@ fn answer(request: Request, connection: &mut Connection, sandbox: &Arc<Sandbox>)
         Request::Move { from, to } => {
             return Ok(Some(Reply::Entry(change::rename(&place(&from, sandbox)?, &to)?)));
         }
+        Request::Link { target, to } => {
+            return Ok(Some(Reply::Entry(change::link(&place(&target, sandbox)?, &to)?)));
+        }
         Request::Remove(target) => change::remove(&place(&target, sandbox)?)?,
         Request::Read { target, offset, length } => {
             read::read(&place(&target, sandbox)?, offset, length, connection)?;

@@ -2,7 +2,10 @@
 //!
 //! It follows no link below the directory that was asked for, so that there is an end to it.
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::limits::{LIST_DEPTH_MAX, LIST_ENTRIES_MAX};
@@ -19,10 +22,9 @@ pub(crate) fn list(place: &Place, depth: u32, connection: &mut Connection) -> Re
         return Err(Failure::invalid("depth", format_args!("{depth} is not between 1 and {LIST_DEPTH_MAX}")));
     }
     let folder = openat(CWD, place.path(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| failed(format_args!("list {:?}", place.path()), errno).with("path", place.path()))?;
+        .map_err(|errno| failed(format_args!("list {:?}", place.path()), errno).with("path", place.path().display()))?;
     let mut listing = Listing { place, connection, list: List::new("entries"), entries: 0 };
-    let path = if place.path() == "/" { "" } else { place.path() };
-    listing.descend(folder.as_fd(), path, depth)?;
+    listing.descend(folder.as_fd(), place.path(), depth)?;
     let list = listing.list;
     connection.reply_list(list)
 }
@@ -35,22 +37,21 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    fn descend(&mut self, folder: BorrowedFd<'_>, path: &str, depth: u32) -> Result<()> {
+    fn descend(&mut self, folder: BorrowedFd<'_>, path: &Path, depth: u32) -> Result<()> {
         for name in self.names(folder, path)? {
-            // Names that are not UTF-8 are shown with replacement characters; such an entry cannot be looked at by name.
-            let stat = match statat(folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            let stat = match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 // It went away meanwhile.
                 Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(failed(format_args!("look at {path:?}/{name:?}"), errno)),
+                Err(errno) => return Err(failed(format_args!("look at {:?}", path.join(&name)), errno)),
             };
-            let path = format!("{path}/{name}");
+            let path = path.join(&name);
             let entry = describe(folder, &name, &path, &stat, &self.place.accounts);
             self.list.push(&entry, self.connection)?;
             if depth > 1 && FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 // One that may not be read, or is no directory any more, is listed without what it holds.
-                if let Ok(below) = openat(folder, name.as_str(), flags, Mode::empty()) {
+                if let Ok(below) = openat(folder, &name, flags, Mode::empty()) {
                     self.descend(below.as_fd(), &path, depth - 1)?;
                 }
             }
@@ -58,19 +59,19 @@ impl Listing<'_> {
         Ok(())
     }
 
-    fn names(&mut self, folder: BorrowedFd<'_>, path: &str) -> Result<Vec<String>> {
+    fn names(&mut self, folder: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>> {
         let failed = |errno| failed(format_args!("list {path:?}"), errno);
         let mut names = Vec::new();
         for entry in Dir::read_from(folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_string_lossy();
-            if !matches!(&*name, "." | "..") {
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
                 self.entries += 1;
                 if self.entries > LIST_ENTRIES_MAX {
                     let message = format!("failed to list {path:?}: more than {LIST_ENTRIES_MAX} entries");
                     return Err(Failure::new(Code::TooLarge, message).with("limit", LIST_ENTRIES_MAX));
                 }
-                names.push(name.into_owned());
+                names.push(OsStr::from_bytes(name).to_owned());
             }
         }
         names.sort_unstable();

@@ -10,8 +10,12 @@ pub(crate) mod sync;
 pub(crate) mod watch;
 pub(crate) mod write;
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
 use mote_sandbox_api::error::Failure;
-use mote_sandbox_api::guest::{Entry, EntryKind};
+use mote_sandbox_api::guest::{Entry, EntryKind, RawPath, base64_unless_text};
 use mote_sandbox_api::limits::PATH_BYTES_MAX;
 use rustix::fs::{AtFlags, CWD, FileType, Stat, readlinkat, statat};
 
@@ -22,25 +26,25 @@ use crate::failure::{Result, failed};
 #[derive(Debug)]
 pub(crate) struct Place {
     /// Absolute, without empty and `.` components.
-    path: String,
+    path: PathBuf,
     user: User,
     accounts: Accounts,
 }
 
 impl Place {
     /// Resolves a path from the user's home. `..` stays: what it means depends on links.
-    pub(crate) fn new(path: &str, user: User, accounts: Accounts) -> Result<Self> {
-        let path = absolute(path, &user.home)?;
+    pub(crate) fn new(path: &RawPath, user: User, accounts: Accounts) -> Result<Self> {
+        let path = absolute(path.as_bytes(), &user.home)?;
         Ok(Self { path, user, accounts })
     }
 
-    pub(crate) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Another path of the same user.
-    fn sibling(&self, path: &str) -> Result<String> {
-        absolute(path, &self.user.home)
+    fn sibling(&self, path: &RawPath) -> Result<PathBuf> {
+        absolute(path.as_bytes(), &self.user.home)
     }
 
     /// What stands there.
@@ -48,35 +52,42 @@ impl Place {
         self.entry_at(&self.path)
     }
 
-    fn entry_at(&self, path: &str) -> Result<Entry> {
+    fn entry_at(&self, path: &Path) -> Result<Entry> {
         let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| failed(format_args!("look at {path:?}"), errno).with("path", path))?;
-        Ok(describe(CWD, path, path, &stat, &self.accounts))
+            .map_err(|errno| failed(format_args!("look at {path:?}"), errno).with("path", path.display()))?;
+        Ok(describe(CWD, path.as_os_str(), path, &stat, &self.accounts))
     }
 }
 
 /// The folder that a path lies in, and its name there.
-pub(crate) fn split(path: &str) -> Result<(&str, &str)> {
-    match path.rsplit_once('/') {
-        Some((folder, name)) if !matches!(name, "" | "..") => Ok((if folder.is_empty() { "/" } else { folder }, name)),
+pub(crate) fn split(path: &Path) -> Result<(&Path, &OsStr)> {
+    let bytes = path.as_os_str().as_bytes();
+    let at = bytes.iter().rposition(|byte| *byte == b'/');
+    match at.map(|at| (&bytes[..at], &bytes[at + 1..])) {
+        Some((folder, name)) if !matches!(name, b"" | b"..") => {
+            let folder: &[u8] = if folder.is_empty() { b"/" } else { folder };
+            Ok((Path::new(OsStr::from_bytes(folder)), OsStr::from_bytes(name)))
+        }
         _ => Err(Failure::invalid("path", format_args!("{path:?} names no entry of a directory"))),
     }
 }
 
 /// Describes an entry: `name` as it stands in the directory `at`, `path` as the caller knows it.
-pub(crate) fn describe(at: impl std::os::fd::AsFd, name: &str, path: &str, stat: &Stat, accounts: &Accounts) -> Entry {
+pub(crate) fn describe(at: impl std::os::fd::AsFd, name: &OsStr, path: &Path, stat: &Stat, accounts: &Accounts) -> Entry {
     let mut link = None;
     let mut shown = *stat;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-        link = readlinkat(&at, name, Vec::new()).ok().map(|to| to.to_string_lossy().into_owned());
+        link = readlinkat(&at, name, Vec::new()).ok().map(std::ffi::CString::into_bytes);
         if let Ok(target) = statat(&at, name, AtFlags::empty()) {
             shown = target;
         }
     }
-    let name = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("/");
+    let bytes = path.as_os_str().as_bytes();
+    let name = bytes.rsplit(|byte| *byte == b'/').next().filter(|name| !name.is_empty()).unwrap_or(b"/");
     Entry {
-        name: name.to_owned(),
-        path: path.to_owned(),
+        name: String::from_utf8_lossy(name).into_owned(),
+        path: String::from_utf8_lossy(bytes).into_owned(),
+        path_base64: base64_unless_text(bytes),
         kind: match FileType::from_raw_mode(shown.st_mode) {
             FileType::RegularFile => EntryKind::File,
             FileType::Directory => EntryKind::Directory,
@@ -88,7 +99,8 @@ pub(crate) fn describe(at: impl std::os::fd::AsFd, name: &str, path: &str, stat:
         owner: accounts.user_name(shown.st_uid),
         group: accounts.group_name(shown.st_gid),
         modified_ms: modified_ms(&shown),
-        link,
+        link_base64: link.as_deref().and_then(base64_unless_text),
+        link: link.map(|to| String::from_utf8_lossy(&to).into_owned()),
     }
 }
 
@@ -97,23 +109,35 @@ fn modified_ms(stat: &Stat) -> i64 {
     stat.st_mtime.saturating_mul(1000).saturating_add(nanoseconds / 1_000_000)
 }
 
-fn absolute(path: &str, home: &str) -> Result<String> {
-    if path.is_empty() || path.contains('\0') {
+/// Makes a path absolute, from the home where it is relative. `~` alone, and before a `/`, is the home; another user's is
+/// refused, as by E2B's server.
+pub(crate) fn absolute(path: &[u8], home: &str) -> Result<PathBuf> {
+    if path.is_empty() || path.contains(&0) {
         return Err(Failure::invalid("path", "empty, or contains a NUL character"));
     }
-    let from = if path.starts_with('/') { "" } else { home };
-    let mut whole = String::with_capacity(from.len() + path.len() + 1);
-    for part in from.split('/').chain(path.split('/')).filter(|part| !matches!(*part, "" | ".")) {
-        whole.push('/');
-        whole.push_str(part);
+    let (from, path): (&[u8], &[u8]) = match path {
+        [b'/', ..] => (b"", path),
+        [b'~'] => (home.as_bytes(), b""),
+        [b'~', b'/', rest @ ..] => (home.as_bytes(), rest),
+        [b'~', ..] => {
+            let message = "it begins with another user's home; a file of such a name is ./~NAME";
+            return Err(Failure::invalid("path", message));
+        }
+        _ => (home.as_bytes(), path),
+    };
+    let parts = from.split(|byte| *byte == b'/').chain(path.split(|byte| *byte == b'/'));
+    let mut whole = Vec::with_capacity(from.len() + path.len() + 1);
+    for part in parts.filter(|part| !matches!(*part, b"" | b".")) {
+        whole.push(b'/');
+        whole.extend_from_slice(part);
     }
     if whole.is_empty() {
-        whole.push('/');
+        whole.push(b'/');
     }
     if whole.len() >= PATH_BYTES_MAX {
         return Err(Failure::invalid("path", format_args!("longer than {PATH_BYTES_MAX} bytes")));
     }
-    Ok(whole)
+    Ok(OsString::from_vec(whole).into())
 }
 
 #[cfg(test)]
@@ -123,18 +147,32 @@ mod tests {
 
     #[test]
     fn a_path_is_made_absolute_from_the_home() {
-        assert_eq!(absolute("a//./b/", "/home/ana").unwrap(), "/home/ana/a/b");
-        assert_eq!(absolute("/a/../b", "/home/ana").unwrap(), "/a/../b");
-        assert_eq!(absolute("/", "/x").unwrap(), "/");
-        assert_eq!(absolute(".", "/x/").unwrap(), "/x");
-        assert!(absolute("", "/x").is_err() && absolute("a\0", "/x").is_err());
-        assert!(absolute(&"a/".repeat(PATH_BYTES_MAX), "/").is_err());
+        let at = |path: &str, home: &str| absolute(path.as_bytes(), home).unwrap();
+        assert_eq!(at("a//./b/", "/home/ana"), Path::new("/home/ana/a/b"));
+        assert_eq!(at("/a/../b", "/home/ana"), Path::new("/a/../b"));
+        assert_eq!(at("/", "/x"), Path::new("/"));
+        assert_eq!(at(".", "/x/"), Path::new("/x"));
+        assert!(absolute(b"", "/x").is_err() && absolute(b"a\0", "/x").is_err());
+        assert!(absolute("a/".repeat(PATH_BYTES_MAX).as_bytes(), "/").is_err());
+        assert_eq!(absolute(b"/a\xff", "/").unwrap().as_os_str().as_bytes(), b"/a\xff");
+    }
+
+    #[test]
+    fn a_tilde_is_the_users_own_home() {
+        let at = |path: &str| absolute(path.as_bytes(), "/home/ana").unwrap();
+        assert_eq!(at("~"), Path::new("/home/ana"));
+        assert_eq!(at("~/"), Path::new("/home/ana"));
+        assert_eq!(at("~/a/~"), Path::new("/home/ana/a/~"));
+        assert_eq!(at("~//a"), Path::new("/home/ana/a"));
+        assert_eq!(at("./~bob"), Path::new("/home/ana/~bob"));
+        assert!(absolute(b"~bob/a", "/home/ana").is_err());
     }
 
     #[test]
     fn a_path_without_a_last_name_has_no_folder() {
-        assert_eq!(split("/a/b").unwrap(), ("/a", "b"));
-        assert_eq!(split("/a").unwrap(), ("/", "a"));
-        assert!(split("/").is_err() && split("/a/..").is_err());
+        let parts = |path: &'static str| split(Path::new(path));
+        assert_eq!(parts("/a/b").unwrap(), (Path::new("/a"), OsStr::new("b")));
+        assert_eq!(parts("/a").unwrap(), (Path::new("/"), OsStr::new("a")));
+        assert!(parts("/").is_err() && parts("/a/..").is_err());
     }
 }

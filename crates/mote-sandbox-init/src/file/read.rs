@@ -23,14 +23,14 @@ pub(crate) fn read(place: &Place, offset: u64, length: Option<u64>, connection: 
     let file = openat(CWD, path, flags, Mode::empty()).map_err(|errno| match errno {
         // What a socket answers.
         Errno::NXIO => not_a_file(path, false),
-        errno => failed(format_args!("read {path:?}"), errno).with("path", path),
+        errno => failed(format_args!("read {path:?}"), errno).with("path", path.display()),
     })?;
     let stat = fstat(&file).map_err(|errno| failed(format_args!("read {path:?}"), errno))?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::RegularFile {
         return Err(not_a_file(path, kind == FileType::Directory));
     }
-    connection.reply(&Reply::Entry(describe(CWD, path, path, &stat, &place.accounts)))?;
+    connection.reply(&Reply::Entry(describe(CWD, path.as_os_str(), path, &stat, &place.accounts)))?;
     let file = File::from(file);
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let known = if size == 0 { u64::MAX } else { size.saturating_sub(offset) };
@@ -43,11 +43,11 @@ pub(crate) fn read(place: &Place, offset: u64, length: Option<u64>, connection: 
             Ok(0) if size == 0 => break,
             Ok(0) => {
                 let message = format!("failed to read {path:?} to its end: it became shorter meanwhile");
-                return Err(Failure::new(Code::Conflict, message).with("path", path));
+                return Err(Failure::new(Code::Conflict, message).with("path", path.display()));
             }
             Ok(count) => count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed_io(format_args!("read {path:?}"), &error).with("path", path)),
+            Err(error) => return Err(failed_io(format_args!("read {path:?}"), &error).with("path", path.display())),
         };
         connection.send(Kind::Data, &buffer[..count])?;
         at += count as u64;

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{EventKind, Reply};
@@ -67,7 +68,7 @@ enum Refusal {
 
 struct Watcher {
     queue: OwnedFd,
-    root: String,
+    root: PathBuf,
     recursive: bool,
     /// Path below the root, by the number of the watch.
     folders: HashMap<i32, String>,
@@ -80,14 +81,14 @@ impl Watcher {
         match refusal {
             Refusal::Kernel(Errno::NOSPC) | Refusal::TooMany => {
                 let message = format!("failed to watch {:?}: too many directories", self.root);
-                Failure::new(Code::Exhausted, message).with("limit", WATCHES_MAX).with("path", &self.root)
+                Failure::new(Code::Exhausted, message).with("limit", WATCHES_MAX).with("path", self.root.display())
             }
-            Refusal::Kernel(errno) => failed(format_args!("watch {:?}", self.root), errno).with("path", &self.root),
+            Refusal::Kernel(errno) => failed(format_args!("watch {:?}", self.root), errno).with("path", self.root.display()),
         }
     }
 
-    fn full(&self, below: &str) -> String {
-        if below.is_empty() { self.root.clone() } else { format!("{}/{below}", self.root.trim_end_matches('/')) }
+    fn full(&self, below: &str) -> PathBuf {
+        if below.is_empty() { self.root.clone() } else { self.root.join(below) }
     }
 
     fn add(&mut self, below: &str) -> std::result::Result<(), Refusal> {

@@ -1,18 +1,20 @@
 //! Writing a file: it appears whole under its name, or not at all.
 //!
 //! What comes is written to a file without a name, where the filesystem has such, so that nothing is left behind even if
-//! this process is killed; else to one with a temporary name. It does not force anything to the disk.
+//! this process is killed; else to one with a temporary name. A file that nothing can be put in the place of (one that is a
+//! mount, or stands in a directory that its user may not change) is written in place, as an editor would: a write that is cut
+//! short is then seen. It does not force anything to the disk.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
-use mote_sandbox_api::error::Failure;
 use mote_sandbox_api::guest::{Entry, Kind};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, linkat, openat, renameat, statat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, linkat, openat, renameat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 
@@ -31,9 +33,10 @@ const MODE_KEPT: u32 = 0o777;
 pub(crate) fn write(place: &Place, mode: Option<u32>, connection: &mut Connection) -> Result<Option<Entry>> {
     make_parents(place.path())?;
     let path = follow_link(place.path())?;
-    let failed_here = |errno: Errno| failed(format_args!("write {:?}", place.path()), errno).with("path", place.path());
+    let failed_here =
+        |errno: Errno| failed(format_args!("write {:?}", place.path()), errno).with("path", place.path().display());
     let (folder, name) = split(&path)?;
-    let old = match statat(CWD, path.as_str(), AtFlags::empty()) {
+    let old = match statat(CWD, &path, AtFlags::empty()) {
         Ok(stat) => Some(stat),
         Err(Errno::NOENT) => None,
         Err(errno) => return Err(failed_here(errno)),
@@ -45,38 +48,75 @@ pub(crate) fn write(place: &Place, mode: Option<u32>, connection: &mut Connectio
     }
     let folder =
         openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed_here)?;
-    let mut fresh = Fresh::make(folder, name).map_err(failed_here)?;
+    let mut fresh = match Fresh::make(folder, name) {
+        Ok(fresh) => fresh,
+        Err(errno) if old.is_some() && is_of_folder(errno) => {
+            let mut file = emptied(&path, mode).map_err(failed_here)?;
+            return if fill(&mut file, place.path(), connection)? { place.entry().map(Some) } else { Ok(None) };
+        }
+        Err(errno) => return Err(failed_here(errno)),
+    };
     if !fill(&mut fresh.file, place.path(), connection)? {
         return Ok(None);
     }
     fresh.adopt(mode, old.as_ref(), &place.user.identity).map_err(failed_here)?;
-    fresh.name(name, old.is_some()).map_err(failed_here)?;
+    match fresh.name(name, old.is_some()) {
+        Ok(()) => {}
+        Err((mut fresh, errno)) if old.is_some() && is_of_folder(errno) => {
+            let copied = fresh.file.rewind().and_then(|()| {
+                let mut file = emptied(&path, mode)?;
+                std::io::copy(&mut fresh.file, &mut file)
+            });
+            copied.map_err(|error| {
+                failed_io(format_args!("write {path:?}"), &error).with("path", place.path().display())
+            })?;
+        }
+        Err((_, errno)) => return Err(failed_here(errno)),
+    }
     place.entry().map(Some)
 }
 
+/// Whether it is the directory that refuses, or the name: the file itself may be written all the same.
+fn is_of_folder(errno: Errno) -> bool {
+    matches!(errno, Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::BUSY | Errno::XDEV)
+}
+
+/// The file that is there, for writing, with nothing in it.
+fn emptied(path: &Path, mode: Option<u32>) -> std::result::Result<File, Errno> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = openat(CWD, path, flags, Mode::empty())?;
+    // It may be another one by now.
+    if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(Errno::INVAL);
+    }
+    if let Some(mode) = mode {
+        fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;
+    }
+    rustix::fs::ftruncate(&file, 0)?;
+    Ok(file.into())
+}
+
 /// Where a link leads there is the file to write; one that leads nowhere is followed, too.
-fn follow_link(path: &str) -> Result<String> {
+fn follow_link(path: &Path) -> Result<PathBuf> {
     let is_link = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
     if !is_link {
         return Ok(path.to_owned());
     }
     match std::fs::canonicalize(path) {
-        Ok(real) => Ok(OsString::from(real).to_string_lossy().into_owned()),
+        Ok(real) => Ok(real),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let target =
                 std::fs::read_link(path).map_err(|error| failed_io(format_args!("follow {path:?}"), &error))?;
-            let target = String::from_utf8(target.into_os_string().into_vec())
-                .map_err(|_| Failure::invalid("path", format_args!("the link {path:?} does not lead to UTF-8")))?;
             let (folder, _) = split(path)?;
-            super::absolute(&target, folder)
+            Ok(folder.join(target))
         }
         Err(error) => Err(failed_io(format_args!("follow {path:?}"), &error)),
     }
 }
 
 /// Writes what comes; false where the connection ended before its last frame.
-fn fill(file: &mut File, path: &str, connection: &mut Connection) -> Result<bool> {
+fn fill(file: &mut File, path: &Path, connection: &mut Connection) -> Result<bool> {
     let mut payload = Vec::new();
     loop {
         match connection.receive(&mut payload)? {
@@ -84,7 +124,7 @@ fn fill(file: &mut File, path: &str, connection: &mut Connection) -> Result<bool
             Some(Kind::Data) if payload.is_empty() => return Ok(true),
             Some(Kind::Data) => file
                 .write_all(&payload)
-                .map_err(|error| failed_io(format_args!("write {path:?}"), &error).with("path", path))?,
+                .map_err(|error| failed_io(format_args!("write {path:?}"), &error).with("path", path.display()))?,
             Some(kind) => return Err(unexpected(kind)),
         }
     }
@@ -95,12 +135,13 @@ struct Fresh {
     file: File,
     folder: rustix::fd::OwnedFd,
     /// Its temporary name, where it has one.
-    temporary: Option<String>,
+    temporary: Option<OsString>,
 }
 
 impl Fresh {
-    fn make(folder: rustix::fd::OwnedFd, name: &str) -> std::result::Result<Self, Errno> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    fn make(folder: rustix::fd::OwnedFd, name: &OsStr) -> std::result::Result<Self, Errno> {
+        // Read again where it cannot get its name.
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
         // Without /proc a file without a name could not be given one.
         if let Ok(file) = openat(&folder, ".", flags | OFlags::TMPFILE, mode)
@@ -129,11 +170,15 @@ impl Fresh {
         fchmod(&self.file, Mode::from_raw_mode(bits))
     }
 
-    /// Gives it its name, in place of what has it.
-    fn name(mut self, name: &str, is_there: bool) -> std::result::Result<(), Errno> {
+    /// Gives it its name, in place of what has it; gives itself back where that fails.
+    fn name(mut self, name: &OsStr, is_there: bool) -> std::result::Result<(), (Self, Errno)> {
+        self.named(name, is_there).map_err(|errno| (self, errno))
+    }
+
+    fn named(&mut self, name: &OsStr, is_there: bool) -> std::result::Result<(), Errno> {
         if self.temporary.is_none() {
             let own = own_path(&self.file);
-            let link = |to: &str| linkat(CWD, own.as_str(), &self.folder, to, AtFlags::SYMLINK_FOLLOW);
+            let link = |to: &OsStr| linkat(CWD, own.as_str(), &self.folder, to, AtFlags::SYMLINK_FOLLOW);
             if !is_there {
                 match link(name) {
                     Err(Errno::EXIST) => {}
@@ -144,7 +189,7 @@ impl Fresh {
             self.temporary = Some(temporary);
         }
         if let Some(temporary) = &self.temporary {
-            renameat(&self.folder, temporary.as_str(), &self.folder, name)?;
+            renameat(&self.folder, temporary, &self.folder, name)?;
         }
         self.temporary = None;
         Ok(())
@@ -154,7 +199,7 @@ impl Fresh {
 impl Drop for Fresh {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            let _ = unlinkat(&self.folder, temporary.as_str(), AtFlags::empty());
+            let _ = unlinkat(&self.folder, temporary, AtFlags::empty());
         }
     }
 }
@@ -165,13 +210,13 @@ fn own_path(file: &impl AsFd) -> String {
 
 /// Tries names until one is not taken. Other threads of this process may be at it for the same file.
 fn with_temporary_name<T>(
-    name: &str,
-    attempt: impl Fn(&str) -> std::result::Result<T, Errno>,
-) -> std::result::Result<(T, String), Errno> {
+    name: &OsStr,
+    attempt: impl Fn(&OsStr) -> std::result::Result<T, Errno>,
+) -> std::result::Result<(T, OsString), Errno> {
     // A name may have 255 bytes.
-    let stem: String = name.chars().take(48).collect();
+    let stem: String = name.to_string_lossy().chars().take(48).collect();
     for number in 0..TEMPORARY_NAMES_MAX {
-        let temporary = format!(".{stem}.mote-{number}");
+        let temporary = OsString::from(format!(".{stem}.mote-{number}"));
         match attempt(&temporary) {
             Err(Errno::EXIST) => {}
             result => return result.map(|made| (made, temporary)),

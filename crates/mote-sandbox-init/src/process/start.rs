@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{Kind, Start, TerminalSize};
 use mote_sandbox_api::limits::{
-    ARGS_BYTES_MAX, ARGS_MAX, ENV_BYTES_MAX, ENV_ENTRIES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX,
+    ARGS_BYTES_MAX, ARGS_MAX, ENV_BYTES_MAX, ENV_ENTRIES_MAX, NAME_BYTES_MAX,
 };
 use mote_sandbox_sys::spawn::{self, Child, Program, Stage, spawn};
 use rustix::fs::{Mode, OFlags};
@@ -26,6 +26,7 @@ use super::output::Output;
 use super::{Handle, window};
 use crate::account::User;
 use crate::failure::{Result, code, failed};
+use crate::file::absolute;
 use crate::sandbox::{Sandbox, bell};
 
 /// Where programs are looked up when the environment does not say.
@@ -214,15 +215,9 @@ fn environment(start: &Start, shared: &BTreeMap<String, String>, user: &User) ->
 
 /// The working directory: what is asked for, from the user's home where it is relative; the home itself.
 fn folder(cwd: Option<&str>, user: &User) -> Result<CString> {
-    let path = match cwd {
-        Some(path) if path.starts_with('/') => path.to_owned(),
-        Some(path) => format!("{}/{path}", user.home),
-        None => user.home.clone(),
-    };
-    if path.len() > PATH_BYTES_MAX {
-        return Err(Failure::invalid("cwd", format_args!("longer than {PATH_BYTES_MAX} bytes")));
-    }
-    string("cwd", path)
+    let path = absolute(cwd.filter(|cwd| !cwd.is_empty()).unwrap_or(&user.home).as_bytes(), &user.home)
+        .map_err(|failure| failure.with("field", "cwd"))?;
+    CString::new(path.into_os_string().into_vec()).map_err(|_| Failure::invalid("cwd", "contains a NUL character"))
 }
 
 /// The files that may be the program, in the order in which they are tried (`execvp(3)`).

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{
-    Entry, Exit, FileTarget, HEADER_BYTES, Kind, Process, Reply, Request, Selector, Start, header, parse_header,
+    Entry, Exit, FileTarget, HEADER_BYTES, Kind, Process, RawPath, Reply, Request, Selector, Start, header, parse_header,
 };
 
 /// How long a test waits for what does not come.
@@ -299,7 +300,7 @@ pub(crate) fn command(argv: &[&str]) -> Start {
 }
 
 pub(crate) fn target(path: impl AsRef<Path>) -> FileTarget {
-    FileTarget { path: path.as_ref().to_str().unwrap().to_owned(), user: None }
+    FileTarget { path: RawPath::new(path.as_ref().as_os_str().as_bytes().to_vec()), user: None }
 }
 
 pub(crate) fn nobodys(path: impl AsRef<Path>) -> FileTarget {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mote_sandbox_api::error::Code;
-use mote_sandbox_api::guest::{EntryKind, FileTarget, Kind, Reply, Request};
+use mote_sandbox_api::guest::{EntryKind, FileTarget, Kind, RawPath, Reply, Request};
 
 use crate::client::{Init, entry, eventually, nobodys, target};
 
@@ -30,7 +30,7 @@ fn a_file_is_written_looked_at_read_moved_and_removed() {
     assert_eq!(init.read(target(&path), 10, Some(5)).unwrap(), &contents[10..15]);
     assert_eq!(init.read(target(&path), 5_000_000, None).unwrap(), b"");
     let to = init.path("other/place/moved");
-    let moved = entry(init.ask(&Request::Move { from: nobodys(&path), to: to.clone() }).unwrap()).unwrap();
+    let moved = entry(init.ask(&Request::Move { from: nobodys(&path), to: to.clone().into() }).unwrap()).unwrap();
     assert_eq!((moved.path, moved.size), (to.clone(), 4_000_000));
     assert_eq!(init.code(&Request::Stat(target(&path))), Code::NotFound);
     assert_eq!(init.ask(&Request::Remove(target(&to))), Ok(Reply::Done));
@@ -52,7 +52,7 @@ fn permissions_are_the_users() {
     assert_eq!(init.code(&Request::List { target: nobodys(&private), depth: 1 }), Code::Forbidden);
     assert_eq!(init.code(&Request::MakeDirectory(nobodys("/usr/made-by-nobody"))), Code::Forbidden);
     assert_eq!(init.code(&Request::Watch { target: nobodys(&private), recursive: false }), Code::Forbidden);
-    let unknown = FileTarget { path: inside.clone(), user: Some("nosuch".to_owned()) };
+    let unknown = FileTarget { path: inside.clone().into(), user: Some("nosuch".to_owned()) };
     assert_eq!(init.ask(&Request::Stat(unknown)).unwrap_err().context["kind"], "user");
     assert_eq!(init.read(target(&inside), 0, None).unwrap(), b"s");
 }
@@ -74,6 +74,74 @@ fn a_write_keeps_mode_and_owner_and_goes_through_links() {
     symlink("made/by/write", &dangling).unwrap();
     assert_eq!(init.write(target(&dangling), None, b"x").unwrap_err().code, Code::NotFound);
     assert_eq!(names(&init.folder()), ["dangling", "link", "script"]);
+}
+
+#[test]
+fn a_file_that_nothing_can_replace_is_written_in_place() {
+    let init = Init::start();
+    // Only the file is its user's to write.
+    let shared = init.path("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let path = format!("{shared}/file");
+    std::fs::write(&path, "a longer text than what follows").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let before = std::fs::metadata(&path).unwrap();
+    let written = init.write(nobodys(&path), None, b"short").unwrap();
+    assert_eq!((written.size, std::fs::read(&path).unwrap().as_slice()), (5, &b"short"[..]));
+    let after = std::fs::metadata(&path).unwrap();
+    assert_eq!((after.ino(), after.uid(), after.mode()), (before.ino(), before.uid(), before.mode()));
+    assert_eq!(init.write(nobodys(format!("{shared}/new")), None, b"x").unwrap_err().code, Code::Forbidden);
+    // In a directory where only a file's owner may replace it.
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    init.write(nobodys(&path), None, b"sticky").unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"sticky");
+    assert_eq!(names(Path::new(&shared)), ["file"], "nothing is left of the attempt");
+    // A file that is a mount, as /etc/hosts is.
+    let mount = init.path("mount");
+    std::fs::write(&mount, "").unwrap();
+    let made = init.shell(&format!("mount --bind {path} {mount} && echo mounted"));
+    assert_eq!(made.text(), "mounted", "{made:?}");
+    init.write(target(&mount), None, &[b'm'; 300_000]).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 300_000);
+    assert_eq!(names(&init.folder()), ["mount", "shared"]);
+}
+
+#[test]
+fn names_are_bytes() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let init = Init::start();
+    let folder = init.folder();
+    let path = folder.join(OsStr::from_bytes(b"d\xe9/f\xff"));
+    let written = init.write(target(&path), None, b"bytes").unwrap();
+    assert_eq!((written.name.as_str(), written.path_base64.is_some()), ("f\u{fffd}", true));
+    assert_eq!(std::fs::read(&path).unwrap(), b"bytes");
+    let bytes = |text: &Option<String>| RawPath::from_base64("path_base64", text.as_deref().unwrap()).unwrap();
+    std::fs::write(folder.join("plain"), "").unwrap();
+    let listed = init.list(folder.to_str().unwrap(), 2).unwrap();
+    assert_eq!(listed.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["d\u{fffd}", "f\u{fffd}", "plain"]);
+    assert_eq!(bytes(&listed[1].path_base64).as_bytes(), path.as_os_str().as_bytes());
+    assert_eq!(listed[2].path_base64, None);
+    let found = FileTarget { path: bytes(&listed[1].path_base64), user: None };
+    assert_eq!(init.read(found.clone(), 0, None).unwrap(), b"bytes");
+    let to = RawPath::new([folder.as_os_str().as_bytes(), b"/\xfe"].concat());
+    let link = FileTarget { path: to.clone(), user: None };
+    let made = entry(init.ask(&Request::Link { target: link.clone(), to: found.path.clone() }).unwrap()).unwrap();
+    assert_eq!((bytes(&made.link_base64), made.size), (found.path.clone(), 5));
+    assert_eq!(init.code(&Request::Link { target: link, to: "x".into() }), Code::Conflict);
+    let moved = entry(init.ask(&Request::Move { from: found, to: to.clone() }).unwrap()).unwrap();
+    assert_eq!(bytes(&moved.path_base64), to);
+    assert_eq!(init.ask(&Request::Remove(FileTarget { path: to, user: None })), Ok(Reply::Done));
+    assert_eq!(names(&folder.join(OsStr::from_bytes(b"d\xe9"))), [""; 0]);
+}
+
+#[test]
+fn a_tilde_is_the_users_home() {
+    let init = Init::start();
+    let home = FileTarget { path: "~".into(), user: Some("root".to_owned()) };
+    assert_eq!(entry(init.ask(&Request::Stat(home)).unwrap()).unwrap().path, "/root");
+    assert_eq!(init.code(&Request::Stat(target("~nobody/x"))), Code::Invalid);
 }
 
 #[test]

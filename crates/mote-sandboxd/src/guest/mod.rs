@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{
-    Configuration, Entry, FileTarget, PROTOCOL, Process, Reply, Request, Selector, Start, TerminalSize,
+    Configuration, Entry, FileTarget, PROTOCOL, Process, RawPath, Reply, Request, Selector, Start, TerminalSize,
 };
 use mote_sandbox_api::limits::{LIST_DEPTH_MAX, LIST_ENTRIES_MAX};
 use serde::de::DeserializeOwned;
@@ -169,8 +169,16 @@ impl Guest {
     ///
     /// # Errors
     /// As [`Self::make_directory`]; `not_found`; `invalid` where the paths lie on different filesystems.
-    pub async fn rename(&self, from: FileTarget, to: impl Into<String>) -> Result<Entry, Failure> {
+    pub async fn rename(&self, from: FileTarget, to: impl Into<RawPath>) -> Result<Entry, Failure> {
         self.ask_entry(&Request::Move { from, to: to.into() }).await
+    }
+
+    /// Makes a symbolic link; directories above it are made.
+    ///
+    /// # Errors
+    /// As [`Self::make_directory`].
+    pub async fn link(&self, target: FileTarget, to: RawPath) -> Result<Entry, Failure> {
+        self.ask_entry(&Request::Link { target, to }).await
     }
 
     /// Removes a file, or a directory with all it holds.

@@ -60,7 +60,7 @@ fn entry(size: u64) -> Reply {
 }
 
 fn target() -> FileTarget {
-    FileTarget { path: "/f".to_owned(), user: None }
+    FileTarget { path: "/f".into(), user: None }
 }
 
 fn is_protocol(failure: &Failure) -> bool {

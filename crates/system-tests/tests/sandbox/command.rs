@@ -3,7 +3,7 @@
 use std::process::{Output, Stdio};
 
 use system_tests::process::binary;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use crate::fixture::{Daemon, PATIENCE};
@@ -192,4 +192,108 @@ async fn a_daemon_that_is_not_there_is_told_apart() {
     let output = command.args(["sandbox", "list", "--url", &url, "--key", "k"]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stderr).contains("mote-sandboxd serve"));
+}
+
+/// Without `-i` as with it: bytes as they are, as they come, however many.
+#[tokio::test]
+async fn output_is_streamed_to_the_byte() {
+    let daemon = Daemon::start().await;
+    let id = &printed(&daemon, &["create"]).await;
+    let bytes = output(&daemon, &["exec", id, "--", "sh", "-c", r"printf '\377\000\376'; printf '\200' >&2"]).await;
+    assert_eq!((&*bytes.stdout, &*bytes.stderr), (&b"\xff\0\xfe"[..], &b"\x80"[..]));
+    let long = output(&daemon, &["exec", id, "--", "head", "-c", "9000000", "/dev/zero"]).await;
+    assert!(long.stdout.len() == 9_000_000 && long.stdout.iter().all(|byte| *byte == 0), "{}", long.stdout.len());
+    // The program goes on only when what it said has been seen here.
+    let line = "echo first; until [ -e /tmp/seen ]; do :; done; echo last";
+    let mut child =
+        command(&daemon, &["exec", id, "--", line]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("output comes as it is written");
+    assert_eq!(first.unwrap().as_deref(), Some("first"));
+    printed(&daemon, &["exec", id, "--", "touch", "/tmp/seen"]).await;
+    assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("last"));
+    assert!(child.wait().await.unwrap().success());
+    let late = output(&daemon, &["exec", id, "--timeout", "300ms", "--", "sh", "-c", "echo said; sleep 60"]).await;
+    let note = String::from_utf8_lossy(&late.stderr).into_owned();
+    assert!(late.stdout == b"said\n" && note.contains("its time was over") && !late.status.success(), "{late:?}");
+}
+
+/// Input that nobody asked to be passed on is left for whoever reads it next.
+#[tokio::test]
+async fn without_interactive_no_input_is_taken() {
+    let daemon = Daemon::start().await;
+    let id = &printed(&daemon, &["create"]).await;
+    let mote = binary::mote().unwrap().display();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{mote} sandbox exec {id} -- cat; cat")]);
+    shell.env("MOTE_SANDBOX_URL", daemon.url()).env("MOTE_SANDBOX_KEY", daemon.key());
+    let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"kept").await.unwrap();
+    assert_eq!(child.wait_with_output().await.unwrap().stdout, b"kept");
+}
+
+#[tokio::test]
+async fn a_tree_is_copied_with_its_links_and_whatever_its_names_are_and_what_cannot_be_is_named() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let daemon = Daemon::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    std::fs::create_dir_all(tree.join("private")).unwrap();
+    std::fs::write(tree.join(OsStr::from_bytes(b"caf\xe9")), "latin").unwrap();
+    std::fs::write(tree.join("private/key"), "k").unwrap();
+    std::os::unix::fs::symlink("private/key", tree.join("link")).unwrap();
+    std::os::unix::fs::symlink("/nowhere/at/all", tree.join("dangling")).unwrap();
+    std::os::unix::fs::symlink("private", tree.join("folder-link")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).unwrap();
+    let id = &printed(&daemon, &["create"]).await;
+    for _ in 0..2 {
+        let sent = output(&daemon, &["cp", tree.to_str().unwrap(), &format!("{id}:/tmp/")]).await;
+        let said = String::from_utf8_lossy(&sent.stderr).into_owned();
+        assert!(sent.status.success() && said.contains("tree/socket is a device, a pipe or a socket"), "{said}");
+        assert!(said.contains("2 files and 3 links copied"), "{said}");
+    }
+    let seen = "cd /tmp/tree && readlink link dangling folder-link && ls private && cat $(printf 'caf\\351')";
+    assert_eq!(printed(&daemon, &["exec", id, "--", seen]).await, "private/key\n/nowhere/at/all\nprivate\nkey\nlatin");
+    printed(&daemon, &["exec", id, "--", "cd /tmp/tree && mkfifo pipe && chmod 700 private"]).await;
+    let back = folder.path().join("back");
+    let got = output(&daemon, &["cp", &format!("{id}:/tmp/tree"), back.to_str().unwrap()]).await;
+    let said = String::from_utf8_lossy(&got.stderr).into_owned();
+    assert!(got.status.success() && said.contains("/tmp/tree/pipe is a device, a pipe or a socket"), "{said}");
+    assert_eq!(std::fs::read(back.join(OsStr::from_bytes(b"caf\xe9"))).unwrap(), b"latin");
+    assert_eq!(std::fs::read_link(back.join("dangling")).unwrap().to_str(), Some("/nowhere/at/all"));
+    assert_eq!(std::fs::read_link(back.join("link")).unwrap().to_str(), Some("private/key"));
+    assert_eq!(std::fs::metadata(back.join("private")).unwrap().permissions().mode() & 0o777, 0o700);
+    // What may not be read is an error, and no empty directory.
+    printed(&daemon, &["exec", "--user", "root", id, "--", "chmod 0 /tmp/tree/private; chown root /tmp/tree/private"]).await;
+    let refused = output(&daemon, &["cp", &format!("{id}:/tmp/tree"), &folder.path().join("no").display().to_string()]).await;
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("private"), "{refused:?}");
+}
+
+/// A sandbox that leaves a link in one copy, to lead the next one out.
+#[tokio::test]
+async fn no_copy_is_led_out_of_its_destination_by_a_link_of_an_earlier_one() {
+    let daemon = Daemon::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (victim, to) = (folder.path().join("victim"), folder.path().join("to"));
+    std::fs::create_dir(&victim).unwrap();
+    std::fs::write(victim.join("file"), "mine").unwrap();
+    let id = &printed(&daemon, &["create"]).await;
+    let links = format!("mkdir /tmp/t && ln -s {0} /tmp/t/a && ln -s {0}/file /tmp/t/b", victim.display());
+    printed(&daemon, &["exec", id, "--", &links]).await;
+    printed(&daemon, &["cp", &format!("{id}:/tmp/t"), to.to_str().unwrap()]).await;
+    assert!(to.join("a").is_symlink(), "the trap is laid");
+    let files = "cd /tmp/t && rm a b && mkdir a && echo theirs >a/file && echo theirs >b";
+    printed(&daemon, &["exec", id, "--", files]).await;
+    // The next copy goes into the directory that is there now: this one's place is taken by the first.
+    let first = folder.path().join("first");
+    std::fs::rename(&to, &first).unwrap();
+    std::fs::create_dir(&to).unwrap();
+    std::fs::rename(&first, to.join("t")).unwrap();
+    printed(&daemon, &["cp", &format!("{id}:/tmp/t"), to.to_str().unwrap()]).await;
+    assert_eq!(std::fs::read_to_string(to.join("t/a/file")).unwrap(), "theirs\n");
+    assert_eq!(std::fs::read_to_string(victim.join("file")).unwrap(), "mine");
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderValue, StatusCode, header};
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::FileTarget;
+use mote_sandbox_api::guest::{FileTarget, RawPath};
 use mote_sandbox_api::limits::PATH_BYTES_MAX;
 use mote_sandbox_api::request::Page;
 use serde::Deserialize;
@@ -32,22 +32,38 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct At {
-    path: String,
+    #[serde(default)]
+    path: Option<String>,
+    /// Its bytes in base64, instead of `path`: for names that are not UTF-8.
+    #[serde(default)]
+    path_base64: Option<String>,
     #[serde(default)]
     user: Option<String>,
 }
 
 impl At {
     fn target(self) -> Result<FileTarget, Failure> {
-        target(self.path, self.user)
+        target(self.path, self.path_base64, self.user)
     }
 }
 
-fn target(path: String, user: Option<String>) -> Result<FileTarget, Failure> {
-    if path.is_empty() || path.len() > PATH_BYTES_MAX || path.contains('\0') {
-        return Err(Failure::invalid("path", format!("it must have 1 to {PATH_BYTES_MAX} bytes, none of them zero")));
+fn target(path: Option<String>, path_base64: Option<String>, user: Option<String>) -> Result<FileTarget, Failure> {
+    Ok(FileTarget { path: raw("path", path, path_base64)?, user })
+}
+
+/// A path that is given as text, or as bytes in base64.
+fn raw(field: &str, text: Option<String>, base64: Option<String>) -> Result<RawPath, Failure> {
+    let path = match (text, base64) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::invalid(field, format!("{field} and {field}_base64 exclude one another")));
+        }
+        (None, Some(base64)) => RawPath::from_base64(&format!("{field}_base64"), &base64)?,
+        (text, None) => text.unwrap_or_default().into(),
+    };
+    if path.is_empty() || path.len() > PATH_BYTES_MAX || path.as_bytes().contains(&0) {
+        return Err(Failure::invalid(field, format!("it must have 1 to {PATH_BYTES_MAX} bytes, none of them zero")));
     }
-    Ok(FileTarget { path, user })
+    Ok(path)
 }
 
 async fn guest(api: &Api, user: &User) -> Result<Guest, Failure> {
@@ -58,7 +74,10 @@ async fn guest(api: &Api, user: &User) -> Result<Guest, Failure> {
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReadQuery {
-    path: String,
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    path_base64: Option<String>,
     #[serde(default)]
     user: Option<String>,
     #[serde(default)]
@@ -68,7 +87,7 @@ pub(super) struct ReadQuery {
 }
 
 pub(super) async fn read(State(api): State<Api>, user: User, Query(query): Query<ReadQuery>) -> Answer {
-    let target = target(query.path, query.user)?;
+    let target = target(query.path, query.path_base64, query.user)?;
     let file = guest(&api, &user).await?.read(target, query.offset, query.length).await?;
     let (length, entry) = (file.length(), file.entry().clone());
     let bytes = file.map(|chunk| chunk.map_err(std::io::Error::other));
@@ -89,7 +108,10 @@ pub(super) async fn read(State(api): State<Api>, user: User, Query(query): Query
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct WriteQuery {
-    path: String,
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    path_base64: Option<String>,
     #[serde(default)]
     user: Option<String>,
     /// Permission bits, in octal.
@@ -103,7 +125,7 @@ pub(super) async fn write(
     Query(query): Query<WriteQuery>,
     body: HttpBody,
 ) -> Answer {
-    let target = target(query.path, query.user)?;
+    let target = target(query.path, query.path_base64, query.user)?;
     let mode = query.mode.map(|text| {
         u32::from_str_radix(&text, 8)
             .ok()
@@ -130,7 +152,7 @@ fn bounded(body: HttpBody) -> impl Stream<Item = Result<Bytes, Failure>> + Send 
 
 pub(super) async fn remove(State(api): State<Api>, user: User, Query(at): Query<At>) -> Answer {
     let target = at.target()?;
-    let path = target.path.clone();
+    let path = target.path.to_string();
     guest(&api, &user).await?.remove(target).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({ "removed": path })))
 }
@@ -144,7 +166,10 @@ pub(super) async fn stat(State(api): State<Api>, user: User, Query(at): Query<At
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
-    path: String,
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    path_base64: Option<String>,
     #[serde(default)]
     user: Option<String>,
     #[serde(default)]
@@ -152,7 +177,7 @@ pub(super) struct ListQuery {
 }
 
 pub(super) async fn list(State(api): State<Api>, user: User, Query(query): Query<ListQuery>) -> Answer {
-    let target = target(query.path, query.user)?;
+    let target = target(query.path, query.path_base64, query.user)?;
     let items = guest(&api, &user).await?.list(target, query.depth.unwrap_or(1)).await?;
     Ok(json(StatusCode::OK, &Page { items, next: None }))
 }
@@ -166,16 +191,45 @@ pub(super) async fn directory(State(api): State<Api>, user: User, body: Body<At>
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rename {
-    from: String,
-    to: String,
+    #[serde(default)]
+    from: Option<String>,
+    #[serde(default)]
+    from_base64: Option<String>,
+    #[serde(default)]
+    to: Option<String>,
+    #[serde(default)]
+    to_base64: Option<String>,
     #[serde(default)]
     user: Option<String>,
 }
 
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Link {
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    path_base64: Option<String>,
+    /// What stands in the link.
+    #[serde(default)]
+    to: Option<String>,
+    #[serde(default)]
+    to_base64: Option<String>,
+    #[serde(default)]
+    user: Option<String>,
+}
+
+pub(super) async fn link(State(api): State<Api>, user: User, body: Body<Link>) -> Answer {
+    let Link { path, path_base64, to, to_base64, user: name } = body.value;
+    let (link, to) = (target(path, path_base64, name)?, raw("to", to, to_base64)?);
+    Ok(json(StatusCode::CREATED, &guest(&api, &user).await?.link(link, to).await?))
+}
+
 pub(super) async fn rename(State(api): State<Api>, user: User, body: Body<Rename>) -> Answer {
-    let Rename { from, to, user: name } = body.value;
-    let to = target(to, None)?.path;
-    let from = target(from, name)?;
+    let Rename { from, from_base64, to, to_base64, user: name } = body.value;
+    let to = raw("to", to, to_base64)?;
+    let from = FileTarget { path: raw("from", from, from_base64)?, user: name };
     Ok(json(StatusCode::OK, &guest(&api, &user).await?.rename(from, to).await?))
 }
 
@@ -183,7 +237,10 @@ pub(super) async fn rename(State(api): State<Api>, user: User, body: Body<Rename
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct WatchQuery {
-    path: String,
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    path_base64: Option<String>,
     #[serde(default)]
     user: Option<String>,
     #[serde(default)]
@@ -192,7 +249,7 @@ pub(super) struct WatchQuery {
 
 /// Events of a directory as they happen, as server-sent events: `event` is the kind, `data` names the path.
 pub(super) async fn watch(State(api): State<Api>, user: User, Query(query): Query<WatchQuery>) -> Answer {
-    let target = target(query.path, query.user)?;
+    let target = target(query.path, query.path_base64, query.user)?;
     let watching = guest(&api, &user).await?.watch(target, query.recursive).await?;
     let closing = api.closing.clone();
     let events = futures_util::stream::unfold(Some(watching), move |watching| {

@@ -44,6 +44,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Api>)> {
         ("/v1/sandboxes/{id}/files/stat", get(files::stat)),
         ("/v1/sandboxes/{id}/files/list", get(files::list)),
         ("/v1/sandboxes/{id}/files/directory", post(files::directory)),
+        ("/v1/sandboxes/{id}/files/link", post(files::link)),
         ("/v1/sandboxes/{id}/files/move", post(files::rename)),
         ("/v1/sandboxes/{id}/files/watch", get(files::watch)),
         ("/v1/sandboxes/{id}/ports/{port}", any(ports::root)),

@@ -230,8 +230,8 @@ async fn perform(command: Command, client: &Client, json: bool, terminal: &mut T
     match command {
         Command::Create(create) => specification::create(*create, client, json, terminal).await,
         Command::List(list) => self::list(list, client, json, terminal).await,
-        Command::Exec(run) if run.interactive => shell::piped(run, client).await,
-        Command::Exec(run) => exec(run, client, json, terminal).await,
+        Command::Exec(run) if json && !run.interactive => exec(run, client, terminal).await,
+        Command::Exec(run) => shell::streamed(run, client, terminal).await,
         Command::Shell(shell) => shell::open(shell, client).await,
         Command::Cp(copy) => copy::execute(copy, client, terminal).await,
         Command::Snapshot(arguments) => snapshot::execute(arguments, client, json, terminal).await,
@@ -301,7 +301,8 @@ fn program(command: &[String]) -> Program {
     }
 }
 
-async fn exec(run: Run, client: &Client, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
+/// Runs a program to its end and prints the daemon's JSON, its output within the daemon's bound.
+async fn exec(run: Run, client: &Client, terminal: &mut Terminal) -> Result<(), Exit> {
     let body = Exec {
         command: program(&run.command),
         env: run.env.into_iter().collect(),
@@ -312,19 +313,7 @@ async fn exec(run: Run, client: &Client, json: bool, terminal: &mut Terminal) ->
         ..Exec::default()
     };
     let result: ExecResult = client.tell(Method::POST, &of(&run.sandbox, "/exec"), &body).await?;
-    if json {
-        terminal.line(&serde_json::to_string(&result).map_err(anyhow::Error::new)?)?;
-    } else {
-        use std::io::Write as _;
-        terminal.raw(result.stdout.as_bytes())?;
-        std::io::stderr().lock().write_all(result.stderr.as_bytes())?;
-        if result.truncated_bytes > 0 {
-            terminal.note(&format!("{} bytes of output were cut", result.truncated_bytes))?;
-        }
-        if result.timed_out {
-            terminal.note("it was ended: its time was over")?;
-        }
-    }
+    terminal.line(&serde_json::to_string(&result).map_err(anyhow::Error::new)?)?;
     ended(result.exit)
 }
 

@@ -1,6 +1,6 @@
-//! `mote sandbox shell` and `exec -i`: a process whose input and output are this terminal's.
+//! `mote sandbox shell` and `exec`: a process whose output, and input where that is asked for, are this command's.
 //!
-//! It renders nothing: bytes pass as they are, in raw mode, so that the program inside sees every key.
+//! It renders nothing: bytes pass as they are and as they come; a shell's in raw mode, so that the program inside sees every key.
 
 use std::io::{Read as _, Write as _};
 
@@ -15,8 +15,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::client::{Client, explained};
-use super::{Run, Shell, ended, of};
+use super::{Program, Run, Shell, ended, of, program};
 use crate::commands::exit::{Code, Exit};
+use crate::commands::terminal::Terminal;
 
 /// Bytes of input that travel in one message.
 const INPUT_BYTES: usize = 16 * 1024;
@@ -58,21 +59,29 @@ pub(super) async fn open(shell: Shell, client: &Client) -> Result<(), Exit> {
     let argv =
         if shell.command.is_empty() { ["/bin/sh", "-c", LOGIN].map(str::to_owned).to_vec() } else { shell.command };
     let start = Start { argv, user: shell.user, terminal: Some(size()), stdin: true, ..Start::default() };
-    follow(&of(&shell.sandbox, "/stream"), start, client, true).await
+    follow(&of(&shell.sandbox, "/stream"), start, client, true).await.and_then(|(exit, _)| ended(exit))
 }
 
-/// A program whose input is this command's.
-pub(super) async fn piped(run: Run, client: &Client) -> Result<(), Exit> {
+/// A program whose output is this command's, and its input where that is asked for.
+pub(super) async fn streamed(run: Run, client: &Client, terminal: &mut Terminal) -> Result<(), Exit> {
+    let argv = match program(&run.command) {
+        Program::Line(line) => ["/bin/sh", "-c", &line].map(str::to_owned).to_vec(),
+        Program::Arguments(words) => words,
+    };
     let start = Start {
-        argv: run.command,
+        argv,
         env: run.env.into_iter().collect(),
         cwd: run.cwd,
         user: run.user,
-        stdin: true,
+        stdin: run.interactive,
         timeout_ms: run.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         ..Start::default()
     };
-    follow(&of(&run.sandbox, "/stream"), start, client, false).await
+    let (exit, timed_out) = follow(&of(&run.sandbox, "/stream"), start, client, false).await?;
+    if timed_out {
+        terminal.note("it was ended: its time was over")?;
+    }
+    ended(exit)
 }
 
 /// What comes on standard input, read by a thread of its own: nothing waits for that thread when the command ends.
@@ -93,7 +102,11 @@ fn message(request: &StreamRequest) -> Result<Message, Exit> {
     Ok(Message::text(serde_json::to_string(request).map_err(anyhow::Error::new)?))
 }
 
-async fn follow(path: &str, start: Start, client: &Client, terminal: bool) -> Result<(), Exit> {
+/// How a process ended, and whether its time was over.
+type End = (mote_sandbox_api::guest::Exit, bool);
+
+async fn follow(path: &str, start: Start, client: &Client, terminal: bool) -> Result<End, Exit> {
+    let takes_input = start.stdin;
     let socket = client.stream(path).await?;
     let (mut sink, mut messages) = socket.split();
     sink.send(message(&StreamRequest::Start(start))?).await.map_err(lost)?;
@@ -101,7 +114,7 @@ async fn follow(path: &str, start: Start, client: &Client, terminal: bool) -> Re
     let mut resized = signal(SignalKind::window_change()).context("failed to watch the terminal's size")?;
     // Input goes out while output comes in, and neither waits for the other: the process may take no more before its output
     // was read.
-    let feeding = feed(&mut sink, &mut resized, raw.is_some());
+    let feeding = feed(&mut sink, &mut resized, takes_input, raw.is_some());
     let end = tokio::select! {
         end = receive(&mut messages) => end,
         failure = feeding => Err(failure),
@@ -114,7 +127,16 @@ type Socket = WebSocketStream<reqwest::Upgraded>;
 
 /// Sends what comes on standard input, and the terminal's size where it is one; answers only where that cannot go on. A
 /// connection that does not take it any more is no such case: what is received on it says why.
-async fn feed(sink: &mut SplitSink<Socket, Message>, resized: &mut Signal, is_terminal: bool) -> Exit {
+async fn feed(
+    sink: &mut SplitSink<Socket, Message>,
+    resized: &mut Signal,
+    takes_input: bool,
+    is_terminal: bool,
+) -> Exit {
+    // What nobody asked to be passed on is not read: it may be the next command's.
+    if !takes_input {
+        return std::future::pending().await;
+    }
     let (mut input, mut open) = (input(), true);
     loop {
         let next = tokio::select! {
@@ -139,13 +161,13 @@ async fn feed(sink: &mut SplitSink<Socket, Message>, resized: &mut Signal, is_te
 }
 
 /// Passes on what the process says, until it ends.
-async fn receive(messages: &mut SplitStream<Socket>) -> Result<(), Exit> {
+async fn receive(messages: &mut SplitStream<Socket>) -> Result<End, Exit> {
     loop {
         match messages.next().await {
             Some(Ok(Message::Binary(bytes))) => write(&bytes)?,
             Some(Ok(Message::Text(text))) => match serde_json::from_str(&text).map_err(anyhow::Error::new)? {
                 StreamEvent::Started { .. } => {}
-                StreamEvent::Exited { exit, .. } => return ended(exit),
+                StreamEvent::Exited { exit, timed_out } => return Ok((exit, timed_out)),
                 StreamEvent::Failed(failure) => return Err(Exit::new(Code::Refused, anyhow!(explained(&failure)))),
             },
             Some(Ok(_)) => {}

@@ -65,6 +65,7 @@ mod tests {
         let entry = Entry {
             name: "a".into(),
             path: "/a".into(),
+            path_base64: None,
             kind: EntryKind::File,
             size: 5,
             mode: 0o100_640,
@@ -72,6 +73,7 @@ mod tests {
             group: "user".into(),
             modified_ms: 0,
             link: None,
+            link_base64: None,
         };
         let told = info(&entry);
         assert_eq!(told["permissions"], "-rw-r-----");

@@ -48,7 +48,7 @@ fn named(request: &Request) -> Result<(Option<String>, Option<String>), Failure>
 
 fn target(path: Option<String>, user: Option<String>) -> Result<FileTarget, Failure> {
     let path = path.filter(|path| !path.is_empty()).ok_or_else(|| Failure::invalid("path", "no path is given"))?;
-    Ok(FileTarget { path, user })
+    Ok(FileTarget { path: path.into(), user })
 }
 
 /// First byte and number of bytes of a range (RFC 9110, 14.1.2); nothing where none is asked for, or several.
@@ -236,7 +236,7 @@ pub(super) async fn compose(
         return Err(Failure::invalid("source_paths", message).with("limit", COMPOSE_PARTS_MAX).into());
     }
     let sources: Vec<FileTarget> =
-        source_paths.into_iter().map(|path| FileTarget { path, user: username.clone() }).collect();
+        source_paths.into_iter().map(|path| FileTarget { path: path.into(), user: username.clone() }).collect();
     for source in &sources {
         let found = inside.guest.stat(source.clone()).await.map_err(explained)?;
         if found.kind != EntryKind::File {

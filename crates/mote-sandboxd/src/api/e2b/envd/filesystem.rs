@@ -90,7 +90,7 @@ fn target(user: Option<String>, path: String) -> Result<FileTarget, Failure> {
     if path.is_empty() {
         return Err(Failure::invalid("path", "no path is given"));
     }
-    Ok(FileTarget { path, user })
+    Ok(FileTarget { path: path.into(), user })
 }
 
 async fn unary(guest: &Guest, method: &str, request: Request) -> Result<Value, Failure> {
@@ -157,9 +157,9 @@ pub(super) async fn event(
     }
     let mut told = json!({ "name": name, "type": word });
     if include_entry && kind != EventKind::Remove {
-        let path = format!("{}/{name}", watched.path.trim_end_matches('/'));
+        let path = format!("{}/{name}", watched.path.to_string().trim_end_matches('/'));
         // It may be gone again: the event is told all the same.
-        if let Ok(found) = guest.stat(FileTarget { path, user: watched.user.clone() }).await {
+        if let Ok(found) = guest.stat(FileTarget { path: path.into(), user: watched.user.clone() }).await {
             told["entry"] = entry::info(&found);
         }
     }

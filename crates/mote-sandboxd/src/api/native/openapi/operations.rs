@@ -13,7 +13,7 @@ use mote_sandbox_api::request::{
 use super::generated::Access::{Key, Open, Token};
 use super::generated::Document;
 use crate::api::native::exec::Signal;
-use crate::api::native::files::{At, ListQuery, ReadQuery, Rename, WatchQuery, WriteQuery};
+use crate::api::native::files::{At, Link, ListQuery, ReadQuery, Rename, WatchQuery, WriteQuery};
 use crate::api::native::sandboxes::LogsQuery;
 use crate::api::native::stored::{NamedImage, SnapshotsQuery, Told};
 use crate::api::native::transfer::{ImportQuery, MEDIA_TYPE};
@@ -195,6 +195,9 @@ fn files(d: &mut Document) {
     )
     .body::<Rename>()
     .answers::<Entry>(200);
+    d.operation(Token, "post", "/v1/sandboxes/{id}/files/link", "make_link", "Makes a symbolic link.")
+        .body::<Link>()
+        .answers::<Entry>(201);
     d.operation(
         Token,
         "get",
