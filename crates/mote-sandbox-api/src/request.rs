@@ -137,6 +137,9 @@ pub struct ExecResult {
     pub exit: guest::Exit,
     /// It was ended because its time was over.
     pub timed_out: bool,
+    /// Processes of the sandbox, this one or others, that the kernel ended meanwhile because its memory was used up.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub oom_kills: u64,
     /// Milliseconds from start to end.
     pub duration_ms: u64,
 }
@@ -399,9 +402,17 @@ pub enum StreamEvent {
         exit: guest::Exit,
         /// Because its time was over.
         timed_out: bool,
+        /// Processes of the sandbox, this one or others, that the kernel ended meanwhile because its memory was used up.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        oom_kills: u64,
     },
     /// It did not work; the last message.
     Failed(crate::error::Failure),
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// First byte of a binary message with standard output.

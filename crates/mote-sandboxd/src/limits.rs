@@ -239,7 +239,13 @@ pub const SLOTS_MAX: u32 = 3_840;
 /// Terminals of one sandbox.
 pub const TERMINALS_MAX: u32 = 256;
 /// Connections that wait for a sandbox's first process.
-pub const GUEST_BACKLOG: i32 = 128;
+pub const GUEST_BACKLOG: i32 = 512;
+/// Milliseconds that a connection waits for a place among those.
+pub const GUEST_BACKLOG_TIMEOUT_MS: u64 = 4_000;
+/// First pause before it is tried again, doubled each time.
+pub const GUEST_BACKLOG_PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
+/// Longest such pause.
+pub const GUEST_BACKLOG_PAUSE_MAX: std::time::Duration = std::time::Duration::from_millis(64);
 /// Open files of one process of a sandbox, where the host allows as many.
 pub const OPEN_FILES_MAX: u64 = 1_048_576;
 /// Times that the keeper tries to remove what is left of a sandbox before it is reported.

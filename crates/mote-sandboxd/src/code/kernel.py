@@ -8,6 +8,7 @@ import ast as _ast
 import asyncio as _asyncio
 import builtins as _builtins
 import codecs as _codecs
+import importlib as _importlib
 import importlib.abc as _abc
 import importlib.machinery as _machinery
 import inspect as _inspect
@@ -26,6 +27,8 @@ import traceback as _traceback
 import types as _types
 
 _READ_BYTES = 65536
+# How long a piece of a line may wait for the rest of it.
+_FLUSH_SECONDS = 0.05
 
 
 class _Wire:
@@ -48,9 +51,11 @@ class _Wire:
             self.streams[reading] = (name, _codecs.getincrementaldecoder("utf-8")("replace"))
         _sys.stdin = _io.TextIOWrapper(open(0, "rb", closefd=False), encoding="utf-8")
         _sys.stdout = _io.TextIOWrapper(open(1, "wb", 0, closefd=False), encoding="utf-8", errors="replace",
-                                        line_buffering=True, write_through=False)
+                                        line_buffering=True)
         _sys.stderr = _io.TextIOWrapper(open(2, "wb", 0, closefd=False), encoding="utf-8", errors="replace",
                                         line_buffering=True)
+        # Set while a cell runs.
+        self.busy = _threading.Event()
 
     def send(self, **message):
         """One message; a value that JSON cannot carry becomes its text."""
@@ -83,6 +88,17 @@ class _Wire:
         while True:
             for descriptor, _ in poll.poll():
                 self._take(descriptor)
+
+    def flush(self):
+        """Lets out what waits for the end of its line, while a cell runs. In a thread of its own, for ever."""
+        while True:
+            self.busy.wait()
+            _time.sleep(_FLUSH_SECONDS)
+            for stream in (_sys.stdout, _sys.stderr):
+                try:
+                    stream.flush()
+                except Exception:
+                    pass
 
     def drain(self):
         """Sends everything printed so far."""
@@ -127,57 +143,86 @@ def _cleaned_below(value, above):
 
 
 class _Inline(_abc.MetaPathFinder, _abc.Loader):
-    """Makes the modules that come into being only when the code asks for them: a matplotlib backend that displays."""
+    """Makes modules that come into being only when the code asks for them, and the image has none of their name: a matplotlib
+    backend that displays, and what code for notebooks imports."""
 
     BACKEND = "mote_inline_backend"
 
     def __init__(self, kernel):
         self.kernel = kernel
+        self.modules = modules_of(kernel)
 
     def find_spec(self, name, path=None, target=None):
-        return _machinery.ModuleSpec(name, self) if name == self.BACKEND else None
+        if name != self.BACKEND and name not in self.modules:
+            return None
+        return _machinery.ModuleSpec(name, self, is_package="__path__" in self.modules.get(name, ()))
 
     def create_module(self, spec):
         return None
 
     def exec_module(self, module):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        if module.__name__ == self.BACKEND:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        record_boxes()
-        module.FigureCanvas = FigureCanvasAgg
-        module.show = lambda *arguments, **named: self.kernel.display_figures()
+            record_boxes()
+            module.FigureCanvas = FigureCanvasAgg
+            module.show = lambda *arguments, **named: self.kernel.display_figures()
+            return
+        for name, value in self.modules[module.__name__].items():
+            full = f"{module.__name__}.{name}"
+            if name != "__path__":
+                setattr(module, name, _importlib.import_module(full) if value is None and full in self.modules else value)
 
 
-class _Shell:
-    """`!command` and `%pip` lines, for code that is written for notebooks."""
+class _Around(_abc.MetaPathFinder, _abc.Loader):
+    """Loads some modules with a variable that holds while they begin, or does something once they are there. What is set for good
+    would reach children, which know nothing of this process's modules."""
 
-    COMMAND = _re.compile(r"^(\s*)!(.+)$")
-    MAGIC = _re.compile(r"^(\s*)%(pip|cd|env)\b\s*(.*)$")
+    VARIABLES = {
+        "matplotlib": ("MPLBACKEND", f"module://{_Inline.BACKEND}"),
+        # By a type that applications know, and by a page that loads its script from where everybody gets it.
+        "plotly.io._renderers": ("PLOTLY_RENDERER", "plotly_mimetype+notebook_connected"),
+    }
 
-    @classmethod
-    def translated(cls, code):
-        if code.lstrip().startswith(("%%bash", "%%sh")):
-            return f"__mote_shell__({code.lstrip().partition(chr(10))[2]!r})"
-        return "\n".join(cls._line(line) for line in code.split("\n"))
-
-    @classmethod
-    def _line(cls, line):
-        found = cls.COMMAND.match(line)
-        if found:
-            return f"{found[1]}__mote_shell__({found[2]!r})"
-        found = cls.MAGIC.match(line)
-        if not found:
-            return line
-        if found[2] == "pip":
-            return f"{found[1]}__mote_shell__({_sys.executable + ' -m pip ' + found[3]!r})"
-        if found[2] == "cd":
-            return f"{found[1]}__import__('os').chdir(__import__('os').path.expanduser({found[3].strip() or '~'!r}))"
-        name, _, value = found[3].partition("=")
-        return f"{found[1]}__import__('os').environ.__setitem__({name.strip()!r}, {value.strip()!r})"
+    def __init__(self, kernel):
+        self.loaders = {}
+        self.after = {"IPython": lambda module: kernel.shell._ipython(), "getpass": self._refusing}
 
     @staticmethod
-    def run(command):
-        _subprocess.run(["/bin/sh", "-c", command], check=False)
+    def _refusing(module):
+        module.getpass = lambda prompt="Password: ", stream=None: _refused(prompt)
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in self.VARIABLES and name not in self.after:
+            return None
+        for finder in _sys.meta_path:
+            spec = None if finder is self or not hasattr(finder, "find_spec") else finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                if not isinstance(spec.loader, _Inline):
+                    self.loaders[name], spec.loader = spec.loader, self
+                return spec
+        return None
+
+    def create_module(self, spec):
+        return self.loaders[spec.name].create_module(spec)
+
+    def exec_module(self, module):
+        loader = module.__loader__ = module.__spec__.loader = self.loaders[module.__name__]
+        variable, value = self.VARIABLES.get(module.__name__, ("", ""))
+        mine = variable and variable not in _os.environ
+        if mine:
+            _os.environ[variable] = value
+        try:
+            loader.exec_module(module)
+        finally:
+            if mine:
+                _os.environ.pop(variable, None)
+        self.after.get(module.__name__, lambda _: None)(module)
+
+
+def _refused(prompt=""):
+    """Nobody can answer: said at once, instead of waiting for an input that does not come."""
+    raise StdinNotImplementedError("raw_input was called, but this frontend does not support input requests.")
 
 
 class _Kernel:
@@ -187,21 +232,39 @@ class _Kernel:
         self.wire = wire
         self.count = 0
         self.running = False
-        self.loop = None
+        # The cell that awaits something: an interrupt cancels it.
+        self.task = None
+        # One for the whole life: tasks that a cell leaves go on between cells.
+        self.loop = _asyncio.new_event_loop()
+        _asyncio.set_event_loop(self.loop)
         self.module = _types.ModuleType("__main__")
-        self.module.__dict__.update(__builtins__=_builtins, __mote_shell__=_Shell.run, display=self.display)
+        self.shell = InteractiveShell(self)
+        names = dict(__builtins__=_builtins, display=self.display, get_ipython=lambda: self.shell, In=[""], Out={},
+                     _="", __="", ___="", _i="", exit=_sys.exit, quit=_sys.exit)
+        self.module.__dict__.update(names)
+        self.own = set(names)
+        _builtins.input = _refused
+        _builtins.get_ipython, _builtins.display = names["get_ipython"], self.display
         _sys.modules["__main__"] = self.module
-        _sys.meta_path.insert(0, _Inline(self))
-        _os.environ.setdefault("MPLBACKEND", f"module://{_Inline.BACKEND}")
+        _sys.meta_path.insert(0, _Around(self))
+        _sys.meta_path.append(_Inline(self))
+        if "getpass" in _sys.modules:
+            _Around._refusing(_sys.modules["getpass"])
         _sys.argv = [""]
         _sys.path.insert(0, "")
 
     # What the code may call.
 
-    def display(self, *values, **_):
-        """Shows values as results of the cell beside its last expression."""
+    def display(self, *values, raw=False, display_id=None, include=None, exclude=None, metadata=None, transient=None, **_):
+        """Shows values as results of the cell beside its last expression; with `raw`, bundles by MIME type as they are."""
         for value in values:
-            self.result(formats_of(value), main=False)
+            if raw:
+                self.result(formats_of_bundle(value), main=False)
+            elif not _displays_itself(value):
+                self.result(formats_of(value), main=False)
+        if display_id is not None:
+            name = f"display-{self.count}-{_time.monotonic_ns()}" if display_id is True else display_id
+            return DisplayHandle(name, self.display)
 
     def display_figures(self):
         """Shows and closes the figures that are open."""
@@ -225,40 +288,33 @@ class _Kernel:
     def compiled(self, code, name):
         """The statements of a cell, and its last expression where it ends with one."""
         flags = _ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        try:
-            tree = compile(code, name, "exec", flags | _ast.PyCF_ONLY_AST)
-        except SyntaxError:
-            translated = _Shell.translated(code)
-            if translated == code:
-                raise
-            tree = compile(translated, name, "exec", flags | _ast.PyCF_ONLY_AST)
+        tree = compile(python_of(code), name, "exec", flags | _ast.PyCF_ONLY_AST)
         last = None
         if tree.body and isinstance(tree.body[-1], _ast.Expr) and not _ends_silently(code):
             last = compile(_ast.Expression(tree.body.pop().value), name, "eval", flags)
         return compile(tree, name, "exec", flags), last
 
-    def evaluated(self, compiled):
+    async def evaluated(self, compiled):
         made = eval(compiled, self.module.__dict__)
-        if compiled.co_flags & _inspect.CO_COROUTINE:
-            if self.loop is None:
-                self.loop = _asyncio.new_event_loop()
-                _asyncio.set_event_loop(self.loop)
-            return self._awaited(made)
-        return made
-
-    def _awaited(self, coroutine):
-        task = self.loop.create_task(coroutine)
+        if not compiled.co_flags & _inspect.CO_COROUTINE:
+            return made
+        self.task = self.loop.create_task(made)
         try:
-            return self.loop.run_until_complete(task)
-        except KeyboardInterrupt:
-            task.cancel()
-            try:
-                self.loop.run_until_complete(task)
-            except BaseException:
-                pass
-            raise
+            return await self.task
+        except _asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            self.task = None
 
-    def execute(self, command):
+    def run_nested(self, code):
+        """Code within a cell, as a magic runs it; its value. It awaits nothing: the loop is the cell's."""
+        statements, last = self.compiled(code, f"<cell {self.count} magic>")
+        if (statements.co_flags | (last.co_flags if last else 0)) & _inspect.CO_COROUTINE:
+            raise UsageError("a magic cannot await: write the await outside of it")
+        eval(statements, self.module.__dict__)
+        return eval(last, self.module.__dict__) if last is not None else None
+
+    async def execute(self, command):
         """One cell from start to end. Every way that code can fail becomes a message."""
         code, added = command["code"], command.get("env") or {}
         self.wire.cell = command["cell"]
@@ -270,13 +326,16 @@ class _Kernel:
         try:
             try:
                 _os.environ.update({key: str(value) for key, value in added.items()})
+                self.remember(code)
+                self.wire.busy.set()
                 self.running = True
-                self.carry_out(code, name)
+                await self.carry_out(code, name)
             finally:
                 self.running = False
         except BaseException as error:
             self.running = False
             self.fail(error, name)
+        self.wire.busy.clear()
         for key, value in before.items():
             if value is None:
                 _os.environ.pop(key, None)
@@ -285,20 +344,43 @@ class _Kernel:
         self.wire.drain()
         self.wire.send(type="end_of_execution", cell=self.wire.cell)
 
-    def carry_out(self, code, name):
+    def remember(self, code):
+        names = self.module.__dict__
+        if isinstance(names.get("In"), list):
+            names["In"].append(code)
+        names["_i"] = names[f"_i{self.count}"] = code
+
+    async def carry_out(self, code, name):
         statements, last = self.compiled(code, name)
-        self.evaluated(statements)
+        await self.evaluated(statements)
         if last is not None:
-            value = self.evaluated(last)
+            value = await self.evaluated(last)
             if value is not None:
-                self.module.__dict__["_"] = value
-                self.result(formats_of(value), main=True)
+                self.keep(value)
+                if not _displays_itself(value):
+                    self.result(formats_of(value), main=True)
                 self._shown(value)
         self.display_figures()
 
-    def interrupted(self, *_):
-        """SIGINT: only a running cell is interrupted, never the driver between two."""
-        if self.running:
+    def keep(self, value):
+        """The last values under the names that notebooks know."""
+        names = self.module.__dict__
+        names["___"], names["__"], names["_"] = names.get("__"), names.get("_"), value
+        names[f"_{self.count}"] = value
+        if isinstance(names.get("Out"), dict):
+            names["Out"][self.count] = value
+
+    def interrupted(self, _, frame):
+        """SIGINT: only a running cell is interrupted, never the driver between two. Code that runs is stopped where it is; code
+        that waits in the loop is cancelled."""
+        if not self.running:
+            return
+        while frame is not None and frame.f_code.co_name != "select":
+            frame = frame.f_back
+        waits = frame is not None and frame.f_back is not None and frame.f_back.f_code.co_name == "_run_once"
+        if waits and self.task is not None:
+            self.loop.call_soon_threadsafe(self.task.cancel)
+        else:
             raise KeyboardInterrupt
 
     def _shown(self, value):
@@ -325,11 +407,44 @@ class _Kernel:
 
     # Commands.
 
-    def serve(self):
-        """Runs cells until the commands end."""
-        for command in self.wire.lines():
+    async def obey(self, commands):
+        while True:
+            command = await commands.get()
             if command["op"] == "execute":
-                self.execute(command)
+                await self.execute(command)
+
+    def serve(self):
+        """Runs cells until the commands end. What earlier cells left to the loop goes on meanwhile."""
+        commands = _asyncio.Queue()
+
+        def read():
+            for command in self.wire.lines():
+                self.loop.call_soon_threadsafe(commands.put_nowait, command)
+            # Threads of the user's code must not keep an abandoned context alive.
+            _os._exit(0)
+
+        _threading.Thread(target=read, daemon=True).start()
+        serving = self.loop.create_task(self.obey(commands))
+        while True:
+            try:
+                self.loop.run_until_complete(serving)
+            except BaseException:
+                # An interrupt, or an exit, that a task raised through the loop: the cell that awaits it is told, and the loop
+                # goes on.
+                if serving.done():
+                    serving = self.loop.create_task(self.obey(commands))
+
+
+def _displays_itself(value):
+    """Whether a value showed itself, as charts do."""
+    show = None if isinstance(value, type) else getattr(type(value), "_ipython_display_", None)
+    if show is None:
+        return False
+    try:
+        show(value)
+        return True
+    except Exception:
+        return False
 
 
 def _ends_silently(code):
@@ -343,12 +458,11 @@ def _start():
     # An interrupt is the main thread's: there it also ends a call that waits.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGINT])
     _threading.Thread(target=wire.pump, daemon=True).start()
+    _threading.Thread(target=wire.flush, daemon=True).start()
     _signal.signal(_signal.SIGINT, kernel.interrupted)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])
     wire.send(type="ready", cwd=_os.getcwd())
     kernel.serve()
-    # Threads of the user's code must not keep an abandoned context alive.
-    _os._exit(0)
 
 
 _start()

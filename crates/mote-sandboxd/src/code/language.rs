@@ -8,8 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use super::TAG;
 
-const PYTHON: &str =
-    concat!(include_str!("charts.py"), "\n", include_str!("display.py"), "\n", include_str!("kernel.py"));
+const PYTHON: &str = concat!(
+    include_str!("charts.py"),
+    "\n",
+    include_str!("display.py"),
+    "\n",
+    include_str!("cells.py"),
+    "\n",
+    include_str!("notebook.py"),
+    "\n",
+    include_str!("kernel.py")
+);
 const JAVASCRIPT: &str = include_str!("kernel.js");
 
 /// Reads the driver from standard input, whose first bytes it is, and runs it: the image need not hold it, and the list of

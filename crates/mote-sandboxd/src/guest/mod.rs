@@ -17,6 +17,7 @@ use mote_sandbox_api::guest::{
     Configuration, Entry, FileTarget, PROTOCOL, Process, RawPath, Reply, Request, Selector, Start, TerminalSize,
 };
 use mote_sandbox_api::limits::{LIST_DEPTH_MAX, LIST_ENTRIES_MAX};
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -27,7 +28,7 @@ pub use self::process::{Event, ProcessInput, ProcessStream};
 
 use self::frame::{Frames, Writer};
 use crate::limits::{
-    GUEST_CONNECT_TIMEOUT_MS, GUEST_LIST_BYTES_MAX, GUEST_PROCESSES_MAX, GUEST_REPLY_TIMEOUT_MS, GUEST_SYNC_TIMEOUT_MS,
+    GUEST_BACKLOG, GUEST_BACKLOG_PAUSE, GUEST_BACKLOG_PAUSE_MAX, GUEST_BACKLOG_TIMEOUT_MS, GUEST_CONNECT_TIMEOUT_MS, GUEST_LIST_BYTES_MAX, GUEST_PROCESSES_MAX, GUEST_REPLY_TIMEOUT_MS, GUEST_SYNC_TIMEOUT_MS,
 };
 
 /// The first process of one sandbox, by its socket. Clones are cheap; nothing is connected until something is asked.
@@ -208,7 +209,7 @@ impl Guest {
     /// Connects and sends the request.
     async fn open(&self, request: &Request) -> Result<(Frames, Writer), Failure> {
         let connecting = async {
-            let stream = UnixStream::connect(&self.socket).await.map_err(|error| gone(&error))?;
+            let stream = connect(&self.socket).await?;
             let (reader, writer) = stream.into_split();
             let (frames, mut writer) = (Frames::new(reader), Writer::new(writer));
             writer.request(request).await?;
@@ -262,6 +263,23 @@ impl Guest {
     }
 }
 
+/// Connects; waits its turn where more connections wait already than the first process has taken, which the kernel tells nobody
+/// of when it changes (`unix(7)`). A place that does not come in time is a limit, not an end.
+async fn connect(socket: &Path) -> Result<UnixStream, Failure> {
+    let bound = Duration::from_millis(GUEST_BACKLOG_TIMEOUT_MS);
+    let since = tokio::time::Instant::now();
+    let mut pause = GUEST_BACKLOG_PAUSE;
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && since.elapsed() < bound => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(GUEST_BACKLOG_PAUSE_MAX);
+            }
+            result => return result.map_err(|error| gone(&error)),
+        }
+    }
+}
+
 /// Bounds a wait, and names what was waited for.
 async fn within<T>(
     timeout_ms: u64,
@@ -274,8 +292,13 @@ async fn within<T>(
     })
 }
 
-/// Nobody listens, or the connection broke.
+/// Nobody listens, or the connection broke; or the daemon itself has no room for a connection now.
 fn gone(error: &std::io::Error) -> Failure {
+    let errno = Errno::from_io_error(error);
+    if let Some(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) = errno {
+        let message = format!("failed to reach the sandbox's first process: too many connections ({error})");
+        return Failure::new(Code::Exhausted, message).with("limit", GUEST_BACKLOG).with("retry_after_s", 1);
+    }
     Failure::new(Code::Gone, format!("failed to reach the sandbox's first process: {error}"))
 }
 

@@ -4,6 +4,7 @@
 //! requests that exclude each other one is told why not. It performs nothing.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mote_sandbox_api::error::{Code, Failure};
@@ -42,6 +43,8 @@ pub struct Cell {
     pub(super) work: tokio::sync::Mutex<()>,
     states: watch::Sender<State>,
     journal: Mutex<Journal>,
+    /// Processes ended for want of memory that the journal tells of.
+    ooms_told: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,7 +61,14 @@ impl Cell {
             work: tokio::sync::Mutex::new(()),
             states,
             journal: Mutex::default(),
+            ooms_told: AtomicU64::new(0),
         }
+    }
+
+    /// Takes the number of processes that the kernel has ended for want of memory; how many of them the journal has not told of.
+    pub(super) fn ooms_new(&self, ooms: u64) -> u64 {
+        // The count begins anew with the first process.
+        ooms.saturating_sub(self.ooms_told.swap(ooms, Ordering::Relaxed))
     }
 
     pub(super) fn id(&self) -> &str {

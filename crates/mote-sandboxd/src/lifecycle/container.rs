@@ -287,6 +287,10 @@ impl Substrate for Container {
         Ok((self.filesystem.list(Kind::Roots).await?, self.filesystem.list(Kind::Snapshots).await?))
     }
 
+    fn oom_kills(&self, id: &str) -> u64 {
+        self.containers.oom_kills(id)
+    }
+
     async fn usage(&self, id: &str) -> Result<Usage, Failure> {
         let charge = self.filesystem.usage(id).await.unwrap_or_default();
         let usage = self.containers.usage(id);

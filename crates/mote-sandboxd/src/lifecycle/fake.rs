@@ -227,6 +227,9 @@ impl Substrate for Fake {
         let world = self.world();
         Ok((world.roots.iter().cloned().collect(), world.snapshots.iter().cloned().collect()))
     }
+    fn oom_kills(&self, _: &str) -> u64 {
+        u64::from(self.world().oom)
+    }
     async fn usage(&self, _: &str) -> Result<Usage, Failure> {
         Ok(Usage { oom_kills: u64::from(self.world().oom), ..Usage::default() })
     }

@@ -278,6 +278,8 @@ impl Sandboxes {
     /// # Errors
     /// `not_found`.
     pub fn logs(&self, id: &str, after: u64) -> Result<Vec<Line>, Failure> {
+        // Whoever reads it learns what happened until now.
+        let _ = self.oom_kills(id);
         Ok(self.cell(id)?.journal().after(after))
     }
 
@@ -286,6 +288,23 @@ impl Sandboxes {
         if let Ok(cell) = self.cell(id) {
             cell.note(self.clock.now_ms(), level, message);
         }
+    }
+
+    /// How many processes of a sandbox the kernel has ended for want of memory since it was started last. Those that its
+    /// journal has not told of are told there.
+    #[must_use]
+    pub fn oom_kills(&self, id: &str) -> u64 {
+        let ooms = self.substrate.oom_kills(id);
+        if let Ok(cell) = self.cell(id) {
+            let new = cell.ooms_new(ooms);
+            if new > 0 {
+                let bound = cell.read(|record| record.spec.resources.memory);
+                let bound = bound.map_or_else(|| "its memory".to_owned(), |bytes| format!("its {bytes} bytes of memory"));
+                let message = format!("out of memory: the kernel ended {new} of its processes, {bound} being used up");
+                cell.note(self.clock.now_ms(), "warn", message);
+            }
+        }
+        ooms
     }
 
     /// What a sandbox uses.

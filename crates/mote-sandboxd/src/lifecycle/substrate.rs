@@ -174,6 +174,8 @@ pub trait Substrate: Send + Sync + 'static {
     async fn living(&self) -> Result<Vec<Found>, Failure>;
     /// Ids of the roots and of the snapshots that are there, those without a record included.
     async fn held(&self) -> Result<(Vec<String>, Vec<String>), Failure>;
+    /// How many processes of a sandbox the kernel has ended for want of memory since it was started last.
+    fn oom_kills(&self, id: &str) -> u64;
     /// What a sandbox uses.
     async fn usage(&self, id: &str) -> Result<Usage, Failure>;
     /// Whether a network policy is sound and what it names is there.

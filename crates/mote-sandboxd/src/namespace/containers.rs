@@ -142,6 +142,13 @@ impl Containers {
         meter.map(|meter| meter.read()).unwrap_or_default()
     }
 
+    /// How many of a sandbox's processes the kernel has ended for want of memory. What does not live has none.
+    #[must_use]
+    pub fn oom_kills(&self, id: &str) -> u64 {
+        let meter = self.meters.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        meter.map_or(0, |meter| meter.oom_kills())
+    }
+
     async fn done(&self, verb: Verb) -> Result<(), Failure> {
         match self.keeper.call(Call::Namespace(verb)).await? {
             (Answer::Done, _) => Ok(()),

@@ -3,6 +3,7 @@
 //! It does not know who asks and judges no answer: `dns` does. IPv4 alone: no sandbox has a way out over IPv6.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::rand::SecureRandom;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{self, RData, RecordType};
+use mote_sandbox_sys::resolve;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout};
@@ -107,21 +109,13 @@ impl Resolver {
 
 async fn system(name: &Name) -> Result<Addresses, Error> {
     // With a dot at the end: the host's search list is not tried.
-    let found = tokio::net::lookup_host((format!("{name}."), 0)).await.map_err(|error| {
-        // The resolver of the C library tells "no such name" from "failed" by a number that the error does not keep.
-        if error.to_string().contains("not known") || error.to_string().contains("No address") {
-            Error::NoName
-        } else {
-            Error::Failed(error.to_string())
-        }
-    })?;
-    let addresses = found
-        .filter_map(|address| match address {
-            SocketAddr::V4(address) => Some(*address.ip()),
-            SocketAddr::V6(_) => None,
-        })
-        .collect();
-    Ok(Addresses { addresses, ttl: DNS_TTL_SECONDS_DEFAULT })
+    let name = CString::new(format!("{name}.")).map_err(|_| Error::NoName)?;
+    let asked = tokio::task::spawn_blocking(move || resolve::addresses(&name)).await;
+    match asked.map_err(|error| Error::Failed(error.to_string()))? {
+        Ok(addresses) => Ok(Addresses { addresses, ttl: DNS_TTL_SECONDS_DEFAULT }),
+        Err(resolve::Error::NoName) => Err(Error::NoName),
+        Err(error) => Err(Error::Failed(error.to_string())),
+    }
 }
 
 async fn ask(server: SocketAddr, name: &Name) -> Result<Addresses, Error> {

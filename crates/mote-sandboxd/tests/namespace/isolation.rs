@@ -48,7 +48,7 @@ fn a_sandbox_sees_its_own_processes_and_nothing_of_the_hosts() {
         assert_eq!(run(&guest, "cut -d: -f3 /proc/self/cgroup | sort -u").await.text, "/\n");
         assert_eq!(
             run(&guest, "ls /sys /sys/devices/system").await.text,
-            "/sys:\ndevices\n\n/sys/devices/system:\ncpu\nnode\n"
+            "/sys:\ndevices\nfs\n\n/sys/devices/system:\ncpu\nnode\n"
         );
         assert_eq!(run(&guest, "ls -A /root /home /tmp").await.text, "/home:\nuser\n\n/root:\n\n/tmp:\n");
         assert_eq!(run(&guest, "cut -d: -f2 /etc/shadow | sort -u").await.text, "*\n");

@@ -26,14 +26,17 @@ pub fn mote_with_crash_points() -> anyhow::Result<&'static Path> {
     found(BUILT.get_or_init(|| named_or_built("MOTE_CRASH_BIN", "mote-crash", &["--features", "crash-points"])))
 }
 
-/// The `mote-sandboxd` binary: `$MOTE_SANDBOXD_BIN`, or built now. With crash points: they do nothing unless one is named.
+/// The `mote-sandboxd` binary: `$MOTE_SANDBOXD_BIN`, or built now for musl, as it ships: resolving, threads and memory are the C
+/// library's. With crash points: they do nothing unless one is named.
 ///
 /// # Errors
-/// When it does not build.
+/// When it does not build: the target `x86_64-unknown-linux-musl` has to be installed.
 pub fn mote_sandboxd() -> anyhow::Result<&'static Path> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let arguments = ["--features", "crash-points"];
-    found(BUILT.get_or_init(|| named_or_built_of("MOTE_SANDBOXD_BIN", "mote-sandboxd", "mote-sandboxd", &arguments)))
+    found(BUILT.get_or_init(|| {
+        let arguments = ["--features", "crash-points", "--target", &musl()];
+        named_or_built_of("MOTE_SANDBOXD_BIN", "mote-sandboxd", "mote-sandboxd", &arguments)
+    }))
 }
 
 /// The `mote-sandbox-init` binary, static: `$MOTE_SANDBOX_INIT_BIN`, or built now for musl.
@@ -43,9 +46,14 @@ pub fn mote_sandboxd() -> anyhow::Result<&'static Path> {
 pub fn mote_sandbox_init() -> anyhow::Result<&'static Path> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     found(BUILT.get_or_init(|| {
-        let target = ["--target", &format!("{}-unknown-linux-musl", std::env::consts::ARCH)];
+        let target = ["--target", &musl()];
         named_or_built_of("MOTE_SANDBOX_INIT_BIN", "mote-sandbox-init", "mote-sandbox-init", &target)
     }))
+}
+
+/// The target of what ships.
+fn musl() -> String {
+    format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 
 fn found(built: &'static Result<PathBuf, String>) -> anyhow::Result<&'static Path> {

@@ -12,6 +12,7 @@ mod internet;
 mod namespaces;
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use reqwest::Method;
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 
 use self::internet::{Internet, METADATA, OTHER, PRIVATE, RESOLVER, SERVER};
 use self::namespaces::Namespace;
-use crate::fixture::Daemon;
+use crate::fixture::{Daemon, Options};
 
 /// What stands around the daemon.
 struct World {
@@ -30,6 +31,15 @@ struct World {
 
 /// Runs a test with a daemon whose host is a namespace of its own, with a way to the test's internet.
 fn with_world<F, T>(test: T)
+where
+    F: Future<Output = ()> + Send,
+    T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
+{
+    with_resolver(Some(RESOLVER), test);
+}
+
+/// The same, with the daemon's resolver; the system's, which asks the same server, where there is none.
+fn with_resolver<F, T>(resolver: Option<Ipv4Addr>, test: T)
 where
     F: Future<Output = ()> + Send,
     T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
@@ -59,8 +69,10 @@ where
     let running = clients.spawn({
         let world = Arc::clone(&world);
         async move {
-            let config = format!("resolver: {RESOLVER}\nauthorities: {}\n", world.authority.path().display());
-            let daemon = Daemon::configured(&config).await;
+            let named = resolver.map_or_else(|| "system".to_owned(), |address| address.to_string());
+            let config = format!("resolver: {named}\nauthorities: {}\n", world.authority.path().display());
+            let resolver = resolver.is_none().then(|| format!("nameserver {RESOLVER}\noptions timeout:1 attempts:1\n"));
+            let daemon = Daemon::start_with(Options { config, resolver, ..Options::default() }).await;
             test(world, daemon).await;
         }
     });
@@ -336,4 +348,24 @@ fn inspection_is_trusted_by_what_keeps_no_variable() {
                        --cacert /etc/pki/tls/certs/ca-bundle.crt https://good.example/page";
         assert!(daemon.run(fedora, look).await.contains("server=good.example"));
     });
+}
+
+/// Whoever resolves, and whatever C library the daemon was built with.
+#[test]
+fn a_name_that_does_not_exist_is_told_from_one_that_cannot_be_resolved() {
+    for resolver in [Some(RESOLVER), None] {
+        with_resolver(resolver, async move |world, daemon| {
+            let names = rules(&["good.example", "missing.example", "broken.example", "empty.example"]);
+            world.internet.name("empty.example", &[]);
+            let id = &daemon.create(json!({ "network": names })).await;
+            let ask = async |name: &str| {
+                let line = format!("dig +tries=1 +time=20 {name} A | sed -n 's/.*status: \\([A-Z]*\\).*/\\1/p'");
+                daemon.run(id, &line).await.trim().to_owned()
+            };
+            assert_eq!(ask("good.example").await, "NOERROR", "{resolver:?}");
+            assert_eq!(ask("missing.example").await, "NXDOMAIN", "{resolver:?}");
+            assert_eq!(ask("empty.example").await, "NXDOMAIN", "{resolver:?}");
+            assert_eq!(ask("broken.example").await, "SERVFAIL", "{resolver:?}");
+        });
+    }
 }

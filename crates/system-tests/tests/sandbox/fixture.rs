@@ -25,6 +25,8 @@ pub(crate) struct Options {
     pub(crate) config: String,
     /// Variables of its environment.
     pub(crate) variables: Vec<(String, String)>,
+    /// The daemon's own `/etc/resolv.conf`, in a mount namespace of its own.
+    pub(crate) resolver: Option<String>,
     /// Where the state directory is made; with the system's temporary files where absent.
     pub(crate) folder: Option<&'static str>,
 }
@@ -120,7 +122,17 @@ impl Daemon {
         let lines = lines.into_iter().map(String::as_str).collect::<Vec<_>>().join("\n");
         std::fs::write(&config, format!("{lines}\n{}\n", self.options.config)).unwrap();
         let log = folder.join(format!("log.{}", self.starts));
-        let mut command = Command::new(binary::mote_sandboxd().unwrap());
+        let mut command = match &self.options.resolver {
+            None => Command::new(binary::mote_sandboxd().unwrap()),
+            Some(text) => {
+                let file = folder.join("resolv.conf");
+                std::fs::write(&file, text).unwrap();
+                let mut command = Command::new("unshare");
+                let script = "mount --bind \"$0\" \"$(realpath /etc/resolv.conf)\" && exec \"$@\"";
+                command.args(["--mount", "sh", "-c", script]).arg(file).arg(binary::mote_sandboxd().unwrap());
+                command
+            }
+        };
         command
             .args(["serve", "--config"])
             .arg(&config)

@@ -39,7 +39,9 @@ pub(super) async fn exec(State(api): State<Api>, user: User, headers: HeaderMap,
     traced(&headers, &mut start);
     let guest = api.sandboxes.awake(&user.sandbox).await?;
     let taken = api.sandboxes.durations().start(Operation::Exec);
-    let result = gathered(&guest, start, input, output_max).await?;
+    let ooms = api.sandboxes.oom_kills(&user.sandbox);
+    let mut result = gathered(&guest, start, input, output_max).await?;
+    result.oom_kills = api.sandboxes.oom_kills(&user.sandbox).saturating_sub(ooms);
     taken.done();
     tracing::info!(exit = ?result.exit, duration_ms = result.duration_ms, "a program ended");
     Ok(json(StatusCode::OK, &result))
@@ -168,6 +170,7 @@ pub(in crate::api) async fn gathered(
         stderr: stderr.text(),
         exit,
         timed_out,
+        oom_kills: 0,
         duration_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }

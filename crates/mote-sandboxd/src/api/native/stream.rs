@@ -35,10 +35,13 @@ pub(super) async fn stream(
 ) -> Result<Response, Refusal> {
     let guest = api.sandboxes.awake(&user.sandbox).await?;
     let closing = api.closing.clone();
+    let sandboxes = api.sandboxes.clone();
+    let before = sandboxes.oom_kills(&user.sandbox);
+    let ooms = move || sandboxes.oom_kills(&user.sandbox).saturating_sub(before);
     let upgrade = upgrade.max_message_size(SOCKET_MESSAGE_BYTES_MAX).max_frame_size(SOCKET_MESSAGE_BYTES_MAX);
     Ok(upgrade.on_upgrade(move |mut socket| async move {
         let outcome = match begin(&guest, &headers, &mut socket).await {
-            Ok(Some(process)) => follow(&guest, process, &mut socket, &closing).await,
+            Ok(Some(process)) => follow(&guest, process, &mut socket, &closing, ooms).await,
             Ok(None) => Ok(()),
             Err(failure) => Err(failure),
         };
@@ -101,6 +104,7 @@ async fn follow(
     mut process: ProcessStream,
     socket: &mut WebSocket,
     closing: &CancellationToken,
+    ooms: impl Fn() -> u64,
 ) -> Result<(), Failure> {
     let selector = Selector::Pid(process.pid());
     let input = process.take_input();
@@ -108,7 +112,7 @@ async fn follow(
         let (mut sink, messages) = socket.split();
         let (queue, queued) = mpsc::channel(STREAM_INPUT_HELD);
         tokio::select! {
-            ended = tell_of(process, &mut sink) => return ended,
+            ended = tell_of(process, &mut sink, ooms) => return ended,
             left = hear(guest, &selector, messages, queue) => return left,
             failure = feed(input, queued) => return Err(failure),
             () = closing.cancelled() => {}
@@ -120,14 +124,16 @@ async fn follow(
 }
 
 /// Tells the client what comes of a process, until it ends.
-async fn tell_of(mut process: ProcessStream, sink: &mut Sink<'_>) -> Result<(), Failure> {
+async fn tell_of(mut process: ProcessStream, sink: &mut Sink<'_>, ooms: impl Fn() -> u64) -> Result<(), Failure> {
     while let Some(event) = process.next_event().await? {
         match event {
             Event::Started { pid } => tell(sink, &StreamEvent::Started { pid }).await?,
             Event::Stdout(bytes) => output(sink, STREAM_STDOUT, &bytes).await?,
             Event::Stderr(bytes) => output(sink, STREAM_STDERR, &bytes).await?,
             Event::Terminal(bytes) => output(sink, STREAM_TERMINAL, &bytes).await?,
-            Event::Exited { exit, timed_out } => return tell(sink, &StreamEvent::Exited { exit, timed_out }).await,
+            Event::Exited { exit, timed_out } => {
+                return tell(sink, &StreamEvent::Exited { exit, timed_out, oom_kills: ooms() }).await;
+            }
         }
     }
     Ok(())

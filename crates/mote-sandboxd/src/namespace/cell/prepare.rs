@@ -120,15 +120,29 @@ impl Inside<'_> {
         self.network_settings()?;
         let devices = host_devices()?;
         let system = host_system()?;
+        let bounds = self.own_bounds()?;
         self.own_root()?;
         self.devices(devices)?;
         processes()?;
-        for (path, tree) in system {
+        for (path, tree) in system.into_iter().chain(bounds) {
             let at = format!("/sys/{path}");
             make_folder(&at)?;
             mounts::put(&tree, &at).map_err(|error| failed(format_args!("mount {at}"), error))?;
         }
         Ok(sockets)
+    }
+
+    /// The cell's own cgroups, read-only, for below `/sys`. Seen from its cgroup namespace they are the root: nothing of the
+    /// host's stands in them or above.
+    fn own_bounds(&self) -> Result<Vec<(String, OwnedFd)>, Failure> {
+        let mut trees = Vec::new();
+        for (place, folder) in self.mould.groups.shown(&group(self.slot)) {
+            let failed = |error: Errno| failed(format_args!("show the cgroup {}", folder.display()), error);
+            let tree = mounts::copy(&folder).map_err(failed)?;
+            mounts::restrict(&tree, true).map_err(failed)?;
+            trees.push((format!("fs/cgroup/{place}").trim_end_matches('/').to_owned(), tree));
+        }
+        Ok(trees)
     }
 
     /// Any port may be listened on, and any group may send echo requests: the namespace is the sandbox's alone.
@@ -219,13 +233,13 @@ fn host_devices() -> Result<Vec<(&'static str, OwnedFd)>, Failure> {
     DEVICES.into_iter().map(open).collect()
 }
 
-fn host_system() -> Result<Vec<(&'static str, OwnedFd)>, Failure> {
+fn host_system() -> Result<Vec<(String, OwnedFd)>, Failure> {
     let mut trees = Vec::new();
     for path in SYSTEM {
         match mounts::copy(format!("/sys/{path}")) {
             Ok(tree) => {
                 mounts::restrict(&tree, true).map_err(|error| failed(format_args!("restrict /sys/{path}"), error))?;
-                trees.push((path, tree));
+                trees.push((path.to_owned(), tree));
             }
             Err(Errno::NOENT) => {}
             Err(error) => return Err(failed(format_args!("open /sys/{path}"), error)),

@@ -31,13 +31,12 @@ impl Meter {
     /// What is used now. What cannot be read counts as nothing: the sandbox may just have ended.
     #[must_use]
     pub fn read(&self) -> Usage {
-        let mut usage = Usage::default();
+        let mut usage = Usage { oom_kills: self.oom_kills(), ..Usage::default() };
         match self {
             Self::V1 { memory, cpu, quota, pids } => {
                 if let Some(folder) = memory {
                     usage.memory_bytes = number(folder, "memory.usage_in_bytes");
                     usage.memory_bytes_max = number(folder, "memory.limit_in_bytes");
-                    usage.oom_kills = field(folder, "memory.oom_control", "oom_kill");
                 }
                 usage.cpu_us = cpu.as_deref().map_or(0, |folder| number(folder, "cpuacct.usage") / 1000);
                 usage.cpu_throttled_us =
@@ -47,13 +46,25 @@ impl Meter {
             Self::V2(folder) => {
                 usage.memory_bytes = number(folder, "memory.current");
                 usage.memory_bytes_max = number(folder, "memory.max");
-                usage.oom_kills = field(folder, "memory.events", "oom_kill");
                 usage.cpu_us = field(folder, "cpu.stat", "usage_usec");
                 usage.cpu_throttled_us = field(folder, "cpu.stat", "throttled_usec");
                 usage.pids = number(folder, "pids.current");
             }
         }
         usage
+    }
+}
+
+impl Meter {
+    /// How many processes the kernel has ended for want of memory.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
+        match self {
+            Self::V1 { memory, .. } => {
+                memory.as_deref().map_or(0, |folder| field(folder, "memory.oom_control", "oom_kill"))
+            }
+            Self::V2(folder) => field(folder, "memory.events", "oom_kill"),
+        }
     }
 }
 

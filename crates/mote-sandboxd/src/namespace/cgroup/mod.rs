@@ -60,6 +60,10 @@ pub trait Groups: std::fmt::Debug {
     /// Where the use of a sandbox can be read.
     fn meter(&self, name: &str) -> Meter;
 
+    /// Where a sandbox finds its own bounds below `/sys/fs/cgroup`, by the place there (nothing for the folder itself): what
+    /// sizes itself by them (Java, Go, Node) looks there.
+    fn shown(&self, name: &str) -> Vec<(String, PathBuf)>;
+
     /// What can be bounded here, by name (`memory`, `cpu`, `pids`, `io`, `freezer`, `devices`), and how.
     fn controllers(&self) -> Vec<(&'static str, String)>;
 }

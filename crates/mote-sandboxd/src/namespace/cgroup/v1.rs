@@ -169,6 +169,13 @@ impl Groups for Hierarchies {
         names
     }
 
+    fn shown(&self, name: &str) -> Vec<(String, PathBuf)> {
+        let shown = self.all.iter().filter(|hierarchy| {
+            hierarchy.controllers.iter().any(|each| ["cpu", "cpuacct", "memory", "pids"].contains(&each.as_str()))
+        });
+        shown.map(|hierarchy| (hierarchy.controllers.join(","), hierarchy.own.join(name))).collect()
+    }
+
     fn meter(&self, name: &str) -> Meter {
         Meter::V1 {
             memory: self.of("memory", name),

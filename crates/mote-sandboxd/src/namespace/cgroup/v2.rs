@@ -152,6 +152,10 @@ impl Groups for Hierarchy {
         folders.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
+    fn shown(&self, name: &str) -> Vec<(String, PathBuf)> {
+        vec![(String::new(), self.folder.join(name))]
+    }
+
     fn meter(&self, name: &str) -> Meter {
         Meter::V2(self.folder.join(name))
     }

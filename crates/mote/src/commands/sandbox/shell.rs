@@ -59,7 +59,7 @@ pub(super) async fn open(shell: Shell, client: &Client) -> Result<(), Exit> {
     let argv =
         if shell.command.is_empty() { ["/bin/sh", "-c", LOGIN].map(str::to_owned).to_vec() } else { shell.command };
     let start = Start { argv, user: shell.user, terminal: Some(size()), stdin: true, ..Start::default() };
-    follow(&of(&shell.sandbox, "/stream"), start, client, true).await.and_then(|(exit, _)| ended(exit))
+    follow(&of(&shell.sandbox, "/stream"), start, client, true).await.and_then(|end| ended(end.exit))
 }
 
 /// A program whose output is this command's, and its input where that is asked for.
@@ -77,11 +77,14 @@ pub(super) async fn streamed(run: Run, client: &Client, terminal: &mut Terminal)
         timeout_ms: run.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         ..Start::default()
     };
-    let (exit, timed_out) = follow(&of(&run.sandbox, "/stream"), start, client, false).await?;
-    if timed_out {
+    let end = follow(&of(&run.sandbox, "/stream"), start, client, false).await?;
+    if end.timed_out {
         terminal.note("it was ended: its time was over")?;
     }
-    ended(exit)
+    if end.oom_kills > 0 {
+        terminal.note("out of memory: the kernel ended processes of the sandbox")?;
+    }
+    ended(end.exit)
 }
 
 /// What comes on standard input, read by a thread of its own: nothing waits for that thread when the command ends.
@@ -102,8 +105,12 @@ fn message(request: &StreamRequest) -> Result<Message, Exit> {
     Ok(Message::text(serde_json::to_string(request).map_err(anyhow::Error::new)?))
 }
 
-/// How a process ended, and whether its time was over.
-type End = (mote_sandbox_api::guest::Exit, bool);
+/// How a process ended.
+struct End {
+    exit: mote_sandbox_api::guest::Exit,
+    timed_out: bool,
+    oom_kills: u64,
+}
 
 async fn follow(path: &str, start: Start, client: &Client, terminal: bool) -> Result<End, Exit> {
     let takes_input = start.stdin;
@@ -167,7 +174,7 @@ async fn receive(messages: &mut SplitStream<Socket>) -> Result<End, Exit> {
             Some(Ok(Message::Binary(bytes))) => write(&bytes)?,
             Some(Ok(Message::Text(text))) => match serde_json::from_str(&text).map_err(anyhow::Error::new)? {
                 StreamEvent::Started { .. } => {}
-                StreamEvent::Exited { exit, timed_out } => return Ok((exit, timed_out)),
+                StreamEvent::Exited { exit, timed_out, oom_kills } => return Ok(End { exit, timed_out, oom_kills }),
                 StreamEvent::Failed(failure) => return Err(Exit::new(Code::Refused, anyhow!(explained(&failure)))),
             },
             Some(Ok(_)) => {}

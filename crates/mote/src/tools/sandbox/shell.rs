@@ -57,6 +57,9 @@ fn fields(result: &ExecResult, each: usize) -> Value {
     if result.timed_out {
         fields["timed_out"] = true.into();
     }
+    if result.oom_kills > 0 {
+        fields["out_of_memory"] = true.into();
+    }
     if cut {
         fields["truncated"] = true.into();
     }
@@ -74,6 +77,7 @@ mod tests {
             truncated_bytes: 0,
             exit,
             timed_out: false,
+            oom_kills: 0,
             duration_ms: 1,
         }
     }
@@ -85,6 +89,8 @@ mod tests {
         let killed = told(&result("", Exit::Signal(9)), 1000).output(Some("Mind.".to_owned()));
         assert_eq!(killed.content, r#"{"note":"Mind.","signal":9,"stderr":"","stdout":""}"#);
         assert!(killed.is_error);
+        let starved = ExecResult { oom_kills: 1, ..result("", Exit::Code(137)) };
+        assert!(told(&starved, 1000).output(None).content.contains(r#""out_of_memory":true"#));
     }
 
     #[test]

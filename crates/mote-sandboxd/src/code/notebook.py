@@ -1,0 +1,739 @@
+"""What notebooks offer beside Python: `get_ipython()`, its magics, and the parts of `IPython.display` that code imports.
+
+Where IPython itself is installed it is used for magics that are not here; nothing of it is imported before that.
+"""
+import contextlib as _contextlib
+import importlib as _importlib
+import importlib.util as _importlib_util
+import shlex as _shlex
+
+
+class StdinNotImplementedError(NotImplementedError):
+    """Nobody is there to answer: as a notebook's kernel says it."""
+
+    __module__ = "IPython.core.error"
+
+
+class UsageError(Exception):
+    """A magic that does not exist, or was not called as it is to be."""
+
+    __module__ = "IPython.core.error"
+
+
+class SList(list):
+    """Lines of output, as IPython gives them."""
+
+    @property
+    def l(self):
+        return list(self)
+
+    @property
+    def s(self):
+        return " ".join(self)
+
+    @property
+    def n(self):
+        return "\n".join(self)
+
+    def fields(self, *numbers):
+        rows = [line.split() for line in self]
+        picked = [[row[at] for at in numbers if -len(row) <= at < len(row)] if numbers else row for row in rows]
+        return SList(" ".join(row) for row in picked) if numbers else picked
+
+    def grep(self, pattern, prune=False):
+        test = pattern if callable(pattern) else (lambda line: _re.search(pattern, line, _re.I))
+        return SList(line for line in self if bool(test(line)) != prune)
+
+
+class InteractiveShell:
+    """What `get_ipython()` gives."""
+
+    def __init__(self, kernel):
+        self._kernel = kernel
+        self.user_ns = kernel.module.__dict__
+        self.user_global_ns = self.user_ns
+        self.config = {}
+        self._lines = {name[6:]: getattr(self, name) for name in dir(self) if name.startswith("_line_")}
+        self._cells = {name[6:]: getattr(self, name) for name in dir(self) if name.startswith("_cell_")}
+        self._folders = []
+        self._real = None
+
+    # What code calls.
+
+    @property
+    def execution_count(self):
+        return self._kernel.count
+
+    def run_line_magic(self, name, line, _stack_depth=1):
+        name = name.lstrip("%")
+        magic = self._lines.get(name)
+        if magic is not None:
+            # Code is not a template.
+            return magic(line if name in ("time", "timeit", "prun", "pinfo", "pinfo2") else self.var_expand(line))
+        real = self._ipython()
+        if real is not None and real.find_line_magic(name):
+            return real.run_line_magic(name, line)
+        if callable(self.user_ns.get(name)) or name in self._cells:
+            raise UsageError(f"Line magic function `%{name}` not found (But cell magic `%%{name}` exists, did you mean "
+                             "that instead?).")
+        raise UsageError(f"Line magic function `%{name}` not found.")
+
+    def run_cell_magic(self, name, line, cell):
+        magic = self._cells.get(name)
+        if magic is not None:
+            return magic(line, cell)
+        real = self._ipython()
+        if real is not None and real.find_cell_magic(name):
+            return real.run_cell_magic(name, line, cell)
+        raise UsageError(f"Cell magic `%%{name}` not found.")
+
+    def magic(self, text):
+        name, _, line = text.lstrip("%").partition(" ")
+        return self.run_line_magic(name, line)
+
+    def system(self, command):
+        command = self.var_expand(command)
+        # As IPython does: the shell of the user, and the status where code looks for it.
+        self.user_ns["_exit_code"] = _child(command)
+
+    def getoutput(self, command, split=True, depth=0):
+        made = _subprocess.run(_shell(self.var_expand(command)), stdout=_subprocess.PIPE, stderr=_subprocess.STDOUT,
+                               check=False)
+        self.user_ns["_exit_code"] = made.returncode
+        text = made.stdout.decode("utf-8", "replace")
+        return SList(text.splitlines()) if split else text
+
+    getoutput_pexpect = getoutput
+    system_raw = system_piped = system
+
+    def run_cell(self, code, store_history=False, silent=False, shell_futures=True, **_):
+        return self._kernel.run_nested(code)
+
+    def ex(self, code):
+        exec(code, self.user_ns)
+
+    def ev(self, expression):
+        return eval(expression, self.user_ns)
+
+    def push(self, variables, interactive=True):
+        self.user_ns.update(variables)
+
+    def register_magic_function(self, function, magic_kind="line", magic_name=None):
+        name = magic_name or function.__name__
+        if "line" in magic_kind:
+            self._lines[name] = function
+        if "cell" in magic_kind:
+            self._cells[name] = function
+
+    def register_magics(self, *_):
+        raise UsageError("classes of magics need IPython itself: pip install ipython")
+
+    def set_next_input(self, text, replace=False):
+        """There is no next cell to put text into."""
+
+    def enable_matplotlib(self, gui=None):
+        self._line_matplotlib(gui or "inline")
+
+    def var_expand(self, text, depth=0):
+        """`{expression}` and `$name` replaced, where they are the cell's own; everything else stays the shell's."""
+        if "{" in text:
+            text = _re.sub(r"\{\{|\}\}|\{([^{}]+)\}", self._expanded, text)
+        return _re.sub(r"\$\$|\$([^\W\d]\w*)(?![\w(])", self._named, text)
+
+    def _expanded(self, found):
+        if found[1] is None:
+            return found[0][0]
+        try:
+            return str(eval(found[1], self.user_ns))
+        except Exception:
+            return found[0]
+
+    def _named(self, found):
+        if found[1] is None:
+            return "$"
+        value = self.user_ns.get(found[1], self)
+        return found[0] if value is self or callable(value) else str(value)
+
+    def _ipython(self):
+        """IPython's own shell over the same namespace, where it is installed."""
+        if self._real is None:
+            self._real = False
+            if _installed("IPython"):
+                from IPython.core.displayhook import DisplayHook
+                from IPython.core.displaypub import DisplayPublisher
+                from IPython.core.interactiveshell import InteractiveShell as Real
+                from traitlets import Type
+                from traitlets.config import Config
+                kernel = self._kernel
+
+                class Publisher(DisplayPublisher):
+                    def publish(self, data, metadata=None, **_):
+                        kernel.result(formats_of_bundle(data), main=False)
+
+                class Hook(DisplayHook):
+                    def __call__(self, result=None):
+                        if result is not None:
+                            kernel.result(formats_of(result), main=True)
+
+                class Embedded(Real):
+                    display_pub_class = Type(Publisher)
+                    displayhook_class = Type(Hook)
+
+                    def enable_gui(self, gui=None):
+                        pass
+
+                config = Config({"HistoryManager": {"enabled": False}})
+                kept = {name: self.user_ns[name] for name in self._kernel.own if name in self.user_ns}
+                hooks = _sys.displayhook, _sys.excepthook
+                # The one that IPython's own functions ask for.
+                self._real = Embedded.instance(config=config, user_ns=self.user_ns, user_module=kernel.module)
+                _sys.displayhook, _sys.excepthook = hooks
+                self.user_ns.update(kept)
+                _builtins.get_ipython, _builtins.display = kept["get_ipython"], kept["display"]
+        return self._real or None
+
+    # Line magics.
+
+    def _line_matplotlib(self, line):
+        backend = line.split()[0] if line.split() else "inline"
+        matplotlib = _importlib.import_module("matplotlib")
+        # Windows are nowhere to be seen: whatever is asked for, figures are shown as results.
+        matplotlib.use("agg" if backend == "agg" else f"module://{_Inline.BACKEND}")
+
+    def _line_pylab(self, line):
+        self._line_matplotlib("inline")
+        exec("import numpy as np\nfrom matplotlib import pyplot as plt", self.user_ns)
+
+    def _line_pip(self, line):
+        self._installing([_sys.executable, "-m", "pip"], line)
+
+    def _line_conda(self, line):
+        self._installing(["conda"], line)
+
+    def _installing(self, program, line):
+        command = " ".join(_shlex.quote(word) for word in program) + " " + line
+        self.user_ns["_exit_code"] = _child(command)
+        _importlib.invalidate_caches()
+
+    def _line_cd(self, line):
+        words = line.split()
+        quiet = "-q" in words
+        to = " ".join(word for word in words if word != "-q").strip("\"'")
+        if to == "-":
+            if not self._folders:
+                raise UsageError("No previous directory for -.")
+            to = self._folders.pop()
+        before = _os.getcwd()
+        try:
+            _os.chdir(_os.path.expanduser(to or "~"))
+        except OSError as error:
+            print(error)
+            return
+        self._folders.append(before)
+        if not quiet:
+            print(_os.getcwd())
+
+    def _line_pwd(self, line):
+        return _os.getcwd()
+
+    def _line_env(self, line):
+        if not line:
+            return dict(_os.environ)
+        sign = "=" if "=" in line else " "
+        name, found, value = line.partition(sign)
+        name, value = name.strip(), value.strip()
+        if not found or not value and sign == " ":
+            if name in _os.environ:
+                return _os.environ[name]
+            raise UsageError(f"Environment does not have key: {name}")
+        _os.environ[name] = value
+        print(f"env: {name}={value}")
+
+    _line_set_env = _line_env
+
+    def _line_time(self, line):
+        return self._timed(line)
+
+    def _line_timeit(self, line):
+        return self._measured(line, "")
+
+    def _line_run(self, line):
+        import runpy
+
+        words = _shlex.split(line)
+        if not words:
+            raise UsageError("%run needs a file")
+        before = _sys.argv
+        _sys.argv = words
+        try:
+            made = runpy.run_path(words[0], run_name="__main__")
+        finally:
+            _sys.argv = before
+            _sys.modules["__main__"] = self._kernel.module
+        self.user_ns.update((name, value) for name, value in made.items() if not name.startswith("__"))
+
+    def _line_load_ext(self, line):
+        if line.strip() in ("autoreload", "storemagic"):
+            return
+        module = _importlib.import_module(line.strip())
+        module.load_ipython_extension(self._ipython() or self)
+
+    def _line_reload_ext(self, line):
+        self._line_load_ext(line)
+
+    def _line_unload_ext(self, line):
+        pass
+
+    def _line_autoreload(self, line):
+        pass
+
+    def _line_config(self, line):
+        pass
+
+    def _line_colors(self, line):
+        pass
+
+    def _line_xmode(self, line):
+        pass
+
+    def _line_precision(self, line):
+        pass
+
+    def _names(self):
+        hidden = self._kernel.own
+        return sorted(name for name in self.user_ns if not name.startswith("_") and name not in hidden)
+
+    def _line_who(self, line):
+        print("\t".join(self._names()) or "Interactive namespace is empty.")
+
+    def _line_who_ls(self, line):
+        return self._names()
+
+    def _line_whos(self, line):
+        names = self._names()
+        if not names:
+            print("Interactive namespace is empty.")
+            return
+        print(f"{'Variable':<12} {'Type':<12} Data/Info")
+        print("-" * 36)
+        for name in names:
+            value = self.user_ns[name]
+            print(f"{name:<12} {type(value).__name__:<12} {_text(value)[:60]!s}".rstrip())
+
+    def _line_reset(self, line):
+        for name in self._names():
+            del self.user_ns[name]
+
+    def _line_pinfo(self, line):
+        self._explained(line, source=False)
+
+    def _line_pinfo2(self, line):
+        self._explained(line, source=True)
+
+    def _line_ls(self, line):
+        _child("ls -F " + line)
+
+    def _line_lsmagic(self, line):
+        print("Available line magics:\n" + "  ".join(f"%{name}" for name in sorted(self._lines)))
+        print("\nAvailable cell magics:\n" + "  ".join(f"%%{name}" for name in sorted(self._cells)))
+
+    def _aliased(name):
+        def alias(self, line):
+            _child(name + " " + line)
+        return alias
+
+    for _name in ("cat", "cp", "mkdir", "mv", "rm", "rmdir", "head", "tail", "less", "more", "man"):
+        locals()["_line_" + _name] = _aliased("cat" if _name in ("less", "more") else _name)
+    del _name, _aliased
+
+    # Cell magics.
+
+    def _cell_time(self, line, cell):
+        return self._timed(f"{line}\n{cell}" if line else cell)
+
+    def _cell_timeit(self, line, cell):
+        return self._measured(cell, line)
+
+    def _cell_writefile(self, line, cell):
+        words = _shlex.split(self.var_expand(line))
+        append = bool({"-a", "--append"} & set(words))
+        names = [word for word in words if not word.startswith("-")]
+        if len(names) != 1:
+            raise UsageError("%%writefile needs the name of a file")
+        path = _os.path.expanduser(names[0])
+        print("Appending to" if append else ("Overwriting" if _os.path.exists(path) else "Writing"), path)
+        with open(path, "a" if append else "w", encoding="utf-8") as file:
+            file.write(cell)
+
+    _cell_file = _cell_writefile
+
+    def _script(self, program, cell):
+        status = _child(cell, program)
+        if status:
+            raise _subprocess.CalledProcessError(status, program, cell)
+
+    def _cell_bash(self, line, cell):
+        self._script(["bash", "-s", "-"] + _shlex.split(line), cell)
+
+    def _cell_sh(self, line, cell):
+        self._script(["/bin/sh", "-s", "-"] + _shlex.split(line), cell)
+
+    def _cell_script(self, line, cell):
+        self._script(_shlex.split(line), cell)
+
+    def _cell_system(self, line, cell):
+        return self.getoutput(cell)
+
+    _cell_sx = _cell_system
+
+    def _cell_perl(self, line, cell):
+        self._script(["perl"], cell)
+
+    def _cell_ruby(self, line, cell):
+        self._script(["ruby"], cell)
+
+    def _cell_python3(self, line, cell):
+        self._script([_sys.executable, "-"], cell)
+
+    _cell_python = _cell_pypy = _cell_python3
+
+    def _cell_capture(self, line, cell):
+        import io
+
+        names = [word for word in line.split() if not word.startswith("-")]
+        out, err = io.StringIO(), io.StringIO()
+        with _contextlib.redirect_stdout(out), _contextlib.redirect_stderr(err):
+            self._kernel.run_nested(cell)
+        if names:
+            self.user_ns[names[0]] = Captured(out.getvalue(), err.getvalue())
+
+    def _cell_html(self, line, cell):
+        self._kernel.result({"text": "<IPython.core.display.HTML object>", "html": cell}, main=False)
+
+    _cell_HTML = _cell_html
+
+    def _cell_markdown(self, line, cell):
+        self._kernel.result({"text": "<IPython.core.display.Markdown object>", "markdown": cell}, main=False)
+
+    def _cell_latex(self, line, cell):
+        self._kernel.result({"text": "<IPython.core.display.Latex object>", "latex": cell}, main=False)
+
+    def _cell_svg(self, line, cell):
+        self._kernel.result({"text": "<IPython.core.display.SVG object>", "svg": cell}, main=False)
+
+    _cell_SVG = _cell_svg
+
+    def _cell_javascript(self, line, cell):
+        self._kernel.result({"text": "<IPython.core.display.Javascript object>", "javascript": cell}, main=False)
+
+    _cell_js = _cell_javascript
+
+    # What several have in common.
+
+    def _timed(self, code):
+        before = _os.times()
+        since = _time.perf_counter()
+        value = self._kernel.run_nested(code)
+        wall = _time.perf_counter() - since
+        after = _os.times()
+        user, system = after.user - before.user, after.system - before.system
+        print(f"CPU times: user {_span(user)}, sys: {_span(system)}, total: {_span(user + system)}")
+        print(f"Wall time: {_span(wall)}")
+        return value
+
+    def _measured(self, code, setup):
+        import timeit
+
+        words, loops, repeat = _shlex.split(code.split("\n")[0]) if code.startswith("-") else [], 0, 7
+        while words and words[0].startswith("-"):
+            flag = words.pop(0)
+            number = flag[2:] or (words.pop(0) if words and flag[1:] in ("n", "r") else "")
+            code = code.split(flag, 1)[1].lstrip() if flag[2:] or not number else \
+                code.split(flag, 1)[1].lstrip()[len(number):].lstrip()
+            loops = int(number) if flag[1:2] == "n" else loops
+            repeat = int(number) if flag[1:2] == "r" else repeat
+        timer = timeit.Timer(code, setup or "pass", globals=self.user_ns)
+        if not loops:
+            loops, _ = timer.autorange()
+        each = [total / loops for total in timer.repeat(repeat, loops)]
+        mean = sum(each) / len(each)
+        spread = (sum((one - mean) ** 2 for one in each) / len(each)) ** 0.5
+        print(f"{_span(mean)} ± {_span(spread)} per loop (mean ± std. dev. of {repeat} runs, {loops:,} loops each)")
+
+    def _explained(self, name, source):
+        name = name.strip()
+        if name.startswith("%"):
+            magic = (self._cells if name.startswith("%%") else self._lines).get(name.lstrip("%"))
+            print(_inspect.getdoc(magic) or "No documentation." if magic else f"Object `{name}` not found.")
+            return
+        if "*" in name:
+            pattern = _re.compile(_re.escape(name).replace(r"\*", ".*") + "$")
+            print("\n".join(sorted(known for known in {**vars(_builtins), **self.user_ns} if pattern.match(known))))
+            return
+        try:
+            value = eval(name, {**vars(_builtins), **self.user_ns})
+        except Exception:
+            print(f"Object `{name}` not found.")
+            return
+        try:
+            print(f"Signature: {name}{_inspect.signature(value)}")
+        except (TypeError, ValueError):
+            print(f"Type:      {type(value).__name__}")
+            print(f"String form: {_text(value)[:500]}")
+        if source:
+            with _contextlib.suppress(OSError, TypeError):
+                print(f"Source:\n{_inspect.getsource(value)}")
+                return
+        print(f"Docstring: {_inspect.getdoc(value) or '<no docstring>'}")
+
+
+class Captured:
+    """What a cell printed under `%%capture`."""
+
+    def __init__(self, stdout, stderr):
+        self.stdout, self.stderr = stdout, stderr
+
+    def __str__(self):
+        return self.stdout
+
+    def show(self):
+        _sys.stdout.write(self.stdout)
+        _sys.stderr.write(self.stderr)
+
+    __call__ = show
+
+
+def _span(seconds):
+    for unit, scale in (("s", 1), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9)):
+        if seconds * scale >= 1 or unit == "ns":
+            return f"{seconds * scale:.3g} {unit}"
+
+
+def _installed(name):
+    """Whether a module of this name is there beside what the driver itself offers."""
+    if name in _sys.modules and not isinstance(getattr(_sys.modules[name], "__loader__", None), _Inline):
+        return True
+    finders = [finder for finder in _sys.meta_path if not isinstance(finder, (_Inline, _Around))]
+    return any(finder.find_spec(name, None, None) for finder in finders if hasattr(finder, "find_spec"))
+
+
+def _shell(command):
+    return ["bash" if _os.path.exists("/bin/bash") else "/bin/sh", "-c", command]
+
+
+def _child(command, program=None):
+    """Runs a command whose output is the cell's; an interrupt ends it, too, and then the cell. `command` is its input where a
+    program is named."""
+    _sys.stdout.flush()
+    argv = _shell(command) if program is None else program
+    child = _subprocess.Popen(argv, stdin=_subprocess.PIPE if program else _subprocess.DEVNULL, start_new_session=True)
+    try:
+        if program:
+            with _contextlib.suppress(BrokenPipeError):
+                child.stdin.write(command.encode())
+                child.stdin.close()
+        return child.wait()
+    except BaseException:
+        with _contextlib.suppress(OSError):
+            _os.killpg(child.pid, _signal.SIGKILL)
+        child.wait()
+        raise
+
+
+class DisplayObject:
+    """Something that is shown as a MIME type. `data` is the content, or the address or the name of a file with it."""
+
+    _mime = "text/plain"
+    _binary = False
+
+    def __init__(self, data=None, url=None, filename=None, metadata=None, **options):
+        if isinstance(data, _os.PathLike):
+            data, filename = None, _os.fspath(data)
+        elif isinstance(data, str) and url is None and filename is None:
+            if data.startswith(("http://", "https://")) and self._binary:
+                data, url = None, data
+            elif self._binary and _os.path.isfile(data):
+                data, filename = None, data
+        self.data, self.url, self.filename, self.metadata = data, url, filename, metadata
+        vars(self).update(options)
+        self.reload()
+
+    def reload(self):
+        if self.filename is not None:
+            with open(self.filename, "rb") as file:
+                self.data = file.read()
+        elif self.url is not None and self.data is None:
+            from urllib.request import urlopen
+            with urlopen(self.url) as answer:
+                self.data = answer.read()
+        if isinstance(self.data, bytes) and not self._binary:
+            self.data = self.data.decode("utf-8", "replace")
+
+    def __repr__(self):
+        return f"<IPython.core.display.{type(self).__name__} object>"
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {} if self.data is None else {self._mime: self.data}
+
+
+def _kind(name, mime):
+    return type(name, (DisplayObject,), {"_mime": mime, "__module__": "IPython.core.display"})
+
+
+HTML = _kind("HTML", "text/html")
+Markdown = _kind("Markdown", "text/markdown")
+Latex = _kind("Latex", "text/latex")
+Math = type("Math", (Latex,), {
+    "_repr_mimebundle_": lambda self, **_: {"text/latex": "$\\displaystyle " + self.data.strip("$") + "$"}})
+SVG = _kind("SVG", "image/svg+xml")
+JSON = _kind("JSON", "application/json")
+GeoJSON = _kind("GeoJSON", "application/geo+json")
+Javascript = _kind("Javascript", "application/javascript")
+
+
+class Pretty(DisplayObject):
+    def __repr__(self):
+        return self.data
+
+
+class Code(DisplayObject):
+    def __init__(self, data=None, url=None, filename=None, language=None):
+        super().__init__(data, url, filename, language=language)
+
+    def __repr__(self):
+        return self.data
+
+
+class Image(DisplayObject):
+    _binary = True
+    _FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "jpg": "image/jpeg", "gif": "image/gif", "webp": "image/webp",
+                "svg": "image/svg+xml"}
+
+    def __init__(self, data=None, url=None, filename=None, format=None, embed=None, width=None, height=None, **options):
+        self.format, self.width, self.height = format, width, height
+        super().__init__(data, url, filename, **options)
+        if self.format is None and isinstance(self.data, bytes):
+            known = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"GIF8", "gif"), (b"RIFF", "webp"), (b"<svg", "svg"))
+            self.format = next((name for start, name in known if self.data.startswith(start)), "png")
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {} if self.data is None else {self._FORMATS.get((self.format or "png").lower(), "image/png"): self.data}
+
+
+class IFrame:
+    """A frame around an address."""
+
+    def __init__(self, src, width, height, extras=None, **params):
+        self.src, self.width, self.height = src, width, height
+
+    def _repr_html_(self):
+        return f'<iframe width="{self.width}" height="{self.height}" src="{self.src}" frameborder="0" allowfullscreen></iframe>'
+
+
+class YouTubeVideo(IFrame):
+    def __init__(self, id, width=400, height=300, **params):
+        super().__init__(f"https://www.youtube.com/embed/{id}", width, height)
+
+
+class _Media(DisplayObject):
+    _binary = True
+    _tag, _mime = "audio", "audio/wav"
+
+    def _repr_html_(self):
+        source = self.url or f"data:{self._mime};base64,{_carried(bytes(self.data or b''))}"
+        return f'<{self._tag} controls src="{source}"></{self._tag}>'
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/html": self._repr_html_()}
+
+
+class Audio(_Media):
+    pass
+
+
+class Video(_Media):
+    _tag, _mime = "video", "video/mp4"
+
+
+class FileLink:
+    """The way to a file, as text: nobody can follow it from outside."""
+
+    def __init__(self, path, **_):
+        self.path = path
+
+    def __repr__(self):
+        return _os.path.abspath(self.path)
+
+
+FileLinks = FileLink
+
+
+class DisplayHandle:
+    """What was shown, to be shown anew: nothing that was sent can be taken back."""
+
+    def __init__(self, display_id, show):
+        self.display_id, self._show = display_id, show
+
+    def display(self, value, **options):
+        self._show(value, **options)
+
+    update = display
+
+
+class _NoEvents:
+    """Callbacks around cells that nothing calls."""
+
+    def register(self, event, function):
+        pass
+
+    unregister = register
+
+
+def modules_of(kernel):
+    """Modules that code for notebooks imports, for an image without them: names and what stands in them."""
+    shell = kernel.shell
+    shows = {kind.__name__: kind for kind in (
+        HTML, Markdown, Latex, Math, SVG, JSON, GeoJSON, Javascript, Pretty, Code, Image, IFrame, YouTubeVideo, Audio,
+        Video, FileLink, DisplayObject, DisplayHandle)}
+    shows["FileLinks"] = FileLinks
+
+    def shown_as(kind):
+        def show(*values, raw=False, **_):
+            for value in values:
+                kernel.display({kind._mime: value} if raw else value, raw=raw)
+        return show
+
+    def publish_display_data(data, metadata=None, **_):
+        kernel.display(data, raw=True)
+
+    shows.update(display=kernel.display, publish_display_data=publish_display_data, clear_output=lambda wait=False: None,
+                 update_display=lambda value, *, display_id, **options: kernel.display(value, **options),
+                 set_matplotlib_formats=lambda *_, **__: None,
+                 display_html=shown_as(HTML), display_markdown=shown_as(Markdown), display_svg=shown_as(SVG),
+                 display_latex=shown_as(Latex), display_json=shown_as(JSON), display_javascript=shown_as(Javascript))
+
+    def registering(kind):
+        def register(function):
+            shell.register_magic_function(function, kind)
+            return function
+        return register
+
+    get = {"get_ipython": lambda: shell}
+    version = {"__version__": "8.0.0", "version_info": (8, 0, 0, "")}
+    return {
+        "IPython": {**get, **version, "display": None, "core": None, "InteractiveShell": InteractiveShell, "__path__": []},
+        "IPython.display": shows,
+        "IPython.core": {"__path__": [], "display": None, "display_functions": None, "magic": None},
+        "IPython.core.display": shows,
+        "IPython.core.display_functions": shows,
+        "IPython.core.getipython": get,
+        "IPython.core.interactiveshell": {"InteractiveShell": InteractiveShell},
+        "IPython.core.error": {"UsageError": UsageError, "StdinNotImplementedError": StdinNotImplementedError},
+        "IPython.core.pylabtools": {"backend2gui": {}},
+        "IPython.core.magic": {"register_line_magic": registering("line"), "register_cell_magic": registering("cell"),
+                               "register_line_cell_magic": registering("line_cell")},
+        "IPython.utils": {"__path__": []},
+        "IPython.utils.text": {"SList": SList},
+        # Charts ask for it before they show themselves, for its version alone.
+        "nbformat": {"__version__": "5.0.0"},
+    }
