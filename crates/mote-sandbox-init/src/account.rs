@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn every_form_of_an_images_user_is_understood() {
-        let of = |text: &str| accounts().user(text).map(|user| (user.identity.uid, user.identity.gid, user.identity.groups));
+        let of =
+            |text: &str| accounts().user(text).map(|user| (user.identity.uid, user.identity.gid, user.identity.groups));
         assert_eq!(of("ana:audio"), Ok((1000, 29, vec![29])));
         assert_eq!(of("ana:77"), Ok((1000, 77, vec![77])));
         assert_eq!(of("1000:1000"), Ok((1000, 1000, vec![1000])));

@@ -372,6 +372,8 @@ pub const CODE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const CODE_BEGIN_GRACE: Duration = Duration::from_secs(2);
 /// Time that code has to end after an interrupt; then its process is killed.
 pub const CODE_INTERRUPT_GRACE: Duration = Duration::from_secs(5);
+/// Times that what a shell waits for is ended, each with the same time, before the shell itself is killed.
+pub const CODE_CHILDREN_ROUNDS: u32 = 2;
 
 // E2B's surface.
 

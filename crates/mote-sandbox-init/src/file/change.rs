@@ -30,8 +30,9 @@ pub(crate) fn make_directory(place: &Place) -> Result<Entry> {
 /// Makes the directories above a path.
 pub(super) fn make_parents(path: &Path) -> Result<()> {
     let Ok((folder, _)) = split(path) else { return Ok(()) };
-    std::fs::create_dir_all(folder)
-        .map_err(|error| failed_io(format_args!("make the directory {folder:?}"), &error).with("path", folder.display()))
+    std::fs::create_dir_all(folder).map_err(|error| {
+        failed_io(format_args!("make the directory {folder:?}"), &error).with("path", folder.display())
+    })
 }
 
 /// Moves an entry to another path, in place of what stands there if both are files or it is an empty directory.

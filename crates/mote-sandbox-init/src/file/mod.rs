@@ -73,7 +73,13 @@ pub(crate) fn split(path: &Path) -> Result<(&Path, &OsStr)> {
 }
 
 /// Describes an entry: `name` as it stands in the directory `at`, `path` as the caller knows it.
-pub(crate) fn describe(at: impl std::os::fd::AsFd, name: &OsStr, path: &Path, stat: &Stat, accounts: &Accounts) -> Entry {
+pub(crate) fn describe(
+    at: impl std::os::fd::AsFd,
+    name: &OsStr,
+    path: &Path,
+    stat: &Stat,
+    accounts: &Accounts,
+) -> Entry {
     let mut link = None;
     let mut shown = *stat;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {

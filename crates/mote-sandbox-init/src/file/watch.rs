@@ -83,7 +83,9 @@ impl Watcher {
                 let message = format!("failed to watch {:?}: too many directories", self.root);
                 Failure::new(Code::Exhausted, message).with("limit", WATCHES_MAX).with("path", self.root.display())
             }
-            Refusal::Kernel(errno) => failed(format_args!("watch {:?}", self.root), errno).with("path", self.root.display()),
+            Refusal::Kernel(errno) => {
+                failed(format_args!("watch {:?}", self.root), errno).with("path", self.root.display())
+            }
         }
     }
 

@@ -12,9 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{Kind, Start, TerminalSize};
-use mote_sandbox_api::limits::{
-    ARGS_BYTES_MAX, ARGS_MAX, ENV_BYTES_MAX, ENV_ENTRIES_MAX, NAME_BYTES_MAX,
-};
+use mote_sandbox_api::limits::{ARGS_BYTES_MAX, ARGS_MAX, ENV_BYTES_MAX, ENV_ENTRIES_MAX, NAME_BYTES_MAX};
 use mote_sandbox_sys::spawn::{self, Child, Program, Stage, spawn};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{
-    Entry, Exit, FileTarget, HEADER_BYTES, Kind, Process, RawPath, Reply, Request, Selector, Start, header, parse_header,
+    Entry, Exit, FileTarget, HEADER_BYTES, Kind, Process, RawPath, Reply, Request, Selector, Start, header,
+    parse_header,
 };
 
 /// How long a test waits for what does not come.

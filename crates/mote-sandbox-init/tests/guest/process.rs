@@ -68,7 +68,8 @@ fn a_user_can_open_the_standard_streams_by_name() {
 fn the_sandboxs_own_working_directory_is_made_and_a_commands_is_not() {
     let init = Init::start();
     let path = init.path("deep/work");
-    let configuration = Configuration { cwd: Some(path.clone()), user: Some("nobody".to_owned()), ..Configuration::default() };
+    let configuration =
+        Configuration { cwd: Some(path.clone()), user: Some("nobody".to_owned()), ..Configuration::default() };
     assert_eq!(init.ask(&Request::Configure(configuration)), Ok(Reply::Done));
     assert_eq!(init.shell("pwd; stat -c '%U %a' .").text(), format!("{path}\nroot 755"));
     let asked = Start { cwd: Some(init.path("none")), ..shell("true") };

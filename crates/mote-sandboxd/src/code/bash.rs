@@ -1,9 +1,11 @@
 //! The bash driver: bash itself, interactive and without a terminal, fed one line a cell.
 //!
-//! Interactive, because an interrupt then ends the whole cell and leaves the shell alive. What is printed goes out as it
-//! is; a line with a mark, the cell's number and its exit status follows on both streams, so that both are known to be read
-//! to the end. The mark is the context's random id. Code can learn it, as it can learn all that its shell reads; code that
-//! prints it fools itself alone: what stands behind a mark is bounded, and says nothing but how a cell of this context ended.
+//! Interactive, because an interrupt then ends the whole cell and leaves the shell alive. A cell has its own standard streams:
+//! between cells those of the shell lead nowhere, so that no prompt, trace or trap of the code is heard, and what the code makes
+//! of its streams (`exec >file`) lasts. A line with a mark, the cell's number and its exit status follows on both of the shell's
+//! first streams, so that both are known to be read to the end. The mark is the context's random id. Code can learn it, as it
+//! can learn all that its shell reads; code that prints it fools itself alone: what stands behind a mark is bounded, and says
+//! nothing but how a cell of this context ended.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,10 +16,22 @@ use memchr::memmem::Finder;
 use super::message::{Message, Printed};
 use crate::limits::CODE_MARK_LINE_BYTES_MAX;
 
-/// What the shell is told first: no history, and no expansion of `!`.
-pub(super) const PREPARATION: &str = "set +H +o history; unset HISTFILE PROMPT_COMMAND\n";
+/// What the shell is told first: no history and no expansion of `!`, the streams (60 and 61 are the cells', 62 and 63 the
+/// driver's), and the functions that begin and end a cell. What could be an alias of the code's is said as `\builtin`.
+///
+/// `set -e` ends an interactive shell, too: a trap ends the cell before that. It does not see failures in place of a trap of
+/// the code's own for `ERR`.
+pub(super) const PREPARATION: &str = r#"set +H +o history; unset HISTFILE PROMPT_COMMAND; exec 60>&1 61>&2 62>&1 63>&2 >/dev/null 2>&1
+__mote_open() { __mote_last=${__mote_status:-0}; __mote_status=; __mote_cell=$2; \builtin printf '\n%s %s begun\n' "$1" "$2" >&62; }
+__mote_begin() { case ${__mote_flags-} in *x*) \builtin set -x ;; esac; case ${__mote_flags-} in *e*) \builtin set -e; return 0 ;; esac; return "$__mote_last"; }
+__mote_end() { __mote_got "$1"; \builtin exec 60>&64 61>&65; }
+__mote_got() { if [[ -z ${__mote_status-} ]]; then __mote_status=$1; __mote_flags=$-; \builtin set +xe; fi; }
+__mote_failed() { if [[ $- == *e* && $BASHPID == "$$" ]]; then __mote_got "$1"; \builtin kill -INT "$$"; fi; }
+__mote_close() { \builtin printf '\n%s %s %s\n' "$1" "$2" "$__mote_status" >&62; \builtin printf '\n%s %s\n' "$1" "$2" >&63; __mote_cell=; }
+trap '__mote_failed "$?"' ERR; set -E
+"#;
 
-/// An interactive shell prompts on standard error unless told not to.
+/// Without prompts until the shell is told where its own streams lead.
 pub(super) fn environment() -> BTreeMap<String, String> {
     ["PS0", "PS1", "PS2", "PROMPT_COMMAND", "HISTFILE"].map(|name| (name.to_owned(), String::new())).into()
 }
@@ -48,8 +62,26 @@ fn is_name(name: &str) -> bool {
 
 /// The lines that begin the shell's life: the mark that says that it listens and where it is.
 pub(super) fn greeting(mark: &str) -> String {
-    format!("printf '\\n%s ready %s\\n' {mark} \"$PWD\"; printf '\\n%s ready\\n' {mark} >&2\n")
+    format!("printf '\\n%s ready %s\\n' {mark} \"$PWD\" >&62; printf '\\n%s ready\\n' {mark} >&63\n")
 }
+
+/// Ends, from outside, what a shell waits for and what does not listen to an interrupt: its descendants that began with the cell,
+/// `$2` hundredths of a second ago. What earlier cells left in the background lives on. Then the shell is interrupted once more.
+pub(super) const END_CHILDREN: &str = r#"root=$1; IFS= read -r now </proc/uptime; now=${now%% *}; since=$((${now%.*}${now#*.} - $2 - 10))
+all=" $root "; more=1
+while [ "$more" ]; do
+  more=
+  for file in /proc/[0-9]*/stat; do
+    { IFS= read -r line <"$file"; } 2>/dev/null || continue
+    pid=${file#/proc/}; pid=${pid%/stat}
+    case $all in *" $pid "*) continue ;; esac
+    set -- ${line##*) }
+    case $all in *" $2 "*) [ "${20}" -ge "$since" ] && { all="$all$pid "; more=1; } ;; esac
+  done
+done
+for pid in $all; do [ "$pid" = "$root" ] || kill -9 "$pid"; done 2>/dev/null
+kill -2 "$root"
+"#;
 
 /// What the mark says behind a cell's number when the whole cell was read and is carried out.
 pub(super) const BEGUN: &str = "begun";
@@ -67,25 +99,28 @@ pub(super) fn command(mark: &str, cell: u64, code: &str, env: &BTreeMap<String, 
     for name in &names {
         let value = quoted(&env[*name]);
         // Writing to a string does not fail.
-        let _ =
-            writeln!(lines, "__mote_had_{name}=${{{name}+set}}; __mote_was_{name}=${{{name}-}}; export {name}={value}");
+        let _ = writeln!(
+            lines,
+            "__mote_had_{name}=${{{name}+set}}; __mote_was_{name}=${{{name}-}}; \\builtin export {name}={value}"
+        );
         let _ = write!(
             restore,
-            "if [[ -n $__mote_had_{name} ]]; then export {name}=$__mote_was_{name}; else unset {name}; fi; \
-             unset __mote_had_{name} __mote_was_{name}; "
+            "if [[ -n ${{__mote_had_{name}-}} ]]; then \\builtin export {name}=\"$__mote_was_{name}\"; \
+             else \\builtin unset {name}; fi; \\builtin unset __mote_had_{name} __mote_was_{name}; "
         );
     }
-    let end = format!(
-        "{restore}printf \\\\n%s\\ %s\\ %s\\\\n {mark} {cell} $__mote_status; printf \\\\n%s\\ %s\\\\n {mark} {cell} >&2; \
-         __mote_cell="
+    let end = format!("{restore}__mote_close {mark} {cell}");
+    // An empty line, so that a backslash at the code's end joins nothing to it.
+    let whole = format!(
+        "{{ __mote_begin; }} >/dev/null 2>&1\n{code}\n\n{{ __mote_end \"$?\"; }} 64>&1 65>&2 >/dev/null 2>&1\n"
     );
     let _ = writeln!(
         lines,
-        "__mote_cell={cell}; printf \\\\n%s\\ %s\\ {BEGUN}\\\\n {mark} {cell}; eval {} </dev/null; __mote_status=$?; {end}",
-        quoted(code)
+        "__mote_open {mark} {cell}; \\builtin eval {} >&60 2>&61 </dev/null; __mote_got \"$?\"; {end}",
+        quoted(&whole)
     );
-    let _ = writeln!(lines, "__mote_status=$?; if [[ $__mote_cell == {cell} ]]; then {end}; fi");
-    let _ = writeln!(lines, "__mote_status=130; if [[ $__mote_cell == {cell} ]]; then {end}; fi");
+    let _ = writeln!(lines, "__mote_got \"$?\"; if [[ $__mote_cell == {cell} ]]; then {end}; fi");
+    let _ = writeln!(lines, "__mote_got 130; if [[ $__mote_cell == {cell} ]]; then {end}; fi");
     lines
 }
 
@@ -207,7 +242,7 @@ mod tests {
     fn code_is_one_line_whatever_is_in_it() {
         let command = command("mark", 7, "echo 'é'\necho \"$x\" `b`", &BTreeMap::new());
         assert_eq!(command.lines().count(), 4);
-        assert!(command.contains("eval $'echo \\047\\303\\251\\047\\012"), "{command}");
+        assert!(command.contains("echo \\047\\303\\251\\047\\012"), "{command}");
     }
 
     #[test]
@@ -225,18 +260,114 @@ mod tests {
         assert!(!command("mark", 1, ":", &env).contains("rm"));
     }
 
-    /// What bash itself prints to its standard output for these lines.
+    /// What bash itself prints for these lines, to its standard output.
     fn said(lines: &str) -> String {
+        both(lines).0
+    }
+
+    /// The same, with what it prints to its standard error.
+    fn both(lines: &str) -> (String, String) {
         let mut command = Command::new("bash");
         command.args(["--norc", "--noprofile", "--noediting", "-i"]).envs(environment());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut shell = command.spawn().unwrap();
         let mut input = shell.stdin.take().unwrap();
         let all = format!("{PREPARATION}{lines}");
         let writer = std::thread::spawn(move || input.write_all(all.as_bytes()));
-        let printed = shell.wait_with_output().unwrap().stdout;
+        let printed = shell.wait_with_output().unwrap();
         writer.join().unwrap().unwrap();
-        String::from_utf8(printed).unwrap()
+        (String::from_utf8(printed.stdout).unwrap(), String::from_utf8(printed.stderr).unwrap())
+    }
+
+    /// What the cells print, each in order, and how each ended: its number and its status.
+    fn cells(codes: &[&str]) -> (String, String, Vec<String>) {
+        let lines: Vec<String> =
+            (1..).zip(codes).map(|(cell, code)| command("m", cell, code, &BTreeMap::new())).collect();
+        let (out, err) = both(&lines.concat());
+        let split = |text: String| {
+            let (mut stream, mut said, mut marks) = (Stream::default(), String::new(), Vec::new());
+            for piece in stream.feed("m", text.as_bytes()) {
+                match piece {
+                    Piece::Text(text) => said.push_str(&text),
+                    Piece::Mark(mark) => marks.push(mark),
+                }
+            }
+            (said, marks)
+        };
+        let ((out, marks), (err, ends)) = (split(out), split(err));
+        assert_eq!(ends, (1..=codes.len()).map(|cell| cell.to_string()).collect::<Vec<_>>(), "{marks:?}");
+        // What an interactive shell says while it starts.
+        let err = err.lines().filter(|line| !line.starts_with("bash: ") || line.contains("command not found"));
+        let err = err.map(|line| format!("{line}\n")).collect();
+        (out, err, marks.into_iter().filter(|mark| !mark.ends_with(BEGUN)).collect())
+    }
+
+    #[test]
+    fn what_a_cell_sets_does_not_disturb_the_session() {
+        for setting in [
+            "PS1='prompt '; PS2='more '; PS0='zero '; PROMPT_COMMAND='echo asked'",
+            "set -x",
+            "set -v; set -u; set -f; IFS=_; set -o noclobber",
+            "alias printf=false eval=false builtin=false export=false unset=false set=false exec=false trap=false",
+            "trap 'echo trapped' DEBUG RETURN USR1 EXIT >/dev/null",
+            "trap : DEBUG; trap : ERR; trap : RETURN",
+            "set -e",
+            "shopt -s extglob nullglob; BASH_XTRACEFD=2",
+            "PS4='trace '",
+            "exec </etc/passwd",
+            "echo kept \\",
+            "# a comment",
+            "cat <<end\nunfinished",
+        ] {
+            let (out, _, ends) =
+                cells(&["x=41", setting, "echo $((x + 1))", "f() { return 5; }; if f; then :; fi; true"]);
+            assert_eq!(ends, ["1 0", "2 0", "3 0", "4 0"], "{setting}");
+            assert!(out.contains("42\n"), "{setting}: {out}");
+            assert!(!out.contains("asked") && !out.contains("prompt"), "{setting}: {out}");
+        }
+    }
+
+    #[test]
+    fn a_trace_is_of_the_code_alone() {
+        let (_, err, _) = cells(&["set -x", "echo seen", "set +x"]);
+        assert!(err.contains("echo seen") && err.contains("set +x"), "{err}");
+        assert!(!err.contains("__mote") && !err.contains("printf"), "{err}");
+    }
+
+    #[test]
+    fn a_failure_under_set_e_ends_the_cell_and_keeps_the_shell() {
+        let codes = [
+            "x=1; set -e; false; echo never",
+            "echo \"$x $?\"; f() { return 7; }; f; echo never",
+            "if false; then :; fi; false || echo or; (exit 3) || true; y=$(false; echo sub) && echo $y",
+            "set -o pipefail; false | cat; echo never",
+            "set +e; false; echo on",
+        ];
+        let (out, _, ends) = cells(&codes);
+        assert_eq!(out, "1 0\nor\non\n");
+        assert_eq!(ends, ["1 1", "2 7", "3 1", "4 1", "5 0"]);
+    }
+
+    #[test]
+    fn where_a_cell_sends_its_output_lasts_and_the_session_is_still_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("out").display().to_string();
+        let to_file = format!("exec 3>&1 >{file} 2>&1; echo one");
+        let (out, err, ends) =
+            cells(&[&to_file, "echo two; nosuch-command", "exec >&3; echo three", "exec 2>&1; echo four >&2"]);
+        assert_eq!((out.as_str(), err.as_str()), ("three\nfour\n", ""));
+        assert_eq!(ends, ["1 0", "2 127", "3 0", "4 0"]);
+        let said = std::fs::read_to_string(&file).unwrap();
+        assert!(said.starts_with("one\ntwo\n") && said.contains("nosuch-command"), "{said}");
+    }
+
+    #[test]
+    fn a_status_is_the_next_cells_and_what_is_no_code_is_told() {
+        let (out, _, ends) =
+            cells(&["(exit 9)", "echo $?", "echo 'open", "echo ${none?missing}; echo never", "echo on"]);
+        assert_eq!(out, "9\non\n");
+        assert_eq!((&ends[0][..], &ends[1][..], &ends[4][..]), ("1 9", "2 0", "5 0"));
+        assert!(ends[2] != "3 0" && ends[3] != "4 0", "{ends:?}");
     }
 
     #[test]

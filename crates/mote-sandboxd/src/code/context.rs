@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::Selector;
+use mote_sandbox_api::guest::{Selector, Start};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -19,8 +19,8 @@ use super::{About, Language, Message};
 use crate::clock::{SharedClock, random};
 use crate::guest::{Event, Guest, ProcessInput, ProcessStream};
 use crate::limits::{
-    CODE_BEGIN_GRACE, CODE_MESSAGE_BYTES_MAX, CODE_MESSAGES_HELD, CODE_START_TIMEOUT, CODE_START_WORDS_BYTES,
-    CODE_WAITING_MAX,
+    CODE_BEGIN_GRACE, CODE_INTERRUPT_GRACE, CODE_MESSAGE_BYTES_MAX, CODE_MESSAGES_HELD, CODE_START_TIMEOUT,
+    CODE_START_WORDS_BYTES, CODE_WAITING_MAX,
 };
 
 const SIGINT: i32 = 2;
@@ -283,6 +283,23 @@ impl Driver {
         // What keeps bash from reading it for so long is what has to be interrupted.
         let _ = tokio::time::timeout(CODE_BEGIN_GRACE, begun.wait_for(|begun| *begun == cell)).await;
         if running() == Some(cell) { self.signal(SIGINT).await } else { Ok(()) }
+    }
+
+    /// Ends what bash waits for where that does not listen to an interrupt, and keeps the shell: `age` is the cell's. Whether
+    /// there is anything that can be done.
+    pub(super) async fn end_children(&self, age: Duration) -> bool {
+        if self.language != Language::Bash {
+            return false;
+        }
+        let age = (age.as_millis() / 10).to_string();
+        let argv = ["/bin/sh", "-c", bash::END_CHILDREN, "sh", &self.pid.to_string(), &age].map(str::to_owned).to_vec();
+        let start = Start { argv, cwd: Some("/".to_owned()), ..Start::default() };
+        let ending = async {
+            let mut helper = self.guest.start(start).await?;
+            while helper.next_event().await?.is_some() {}
+            Ok::<(), Failure>(())
+        };
+        matches!(tokio::time::timeout(CODE_INTERRUPT_GRACE, ending).await, Ok(Ok(())))
     }
 
     /// Ends the process; one that is gone already is fine.

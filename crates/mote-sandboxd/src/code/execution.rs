@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::Message;
 use super::context::{Context, Driver};
-use crate::limits::{CODE_INTERRUPT_GRACE, CODE_MESSAGES_HELD, CODE_WAITING_MAX};
+use crate::limits::{CODE_CHILDREN_ROUNDS, CODE_INTERRUPT_GRACE, CODE_MESSAGES_HELD, CODE_WAITING_MAX};
 
 /// A cell that runs or waits for its turn: a stream of its messages, the last one [`Message::EndOfExecution`]. Dropping it
 /// interrupts the cell.
@@ -83,7 +83,9 @@ impl Running<'_> {
     /// Passes messages on until the cell ends; false where the process ended first.
     async fn pass(&mut self, cell: u64, mut messages: mpsc::Receiver<Message>) -> bool {
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let since = Instant::now();
         let mut killing: Option<Instant> = None;
+        let mut rounds = CODE_CHILDREN_ROUNDS;
         let mut waiting: Option<Message> = None;
         loop {
             tokio::select! {
@@ -106,8 +108,14 @@ impl Running<'_> {
                     self.timed_out = true;
                     killing = Some(self.interrupt(cell).await);
                 },
-                // The code does not listen: the process goes, and with it what the context held.
+                // The code does not listen: what it waits for goes first, where that is another process.
                 () = until(killing), if killing.is_some() => {
+                    if rounds > 0 && self.driver.end_children(since.elapsed()).await {
+                        rounds -= 1;
+                        killing = Some(Instant::now() + CODE_INTERRUPT_GRACE);
+                        continue;
+                    }
+                    // Then the process itself, and with it what the context held.
                     let _ = self.driver.kill().await;
                     return false;
                 },

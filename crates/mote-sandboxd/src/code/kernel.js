@@ -32,6 +32,9 @@ function listen() {
   session.connectToMainThread();
   let asked = 0;
 
+  // The main thread asks to be stopped where it is, and waits for that.
+  parentPort.on("message", () => session.post("Runtime.terminateExecution"));
+
   function obey(command) {
     if (command.op === "interrupt") {
       const number = command.number = ++asked;
@@ -99,6 +102,9 @@ function describe(value) {
   return found;
 }
 
+/** Thrown where code called `process.exit()` and there is nothing of it on the stack but a callback. */
+const LEFT = Symbol("process.exit");
+
 /** Cells, one after the other. */
 class Kernel {
   constructor() {
@@ -106,6 +112,8 @@ class Kernel {
     this.running = null;
     this.count = 0;
     this.last = null;
+    /** Code of a cell is on the stack now. */
+    this.inside = false;
     this.session = new inspector.Session();
     this.session.connect();
   }
@@ -140,12 +148,16 @@ class Kernel {
 
   evaluate(cell, code) {
     const expression = `${code}\n//# sourceURL=cell-${cell.number}.js`;
+    this.inside = true;
     this.session.post("Runtime.evaluate", { expression, replMode: true, awaitPromise: true }, (error, answer) => {
+      this.inside = false;
       if (this.running !== cell) return;
       if (error) return this.interrupt(cell);
       if (answer.exceptionDetails) return this.thrown(cell, answer.exceptionDetails);
       this.shown(cell, answer.result);
     });
+    // What is left of it goes on by itself.
+    this.inside = false;
   }
 
   shown(cell, result) {
@@ -181,6 +193,21 @@ class Kernel {
     this.finish(cell);
   }
 
+  /** `process.exit()`: the cell is over, at once, and the context lives on. */
+  exit(code, stop) {
+    const cell = this.running;
+    const status = Number(code ?? process.exitCode ?? 0) || 0;
+    process.exitCode = undefined;
+    if (cell && status === 0) this.finish(cell);
+    else if (cell) {
+      const value = `the code called process.exit(${status})`;
+      this.fail(cell, "ProcessExit", value, `ProcessExit: ${value}`);
+    }
+    // Nothing after it may run, and no `catch` may hold it up: stopped from outside, where that is possible.
+    if (this.inside) for (stop(); ;);
+    throw LEFT;
+  }
+
   finish(cell) {
     if (this.running !== cell) return;
     // The environment of one cell is not the next one's.
@@ -212,7 +239,7 @@ function capture(kernel) {
   const stdout = printing("stdout");
   const stderr = printing("stderr");
   globalThis.console = new Console({ stdout, stderr, colorMode: false });
-  const report = (error) => stderr.write(`Uncaught ${util.inspect(error)}\n`);
+  const report = (error) => error !== LEFT && stderr.write(`Uncaught ${util.inspect(error)}\n`);
   process.on("uncaughtException", report);
   process.on("unhandledRejection", report);
 }
@@ -244,6 +271,7 @@ function start() {
   equip(kernel);
   const shared = new SharedArrayBuffer(4);
   const seen = new Int32Array(shared);
+  const leave = process.exit.bind(process);
   const worker = new Worker(`(${listen})();`, { eval: true, workerData: { shared, patience: PATIENCE_MS } });
   worker.on("message", (command) => {
     if (command.op === "execute") return kernel.execute(command);
@@ -251,7 +279,8 @@ function start() {
     kernel.interrupt(command);
   });
   // The context lives as long as its commands can come, also when the user's code is idle.
-  worker.on("exit", () => process.exit(0));
+  worker.on("exit", () => leave(0));
+  process.exit = process.reallyExit = (code) => kernel.exit(code, () => worker.postMessage("stop"));
   send({ type: "ready", cwd: process.cwd() });
 }
 

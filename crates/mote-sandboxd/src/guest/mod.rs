@@ -28,7 +28,8 @@ pub use self::process::{Event, ProcessInput, ProcessStream};
 
 use self::frame::{Frames, Writer};
 use crate::limits::{
-    GUEST_BACKLOG, GUEST_BACKLOG_PAUSE, GUEST_BACKLOG_PAUSE_MAX, GUEST_BACKLOG_TIMEOUT_MS, GUEST_CONNECT_TIMEOUT_MS, GUEST_LIST_BYTES_MAX, GUEST_PROCESSES_MAX, GUEST_REPLY_TIMEOUT_MS, GUEST_SYNC_TIMEOUT_MS,
+    GUEST_BACKLOG, GUEST_BACKLOG_PAUSE, GUEST_BACKLOG_PAUSE_MAX, GUEST_BACKLOG_TIMEOUT_MS, GUEST_CONNECT_TIMEOUT_MS,
+    GUEST_LIST_BYTES_MAX, GUEST_PROCESSES_MAX, GUEST_REPLY_TIMEOUT_MS, GUEST_SYNC_TIMEOUT_MS,
 };
 
 /// The first process of one sandbox, by its socket. Clones are cheap; nothing is connected until something is asked.

@@ -299,7 +299,8 @@ impl Sandboxes {
             let new = cell.ooms_new(ooms);
             if new > 0 {
                 let bound = cell.read(|record| record.spec.resources.memory);
-                let bound = bound.map_or_else(|| "its memory".to_owned(), |bytes| format!("its {bytes} bytes of memory"));
+                let bound =
+                    bound.map_or_else(|| "its memory".to_owned(), |bytes| format!("its {bytes} bytes of memory"));
                 let message = format!("out of memory: the kernel ended {new} of its processes, {bound} being used up");
                 cell.note(self.clock.now_ms(), "warn", message);
             }

@@ -101,7 +101,9 @@ async fn read(guest: &Guest, path: &str) -> Result<Option<Bytes>, Failure> {
     match guest.read_whole(root(path), BUNDLE_BYTES_MAX).await {
         Ok(bundle) => Ok(Some(bundle)),
         // Whatever else stands under such a name inside (a directory, a loop of links) is no bundle.
-        Err(failure) if matches!(failure.code, Code::NotFound | Code::Invalid | Code::TooLarge | Code::Forbidden) => Ok(None),
+        Err(failure) if matches!(failure.code, Code::NotFound | Code::Invalid | Code::TooLarge | Code::Forbidden) => {
+            Ok(None)
+        }
         Err(failure) => Err(failure),
     }
 }

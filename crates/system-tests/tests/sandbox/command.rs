@@ -267,8 +267,10 @@ async fn a_tree_is_copied_with_its_links_and_whatever_its_names_are_and_what_can
     assert_eq!(std::fs::read_link(back.join("link")).unwrap().to_str(), Some("private/key"));
     assert_eq!(std::fs::metadata(back.join("private")).unwrap().permissions().mode() & 0o777, 0o700);
     // What may not be read is an error, and no empty directory.
-    printed(&daemon, &["exec", "--user", "root", id, "--", "chmod 0 /tmp/tree/private; chown root /tmp/tree/private"]).await;
-    let refused = output(&daemon, &["cp", &format!("{id}:/tmp/tree"), &folder.path().join("no").display().to_string()]).await;
+    printed(&daemon, &["exec", "--user", "root", id, "--", "chmod 0 /tmp/tree/private; chown root /tmp/tree/private"])
+        .await;
+    let refused =
+        output(&daemon, &["cp", &format!("{id}:/tmp/tree"), &folder.path().join("no").display().to_string()]).await;
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("private"), "{refused:?}");
 }

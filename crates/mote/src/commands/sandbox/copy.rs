@@ -93,7 +93,8 @@ struct Upload<'a> {
 impl Upload<'_> {
     async fn all(&mut self, from: &Path, to: PathBuf) -> Result<(), Exit> {
         let kind = std::fs::metadata(from).with_context(|| format!("failed to read {}", from.display()))?;
-        let is_directory = to.as_os_str().as_bytes().ends_with(b"/") || to == Path::new(".") || self.is_directory(&to).await;
+        let is_directory =
+            to.as_os_str().as_bytes().ends_with(b"/") || to == Path::new(".") || self.is_directory(&to).await;
         let to = match from.file_name() {
             Some(name) if is_directory => to.join(name),
             _ => to,
