@@ -117,6 +117,23 @@ pub(crate) fn sandbox_init(root: &Path, target: &Path, install: bool) -> Result<
     Ok(target.join(MUSL).join("release/mote-sandbox-init"))
 }
 
+/// Builds the sandbox runtime's daemon for tests as it ships: static, so that its C library (which resolves names and starts
+/// threads) is the one that users have. It has crash points, which do nothing unless one is named, and is quick to build; returns
+/// where it is. The target was found by [`sandbox_init`].
+pub(crate) fn sandbox_daemon(root: &Path, target: &Path) -> Result<PathBuf> {
+    let arguments = ["build", "--package", "mote-sandboxd", "--bins", "--features", "crash-points", "--target", MUSL];
+    process::run(&mut process::cargo(root, &arguments))?;
+    let built = target.join(MUSL).join("debug/mote-sandboxd");
+    let image = std::fs::read(&built).with_context(|| format!("failed to read {}", built.display()))?;
+    if has_interpreter(&image)? {
+        bail!("failed to link {} statically: it names a program interpreter", built.display());
+    }
+    // Where the next build does not replace it under a test that runs.
+    let place = target.join("crash/mote-sandboxd");
+    put(&built, &place)?;
+    Ok(place)
+}
+
 #[allow(clippy::cast_precision_loss, reason = "a size in MiB for a person")]
 fn mib(bytes: usize) -> f64 {
     bytes as f64 / f64::from(1 << 20)

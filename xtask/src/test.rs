@@ -52,11 +52,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         install_targets(&root)?;
     }
     let venv = python::venv(&target.join("test-venv"), "tests", !options.no_install)?;
-    let crash_points = ["--bins", "--features", "mote/crash-points,mote-sandboxd/crash-points"];
+    let crash_points = ["--bins", "--features", "mote/crash-points"];
     let crash = build(&root, &target, "crash", &crash_points)?;
     // Last, so that `target/debug/mote` is left without crash points.
     let plain = build(&root, &target, "plain", &["--bins"])?;
     let init = dist::sandbox_init(&root, &target, !options.no_install)?;
+    let daemon = dist::sandbox_daemon(&root, &target)?;
     for bare in BARE_TARGETS {
         let arguments = ["build", "--package", "mote-core", "--package", "mote-wire", "--target", bare];
         process::run(&mut process::cargo(&root, &arguments)).with_context(|| bare_advice(bare))?;
@@ -64,8 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let guest = guest::make(&target)?;
     let mut tests = process::cargo(&root, &["test", "--workspace", "--no-fail-fast"]);
     tests.env("MOTE_SANDBOX_INIT_BIN", init).env("MOTE_GUEST", guest);
-    // The daemon's crash points do nothing unless one is named.
-    tests.env("MOTE_SANDBOXD_BIN", crash.join("mote-sandboxd"));
+    tests.env("MOTE_SANDBOXD_BIN", daemon);
     tests.env("MOTE_BIN", plain.join("mote")).env("MOTE_CRASH_BIN", crash.join("mote")).env("MOTE_TEST_VENV", venv);
     // Requests to loopback must not go through a proxy that the surroundings may name.
     tests.env("NO_PROXY", "127.0.0.1,localhost").args(options.filter.as_deref());

@@ -55,6 +55,9 @@ pub enum Error {
     /// The connection failed.
     #[error("failed to reach the registry {0}: {1}")]
     Connection(String, String),
+    /// The registry's certificate is not one that is trusted.
+    #[error("failed to trust the registry {0}: {1}")]
+    Certificate(String, String),
     /// Writing what came failed, or reading a layout.
     #[error("failed to read or write {0}: {1}")]
     File(String, std::io::Error),

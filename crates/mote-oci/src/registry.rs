@@ -300,14 +300,28 @@ fn check(what: &'static str, bytes: &[u8], expected: Option<&Digest>) -> Result<
     }
 }
 
+/// Whether an error, or one that an error of input and output carries, is TLS's about the other side's certificate.
+fn certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(carried) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        return certificate(carried);
+    }
+    matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+}
+
 fn connection(host: &str, error: &reqwest::Error) -> Error {
     let mut message = error.to_string();
     let mut source = std::error::Error::source(error);
+    let mut is_certificate = false;
     while let Some(inner) = source {
         message = inner.to_string();
+        is_certificate |= certificate(inner);
         source = inner.source();
     }
-    Error::Connection(host.to_owned(), message)
+    if is_certificate {
+        Error::Certificate(host.to_owned(), message)
+    } else {
+        Error::Connection(host.to_owned(), message)
+    }
 }
 
 #[cfg(test)]

@@ -38,13 +38,15 @@ pub enum Code {
     Unsupported,
     /// The sandbox ended while the request was under way.
     Gone,
+    /// Something outside that it depends on (a registry) cannot be reached, or answered what it should not.
+    Unreachable,
     /// A defect of the daemon or the host; the log has more.
     Internal,
 }
 
 impl Code {
     /// Every code, for documents and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Invalid,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -58,6 +60,7 @@ impl Code {
         Self::Timeout,
         Self::Unsupported,
         Self::Gone,
+        Self::Unreachable,
         Self::Internal,
     ];
 
@@ -74,6 +77,7 @@ impl Code {
             Self::TooLarge => 413,
             Self::Exhausted => 429,
             Self::Unsupported => 501,
+            Self::Unreachable => 502,
             Self::Timeout => 504,
             Self::NoSpace => 507,
             Self::Internal => 500,
@@ -97,6 +101,7 @@ impl Code {
             Self::Timeout => "timeout",
             Self::Unsupported => "unsupported",
             Self::Gone => "gone",
+            Self::Unreachable => "unreachable",
             Self::Internal => "internal",
         }
     }

@@ -343,6 +343,8 @@ pub const BUILD_LINES_TOLD: usize = 20;
 pub const RECIPE_BYTES_MAX: u64 = 1024 * 1024;
 /// Steps of a recipe: packages, modules and files together.
 pub const RECIPE_ENTRIES_MAX: usize = 4096;
+/// Pieces of data in one file with holes; a file with more is packed as if it had none.
+pub const SPARSE_SEGMENTS_MAX: usize = 16_384;
 /// Bytes of the bundle of authorities that an image has.
 pub const BUNDLE_BYTES_MAX: usize = 4 << 20;
 

@@ -116,10 +116,20 @@ fn main() -> ExitCode {
         Err(error) => {
             use std::io::Write as _;
             // Nothing can be done where standard error is closed.
-            let _ = writeln!(std::io::stderr(), "mote-sandboxd: {error:#}");
+            let _ = writeln!(std::io::stderr(), "mote-sandboxd: {error:#}{}", remedy(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What can be done about an error, on a line of its own, where that is known.
+fn remedy(error: &anyhow::Error) -> String {
+    let failure = error.chain().find_map(|cause| match cause.downcast_ref::<service::Error>() {
+        Some(error) => error.failure(),
+        None => cause.downcast_ref::<mote_sandbox_api::error::Failure>(),
+    });
+    let remediation = failure.and_then(|failure| failure.remediation.as_deref());
+    remediation.map_or_else(String::new, |remediation| format!("\n  {remediation}"))
 }
 
 fn configured(arguments: Serve) -> anyhow::Result<Config> {
@@ -219,7 +229,7 @@ fn image(arguments: Image) -> anyhow::Result<()> {
     confine(&config, &settings, &[PathBuf::from("/")])?;
     runtime()?.block_on(async {
         let keeper = keeper::client::Client::start(keeper).context("failed to reach the keeper")?;
-        let images = service::images(&Filesystem::new(keeper.clone()), &config)?;
+        let images = service::images(&Filesystem::new(keeper.clone()), &config, authorities.clone())?;
         let workshop = service::workshop(&keeper, &config, authorities)?;
         let mut output = std::io::stdout();
         let interrupted = tokio::select! {

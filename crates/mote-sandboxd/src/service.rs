@@ -64,6 +64,17 @@ pub enum Error {
     Keeper,
 }
 
+impl Error {
+    /// What the part that failed says itself.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Part(_, failure) => Some(failure),
+            Self::State(_) | Self::Io(..) | Self::Keeper => None,
+        }
+    }
+}
+
 /// What `main` hands over.
 #[derive(Debug)]
 pub struct Start {
@@ -109,8 +120,8 @@ pub async fn run(start: Start) -> Result<(), Error> {
     let store = State::open(&folder(&config))?;
     let keeper = Client::start(keeper).map_err(|error| Error::Io("reach the keeper", error))?;
     keeper.call(Verb::Ping).await.map_err(|failure| Error::Part("start the keeper", failure))?;
-    let network = network(&config, &store, &clock, authorities)?;
-    let container = container(&keeper, &config, Arc::clone(&clock), network.clone(), confinement)
+    let network = network(&config, &store, &clock, authorities.clone())?;
+    let container = container(&keeper, &config, Arc::clone(&clock), network.clone(), (confinement, authorities))
         .await
         .map_err(|failure| Error::Part("probe the host", failure))?;
     let images = container.images.clone();
@@ -329,12 +340,21 @@ fn watch_signals(stop: &CancellationToken) -> std::io::Result<()> {
 ///
 /// # Errors
 /// Where the folder cannot be used or TLS cannot be set up.
-pub fn images(filesystem: &Filesystem, config: &Config) -> Result<Images, Failure> {
+pub fn images(
+    filesystem: &Filesystem,
+    config: &Config,
+    authorities: Vec<CertificateDer<'static>>,
+) -> Result<Images, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Code::Internal, format!("failed to set up TLS: {error}"));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    for root in authorities {
+        roots.add(root).map_err(|error| failed(&error))?;
+    }
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| Failure::new(Code::Internal, format!("failed to set up TLS: {error}")))?
-        .with_root_certificates(rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })
+        .map_err(|error| failed(&error))?
+        .with_root_certificates(roots)
         .with_no_client_auth();
     let options = image::Options {
         scratch: folder(config).join("scratch"),
@@ -404,7 +424,7 @@ async fn container(
     config: &Config,
     clock: SharedClock,
     network: Network,
-    confinement: BTreeMap<String, Support>,
+    (confinement, authorities): (BTreeMap<String, Support>, Vec<CertificateDer<'static>>),
 ) -> Result<Container, Failure> {
     let (containers, filesystem) = (Containers::new(keeper.clone()), Filesystem::new(keeper.clone()));
     let description = filesystem.describe().await?;
@@ -423,7 +443,7 @@ async fn container(
         ("clock.offset".to_owned(), Support::no("containers share the host's wall clock: no namespace has its own")),
         ("entropy.seed".to_owned(), Support::no("containers share the kernel's source of randomness")),
     ]);
-    let images = images(&filesystem, config)?;
+    let images = images(&filesystem, config, authorities)?;
     let volume_bytes = config.volume_disk.unwrap_or(VOLUME_BYTES_DEFAULT);
     Ok(Container { containers, filesystem, images, volume_bytes, clock, network, enforcement, features })
 }

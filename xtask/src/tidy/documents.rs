@@ -35,6 +35,33 @@ pub(super) fn check(files: &BTreeMap<String, String>) -> Outcome {
     Outcome { rule: "documents", things: "paths named", looked_at, findings }
 }
 
+/// A structure whose every field has to stand in a table of a document: its source, its name, the document.
+const TABLES: [(&str, &str, &str); 1] =
+    [("crates/mote-sandboxd/src/config.rs", "pub struct Config {", "docs/sandbox-config.md")];
+
+/// Checks that tables of fields are whole, and name none that is gone.
+pub(super) fn fields(files: &BTreeMap<String, String>) -> Outcome {
+    let mut looked_at = 0;
+    let mut findings = Vec::new();
+    for (source, structure, document) in TABLES {
+        let (Some(code), Some(text)) = (files.get(source), files.get(document)) else {
+            findings.push(format!("{source} or {document} is not there"));
+            continue;
+        };
+        let body = code.split(structure).nth(1).and_then(|rest| rest.split("\n}").next()).unwrap_or_default();
+        let fields = body.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split(':').next());
+        let fields: Vec<&str> = fields.collect();
+        let rows: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name)).collect();
+        looked_at += fields.len();
+        let absent = fields.iter().filter(|field| !rows.contains(field) && !text.contains(&format!("\n{field}:")));
+        findings.extend(absent.map(|field| format!("{document}: does not tell of the field {field} of {source}")));
+        let gone = rows.iter().filter(|row| !fields.contains(row));
+        findings.extend(gone.map(|row| format!("{document}: tells of {row}, which {source} does not have")));
+    }
+    Outcome { rule: "fields", things: "fields of configurations", looked_at, findings }
+}
+
 /// Targets of `[text](target)`.
 fn links(line: &str) -> Vec<&str> {
     line.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect()
@@ -105,6 +132,22 @@ mod tests {
         assert_eq!(findings("docs/a.md", "\n`crates/mote/src/gone.rs`").1, [expected]);
         assert_eq!(findings("docs/a.md", "[x](gone.md)").1, ["docs/a.md:1: names docs/gone.md, which does not exist"]);
         assert_eq!(findings("crates/mote/src/x.rs", "//! `docs/gone.md`").1.len(), 1);
+    }
+
+    #[test]
+    fn a_field_that_no_table_tells_of_is_named_and_so_is_a_row_of_none() {
+        let (source, structure, document) = TABLES[0];
+        let code =
+            format!("{structure}\n    /// A.\n    pub one: u8,\n    pub two: Vec<u8>,\n    pub three: u8,\n}}\n");
+        let of = |table: &str| {
+            let files = [(source.to_owned(), code.clone()), (document.to_owned(), table.to_owned())].into();
+            let outcome = fields(&files);
+            (outcome.looked_at, outcome.findings)
+        };
+        assert_eq!(of("| `one` | x |\n| `two` |\n```yaml\nthree: 3\n```"), (3, Vec::new()));
+        let (_, findings) = of("| `one` |\n| `four` |\nthree: 1");
+        assert_eq!(findings.len(), 3, "{findings:?}");
+        assert!(findings[0].contains("field two") && findings[2].contains("tells of four"), "{findings:?}");
     }
 
     #[test]

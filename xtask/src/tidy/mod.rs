@@ -74,6 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         packages::providers(&built),
         packages::policy(&built, files.get("deny.toml").map_or("", String::as_str))?,
         documents::check(&files),
+        documents::fields(&files),
         ratchet::check(&baseline, &rust),
         unsafety::check(&rust),
         headers::check(&rust),

@@ -260,7 +260,17 @@ pub(super) fn failure(error: &mote_oci::Error) -> Failure {
         E::Platform(_) | E::NotFound(_) => Code::NotFound,
         E::Denied(_) => Code::Forbidden,
         E::File(_, error) if error.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
-        E::Status(..) | E::Connection(..) | E::File(..) => Code::Internal,
+        E::Status(_, 429) => Code::Exhausted,
+        E::Status(..) | E::Connection(..) | E::Certificate(..) => Code::Unreachable,
+        E::File(..) => Code::Internal,
     };
-    Failure::new(code, error.to_string())
+    let failure = Failure::new(code, error.to_string());
+    match error {
+        E::Status(registry, status) => failure.with("registry", registry).with("status", status),
+        E::Connection(registry, _) => failure.with("registry", registry),
+        E::Certificate(registry, _) => failure
+            .with("registry", registry)
+            .remedy("name the file of its authority as `authorities` in the daemon's configuration"),
+        _ => failure,
+    }
 }

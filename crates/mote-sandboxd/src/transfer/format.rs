@@ -1,11 +1,13 @@
-//! The format of an exported snapshot, version 1: a header, the files as one tar stream in frames, and a seal.
+//! The format of an exported snapshot, version 2: a header, the files as one tar stream in frames, and a seal.
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 16 | `mote-snapshot/1` and a line feed |
+//! | 16 | `mote-snapshot/2` and a line feed |
 //! | 4, N, 32 | length of the header (big-endian), the header as JSON, its SHA-256 |
 //! | 4, N, 32 | a frame: its length, a part of the tar stream, the SHA-256 of the stream so far; any number of these |
 //! | 4, 32 | a length of zero, and the SHA-256 of the header's digest and the stream's: nothing follows it |
+//!
+//! Version 1 is read, too: its tar stream knows no holes of files, and a reader of it would take their lists for data.
 //!
 //! A frame is handed on only when its digest is right, so that what is damaged is found where it is. It does no input or
 //! output.
@@ -17,7 +19,9 @@ use sha2::{Digest, Sha256};
 use super::{Header, Tree};
 use crate::limits::{TRANSFER_FRAME_BYTES_MAX, TRANSFER_HEADER_BYTES_MAX};
 
-const MAGIC: &[u8; 16] = b"mote-snapshot/1\n";
+const MAGIC: &[u8; 16] = b"mote-snapshot/2\n";
+/// The version before, which is read.
+const MAGIC_BEFORE: &[u8; 16] = b"mote-snapshot/1\n";
 /// What the formats of all versions begin with.
 const FAMILY: &[u8] = b"mote-snapshot/";
 const LENGTH_BYTES: usize = 4;
@@ -182,7 +186,7 @@ impl Reader {
 
     fn magic(&mut self) -> Result<bool, Failure> {
         let seen = &self.buffer[..self.buffer.len().min(MAGIC.len())];
-        if !MAGIC.starts_with(seen) {
+        if !MAGIC.starts_with(seen) && !MAGIC_BEFORE.starts_with(seen) {
             let what = match seen {
                 [0x1f, 0x8b, ..] => "it is compressed with gzip: decompress it first",
                 [0x28, 0xb5, 0x2f, 0xfd, ..] => "it is compressed with Zstandard: decompress it first",
@@ -318,7 +322,7 @@ mod tests {
         for (bytes, said) in [
             (&b"\x1f\x8b\x08\0"[..], "gzip"),
             (b"\x28\xb5\x2f\xfd\0", "Zstandard"),
-            (b"mote-snapshot/2\n", "another version"),
+            (b"mote-snapshot/3\n", "another version"),
             (b"#!/bin/sh\n", "no exported snapshot"),
             (b"", "empty"),
         ] {

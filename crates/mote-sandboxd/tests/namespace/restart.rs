@@ -7,7 +7,7 @@ use mote_sandboxd::guest::Guest;
 use mote_sandboxd::keeper::{self, client::Client, wire};
 use mote_sandboxd::namespace::Containers;
 
-use crate::stage::{self, Stage, eventually, plan, run, with_stage};
+use crate::stage::{self, Stage, plan, run, with_stage};
 
 #[test]
 fn a_verb_that_is_none_is_answered_and_changes_nothing() {
@@ -58,19 +58,17 @@ fn sandboxes_live_on_when_daemon_and_keeper_end_and_the_next_adopts_them() {
             assert!(run(&guest, "sleep 1000 >/dev/null 2>&1 &").await.succeeded());
             let (gone, _) = stage.launch("b", |_| {}).await;
             // Dies with no keeper to see it.
-            let dead = rustix::process::Pid::from_raw(gone.pid.cast_signed()).unwrap();
+            let (dead, keeper) = (stage::watched(gone.pid), stage::watched(stage::parent(gone.pid)));
             drop(stage);
-            rustix::process::kill_process(dead, rustix::process::Signal::KILL).unwrap();
+            // The one before has ended, and what waited for it: nobody is left to see the other's end.
+            stage::ended(&keeper).await;
+            rustix::process::pidfd_send_signal(&dead, rustix::process::Signal::KILL).unwrap();
+            // A kill is a request: its end is what the next keeper is to find.
+            stage::ended(&dead).await;
             started.pid
         }
     });
     in_runtime(async move {
-        eventually("only what lives is left", || {
-            stage::groups(&settings).iter().all(|folder| {
-                std::fs::read_dir(folder).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count() <= 2
-            })
-        })
-        .await;
         let client = Client::start(keeper::spawn(stage::daemon_program(), &settings).unwrap()).unwrap();
         let containers = Containers::new(client);
         let living = containers.living().await.unwrap();
@@ -86,9 +84,7 @@ fn sandboxes_live_on_when_daemon_and_keeper_end_and_the_next_adopts_them() {
         containers.end("a").await.unwrap();
         assert_eq!(containers.living().await.unwrap(), []);
         drop((containers, guest));
-        eventually("cgroups are left", || stage::groups(&settings).is_empty()).await;
-        let left = std::fs::read_dir(settings.run.join("sandboxes")).unwrap().count();
-        assert_eq!(left, 0);
+        stage::nothing_left(&settings).await;
     });
     drop(folder);
 }

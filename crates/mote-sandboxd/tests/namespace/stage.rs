@@ -3,6 +3,7 @@
 //! Whatever a test does, its sandboxes are ended, and what they held must be gone.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -149,6 +150,72 @@ pub(crate) async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     panic!("{what}");
 }
 
+/// A process, to be waited for.
+pub(crate) fn watched(pid: u32) -> OwnedFd {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap()
+}
+
+/// The process that started another one: of a sandbox's first process, the keeper.
+pub(crate) fn parent(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).unwrap()
+}
+
+/// Waits until a process has ended.
+pub(crate) async fn ended(process: &OwnedFd) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    eventually("the process ended", || {
+        let mut polled = [PollFd::new(process, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() > 0
+    })
+    .await;
+}
+
+/// Waits until nothing of a test's own sandboxes is left on the host, and says what is where that does not come true: folders,
+/// cgroups, processes (and with each its namespaces), mounts, and descriptors of this process into any of these.
+pub(crate) async fn nothing_left(settings: &Settings) {
+    for _ in 0..2000 {
+        if left_over(settings).is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("left behind: {:#?}", left_over(settings));
+}
+
+fn left_over(settings: &Settings) -> Vec<String> {
+    let entries =
+        |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).collect::<Vec<_>>();
+    let (run, state) = (settings.run.display().to_string(), settings.filesystem.state.display().to_string());
+    let mut left: Vec<String> = entries(&settings.run.join("sandboxes"))
+        .iter()
+        .map(|entry| format!("folder {}", entry.path().display()))
+        .collect();
+    left.extend(groups(settings).iter().map(|folder| format!("cgroup {}", folder.display())));
+    let group = format!("/mote-{}", instance(&settings.filesystem.state));
+    for entry in entries(Path::new("/proc")) {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        if pid.bytes().all(|byte| byte.is_ascii_digit()) && read("cgroup").contains(&group) {
+            let namespaces = entries(&entry.path().join("ns"));
+            let namespaces = namespaces.iter().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+            let namespaces = namespaces.map(|to| to.display().to_string()).collect::<Vec<_>>().join(" ");
+            left.push(format!("process {pid} ({}) in {namespaces}", read("comm").trim()));
+        }
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ours = |text: &str| text.contains(&run) || text.contains(&state);
+    left.extend(mounts.lines().filter(|line| ours(line)).map(|line| format!("mount {line}")));
+    for entry in entries(Path::new("/proc/self/fd")) {
+        let to = std::fs::read_link(entry.path()).unwrap_or_default().display().to_string();
+        if to.contains(&group) || to.starts_with(&run) {
+            left.push(format!("descriptor {} of {to}", entry.file_name().to_string_lossy()));
+        }
+    }
+    left
+}
+
 /// Cgroups of a test's sandboxes, wherever they are.
 pub(crate) fn groups(settings: &Settings) -> Vec<PathBuf> {
     let name = format!("mote-{}", instance(&settings.filesystem.state));
@@ -190,11 +257,9 @@ pub(crate) fn with_settings<F: Future<Output = ()> + Send + 'static>(
         for living in stage.containers.living().await.unwrap() {
             stage.containers.end(&living.id).await.unwrap();
         }
-        let left: Vec<_> = std::fs::read_dir(settings.run.join("sandboxes")).unwrap().collect();
-        assert!(left.is_empty(), "folders are left: {left:?}");
         // The keeper ends with its last client, and takes what waits with it.
         let folder = Arc::into_inner(stage).map(|stage| stage.folder);
-        eventually("cgroups are left after the keeper ended", || groups(&settings).is_empty()).await;
+        nothing_left(&settings).await;
         drop(folder);
         outcome.unwrap();
     });

@@ -194,3 +194,198 @@ async fn a_restart_begins_a_context_anew_also_amid_a_cell() {
         assert!(error.is_some() || printed.trim().is_empty(), "{}: {printed}", language.name);
     }
 }
+
+/// All that a cell told.
+#[derive(Debug, Default)]
+struct Told {
+    out: String,
+    err: String,
+    results: Vec<Value>,
+    error: Option<(String, String)>,
+}
+
+impl Told {
+    /// Text of the last result.
+    fn text(&self) -> &str {
+        self.results.last().and_then(|result| result["text"].as_str()).unwrap_or_default()
+    }
+}
+
+async fn told(daemon: &Daemon, id: &str, body: Value) -> Told {
+    let mut cell = execute(daemon, id, body).await;
+    let mut told = Told::default();
+    while let Some(message) = cell.next().await {
+        let text = |name: &str| message[name].as_str().unwrap_or_default().to_owned();
+        match message["type"].as_str().unwrap() {
+            "stdout" => told.out.push_str(&text("text")),
+            "stderr" => told.err.push_str(&text("text")),
+            "error" => told.error = Some((text("name"), text("value"))),
+            "result" => told.results.push(message),
+            _ => {}
+        }
+    }
+    told
+}
+
+async fn python(daemon: &Daemon, id: &str, code: &str) -> Told {
+    told(daemon, id, json!({ "code": code })).await
+}
+
+#[tokio::test]
+async fn python_knows_what_notebooks_know() {
+    let daemon = Daemon::start().await;
+    let id = &daemon.create(json!({})).await;
+    // A cell, what it prints, and the text of its last result.
+    for (code, out, text) in [
+        ("x = !echo a; echo b\nx", "", "['a', 'b']"),
+        ("!echo one \\\n    two\n!echo three", "one two\nthree\n", ""),
+        ("for n in range(2):\n    !echo {n} $n $HOME", "0 0 /home/user\n1 1 /home/user\n", ""),
+        ("text = '''\n!no\n%no\n'''\nlen(text)", "", "9"),
+        ("    a = 1\n    b = 2\n    a + b", "", "3"),
+        ("\n\n  a + b\n", "", "3"),
+        (">>> a + b", "", "3"),
+        ("%%bash\ncd /\npwd", "/\n", ""),
+        ("%%writefile /tmp/written.txt\nline {a}\n", "Writing /tmp/written.txt\n", ""),
+        ("!cat /tmp/written.txt", "line {a}\n", ""),
+        ("%cd /tmp", "/tmp\n", ""),
+        ("%pwd", "", "/tmp"),
+        ("%env NAME=value\n!echo $NAME", "env: NAME=value\nvalue\n", ""),
+        ("%env NAME", "", "value"),
+        ("x = (7\n%4)\nx", "", "3"),
+        ("%%capture kept\nprint('unseen')", "", ""),
+        ("kept.stdout", "", "unseen\n"),
+        ("get_ipython().run_line_magic('pwd', '')", "", "/tmp"),
+        ("1 + 1", "", "2"),
+        ("_ + 40", "", "42"),
+        ("print('no newline', end='')", "no newline", ""),
+        ("d = {}\nd['k'] = !echo v\nd", "", "{'k': ['v']}"),
+        ("%pip --version >/dev/null && echo found || echo found", "found\n", ""),
+        ("a != 5", "", "True"),
+    ] {
+        let told = python(&daemon, id, code).await;
+        assert_eq!((told.out.as_str(), told.text(), &told.error), (out, text, &None), "{code}: {told:?}");
+    }
+    let timed = python(&daemon, id, "%%time\nz = 5\nz + 1").await;
+    assert!(timed.out.contains("Wall time") && timed.text() == "6", "{timed:?}");
+    let asked = python(&daemon, id, "len?").await;
+    assert!(asked.out.contains("len(obj, /)") && asked.out.contains("number of items"), "{asked:?}");
+    for (code, name, value) in [
+        ("%nothing", "UsageError", "Line magic function `%nothing` not found."),
+        ("input('?')", "StdinNotImplementedError", "raw_input was called"),
+        ("import getpass; getpass.getpass()", "StdinNotImplementedError", "raw_input was called"),
+        ("%%bash\nexit 3", "CalledProcessError", "status 3"),
+    ] {
+        let (found, text) = python(&daemon, id, code).await.error.unwrap_or_else(|| panic!("{code} did not fail"));
+        assert!(found == name && text.contains(value), "{code}: {found}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn python_shows_what_notebooks_show() {
+    let daemon = Daemon::start().await;
+    let id = &daemon.create(json!({})).await;
+    let shown = python(&daemon, id, "from IPython.display import HTML, Image, Markdown, display\ndisplay(HTML('<b>1</b>'), Markdown('*2*'))\nHTML('<i>3</i>')").await;
+    assert_eq!(shown.results.len(), 3, "{shown:?}");
+    assert_eq!((&shown.results[0]["html"], &shown.results[1]["markdown"]), (&json!("<b>1</b>"), &json!("*2*")));
+    assert_eq!((&shown.results[2]["html"], &shown.results[2]["is_main_result"]), (&json!("<i>3</i>"), &json!(true)));
+    let raw = python(&daemon, id, "display({'text/html': '<p>', 'application/x-own': [1]}, raw=True)").await;
+    assert_eq!(
+        (&raw.results[0]["html"], &raw.results[0]["extra"]),
+        (&json!("<p>"), &json!({"application/x-own": [1]}))
+    );
+    let image = python(&daemon, id, "Image(data=b'\\x89PNG...')").await;
+    assert_eq!(image.results[0]["png"], "iVBORy4uLg==", "{image:?}");
+    // What shows itself, as charts do, is not shown once more.
+    let own =
+        "class Chart:\n    def _ipython_display_(self):\n        display({'text/html': '<svg>'}, raw=True)\nChart()";
+    let own = python(&daemon, id, own).await;
+    assert_eq!((own.results.len(), &own.results[0]["html"]), (1, &json!("<svg>")), "{own:?}");
+    // What is set for this process alone does not reach others, which could not import it.
+    let backend =
+        python(&daemon, id, "import os\nos.environ.get('MPLBACKEND'), os.environ.get('PLOTLY_RENDERER')").await;
+    assert_eq!(backend.text(), "(None, None)");
+}
+
+/// Tasks that a cell leaves go on while nothing runs, all in one loop.
+#[tokio::test]
+async fn python_tasks_go_on_between_cells() {
+    let daemon = Daemon::start().await;
+    let id = &daemon.create(json!({})).await;
+    let begin = "import asyncio, os\nasync def later():\n    await asyncio.sleep(0.05)\n    open('/tmp/done', 'w').close()\n    return 7\ntask = asyncio.create_task(later())\nloop = asyncio.get_running_loop()";
+    assert_eq!(python(&daemon, id, begin).await.error, None);
+    // Nothing of the context runs meanwhile.
+    daemon.run(id, "until [ -e /tmp/done ]; do sleep 0.02; done").await;
+    assert_eq!(python(&daemon, id, "task.result(), loop is asyncio.get_running_loop()").await.text(), "(7, True)");
+    assert_eq!(python(&daemon, id, "await asyncio.gather(later(), later())").await.text(), "[7, 7]");
+    let late = told(&daemon, id, json!({ "code": "await asyncio.sleep(1000)", "timeout_ms": 300 })).await;
+    assert_eq!(late.error.unwrap().0, "TimeoutError");
+    assert_eq!(python(&daemon, id, "await later()").await.text(), "7", "the loop lives on");
+}
+
+/// The cell goes on only when its piece of a line was seen.
+#[tokio::test]
+async fn python_output_comes_before_its_line_ends() {
+    let daemon = Daemon::start().await;
+    let id = &daemon.create(json!({})).await;
+    let code = "import os, time\nprint('begun', end='')\nwhile not os.path.exists('/tmp/seen'): time.sleep(0.01)\nprint(' ended')";
+    let mut cell = execute(&daemon, id, json!({ "code": code })).await;
+    tokio::time::timeout(crate::fixture::PATIENCE, cell.begun()).await.unwrap();
+    daemon.run(id, "touch /tmp/seen").await;
+    assert_eq!(cell.ended().await, (" ended\n".to_owned(), None));
+}
+
+#[tokio::test]
+async fn leaving_a_process_ends_the_cell_of_javascript_and_not_its_context() {
+    let daemon = Daemon::start().await;
+    let id = &daemon.create(json!({})).await;
+    let node = async |code: &str| told(&daemon, id, json!({ "code": code, "language": "javascript" })).await;
+    let left = node("var x = 41; console.log('a'); process.exit(); console.log('b')").await;
+    assert_eq!((left.out.as_str(), &left.error), ("a\n", &None));
+    for code in ["process.exit(3)", "while (true) { try { process.exit(3) } catch {} }", "await null; process.exit(3)"]
+    {
+        let (name, value) = node(code).await.error.unwrap();
+        assert!(name == "ProcessExit" && value.contains("process.exit(3)"), "{code}: {name}: {value}");
+    }
+    assert_eq!(node("x + 1").await.text(), "42");
+}
+
+#[tokio::test]
+async fn what_a_cell_of_bash_sets_does_not_disturb_its_session() {
+    let daemon = Daemon::start().await;
+    let id = &daemon.create(json!({})).await;
+    let bash = async |code: &str| told(&daemon, id, json!({ "code": code, "language": "bash" })).await;
+    assert_eq!(bash("x=41").await.error, None);
+    for setting in [
+        "PS1='prompt '; PROMPT_COMMAND='echo asked'",
+        "alias printf=false eval=false",
+        "trap 'echo bye' EXIT; trap : DEBUG",
+        "set -u; set -x; set +x 2>/dev/null",
+    ] {
+        bash(setting).await;
+        let told = bash("echo $((x + 1))").await;
+        assert_eq!((told.out.as_str(), told.err.as_str(), &told.error), ("42\n", "", &None), "{setting}");
+    }
+    let strict = bash("set -e; echo on; false; echo never").await;
+    assert_eq!((strict.out.as_str(), strict.error.unwrap().1.contains("status 1")), ("on\n", true));
+    assert_eq!(bash("set +e; false; echo $x").await.out, "41\n");
+    assert_eq!(bash("exec >/tmp/out; echo hidden").await.out, "");
+    assert_eq!(bash("cat /tmp/out >&2; exec >/dev/stderr").await.err, "hidden\n");
+}
+
+/// A program that ignores the interrupt is ended, and the shell that waits for it is kept; so is what earlier cells left.
+#[tokio::test]
+async fn a_timeout_ends_what_bash_waits_for_and_keeps_the_shell() {
+    let daemon = Daemon::start().await;
+    let id = &daemon.create(json!({})).await;
+    let context = context(&daemon, id, "bash").await;
+    let cell = async |code: &str, ms: u64| {
+        told(&daemon, id, json!({ "code": code, "context_id": context, "timeout_ms": ms })).await
+    };
+    assert_eq!(cell("x=42; sleep 1000 & server=$!", 60_000).await.error, None);
+    // Older than the next cell by more than a clock's tick.
+    daemon.run(id, "sleep 0.3").await;
+    let deaf = cell("sh -c 'trap \"\" INT; while :; do sleep 1; done'; echo never", 500).await;
+    assert_eq!((deaf.out.as_str(), deaf.error.unwrap().0.as_str()), ("", "TimeoutError"));
+    let after = cell("echo $x; kill -0 $server && echo lives", 60_000).await;
+    assert_eq!((after.out.as_str(), &after.error), ("42\nlives\n", &None), "{after:?}");
+}

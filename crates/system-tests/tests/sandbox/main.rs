@@ -14,6 +14,7 @@ mod e2b;
 mod e2b_surface;
 mod exhaustion;
 mod fixture;
+mod guest;
 mod image;
 mod input;
 mod lifecycle;

@@ -129,8 +129,10 @@ fn make_file(file: &Path, bytes: u64) -> Result<(), Failure> {
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .output()
         .map_err(|error| {
-            let code = Code::Unsupported;
-            Failure::new(code, format!("{what}: mkfs.btrfs: {error}")).remedy("install the package btrfs-progs")
+            let failure = Failure::new(Code::Unsupported, format!("{what}: failed to run mkfs.btrfs: {error}"));
+            failure.with("program", "mkfs.btrfs").remedy(
+                "install btrfs-progs (apt install btrfs-progs), or set `filesystem: overlay` in the configuration",
+            )
         })?;
     if !output.status.success() {
         let _ = fs::remove_file(&new);

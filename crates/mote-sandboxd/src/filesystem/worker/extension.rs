@@ -33,7 +33,9 @@ impl Extensions {
     }
 
     pub(super) fn path(&self, header: &tar::Header) -> Vec<u8> {
-        let told = self.name.as_ref().or_else(|| self.records.get(b"path".as_slice()));
+        let record = |name: &[u8]| self.records.get(name);
+        // A sparse file's own name; that of its entry is for readers that do not know holes.
+        let told = record(super::sparse::NAME).or(self.name.as_ref()).or_else(|| record(b"path"));
         told.cloned().unwrap_or_else(|| header.path_bytes().into_owned())
     }
 

@@ -8,6 +8,7 @@ mod diff;
 mod extension;
 pub(in crate::filesystem) mod pack;
 mod place;
+mod sparse;
 mod sweep;
 mod unpack;
 mod walk;

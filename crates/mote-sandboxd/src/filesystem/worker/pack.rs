@@ -1,11 +1,11 @@
 //! A tree as one stream, the same bytes for the same tree: POSIX tar with pax records, entries in the order of their names.
 //!
-//! Modification times are whole seconds. Sockets and devices are left out: neither means anything elsewhere. It does not
-//! compress: the digest is that of the content.
+//! Modification times are whole seconds. Sockets and devices are left out: neither means anything elsewhere. Holes of files
+//! stay holes (GNU's sparse format 1.0 in pax records). It does not compress: the digest is that of the content.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use mote_sandbox_api::error::{Code, Failure};
@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Stat};
 use sha2::{Digest, Sha256};
 
 use super::walk::{self, fail, join};
-use super::{Packed, place};
+use super::{Packed, place, sparse};
 use crate::filesystem::fault;
 use crate::limits::{TREE_BYTES_MAX, TREE_ENTRIES_MAX, WORKER_BUFFER_BYTES};
 
@@ -92,9 +92,9 @@ impl Packer {
                 FileType::Symlink => {
                     let target = rustix::fs::readlinkat(directory, name.as_slice(), Vec::new());
                     let target = target.map_err(|error| here(error.into()))?;
-                    self.header(&inner, &stat, tar::EntryType::Symlink, target.as_bytes(), 0, &BTreeMap::new())?;
+                    self.header(&inner, &stat, tar::EntryType::Symlink, target.as_bytes(), 0, BTreeMap::new())?;
                 }
-                FileType::Fifo => self.header(&inner, &stat, tar::EntryType::Fifo, b"", 0, &BTreeMap::new())?,
+                FileType::Fifo => self.header(&inner, &stat, tar::EntryType::Fifo, b"", 0, BTreeMap::new())?,
                 _ => {}
             }
         }
@@ -105,7 +105,7 @@ impl Packer {
         if stat.st_nlink > 1 {
             let key = (stat.st_dev, stat.st_ino);
             if let Some(first) = self.links.get(&key).cloned() {
-                return self.header(path, stat, tar::EntryType::Link, &first, 0, &BTreeMap::new());
+                return self.header(path, stat, tar::EntryType::Link, &first, 0, BTreeMap::new());
             }
             self.links.insert(key, path.to_owned());
         }
@@ -113,9 +113,32 @@ impl Packer {
         // The size is the header's promise: a file that shrinks meanwhile is filled up, one that grows is cut.
         let stat = rustix::fs::fstat(&file).map_err(|error| fail(path, error.into()))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
+        if let Some(map) = sparse::map(&file, &stat).map_err(|error| fail(path, error))? {
+            return self.sparse(file, path, &stat, &map);
+        }
         self.entry(&file, path, &stat, tar::EntryType::Regular, b"")?;
         let copied = io::copy(&mut File::from(file).take(size), &mut self.sink).map_err(|error| fail(path, error))?;
         io::copy(&mut io::repeat(0).take(size - copied), &mut self.sink).map_err(|error| written(&error))?;
+        self.pad(size)
+    }
+
+    /// A file with holes: what is data, behind a list of where it belongs.
+    fn sparse(&mut self, file: OwnedFd, path: &[u8], stat: &Stat, map: &sparse::Map) -> Result<(), Failure> {
+        let list = map.list();
+        let mut records = self.records(&file, path)?;
+        records.extend(map.records(path));
+        let size = list.len() as u64 + map.data_bytes();
+        self.header(path, stat, tar::EntryType::Regular, b"", size, records)?;
+        self.write(&list)?;
+        let mut file = File::from(file);
+        for segment in &map.segments {
+            let copied = file
+                .seek(io::SeekFrom::Start(segment.offset))
+                .and_then(|_| io::copy(&mut (&mut file).take(segment.bytes), &mut self.sink))
+                .map_err(|error| fail(path, error))?;
+            io::copy(&mut io::repeat(0).take(segment.bytes - copied), &mut self.sink)
+                .map_err(|error| written(&error))?;
+        }
         self.pad(size)
     }
 
@@ -128,9 +151,16 @@ impl Packer {
         kind: tar::EntryType,
         link: &[u8],
     ) -> Result<(), Failure> {
-        let attributes = place::attributes(open).map_err(|error| fail(path, error))?;
+        let records = self.records(open, path)?;
         let size = if kind == tar::EntryType::Regular { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 };
-        self.header(path, stat, kind, link, size, &attributes)
+        self.header(path, stat, kind, link, size, records)
+    }
+
+    /// The extended attributes of an open file or directory, as records.
+    fn records(&self, open: impl AsFd, path: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Failure> {
+        let attributes = place::attributes(open).map_err(|error| fail(path, error))?;
+        let named = |(name, value): (Vec<u8>, Vec<u8>)| ([place::PAX_ATTRIBUTE, name.as_slice()].concat(), value);
+        Ok(attributes.into_iter().map(named).collect())
     }
 
     fn header(
@@ -140,17 +170,13 @@ impl Packer {
         kind: tar::EntryType,
         link: &[u8],
         size: u64,
-        attributes: &BTreeMap<Vec<u8>, Vec<u8>>,
+        mut records: BTreeMap<Vec<u8>, Vec<u8>>,
     ) -> Result<(), Failure> {
         self.entries += 1;
         if self.entries > TREE_ENTRIES_MAX || self.sink.get_ref().bytes.saturating_add(size) > TREE_BYTES_MAX {
             let message = format!("the tree holds more than {TREE_ENTRIES_MAX} entries or {TREE_BYTES_MAX} bytes");
             return Err(Failure::new(Code::TooLarge, message).with("limit", TREE_ENTRIES_MAX));
         }
-        let mut records: BTreeMap<Vec<u8>, Vec<u8>> = attributes
-            .iter()
-            .map(|(name, value)| ([place::PAX_ATTRIBUTE, name.as_slice()].concat(), value.clone()))
-            .collect();
         if path.len() > NAME_BYTES_MAX {
             records.insert(b"path".to_vec(), path.to_vec());
         }

@@ -16,7 +16,7 @@ use tar::EntryType;
 use super::extension::Extensions;
 use super::pack::hex;
 use super::place::{self, Attributes};
-use super::{Compression, Unpacked, walk};
+use super::{Compression, Unpacked, sparse, walk};
 use crate::filesystem::fault;
 use crate::limits::{
     TREE_BYTES_MAX, TREE_ENTRIES_MAX, WORKER_ATTRIBUTE_BYTES_MAX, WORKER_ATTRIBUTES_MAX, WORKER_BUFFER_BYTES,
@@ -138,8 +138,9 @@ struct Layer<'a> {
 impl Layer<'_> {
     fn add(&mut self, mut entry: tar::Entry<'_, impl Read>, extensions: &Extensions) -> Result<(), Failure> {
         let kind = entry.header().entry_type();
+        let sparse = sparse::Described::read(extensions)?;
         if kind == EntryType::GNUSparse || extensions.number("size").is_some_and(|size: u64| size != entry.size()) {
-            return Err(archive("it holds a sparse file, or one whose size its header does not tell"));
+            return Err(archive("it holds a sparse file of an old format, or one whose size its header does not tell"));
         }
         self.done.entries += 1;
         let path = normal(&extensions.path(entry.header()))?;
@@ -161,7 +162,7 @@ impl Layer<'_> {
             EntryType::Directory => make_directory(&parent, name, &attributes),
             EntryType::Regular | EntryType::Continuous => {
                 self.done.bytes += entry.size();
-                make_file(&parent, name, &attributes, &mut entry)
+                make_file(&parent, name, &attributes, &mut entry, sparse)
             }
             EntryType::Symlink => make_symlink(&parent, name, &attributes, &link),
             EntryType::Link => {
@@ -252,11 +253,20 @@ fn make_directory(parent: &OwnedFd, name: &[u8], attributes: &Attributes) -> io:
     attributes.apply(walk::open_directory(parent, name)?)
 }
 
-fn make_file(parent: &OwnedFd, name: &[u8], attributes: &Attributes, content: &mut impl Read) -> io::Result<()> {
+fn make_file(
+    parent: &OwnedFd,
+    name: &[u8],
+    attributes: &Attributes,
+    content: &mut impl Read,
+    sparse: Option<sparse::Described>,
+) -> io::Result<()> {
     place::clear(parent, name)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?);
-    io::copy(content, &mut file)?;
+    match sparse {
+        Some(described) => described.fill(&mut file, content)?,
+        None => drop(io::copy(content, &mut file)?),
+    }
     attributes.apply(&file)
 }
 
