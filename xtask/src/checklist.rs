@@ -1,4 +1,5 @@
-//! `cargo xtask checklist`: what was promised, each item beside the test that shows it, or `missing`.
+//! `cargo xtask checklist`: what was promised, each item beside the test that shows it, or `missing`; and `unshown` where what
+//! is named does not show it.
 //!
 //! It does not run the tests. A test that is named and does not exist is an error; an item without one is only shown.
 
@@ -16,7 +17,7 @@ const FILE: &str = "docs/checklist.toml";
 /// Options of `checklist`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Prints only what is missing.
+    /// Prints only what is missing or unshown.
     #[arg(long)]
     missing: bool,
     /// Prints every test that can be named.
@@ -48,6 +49,15 @@ struct Item {
     /// `package::modules::test`; `xtask:COMMAND` for what a command checks; `file:PATH` for what is there or not.
     #[serde(default)]
     tests: Vec<String>,
+    /// Why what is named does not show it: a bench that no check runs, a document that exists.
+    #[serde(default)]
+    unshown: Option<String>,
+}
+
+impl Item {
+    fn is_open(&self) -> bool {
+        self.tests.is_empty() || self.unshown.is_some()
+    }
 }
 
 /// Reads the list, checks the names, prints.
@@ -67,7 +77,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let items = || checklist.list.iter().flat_map(|list| &list.item);
     let missing = items().filter(|item| item.tests.is_empty()).count();
-    println!("\n{} items, {missing} missing", items().count());
+    let unshown = items().filter(|item| !item.tests.is_empty() && item.unshown.is_some()).count();
+    println!("\n{} items, {missing} missing, {unshown} unshown", items().count());
     if !mistakes.is_empty() {
         bail!("failed to read {FILE}:\n  {}", mistakes.join("\n  "));
     }
@@ -75,7 +86,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn print(list: &List, only_missing: bool) {
-    let shown: Vec<&Item> = list.item.iter().filter(|item| !only_missing || item.tests.is_empty()).collect();
+    let shown: Vec<&Item> = list.item.iter().filter(|item| !only_missing || item.is_open()).collect();
     if shown.is_empty() {
         return;
     }
@@ -84,6 +95,9 @@ fn print(list: &List, only_missing: bool) {
         println!("  {}: {}", item.id, item.text);
         if item.tests.is_empty() {
             println!("      missing");
+        }
+        if let Some(why) = &item.unshown {
+            println!("      unshown: {why}");
         }
         for test in &item.tests {
             println!("      {test}");
@@ -98,6 +112,9 @@ fn mistakes(checklist: &Checklist, known: &BTreeSet<String>, files: &BTreeMap<St
     for item in checklist.list.iter().flat_map(|list| &list.item) {
         if !ids.insert(&item.id) {
             mistakes.push(format!("{}: the id is used twice", item.id));
+        }
+        if item.unshown.as_ref().is_some_and(String::is_empty) {
+            mistakes.push(format!("{}: unshown without a reason", item.id));
         }
         for test in &item.tests {
             if !exists(test, known, files) {

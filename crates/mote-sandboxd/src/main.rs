@@ -124,9 +124,10 @@ fn main() -> ExitCode {
 
 /// What can be done about an error, on a line of its own, where that is known.
 fn remedy(error: &anyhow::Error) -> String {
-    let failure = error.chain().find_map(|cause| match cause.downcast_ref::<service::Error>() {
-        Some(error) => error.failure(),
-        None => cause.downcast_ref::<mote_sandbox_api::error::Failure>(),
+    let failure = error.chain().find_map(|cause| {
+        let served = cause.downcast_ref::<service::Error>().and_then(service::Error::failure);
+        let kept = || cause.downcast_ref::<keeper::server::Error>().and_then(keeper::server::Error::failure);
+        served.or_else(kept).or_else(|| cause.downcast_ref())
     });
     let remediation = failure.and_then(|failure| failure.remediation.as_deref());
     remediation.map_or_else(String::new, |remediation| format!("\n  {remediation}"))

@@ -20,7 +20,8 @@ use crate::limits::CODE_MARK_LINE_BYTES_MAX;
 /// driver's), and the functions that begin and end a cell. What could be an alias of the code's is said as `\builtin`.
 ///
 /// `set -e` ends an interactive shell, too: a trap ends the cell before that. It does not see failures in place of a trap of
-/// the code's own for `ERR`.
+/// the code's own for `ERR`. Signal 63 interrupts behind the command that the shell waits for: an interrupt that comes while it
+/// waits is that command's, and one that comes later comes too late.
 pub(super) const PREPARATION: &str = r#"set +H +o history; unset HISTFILE PROMPT_COMMAND; exec 60>&1 61>&2 62>&1 63>&2 >/dev/null 2>&1
 __mote_open() { __mote_last=${__mote_status:-0}; __mote_status=; __mote_cell=$2; \builtin printf '\n%s %s begun\n' "$1" "$2" >&62; }
 __mote_begin() { case ${__mote_flags-} in *x*) \builtin set -x ;; esac; case ${__mote_flags-} in *e*) \builtin set -e; return 0 ;; esac; return "$__mote_last"; }
@@ -28,7 +29,7 @@ __mote_end() { __mote_got "$1"; \builtin exec 60>&64 61>&65; }
 __mote_got() { if [[ -z ${__mote_status-} ]]; then __mote_status=$1; __mote_flags=$-; \builtin set +xe; fi; }
 __mote_failed() { if [[ $- == *e* && $BASHPID == "$$" ]]; then __mote_got "$1"; \builtin kill -INT "$$"; fi; }
 __mote_close() { \builtin printf '\n%s %s %s\n' "$1" "$2" "$__mote_status" >&62; \builtin printf '\n%s %s\n' "$1" "$2" >&63; __mote_cell=; }
-trap '__mote_failed "$?"' ERR; set -E
+trap '__mote_failed "$?"' ERR; trap '__mote_got 130; \builtin kill -INT "$$"' 63; set -E
 "#;
 
 /// Without prompts until the shell is told where its own streams lead.
@@ -66,7 +67,8 @@ pub(super) fn greeting(mark: &str) -> String {
 }
 
 /// Ends, from outside, what a shell waits for and what does not listen to an interrupt: its descendants that began with the cell,
-/// `$2` hundredths of a second ago. What earlier cells left in the background lives on. Then the shell is interrupted once more.
+/// `$2` hundredths of a second ago. What earlier cells left in the background lives on. The shell is told before, so that it does
+/// not go on with the cell.
 pub(super) const END_CHILDREN: &str = r#"root=$1; IFS= read -r now </proc/uptime; now=${now%% *}; since=$((${now%.*}${now#*.} - $2 - 10))
 all=" $root "; more=1
 while [ "$more" ]; do
@@ -79,8 +81,8 @@ while [ "$more" ]; do
     case $all in *" $2 "*) [ "${20}" -ge "$since" ] && { all="$all$pid "; more=1; } ;; esac
   done
 done
+kill -63 "$root"
 for pid in $all; do [ "$pid" = "$root" ] || kill -9 "$pid"; done 2>/dev/null
-kill -2 "$root"
 "#;
 
 /// What the mark says behind a cell's number when the whole cell was read and is carried out.

@@ -211,7 +211,8 @@ class InteractiveShell:
         self._installing(["conda"], line)
 
     def _installing(self, program, line):
-        command = " ".join(_shlex.quote(word) for word in program) + " " + line
+        # Debian refuses to install beside its own packages: here there is nobody else to protect.
+        command = "PIP_BREAK_SYSTEM_PACKAGES=1 " + " ".join(_shlex.quote(word) for word in program) + " " + line
         self.user_ns["_exit_code"] = _child(command)
         _importlib.invalidate_caches()
 

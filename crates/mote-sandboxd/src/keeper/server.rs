@@ -42,6 +42,17 @@ pub enum Error {
     Serve(#[from] wire::Error),
 }
 
+impl Error {
+    /// What the part that cannot work says itself.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Part(failure) => Some(failure),
+            Self::Threads(_) | Self::Settings(_) | Self::Serve(_) => None,
+        }
+    }
+}
+
 impl From<Errno> for Error {
     fn from(error: Errno) -> Self {
         Self::Serve(error.into())

@@ -317,6 +317,8 @@ impl Daemon {
             let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
             left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")));
             left.extend(loop_devices(self.folder.path()));
+            left.extend(cgroups(&self.state()).iter().map(|folder| format!("cgroup {}", folder.display())));
+            left.extend(holders(self.folder.path(), self.uid_base..self.uid_base + UIDS));
             if left.is_empty() || since.elapsed() > PATIENCE {
                 return left;
             }
@@ -367,6 +369,48 @@ fn uid_base() -> (u32, std::fs::File) {
 fn uid_of(pid: u32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
+}
+
+/// Cgroups of a daemon with this state, in every hierarchy.
+fn cgroups(state: &Path) -> Vec<PathBuf> {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(state.as_os_str().as_encoded_bytes());
+    let instance: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let below = |line: &str| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let hierarchy = Path::new("/sys/fs/cgroup").join(controllers.trim_start_matches("name="));
+        let folder = hierarchy.join(path.trim_start_matches('/')).join(format!("mote-{instance}"));
+        // The daemon's own folder may stay; what stands in it is of sandboxes.
+        Some(std::fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir()))
+    };
+    own.lines().filter_map(below).flatten().collect()
+}
+
+/// What other processes hold of this daemon's: descriptors and directories below its folder, and namespaces over its ids.
+fn holders(folder: &Path, ids: std::ops::Range<u32>) -> Vec<String> {
+    let mut held = Vec::new();
+    let own = std::process::id().to_string();
+    for process in std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok) {
+        let pid = process.file_name().to_string_lossy().into_owned();
+        if pid == own || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let links = ["cwd", "root", "exe"].map(|name| process.path().join(name)).into_iter();
+        let open = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().filter_map(Result::ok);
+        for link in links.chain(open.map(|entry| entry.path())) {
+            let to = std::fs::read_link(&link).unwrap_or_default();
+            if to.starts_with(folder) {
+                held.push(format!("{} of {}", link.display(), to.display()));
+            }
+        }
+        let map = std::fs::read_to_string(process.path().join("uid_map")).unwrap_or_default();
+        let first = map.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u32>().ok());
+        if first.into_iter().any(|first| ids.contains(&first)) {
+            held.push(format!("process {pid} in a user namespace of its sandboxes"));
+        }
+    }
+    held
 }
 
 fn loop_devices(folder: &Path) -> Vec<String> {

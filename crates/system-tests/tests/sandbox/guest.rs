@@ -47,7 +47,7 @@ async fn a_user_is_named_as_an_image_names_it() {
 #[tokio::test]
 async fn a_sandbox_sees_its_own_bounds_and_cannot_change_them() {
     let daemon = Daemon::start().await;
-    let resources = json!({ "memory": "256MiB", "cpu": 0.5 });
+    let resources = json!({ "memory": "256MiB", "cpu_milli": 500 });
     let id = daemon.create(json!({ "resources": resources })).await;
     let memory = "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes";
     assert_eq!(daemon.run(&id, memory).await.trim(), (256 << 20).to_string());
@@ -152,7 +152,7 @@ async fn paths_may_be_bytes_and_may_begin_at_home() {
     assert_eq!(daemon.run(&id, "cat /tmp/names/caf*").await, "latin");
     let read = daemon.request(Method::GET, &asked).send().await.unwrap();
     assert_eq!(read.text().await.unwrap(), "latin");
-    let body = json!({ "path": "/tmp/names/link", "to_base64": path });
+    let body = json!({ "path": "/tmp/names/link", "to_base64": path, "user": "root" });
     daemon.done(Method::POST, &files("/link"), body).await;
     assert_eq!(daemon.run(&id, "cat /tmp/names/link").await, "latin");
     let (status, refused) = daemon.ask(Method::GET, &files("/stat?path_base64=%3F"), Value::Null).await;

@@ -388,3 +388,80 @@ async fn packages_of_npm(daemon: &Daemon, base: &Path) {
     let (built, said) = build();
     assert!(!built && said.contains(&format!("recipe.yaml:{line}: npm: it ended with code 1")), "{said}");
 }
+
+/// A registry of one image, over TLS; `ask` is one that answers nothing but an error.
+const REGISTRY: &str = r#"
+import hashlib, http.server, io, json, ssl, sys, tarfile
+certificate, key, program = sys.argv[1:4]
+layer = io.BytesIO()
+with tarfile.open(fileobj=layer, mode="w") as tar:
+    for name in ("bin", "etc", "tmp"):
+        entry = tarfile.TarInfo(name); entry.type = tarfile.DIRTYPE; entry.mode = 0o755; tar.addfile(entry)
+    tar.add(program, "bin/any")
+    entry = tarfile.TarInfo("etc/passwd"); text = b"app:x:77:78::/srv/app:/bin/sh\n"; entry.size = len(text); tar.addfile(entry, io.BytesIO(text))
+    entry = tarfile.TarInfo("etc/group"); text = b"staff:x:50:\n"; entry.size = len(text); tar.addfile(entry, io.BytesIO(text))
+blobs = {}
+def blob(data, kind):
+    digest = "sha256:" + hashlib.sha256(data).hexdigest(); blobs[digest] = data
+    return {"mediaType": kind, "digest": digest, "size": len(data)}
+layer = blob(layer.getvalue(), "application/vnd.oci.image.layer.v1.tar")
+config = {"architecture": {"x86_64": "amd64", "aarch64": "arm64"}[sys.argv[4]], "os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+          "config": {"User": "app:staff", "WorkingDir": "/srv/work"}}
+config = blob(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json")
+kind = "application/vnd.oci.image.manifest.v1+json"
+manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]}).encode()
+class Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_): pass
+    def do_GET(self):
+        found = manifest if self.path == "/v2/app/manifests/latest" else blobs.get(self.path.rsplit("/", 1)[1])
+        status = 503 if "/ask/" in self.path else 404 if found is None else 200
+        self.send_response(status); self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(found or b"") if status == 200 else 0)); self.end_headers()
+        if status == 200: self.wfile.write(found)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); context.load_cert_chain(certificate, key)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_port, flush=True); server.serve_forever()
+"#;
+
+#[tokio::test]
+async fn a_registry_with_a_private_authority_is_trusted_where_that_is_named() {
+    use std::io::BufRead as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    crate::agent::certified(folder.path());
+    let (ca, key) = (folder.path().join("ca.pem"), folder.path().join("tls.key"));
+    let mut server = std::process::Command::new("python3");
+    server.args(["-c", REGISTRY]).arg(&ca).arg(&key).arg(binary::mote_sandbox_init().unwrap()).arg(std::env::consts::ARCH);
+    let mut server = server.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut port = String::new();
+    std::io::BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let host = format!("127.0.0.1:{}", port.trim());
+    let import = async |daemon: &Daemon, name: &str| {
+        let source = json!({ "source": { "registry": format!("{host}/{name}") } });
+        daemon.ask(Method::POST, "/v1/images", source).await
+    };
+    let stranger = Daemon::start().await;
+    let (status, refused) = import(&stranger, "app").await;
+    assert_eq!((status, &refused["code"]), (StatusCode::BAD_GATEWAY, &json!("unreachable")), "{refused}");
+    assert!(refused["remediation"].as_str().unwrap().contains("authorities"), "{refused}");
+    assert_eq!(refused["context"]["registry"], host, "{refused}");
+    let daemon = Daemon::configured(&format!("authorities: {}", ca.display())).await;
+    let (status, imported) = import(&daemon, "app").await;
+    assert_eq!(status, StatusCode::CREATED, "{imported}");
+    let (status, refused) = import(&daemon, "ask").await;
+    assert_eq!((status, &refused["context"]["status"]), (StatusCode::BAD_GATEWAY, &json!("503")), "{refused}");
+    let (status, _) = import(&daemon, "absent").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    // Its user and its working directory are Docker's: a name with a group, and a directory that no layer has.
+    let name = daemon.done(Method::GET, "/v1/images", Value::Null).await["items"][0]["name"].clone();
+    let id = daemon.create(json!({ "image": { "name": name } })).await;
+    let body = json!({ "command": ["/bin/any", "--version"] });
+    let (status, ran) = daemon.ask(Method::POST, &format!("/v1/sandboxes/{id}/exec"), body).await;
+    assert_eq!(status, StatusCode::OK, "{ran}");
+    let stat = |path: &str| format!("/v1/sandboxes/{id}/files/stat?path={path}");
+    let made = daemon.done(Method::GET, &stat("/srv/work"), Value::Null).await;
+    assert_eq!((&made["kind"], &made["owner"]), (&json!("directory"), &json!("0")), "{made}");
+    server.kill().unwrap();
+    server.wait().unwrap();
+}

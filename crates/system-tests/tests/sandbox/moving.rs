@@ -353,3 +353,25 @@ async fn a_daemon_that_is_killed_amid_an_import_leaves_nothing_of_it() {
         assert_eq!(daemon.stop(), Vec::<String>::new(), "{point}");
     }
 }
+
+#[tokio::test]
+async fn holes_of_files_stay_holes() {
+    let (here, there) = (Daemon::start().await, Daemon::configured(PLAIN).await);
+    let line = "cd /opt && truncate -s 3G sparse && printf middle | dd of=sparse bs=1 seek=1500000000 conv=notrunc status=none && \
+                truncate -s 5M empty && head -c 100000 /dev/urandom >full && truncate -s 1M full && setfattr -n user.n -v x sparse; true";
+    let id = here.create(json!({})).await;
+    here.run(&id, line).await;
+    // Of a digest of its data: reading all of it would take its time.
+    let list = "cd /opt && stat -c '%n %s' * && dd if=sparse bs=1 skip=1499999998 count=10 status=none | od -c && sha256sum full empty";
+    let before = here.run(&id, list).await;
+    let snapshot = snapshot_of(&here, &id).await;
+    let response = here.request(Method::GET, &format!("/v1/snapshots/{snapshot}/export")).send().await.unwrap();
+    let file = response.bytes().await.unwrap().to_vec();
+    assert!(file.len() < 64 << 20, "{} bytes", file.len());
+    let (status, taken) = imported(&there, file).await;
+    assert!(status.is_success(), "{taken}");
+    let copy = there.create(json!({ "image": { "snapshot": taken["id"] } })).await;
+    assert_eq!(there.run(&copy, list).await, before);
+    let held: u64 = there.run(&copy, "stat -c %b /opt/sparse").await.trim().parse().unwrap();
+    assert!(held * 512 < 16 << 20, "{held} blocks");
+}

@@ -155,3 +155,18 @@ async fn a_sandbox_is_closed_to_whoever_shows_nothing_and_is_not_woken_by_them()
         assert_eq!(ask(&["-H", &token]).await, 200);
     }
 }
+
+#[tokio::test]
+async fn a_path_arrives_as_it_was_sent() {
+    let daemon = Daemon::start().await;
+    let id = serving(&daemon, json!({})).await;
+    let (name, key) = (format!("3000-{id}.sandbox.localhost"), format!("x-api-key: {}", daemon.key()));
+    let port = daemon.url().rsplit_once(':').unwrap().1;
+    for path in ["/a%20b", "/a%3Fb", "/a%2Fb%2f..%2Fc", "/%E2%82%AC?q=%26&r=a%20b", "/double//", "/%25", "/a+b;c=d"] {
+        let by_path = format!("{}/v1/sandboxes/{id}/ports/3000{path}", daemon.url());
+        for url in [by_path, format!("http://{name}:{port}{path}")] {
+            let (body, status) = told(&curl(&daemon, &name, &["--path-as-is", "-H", &key, &url]).await);
+            assert!(status == 200 && body.starts_with(&format!("GET {path} ")), "{url}: {status} {body}");
+        }
+    }
+}

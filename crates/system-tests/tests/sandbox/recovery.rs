@@ -1,6 +1,7 @@
 //! `kill -9` of the daemon, anywhere: what lived is adopted, what was half-made is given back, nothing leaks.
 //!
-//! That nothing leaks is the fixture's last word in every test here: processes, mounts and loop devices.
+//! That nothing leaks is the fixture's last word in every test here: processes, mounts, loop devices, cgroups, namespaces and
+//! descriptors, each of its own daemon.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -150,4 +151,23 @@ async fn the_end_of_the_first_process_is_told() {
     let sandbox = daemon.done(Method::GET, &format!("/v1/sandboxes/{id}"), Value::Null).await;
     assert!(sandbox["reason"].as_str().unwrap().contains("ended unexpectedly"), "{sandbox}");
     daemon.done(Method::DELETE, &format!("/v1/sandboxes/{id}"), Value::Null).await;
+}
+
+/// The program is there and cannot be run: as where it is missing, an error of the start that names the package.
+#[tokio::test]
+async fn a_first_start_without_the_program_for_pools_says_what_to_install() {
+    use std::process::Stdio;
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.yaml");
+    let text = format!("listen: 127.0.0.1:0\nstate: {}\nfilesystem: btrfs\n", folder.path().join("state").display());
+    let init = system_tests::process::binary::mote_sandbox_init().unwrap().display();
+    std::fs::write(&config, format!("{text}init: {init}\n")).unwrap();
+    let script = "for at in $(which -a mkfs.btrfs); do mount --bind /dev/null $(realpath $at); done; exec \"$@\"";
+    let mut daemon = tokio::process::Command::new("unshare");
+    daemon.args(["--mount", "sh", "-c", script, "sh"]).arg(system_tests::process::binary::mote_sandboxd().unwrap());
+    daemon.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(crate::fixture::PATIENCE, daemon.output()).await.unwrap().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!output.status.success() && said.contains("mkfs.btrfs") && said.contains("apt install btrfs-progs"), "{said}");
 }
