@@ -382,7 +382,13 @@ fn cgroups(state: &Path) -> Vec<PathBuf> {
         let hierarchy = Path::new("/sys/fs/cgroup").join(controllers.trim_start_matches("name="));
         let folder = hierarchy.join(path.trim_start_matches('/')).join(format!("mote-{instance}"));
         // The daemon's own folder may stay; what stands in it is of sandboxes.
-        Some(std::fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir()))
+        Some(
+            std::fs::read_dir(folder)
+                .ok()?
+                .filter_map(Result::ok)
+                .map(|entry| entry.path())
+                .filter(|path| path.is_dir()),
+        )
     };
     own.lines().filter_map(below).flatten().collect()
 }

@@ -432,7 +432,12 @@ async fn a_registry_with_a_private_authority_is_trusted_where_that_is_named() {
     crate::agent::certified(folder.path());
     let (ca, key) = (folder.path().join("ca.pem"), folder.path().join("tls.key"));
     let mut server = std::process::Command::new("python3");
-    server.args(["-c", REGISTRY]).arg(&ca).arg(&key).arg(binary::mote_sandbox_init().unwrap()).arg(std::env::consts::ARCH);
+    server
+        .args(["-c", REGISTRY])
+        .arg(&ca)
+        .arg(&key)
+        .arg(binary::mote_sandbox_init().unwrap())
+        .arg(std::env::consts::ARCH);
     let mut server = server.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut port = String::new();
     std::io::BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();

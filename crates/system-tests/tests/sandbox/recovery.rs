@@ -169,5 +169,8 @@ async fn a_first_start_without_the_program_for_pools_says_what_to_install() {
     daemon.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(crate::fixture::PATIENCE, daemon.output()).await.unwrap().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(!output.status.success() && said.contains("mkfs.btrfs") && said.contains("apt install btrfs-progs"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("mkfs.btrfs") && said.contains("apt install btrfs-progs"),
+        "{said}"
+    );
 }

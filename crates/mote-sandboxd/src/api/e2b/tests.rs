@@ -57,7 +57,7 @@ impl Stage {
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let filesystem = Filesystem::new(keeper::client::Client::start(socket.into()).unwrap());
         let config = Config { state: folder.path().to_owned(), ..Config::default() };
-        let images = crate::service::images(&filesystem, &config).unwrap();
+        let images = crate::service::images(&filesystem, &config, Vec::new()).unwrap();
         let api = Api {
             images,
             metrics: Arc::new(Metrics::new(&sandboxes, &network)),

@@ -159,6 +159,8 @@ mod tests {
             group: "user".to_owned(),
             modified_ms: 0,
             link: None,
+            link_base64: None,
+            path_base64: None,
         };
         let entries: Vec<Entry> = (0..100).map(|n| entry(&n.to_string())).collect();
         let fields = listing(&entries, 1000);
