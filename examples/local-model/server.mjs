@@ -6,6 +6,7 @@
 // alone, and one reply at a time. It is no server for production: it has no keys, and its model is far too small.
 
 import {randomUUID} from "node:crypto";
+import {existsSync} from "node:fs";
 import http from "node:http";
 import {availableParallelism, homedir} from "node:os";
 import {join} from "node:path";
@@ -24,7 +25,8 @@ const MODELS = {"gemma-3-270m": {held: true}, "gemma-3-270m-free": {held: false}
 const {values: options} = parseArgs({options: {
   port: {type: "string", default: "4718"},
   context: {type: "string", default: "2048"},
-  threads: {type: "string", default: String(Math.min(availableParallelism(), 8))},
+  // Threads wait for each other by spinning: more than there are free processors make it slower by an order of magnitude.
+  threads: {type: "string", default: String(Math.max(1, Math.min(8, Math.floor(availableParallelism() / 2))))},
   // How many calls a turn has: a model this small knows neither when to call nor when to stop.
   calls: {type: "string", default: "1..2"},
   "exit-with-parent": {type: "boolean", default: false},
@@ -160,6 +162,10 @@ async function serve(model, request, response) {
   }
 }
 
+if (!existsSync(join(folder, "model.gguf"))) {
+  console.error(`There is no model in ${folder}. Install it with: cargo xtask local-model`);
+  process.exit(1);
+}
 const model = await Model.load(folder, {context: number("context", options.context), threads: number("threads", options.threads), calls: {least, most}});
 const server = http.createServer((request, response) => {
   const route = `${request.method} ${new URL(request.url, "http://local").pathname}`;
