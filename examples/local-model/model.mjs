@@ -11,7 +11,7 @@ const STRING_CHARS_MAX = 120;
 const ARRAY_ITEMS_MAX = 6;
 /** Tokens of a reply, where the request sets no bound. */
 const REPLY_TOKENS_MAX = 512;
-/** Tokens that have to be free behind a prompt; otherwise it is refused. */
+/** Tokens that have to be free behind a prompt, where the request sets no bound. */
 const REPLY_TOKENS_MIN = 32;
 
 /** The prompt leaves no room for a reply. */
@@ -52,15 +52,16 @@ export class Model {
     const history = conversation(request.messages, tools);
     const promptTokens = this.#chat.chatWrapper.generateContextState({chatHistory: history})
       .contextText.tokenize(this.#model.tokenizer).length;
-    const room = this.contextSize - promptTokens;
-    if (room < REPLY_TOKENS_MIN) {
-      throw new ContextLengthExceeded(
-        `This model's maximum context length is ${this.contextSize} tokens. However, your messages resulted in ` +
-        `${promptTokens} tokens. Please reduce the length of the messages.`);
-    }
-    const wanted = request.max_completion_tokens ?? request.max_tokens ?? REPLY_TOKENS_MAX;
     // One token is kept free: at a full context the library would drop the beginning of the conversation.
-    const maxTokens = Math.min(wanted, room - 1);
+    const room = this.contextSize - promptTokens - 1;
+    const wanted = request.max_completion_tokens ?? request.max_tokens;
+    if (room < (wanted ?? REPLY_TOKENS_MIN)) {
+      throw new ContextLengthExceeded(
+        `This model's maximum context length is ${this.contextSize} tokens. However, you requested ` +
+        `${promptTokens + (wanted ?? REPLY_TOKENS_MIN)} tokens (${promptTokens} in the messages, ${wanted ?? REPLY_TOKENS_MIN} ` +
+        "in the completion). Please reduce the length of the messages or completion.");
+    }
+    const maxTokens = wanted ?? Math.min(REPLY_TOKENS_MAX, room);
     const temperature = request.temperature ?? 0;
     const form = tools.length > 0 && held ? (schema ? "call or JSON" : "call or text") : "as it is";
     return {history, grammar, promptTokens, maxTokens, temperature, form};

@@ -7,7 +7,7 @@ import {randomUUID} from "node:crypto";
 const CALL = /^\s*\{\s*"tool"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*/;
 const ANSWER = /^\s*\{\s*"answer"\s*:\s*/;
 /** The longest beginning of a JSON string that can be read by itself. */
-const STRING = /^"((?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*)/;
+const STRING = /^\s*"((?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*)/;
 
 /** A reply of one form: `as it is`, `call or JSON`, `call or text`. */
 export class Reply {

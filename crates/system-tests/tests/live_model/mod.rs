@@ -131,7 +131,10 @@ async fn a_run_streams_calls_its_tool_satisfies_its_schema_and_is_charged_what_t
     assert!(called > 0 && task["tool_calls"] == called, "{called}: {task}");
     let stats = server.at_rest().await;
     assert!(stats["prompt_tokens"].as_u64() > Some(0) && stats["completion_tokens"].as_u64() > Some(0), "{stats}");
-    assert_eq!((&task["usage"]["input"], &task["usage"]["output"]), (&stats["prompt_tokens"], &stats["completion_tokens"]));
+    assert_eq!(
+        (&task["usage"]["input"], &task["usage"]["output"]),
+        (&stats["prompt_tokens"], &stats["completion_tokens"])
+    );
     let tokens = |name: &str| stats[name].as_u64().unwrap();
     assert_eq!(task["cost"]["nano_usd"], tokens("prompt_tokens") * 100 + tokens("completion_tokens") * 400);
 }
@@ -143,7 +146,8 @@ async fn a_task_that_is_cancelled_and_a_client_that_goes_away_stop_the_model() {
         agent["output"] = long_answer();
         agent["model"]["output_max"] = json!(3000);
     });
-    let service = stage.await.serve().await;
+    let stage = stage.await;
+    let service = stage.serve().await;
     let id = service.submit(&json!({"input": "Count."})).await.unwrap();
     let mut events = Events::of(service.get(&format!("/tasks/{id}/events")).send().await.unwrap());
     events.until(is_piece_of_text).await;
@@ -174,7 +178,8 @@ async fn a_session_that_outgrows_the_servers_window_goes_on() {
         agent["output"] = short_answer();
         agent["model"]["output_max"] = json!(64);
     });
-    let service = stage.await.serve().await;
+    let stage = stage.await;
+    let service = stage.serve().await;
     let mut after = 0;
     for turn in 1.. {
         let input = format!("Turn {turn}. {}", "The lamp is on the table by the door. ".repeat(6));
@@ -200,7 +205,8 @@ async fn a_session_is_trimmed_before_it_outgrows_the_window_that_the_agent_names
         agent["model"]["output_max"] = json!(64);
         agent["context"] = json!({"window": 1024, "reserve": 128});
     });
-    let service = stage.await.serve().await;
+    let stage = stage.await;
+    let service = stage.serve().await;
     let mut sent = 0;
     for turn in 1..=8 {
         let input = format!("Turn {turn}. {}", "The lamp is on the table by the door. ".repeat(12));
@@ -216,7 +222,8 @@ async fn a_session_is_trimmed_before_it_outgrows_the_window_that_the_agent_names
 #[tokio::test]
 async fn an_input_that_no_trimming_fits_into_the_window_fails_with_its_code() {
     let server = Server::start(512).await;
-    let service = stage(&server, HELD, |agent| agent["output"] = short_answer()).await.serve().await;
+    let stage = stage(&server, HELD, |agent| agent["output"] = short_answer()).await;
+    let service = stage.serve().await;
     let task = run(&service, &json!({"input": "lamp and chair ".repeat(1000)})).await;
     println!("live: {}", task["error"]);
     assert_eq!((&task["status"], &task["error"]["code"]), (&json!("failed"), &json!("context_overflow")), "{task}");
@@ -238,11 +245,15 @@ async fn a_model_that_is_held_to_nothing_ends_each_run_in_a_documented_way() {
         });
         let stage = stage.await;
         let offered = if tools { json!([look_up(&stage.backend.url())]) } else { json!([]) };
-        let service = stage.with(|agent| agent["tools"] = offered).serve().await;
+        let stage = stage.with(|agent| agent["tools"] = offered);
+        let service = stage.serve().await;
         let task = run(&service, &json!({"input": "Is the lamp there?"})).await;
         println!("live: tools {tools}, schema {output}: {} {}{}", task["status"], task["result"], task["error"]);
         let code = task["error"]["code"].as_str();
-        assert!(task["status"] == "completed" || code.is_some_and(|code| documented.contains(&format!("| `{code}` |"))), "{task}");
+        assert!(
+            task["status"] == "completed" || code.is_some_and(|code| documented.contains(&format!("| `{code}` |"))),
+            "{task}"
+        );
         assert!(task["usage"]["output"].as_u64() > Some(0), "{task}");
     }
 }
@@ -255,7 +266,10 @@ async fn the_server_answers_whole_replies_and_refuses_as_openai_does() {
     let whole: Value =
         server.ask(&json!({"model": HELD, "messages": messages, "max_tokens": 8})).await.json().await.unwrap();
     let choice = &whole["choices"][0];
-    assert!(choice["message"]["content"].is_string() && whole["usage"]["completion_tokens"].as_u64() <= Some(8), "{whole}");
+    assert!(
+        choice["message"]["content"].is_string() && whole["usage"]["completion_tokens"].as_u64() <= Some(8),
+        "{whole}"
+    );
     assert!(["stop", "length"].contains(&choice["finish_reason"].as_str().unwrap()), "{whole}");
     let call = json!({"type": "function", "function": {"name": "look_up", "description": "Looks up.", "parameters":
         {"type": "object", "required": ["name"], "properties": {"name": {"enum": ["lamp"]}}}}});
@@ -265,10 +279,24 @@ async fn the_server_answers_whole_replies_and_refuses_as_openai_does() {
     assert_eq!(choice["finish_reason"], "tool_calls", "{called}");
     let arguments = choice["message"]["tool_calls"][0]["function"]["arguments"].as_str().unwrap();
     assert_eq!(serde_json::from_str::<Value>(arguments).unwrap(), json!({"name": "lamp"}));
+    let result = json!({"role": "tool", "tool_call_id": "1", "content": "It is there."});
+    let told = json!([{"role": "user", "content": "Is it there?"}, {"role": "assistant", "content": null,
+        "tool_calls": [choice["message"]["tool_calls"][0]]}, result, result]);
+    let asked = json!({"model": HELD, "messages": told, "tools": [call], "stream": true, "max_tokens": 24});
+    let mut events = Events::of(server.ask(&asked).await);
+    let chunks: Vec<Value> = events.rest().await.into_iter().map(|event| event.data).collect();
+    let delta = |chunk: &Value| chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned();
+    let said: String = chunks.iter().map(delta).collect();
+    println!("live: after its calls a model without a schema answers in words: {said:?}");
+    assert!(!said.trim().is_empty() && !said.contains("\"answer\""), "{chunks:?}");
     for (body, status, code) in [
         (json!({"model": "gpt", "messages": messages}), 404, "model_not_found"),
         (json!({"model": HELD, "messages": []}), 400, "invalid_messages"),
-        (json!({"model": HELD, "messages": [{"role": "user", "content": "a b ".repeat(1000)}]}), 400, "context_length_exceeded"),
+        (
+            json!({"model": HELD, "messages": [{"role": "user", "content": "a b ".repeat(1000)}]}),
+            400,
+            "context_length_exceeded",
+        ),
     ] {
         let answer = server.ask(&body).await;
         assert_eq!(answer.status(), status);
