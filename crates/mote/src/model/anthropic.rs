@@ -11,9 +11,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::assembly::Reasoning;
 use super::endpoint::Endpoint;
+use super::history::{self, Ids};
 use super::schema::{self, Subset};
 use super::transport::Client;
 use super::{BuildError, DeltaSink, Error, Provider, Reply, Request, ToolDefinition};
+use crate::arguments;
 use crate::config;
 use crate::config::SecretValue;
 use crate::message::{Message, Part, Role};
@@ -24,6 +26,8 @@ pub const KIND: &str = "anthropic";
 pub const BASE_URL: &str = "https://api.anthropic.com";
 /// The API's version: <https://docs.claude.com/en/api/versioning>.
 const VERSION: &str = "2023-06-01";
+/// Stands at the beginning of a conversation whose first words were trimmed away: the API wants a user's turn there.
+const BEGINNING: &str = "(The beginning of this conversation was left out.)";
 /// Models (by the beginning of their names) from before structured outputs.
 const UNCONSTRAINED: [&str; 8] = [
     "claude-2",
@@ -69,7 +73,7 @@ impl Anthropic {
     }
 
     /// The request's body, and the digest of the conversation that a reply's reasoning will be bound to.
-    fn body(&self, request: &Request) -> (Value, String) {
+    pub(super) fn body(&self, request: &Request) -> (Value, String) {
         let mut system = request.system.to_string();
         let mut body = json!({
             "model": self.endpoint.model,
@@ -89,7 +93,7 @@ impl Anthropic {
         }
         let tools: Vec<Value> = request.tools.iter().map(tool).collect();
         let mut past = Past::new(&self.endpoint.model, &system, &tools);
-        let messages = messages(&request.messages, &mut past);
+        let messages = messages(&history::presentable(&request.messages, Ids::Word), &mut past);
         if !tools.is_empty() {
             body["tools"] = Value::Array(tools);
         }
@@ -117,7 +121,7 @@ impl Provider for Anthropic {
                 Reasoning::Redacted { data } => json!({"provider": KIND, "past": past, "redacted": data}),
             })
         });
-        Ok(super::reply(reply, KIND, &self.endpoint.model))
+        Ok(super::reply(reply, KIND, &self.endpoint.model, request))
     }
 }
 
@@ -154,6 +158,9 @@ fn messages(messages: &[Message], past: &mut Past) -> Vec<Value> {
         if content.is_empty() {
             continue;
         }
+        if sent.is_empty() && role == "assistant" {
+            sent.push(json!({"role": "user", "content": [{"type": "text", "text": BEGINNING}]}));
+        }
         let message = json!({"role": role, "content": content});
         past.add(&message);
         sent.push(message);
@@ -172,27 +179,18 @@ fn block(part: &Part, past: &str) -> Option<Value> {
             }
             Some(json!({"type": "thinking", "thinking": text, "signature": opaque["signature"]}))
         }
-        Part::Call { id, name, arguments } => {
-            let input = match serde_json::from_str::<Value>(arguments) {
-                Ok(input @ Value::Object(_)) => input,
-                // The API takes objects only; the model must still see what it wrote.
-                _ => json!({"invalid_arguments": arguments}),
-            };
-            Some(json!({"type": "tool_use", "id": call_id(id), "name": name, "input": input}))
+        Part::Call { id, name, arguments, .. } => {
+            let input = arguments::as_history_value(arguments);
+            Some(json!({"type": "tool_use", "id": id, "name": name, "input": input}))
         }
         Part::Result { id, content, is_error } => {
-            let mut result = json!({"type": "tool_result", "tool_use_id": call_id(id), "content": content});
+            let mut result = json!({"type": "tool_result", "tool_use_id": id, "content": content});
             if *is_error {
                 result["is_error"] = json!(true);
             }
             Some(result)
         }
     }
-}
-
-/// Ids of other providers may have characters that this one refuses.
-fn call_id(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' }).collect()
 }
 
 fn tool(tool: &ToolDefinition) -> Value {
