@@ -149,23 +149,26 @@ impl Past {
 /// The transcript in Anthropic's form: two roles that take turns, results of calls first within a user's turn.
 fn messages(messages: &[Message], past: &mut Past) -> Vec<Value> {
     let speaker = |message: &Message| if message.role == Role::Assistant { "assistant" } else { "user" };
-    let mut sent = Vec::new();
-    for turn in messages.chunk_by(|a, b| speaker(a) == speaker(b)) {
-        let Some(role) = turn.first().map(speaker) else { continue };
+    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+    for said in messages.chunk_by(|a, b| speaker(a) == speaker(b)) {
+        let Some(role) = said.first().map(speaker) else { continue };
         let digest = past.digest();
-        let parts = turn.iter().flat_map(|message| &message.parts);
+        let parts = said.iter().flat_map(|message| &message.parts);
         let content: Vec<Value> = parts.filter_map(|part| block(part, &digest)).collect();
         if content.is_empty() {
             continue;
         }
-        if sent.is_empty() && role == "assistant" {
-            sent.push(json!({"role": "user", "content": [{"type": "text", "text": BEGINNING}]}));
+        past.add(&json!({"role": role, "content": content}));
+        if turns.is_empty() && role == "assistant" {
+            turns.push(("user", vec![json!({"type": "text", "text": BEGINNING})]));
         }
-        let message = json!({"role": role, "content": content});
-        past.add(&message);
-        sent.push(message);
+        match turns.last_mut() {
+            // What stood between the two said nothing.
+            Some((before, earlier)) if *before == role => earlier.extend(content),
+            _ => turns.push((role, content)),
+        }
     }
-    sent
+    turns.into_iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
 }
 
 fn block(part: &Part, past: &str) -> Option<Value> {

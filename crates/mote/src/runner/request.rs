@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use mote_core::Limits;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{Shared, Submission};
 use crate::clock::UnixMs;
 use crate::config::Agent;
 use crate::message::{Message, Role};
+use crate::tools::key;
 
 /// A task's request, as the store keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,8 +61,8 @@ pub(super) fn fingerprint(submission: &Submission) -> [u8; 32] {
         "labels": submission.owner.labels,
         "expires_ms": submission.expires.map(millis),
     });
-    // `serde_json` keeps object keys sorted, so that equal requests have equal bytes.
-    Sha256::digest(said.to_string().as_bytes()).into()
+    // The canonical form: the same request with its members in another order is the same request.
+    key::digest(&said)
 }
 
 /// Wall time at which a task submitted now ends.
