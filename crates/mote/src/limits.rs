@@ -91,6 +91,12 @@ pub const VIOLATIONS_MAX: usize = 20;
 pub const VIOLATION_BYTES_MAX: usize = 400;
 /// Largest arguments of one tool call, bytes of JSON.
 pub const TOOL_ARGUMENTS_BYTES_MAX: usize = 256 << 10;
+/// Most tools that OpenAI takes in a request.
+pub const OPENAI_TOOLS_MAX: usize = 128;
+/// Longest description of a tool that OpenAI takes, characters.
+pub const OPENAI_DESCRIPTION_CHARS_MAX: usize = 1_024;
+/// Longest name of an argument that Anthropic takes, characters.
+pub const PROPERTY_NAME_CHARS_MAX: usize = 64;
 /// Longest number in the arguments of a call, characters.
 pub const ARGUMENT_NUMBER_BYTES_MAX: usize = 1_024;
 /// How much of a key a message about arguments shows, bytes.

@@ -9,7 +9,7 @@ use super::diagnostic::{Diagnostic, Severity};
 use super::document;
 use super::findings::Findings;
 use super::validate::{self, Surroundings};
-use super::{Agent, advice, json_schema, raw, structure};
+use super::{Agent, advice, json_schema, raw, refusals, structure};
 use crate::limits::CONFIG_BYTES_MAX;
 
 /// An agent that may run, and what production would want.
@@ -109,6 +109,10 @@ pub(super) fn from_text(text: &str, folder: &Path, options: &Options) -> Result<
     let around =
         Surroundings { folder, compile_schemas: options.compile_schemas, is_model_chosen: options.model.is_some() };
     let agent = validate::agent(raw, &around, &mut findings);
+    if findings.has_errors() {
+        return Err(findings.into_list());
+    }
+    refusals::refuse(&agent, &mut findings);
     if findings.has_errors() {
         return Err(findings.into_list());
     }

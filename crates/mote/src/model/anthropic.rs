@@ -40,6 +40,11 @@ const UNCONSTRAINED: [&str; 8] = [
     "claude-sonnet-4-2025",
 ];
 
+/// Whether the host is Anthropic's own service.
+pub(crate) fn is_own_host(host: &str) -> bool {
+    host == "api.anthropic.com"
+}
+
 /// An Anthropic endpoint.
 pub struct Anthropic {
     endpoint: Endpoint,
@@ -313,6 +318,32 @@ mod tests {
         let (told, _) = body(false, &asked);
         assert!(told.get("output_config").is_none());
         assert!(told["system"][0]["text"].as_str().unwrap().ends_with("{\"type\":\"object\"}"));
+    }
+
+    #[test]
+    fn schemas_keep_the_authors_order_and_numbers_their_digits() {
+        let written = r#"{"type":"object","additionalProperties":false,"properties":{"z":{"type":"string"},"a":{"type":"string"}}}"#;
+        let mut asked = transcript();
+        asked.output_schema = Some(serde_json::from_str::<Value>(written).unwrap().into());
+        let tool = ToolDefinition { input_schema: serde_json::from_str(written).unwrap(), ..asked.tools[0].clone() };
+        asked.tools = [tool].into();
+        let big = "{\"n\":123456789012345678901234567890}";
+        if let Part::Call { arguments, .. } = &mut asked.messages[1].parts[1] {
+            *arguments = big.to_owned();
+        }
+        let (sent, _) = body(false, &asked);
+        assert_eq!(sent["tools"][0]["input_schema"].to_string(), written);
+        assert_eq!(sent["output_config"]["format"]["schema"].to_string(), written);
+        assert_eq!(sent["messages"][1]["content"][1]["input"].to_string(), big);
+    }
+
+    #[test]
+    fn a_conversation_that_lost_its_beginning_starts_with_the_user() {
+        let mut asked = request("two");
+        asked.messages.insert(0, Message::text(Role::Assistant, "one"));
+        let (sent, _) = body(false, &asked);
+        assert_eq!(sent["messages"][0], json!({"role": "user", "content": [{"type": "text", "text": BEGINNING}]}));
+        assert_eq!(sent["messages"].as_array().unwrap().len(), 3);
     }
 
     #[test]

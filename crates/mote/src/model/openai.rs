@@ -45,6 +45,16 @@ pub struct OpenAi {
     temperature: Option<f64>,
 }
 
+/// Whether the host is OpenAI's own service, or Azure's.
+pub(crate) fn is_own_host(host: &str) -> bool {
+    OWN_HOSTS.iter().any(|name| if name.starts_with('.') { host.ends_with(name) } else { host == *name })
+}
+
+/// Whether the host is Google's.
+pub(crate) fn is_google(host: &str) -> bool {
+    host == GOOGLE_HOST
+}
+
 impl OpenAi {
     /// An endpoint as configured; `key` is its secret's value.
     ///
@@ -61,13 +71,12 @@ impl OpenAi {
             super::insert_key(&mut headers, http::header::AUTHORIZATION, "Bearer ", key, &model.name)?;
         }
         let uri = super::uri(model, BASE_URL, "chat/completions")?;
-        let own = uri.host().is_some_and(|host| {
-            OWN_HOSTS.iter().any(|name| if name.starts_with('.') { host.ends_with(name) } else { host == *name })
-        });
+        let own = uri.host().is_some_and(is_own_host);
         let mistral = uri.host().is_some_and(|host| host.ends_with("mistral.ai"))
             || MISTRAL_NAMES.iter().any(|name| model.name.to_ascii_lowercase().contains(name));
         let ids = if mistral { Ids::Nine } else { Ids::Printable };
-        let google = uri.host() == Some(GOOGLE_HOST) && !GOOGLE_UNCHECKED.iter().any(|name| model.name.contains(name));
+        let google =
+            uri.host().is_some_and(is_google) && !GOOGLE_UNCHECKED.iter().any(|name| model.name.contains(name));
         let (timeout, idle_timeout) = (model.timeout, model.idle_timeout);
         let endpoint = Endpoint { client, uri, model: model.name.clone(), headers, key, timeout, idle_timeout, clock };
         Ok(Self {
@@ -95,7 +104,7 @@ impl OpenAi {
         }
         if let Some(wanted) = &request.output_schema {
             // Servers that constrain by grammar would constrain calls away: there, only a request without tools.
-            if self.own || request.tools.is_empty() {
+            if (self.own || request.tools.is_empty()) && schema::is_plain_object(wanted) {
                 let strict = schema::fits(wanted, Subset { all_required: true });
                 let named = json!({"name": "result", "strict": strict, "schema": wanted});
                 body["response_format"] = json!({"type": "json_schema", "json_schema": named});
@@ -234,7 +243,14 @@ impl Provider for OpenAi {
 
 fn tool(tool: &ToolDefinition) -> Value {
     let ToolDefinition { name, description, input_schema } = tool;
-    json!({"type": "function", "function": {"name": name, "description": description, "parameters": input_schema}})
+    let mut parameters = input_schema.clone();
+    if let Value::Object(schema) = &mut parameters
+        && schema.get("type").is_some_and(|kind| kind == "object")
+    {
+        // "object schema missing properties": a tool without arguments is refused unless it says so.
+        schema.entry("properties").or_insert_with(|| json!({}));
+    }
+    json!({"type": "function", "function": {"name": name, "description": description, "parameters": parameters}})
 }
 
 /// The format has no field for a failed call: the text says it.
@@ -276,7 +292,7 @@ mod tests {
             {"role": "user", "content": "Hurry"},
         ]);
         assert_eq!(body["messages"], expected);
-        assert_eq!(body["tools"][0]["function"]["parameters"], json!({"type": "object"}));
+        assert_eq!(body["tools"][0]["function"]["parameters"], json!({"type": "object", "properties": {}}));
         assert_eq!(body["stream_options"], json!({"include_usage": true}));
         assert_eq!(body["max_tokens"], 512);
     }
@@ -284,6 +300,11 @@ mod tests {
     #[test]
     fn what_only_openai_knows_is_sent_only_there() {
         let mut asked = transcript();
+        let combined = json!({"type": "object", "anyOf": [{"required": ["a"]}]});
+        asked.output_schema = Some(combined.into());
+        let own = provider("https://api.openai.com/v1").body(&asked);
+        assert!(own.get("response_format").is_none(), "its top may not be a combination");
+        assert!(own["messages"][0]["content"].as_str().unwrap().contains("anyOf"));
         asked.output_schema = Some(json!({"type": "object"}).into());
         let own = provider("https://api.openai.com/v1").body(&asked);
         assert_eq!((&own["max_completion_tokens"], own.get("max_tokens")), (&json!(512), None));
@@ -294,6 +315,20 @@ mod tests {
         asked.tools = [].into();
         let compatible = provider("http://localhost:11434/v1").body(&asked);
         assert_eq!(compatible["response_format"]["type"], "json_schema");
+    }
+
+    #[test]
+    fn schemas_keep_the_authors_order() {
+        let written = r#"{"type":"object","properties":{"zeta":{"type":"string"},"alpha":{"type":"string"}}}"#;
+        let mut asked = transcript();
+        asked.output_schema = Some(serde_json::from_str::<Value>(written).unwrap().into());
+        let tool = ToolDefinition { input_schema: serde_json::from_str(written).unwrap(), ..asked.tools[0].clone() };
+        asked.tools = [tool].into();
+        let sent = provider("https://api.openai.com/v1").body(&asked);
+        assert_eq!(sent["tools"][0]["function"]["parameters"].to_string(), written);
+        assert_eq!(sent["response_format"]["json_schema"]["schema"].to_string(), written);
+        let told = provider("http://127.0.0.1:9/v1").body(&asked);
+        assert!(told["messages"][0]["content"].as_str().unwrap().ends_with(written));
     }
 
     #[test]

@@ -113,3 +113,29 @@ fn small(limit: usize) -> u16 {
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(context: &str) -> [u8; 32] {
+        fingerprint(&Submission {
+            owner: crate::store::Owner::default(),
+            input: vec![Message::text(Role::User, "go")],
+            context: Some(serde_json::from_str(context).unwrap()),
+            budget: crate::config::Bound::default(),
+            active: None,
+            expires: None,
+            idempotency: None,
+            traceparent: None,
+        })
+    }
+
+    #[test]
+    fn a_fingerprint_ignores_the_order_of_members() {
+        assert_eq!(asked(r#"{"a": 1, "b": {"x": 1.0, "y": 2}}"#), asked(r#"{"b": {"y": 2, "x": 1}, "a": 1}"#));
+        assert_ne!(asked(r#"{"a": 1}"#), asked(r#"{"a": 2}"#));
+        let (one, another) = (r#"{"id": 123456789012345678901234567890}"#, r#"{"id": 123456789012345678901234567891}"#);
+        assert_ne!(asked(one), asked(another), "ids beyond a double stay apart");
+    }
+}

@@ -5,6 +5,7 @@ mod budgets;
 mod command;
 mod disconnects;
 mod drain;
+mod history;
 mod misbehaviour;
 mod run;
 mod service;
