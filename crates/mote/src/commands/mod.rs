@@ -2,6 +2,7 @@
 //!
 //! Commands talk to the library and to the terminal. What an agent does is not decided here.
 
+mod ask;
 mod check;
 mod completions;
 pub(crate) mod exit;

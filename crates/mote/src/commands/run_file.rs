@@ -56,6 +56,9 @@ pub(crate) struct LiveModel {
     /// The endpoint; the provider's own without it.
     #[serde(default)]
     base_url: Option<String>,
+    /// `INPUT,OUTPUT` in USD per million tokens, for a model that the built-in table does not know.
+    #[serde(default)]
+    price: Option<String>,
 }
 
 impl RunFile {
@@ -87,6 +90,8 @@ impl RunFile {
             if Secret::Env(live.key.clone()).read().is_ok() {
                 let mut choice = ModelChoice::parse(&live.model, live.base_url.clone())?;
                 choice.key_variable = Some(live.key.clone());
+                choice.price = live.price.as_deref().map(ModelChoice::parse_price).transpose()?;
+                choice.origin = format!("{}: live: {}", self.folder.join("run.yaml").display(), live.model);
                 return Ok(Some(choice));
             }
         }

@@ -129,6 +129,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Diagnostic> {
             path: String::new(),
             message: format!("failed to parse YAML: {}", sentence(&error)),
             hint: None,
+            flag: None,
         }
     })?;
     Ok(tree.into())

@@ -10,11 +10,24 @@ pub(super) struct Findings<'a> {
     document: &'a Node,
     list: Vec<Diagnostic>,
     broken: Vec<FieldPath>,
+    /// Fields that the command line wrote, and the argument that did.
+    flags: Vec<(FieldPath, String)>,
 }
 
 impl<'a> Findings<'a> {
     pub(super) fn new(document: &'a Node) -> Self {
-        Self { document, list: Vec::new(), broken: Vec::new() }
+        Self { document, list: Vec::new(), broken: Vec::new(), flags: Vec::new() }
+    }
+
+    /// The command line wrote this field: mistakes in it are the argument's.
+    pub(super) fn blame(&mut self, path: FieldPath, flag: &str) {
+        self.flags.push((path, flag.to_owned()));
+    }
+
+    /// The argument that wrote the field, if one did; of a part of the file, only where it is named itself.
+    pub(super) fn flag(&self, path: &FieldPath) -> Option<&str> {
+        let written = |(field, _): &&(FieldPath, String)| field == path || (field.0.len() > 1 && field.contains(path));
+        self.flags.iter().find(written).map(|(_, flag)| flag.as_str())
     }
 
     /// The field was replaced by a stand-in: it is reported once, and nothing more is said of what is inside.
@@ -41,6 +54,11 @@ impl<'a> Findings<'a> {
     /// Advice for production.
     pub(super) fn warn(&mut self, path: &FieldPath, message: impl Into<String>, hint: impl Into<String>) {
         self.report(Severity::Warning, path, message.into(), Some(hint.into()));
+    }
+
+    /// Worth knowing.
+    pub(super) fn note(&mut self, path: &FieldPath, message: impl Into<String>, hint: impl Into<String>) {
+        self.report(Severity::Note, path, message.into(), Some(hint.into()));
     }
 
     /// Whether something of the field, above it or within it was replaced by a stand-in.
@@ -74,6 +92,17 @@ impl<'a> Findings<'a> {
         Some(FieldPath::top("tools").index(index).key("sandbox"))
     }
 
+    /// A diagnostic of a field, not kept.
+    pub(super) fn at(mut self, severity: Severity, path: &FieldPath, message: String) -> Diagnostic {
+        self.push(severity, self.document.locate(path), path, message.clone(), None);
+        self.list.pop().unwrap_or_else(|| Diagnostic::of_file(message))
+    }
+
+    /// Fields that the command line wrote.
+    pub(super) fn flags(&self) -> Vec<(FieldPath, String)> {
+        self.flags.clone()
+    }
+
     /// Whether an error was found.
     pub(super) fn has_errors(&self) -> bool {
         self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
@@ -92,7 +121,9 @@ impl<'a> Findings<'a> {
     }
 
     fn push(&mut self, severity: Severity, at: Position, path: &FieldPath, message: String, hint: Option<String>) {
+        let flag = self.flag(path).map(str::to_owned);
+        let at = if flag.is_some() { Position { line: 0, column: 0 } } else { at };
         let path = path.to_string();
-        self.list.push(Diagnostic { severity, line: at.line, column: at.column, path, message, hint });
+        self.list.push(Diagnostic { severity, line: at.line, column: at.column, path, message, hint, flag });
     }
 }

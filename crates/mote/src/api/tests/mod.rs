@@ -370,6 +370,7 @@ fn agent() -> config::Agent {
             key: None,
             base_url: "http://model.test".into(),
             price: config::Price::default(),
+            is_priced: true,
             output_tokens_max: 1_000,
             timeout: second(60),
             idle_timeout: second(60),

@@ -170,6 +170,16 @@ impl SqliteStore {
     }
 }
 
+/// Whether an agent could use the file; nothing in it is changed.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it is not a store, [`Error::SchemaTooNew`], [`Error::Foreign`], and what reading it says.
+pub fn probe(path: &Path, agent: &str) -> Result<(), Error> {
+    let connection = connection::open_to_read(path)?;
+    schema::found(&connection, path, schema::MIGRATIONS)?;
+    owner::check(&connection, path, agent).map(|_| ())
+}
+
 fn encode<T: serde::Serialize + ?Sized>(operation: &'static str, value: &T) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|error| Error::Backend { operation, detail: error.to_string() })
 }
