@@ -93,6 +93,14 @@ async fn opened(opening: Opening) -> Result<SqliteStore, Error> {
 fn write_once(store: &Arc<SqliteStore>) {
     let store = Arc::clone(store);
     tokio::spawn(async move {
+        match store.held().await {
+            Ok(held) if held != store::Held::default() => {
+                let (tasks, messages) = (held.tasks(), held.messages);
+                tracing::warn!(tasks, messages, "held since the store was restored; `mote store release` lets them go on");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "failed to read what the store holds back"),
+        }
         if let Err(error) = store.write_once().await {
             tracing::warn!(%error, "the store cannot be written");
         }

@@ -80,8 +80,9 @@ impl Progress {
         self.text.clear();
         let kind = message["kind"].as_str().unwrap_or_default();
         let room = terminal.width().saturating_sub(4).max(40);
-        let time = message["at"].as_str().and_then(|at| at.get(11..19)).unwrap_or_default();
-        let time = terminal.paint(Style::Dim, time);
+        // UTC, as the journal has it: `Z` says so (RFC 3339).
+        let time = message["at"].as_str().and_then(|at| at.get(11..19)).map(|at| format!("{at}Z")).unwrap_or_default();
+        let time = terminal.paint(Style::Dim, &time);
         for (style, line) in lines(kind, &message["payload"]) {
             let line = terminal.paint(style, &shorten(&line, room));
             terminal.note(&format!("{time} {line}"))?;
@@ -138,7 +139,8 @@ pub(crate) fn spent(task: &Value) -> String {
     let mut text = format!("{steps} step{}, {tokens} tokens", if steps == 1 { "" } else { "s" });
     let usd = task["cost"]["usd"].as_f64().or_else(|| task["cost"].as_f64());
     if let Some(usd) = usd.filter(|usd| *usd > 0.0) {
-        text.push_str(&format!(", ${usd:.4}"));
+        // What is spent is never shown as nothing.
+        text.push_str(&if usd < 0.00005 { ", less than $0.0001".to_owned() } else { format!(", ${usd:.4}") });
     }
     text
 }
@@ -170,6 +172,8 @@ mod tests {
     fn money_is_shown_where_there_is_some() {
         let task = json!({"steps": 1, "usage": {"input": 10, "output": 5}, "cost": {"usd": 0.00125}});
         assert_eq!(spent(&task), "1 step, 15 tokens, $0.0013");
+        let little = json!({"steps": 1, "usage": {"input": 1}, "cost": {"usd": 0.000_001}});
+        assert_eq!(spent(&little), "1 step, 1 tokens, less than $0.0001");
         assert_eq!(spent(&json!({"steps": 2})), "2 steps, 0 tokens");
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
+use mote::money::dollars;
 use mote::runner::{Core, Replayed, replay};
 use mote::service::STORE_FILE;
 use mote::store::Store;
@@ -111,11 +112,6 @@ fn describe(action: Action) -> String {
         Action::Suspend { until } => format!("rest until {}", mote::timestamp::format_rfc3339(until)),
         Action::Finish(outcome) => format!("finish: {outcome:?}"),
     }
-}
-
-fn dollars(nano_usd: u64) -> String {
-    // Six decimals: a micro-dollar is the finest step that anybody bills.
-    format!("${}.{:06}", nano_usd / 1_000_000_000, nano_usd % 1_000_000_000 / 1_000)
 }
 
 fn summary(run: &Core) -> serde_json::Value {

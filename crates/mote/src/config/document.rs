@@ -93,11 +93,6 @@ impl Node {
         node.at
     }
 
-    /// The field, if it is written.
-    pub(super) fn find(&self, path: &FieldPath) -> Option<&Self> {
-        path.0.iter().try_fold(self, |node, segment| node.below(segment))
-    }
-
     fn below(&self, segment: &Segment) -> Option<&Self> {
         match (segment, &self.value) {
             (Segment::Key(key), Value::Map(pairs)) => pairs.iter().find(|pair| pair.key == *key).map(|pair| &pair.node),

@@ -71,11 +71,6 @@ impl<'a> Findings<'a> {
         self.broken.contains(path)
     }
 
-    /// Whether the field stands in the file.
-    pub(super) fn is_written(&self, path: &FieldPath) -> bool {
-        self.document.find(path).is_some()
-    }
-
     /// Where the tool of this name is declared.
     pub(super) fn tool_path(&self, name: &str) -> Option<FieldPath> {
         let document = self.document.to_json();

@@ -10,10 +10,12 @@ mod claim;
 mod commit;
 mod connection;
 mod create;
+mod hold;
 mod list;
 mod mail;
 mod owner;
 mod reader;
+mod restore;
 mod row;
 mod sandbox;
 mod schema;
@@ -32,6 +34,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch as channel};
 
+pub use self::restore::restore;
+
 use self::checkpoint::Checkpointer;
 use self::commit::Prepared;
 use self::reader::Readers;
@@ -39,7 +43,7 @@ use self::submit::Submission;
 use self::watch::Watchers;
 use self::writer::{WhenFull, Writer};
 use super::{
-    Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Lease, Mail, MailRow, NewSandbox, NewTask,
+    Amount, BudgetLine, Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Held, Lease, Mail, MailRow, NewSandbox, NewTask,
     OutboxMessage, Page, SandboxChange, SandboxRow, SandboxScope, Session, Store, Submitted, Swept, Task,
 };
 use crate::clock::UnixMs;
@@ -153,6 +157,22 @@ impl SqliteStore {
         let agent = agent.to_owned();
         let work = move |tx: &mut writer::Tx<'_>| Ok(owner::assign(tx.connection, &agent)?);
         self.writer.run("assign the store", WhenFull::Refuse, work).await
+    }
+
+    /// What is held since the store was restored.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn held(&self) -> Result<Held, Error> {
+        self.readers.run("read what is held", |connection| Ok(hold::held(connection)?)).await
+    }
+
+    /// Lets go of what is held; says how much it was.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn let_go(&self) -> Result<Held, Error> {
+        self.writer.run("release what is held", WhenFull::Refuse, hold::release).await
     }
 
     /// Reads the whole file for damage (`PRAGMA quick_check`).
@@ -292,6 +312,11 @@ impl Store for SqliteStore {
 
     async fn sandboxes_due(&self, now: UnixMs, limit: usize) -> Result<Vec<SandboxRow>, Error> {
         self.readers.run("read sandboxes", move |connection| sandbox::due(connection, now, limit)).await
+    }
+
+    async fn taken(&self, line: &BudgetLine) -> Result<Option<Amount>, Error> {
+        let line = line.clone();
+        self.readers.run("read a budget", move |connection| budget::taken(connection, &line).map(Some)).await
     }
 
     async fn counts(&self) -> Result<Counts, Error> {
