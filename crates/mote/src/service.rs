@@ -96,7 +96,11 @@ fn write_once(store: &Arc<SqliteStore>) {
         match store.held().await {
             Ok(held) if held != store::Held::default() => {
                 let (tasks, messages) = (held.tasks(), held.messages);
-                tracing::warn!(tasks, messages, "held since the store was restored; `mote store release` lets them go on");
+                tracing::warn!(
+                    tasks,
+                    messages,
+                    "held since the store was restored; `mote store release` lets them go on"
+                );
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "failed to read what the store holds back"),

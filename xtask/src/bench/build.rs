@@ -24,7 +24,11 @@ pub(super) fn run() -> Result<()> {
     let began = Instant::now();
     process::run(&mut build)?;
     let took = began.elapsed().as_secs_f64();
-    let size = process::output(&mut process::command(&root, "du", &["--summarize", "--block-size=1M", &folder.to_string_lossy()]))?;
+    let size = process::output(&mut process::command(
+        &root,
+        "du",
+        &["--summarize", "--block-size=1M", &folder.to_string_lossy()],
+    ))?;
     let size = size.split_whitespace().next().unwrap_or_default().to_owned();
     let about = machine::describe(&root)?;
     let said = |wanted: &str| about.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value.as_str());

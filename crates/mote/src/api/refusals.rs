@@ -34,7 +34,14 @@ impl Refusals {
     pub(super) fn log(&self, problem: &Problem, status: u16, latency_ms: u64) {
         let Some(left_out) = self.admit(Instant::now()) else { return };
         let left_out = (left_out > 0).then_some(left_out);
-        tracing::info!(status, code = problem.code.as_str(), detail = problem.public_detail(), latency_ms, left_out, "refused");
+        tracing::info!(
+            status,
+            code = problem.code.as_str(),
+            detail = problem.public_detail(),
+            latency_ms,
+            left_out,
+            "refused"
+        );
     }
 
     /// Whether another line may be written now, and how many were left out before it.
@@ -75,7 +82,9 @@ mod tests {
 
     #[test]
     fn refusals_are_lines_and_overload_is_none() {
-        let lines = |status: u16| Code::ALL.iter().filter(|code| code.status().as_u16() == status).all(|code| is_worth_a_line(*code));
+        let lines = |status: u16| {
+            Code::ALL.iter().filter(|code| code.status().as_u16() == status).all(|code| is_worth_a_line(*code))
+        };
         assert!([401, 403, 422].into_iter().all(lines));
         assert!(![404, 409, 429, 503].into_iter().any(lines));
     }

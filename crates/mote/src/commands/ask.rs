@@ -82,7 +82,8 @@ impl Wait {
                 lines.extend(indented(self.arguments["question"].as_str().unwrap_or_default()));
                 match (self.choices(), self.schema()) {
                     (Some(choices), _) => {
-                        let number = |(index, (_, label)): (usize, (Value, String))| format!("  {}) {label}", index + 1);
+                        let number =
+                            |(index, (_, label)): (usize, (Value, String))| format!("  {}) {label}", index + 1);
                         lines.extend(choices.into_iter().enumerate().map(number));
                     }
                     (None, Some(schema)) => lines.extend(indented(&format!("the answer must satisfy {schema}"))),
@@ -160,9 +161,9 @@ impl Wait {
 
     fn value(&self, line: &str) -> Result<Value, String> {
         if let Some(choices) = self.choices() {
-            let named = choices.iter().find(|(value, label)| {
-                label == line || value.as_str() == Some(line) || value.to_string() == line
-            });
+            let named = choices
+                .iter()
+                .find(|(value, label)| label == line || value.as_str() == Some(line) || value.to_string() == line);
             let numbered = || line.parse::<usize>().ok().and_then(|number| choices.get(number.checked_sub(1)?));
             let chosen = named.or_else(numbered).map(|(value, _)| value.clone());
             return chosen.ok_or_else(|| format!("that is none of the {} choices", choices.len()));
@@ -183,7 +184,9 @@ impl Wait {
     pub(crate) fn command(&self, task: &str, url: &str) -> String {
         let what = match self.kind {
             Kind::Approval => format!("input {task} --call {} --approve   (or --deny)", self.call),
-            Kind::Question if self.schema().is_some() => format!("input {task} --call {} --answer-json JSON", self.call),
+            Kind::Question if self.schema().is_some() => {
+                format!("input {task} --call {} --answer-json JSON", self.call)
+            }
             Kind::Question => format!("input {task} --call {} --answer TEXT", self.call),
             Kind::Signal => format!("signal {task} {}", self.arguments["name"].as_str().unwrap_or("NAME")),
             Kind::Timer => format!("get {task}"),

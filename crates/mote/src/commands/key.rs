@@ -61,7 +61,9 @@ pub(crate) fn execute(arguments: &Arguments, terminal: &mut Terminal) -> Result<
         terminal.note("The key, shown this once (send it as `Authorization: Bearer KEY`):")?;
         terminal.line(&made.key)?;
         match &new.append {
-            Some(file) => terminal.note(&format!("Its line, which holds no secret, was added to {}", file.display()))?,
+            Some(file) => {
+                terminal.note(&format!("Its line, which holds no secret, was added to {}", file.display()))?
+            }
             None => {
                 terminal.note("Its line for the file of `auth.keys`, which holds no secret:")?;
                 terminal.line(&made.line)?;

@@ -113,7 +113,10 @@ mod tests {
     fn every_command_explains_itself() {
         fn check(command: &clap::Command, path: &str) {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-            assert!(!about.is_empty() && !about.contains("that is meant") && !about.contains("one of these"), "{path} has no help of its own: {about}");
+            assert!(
+                !about.is_empty() && !about.contains("that is meant") && !about.contains("one of these"),
+                "{path} has no help of its own: {about}"
+            );
             // Longer lines are wrapped once more, at `max_term_width`.
             let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let long = after.lines().find(|line| line.chars().count() > 100);
@@ -131,7 +134,8 @@ mod tests {
             "the list of commands explains each"
         );
         let listed = |all: &clap::Command| {
-            let about = |command: &clap::Command| (command.get_name().to_owned(), command.get_about().map(ToString::to_string));
+            let about =
+                |command: &clap::Command| (command.get_name().to_owned(), command.get_about().map(ToString::to_string));
             all.get_subcommands().filter(|command| command.get_name() != "help").map(about).collect::<Vec<_>>()
         };
         let before = listed(&all);

@@ -83,6 +83,8 @@ impl Progress {
         // UTC, as the journal has it: `Z` says so (RFC 3339).
         let time = message["at"].as_str().and_then(|at| at.get(11..19)).map(|at| format!("{at}Z")).unwrap_or_default();
         let time = terminal.paint(Style::Dim, &time);
+        // Why a model gives no reply is worth a second line.
+        let room = if kind == "model.failed" { room * 4 } else { room };
         for (style, line) in lines(kind, &message["payload"]) {
             let line = terminal.paint(style, &shorten(&line, room));
             terminal.note(&format!("{time} {line}"))?;
@@ -122,6 +124,11 @@ fn lines(kind: &str, payload: &Value) -> Vec<(Style, String)> {
     let shown = said();
     if !shown.is_empty() {
         return shown;
+    }
+    if kind == "model.failed" {
+        // The end of the sentence is what went wrong, so that it is not cut at the edge of the screen.
+        let message = payload["message"].as_str().unwrap_or_default();
+        return vec![(Style::Bad, format!("no reply: {message}"))];
     }
     let name = payload["tool"].as_str().or_else(|| payload["name"].as_str()).unwrap_or_default();
     let content = payload["content"].as_str().or_else(|| payload["message"].as_str()).unwrap_or_default();
@@ -165,6 +172,7 @@ mod tests {
         check("model.replied", reply, &["Looking.", "→ get_ticket {\"id\":\"T-1\"}"]);
         check("tool.finished", json!({"tool": "get_ticket", "content": "{}"}), &["tool finished get_ticket {}"]);
         check("run.recovered", Value::Null, &["run recovered"]);
+        check("model.failed", json!({"message": "failed to call model m"}), &["no reply: failed to call model m"]);
         check("budget.granted", Value::Null, &[]);
     }
 

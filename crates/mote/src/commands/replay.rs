@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
     let path = arguments.state.join(STORE_FILE);
     if !path.is_file() {
-        return Err(Exit::usage(format!("there is no store at {}", path.display())));
+        return Err(Exit::usage(format!("there is no store at {} (--state)", path.display())));
     }
     super::runtime::single()?.block_on(async {
         let store = mote::service::open_store(&arguments.state, Options::default())

@@ -138,7 +138,8 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
         let stop = signals::watch(&kinds).context("failed to watch for signals")?;
         announce(&loaded.agent, &run_file, arguments.input.is_some(), terminal)?;
         if let (Some(session), None) = (&arguments.session, &arguments.state) {
-            let note = format!("--session {session} without --state: the session ends with this run, and nothing is kept");
+            let note =
+                format!("--session {session} without --state: the session ends with this run, and nothing is kept");
             let note = terminal.paint(Style::Care, &note);
             terminal.note(&note)?;
         }
@@ -189,7 +190,11 @@ async fn perform(
     agent.telemetry.log = "warn,mote::runner::observe=off".to_owned();
     let answers = answers(&agent);
     let state = Folder::new(arguments.state.clone(), "mote")?;
-    let output = telemetry::Options { output: LogOutput::Stderr, format: Some(Format::Text), semconv: super::runtime::semconv() };
+    let output = telemetry::Options {
+        output: LogOutput::Stderr,
+        format: Some(Format::Text),
+        semconv: super::runtime::semconv(),
+    };
     let service = match Service::start(agent, state.path(), output, Takes::Submitted).await {
         Ok(service) => service,
         Err(error) => return Err(not_started(error, &arguments.agent, &places, terminal)?),

@@ -88,10 +88,12 @@ impl RunFile {
     pub(crate) fn live_model(&self) -> Result<Option<ModelChoice>, String> {
         for live in &self.live {
             if Secret::Env(live.key.clone()).read().is_ok() {
-                let mut choice = ModelChoice::parse(&live.model, live.base_url.clone())?;
+                let origin = format!("{}: live: {}", self.folder.join("run.yaml").display(), live.model);
+                let blamed = |error: String| format!("{origin}: {error}");
+                let mut choice = ModelChoice::parse(&live.model, live.base_url.clone()).map_err(blamed)?;
                 choice.key_variable = Some(live.key.clone());
-                choice.price = live.price.as_deref().map(ModelChoice::parse_price).transpose()?;
-                choice.origin = format!("{}: live: {}", self.folder.join("run.yaml").display(), live.model);
+                choice.price = live.price.as_deref().map(ModelChoice::parse_price).transpose().map_err(blamed)?;
+                choice.origin = origin;
                 return Ok(Some(choice));
             }
         }

@@ -180,7 +180,9 @@ fn restore(arguments: &Restore, terminal: &mut Terminal) -> Result<(), Exit> {
         (true, _) => return Ok(()),
         (false, true) => format!("{what} are held: `mote store release --state {state}` lets them go on"),
         (false, false) => {
-            format!("{what} go on with the next `mote serve`; what they did since the backup is done again (--hold holds them)")
+            format!(
+                "{what} go on with the next `mote serve`; what they did since the backup is done again (--hold holds them)"
+            )
         }
     };
     let rest = terminal.paint(Style::Care, &rest);

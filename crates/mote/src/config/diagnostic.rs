@@ -54,7 +54,15 @@ impl Diagnostic {
     /// An error that concerns the file as a whole.
     #[must_use]
     pub fn of_file(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, line: 0, column: 0, path: String::new(), message: message.into(), hint: None, flag: None }
+        Self {
+            severity: Severity::Error,
+            line: 0,
+            column: 0,
+            path: String::new(),
+            message: message.into(),
+            hint: None,
+            flag: None,
+        }
     }
 
     /// `agent.yaml:12:5: error: tools[0].timeout: …`, the hint on a line of its own; of an argument,

@@ -116,7 +116,8 @@ impl ModelChoice {
             super::units::price(&number).is_ok().then_some(number)
         };
         let (input, output) = text.split_once(',').unwrap_or((text, text));
-        let expected = || format!("{text:?} is not a price; write INPUT,OUTPUT in USD per million tokens, such as 2,10");
+        let expected =
+            || format!("{text:?} is not a price; write INPUT,OUTPUT in USD per million tokens, such as 2,10");
         number(input).zip(number(output)).map(|(input, output)| [input, output]).ok_or_else(expected)
     }
 }

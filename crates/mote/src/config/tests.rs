@@ -269,7 +269,8 @@ fn another_endpoint_does_not_switch_a_bound_on_money_off() {
     let fallback = with("  base_url: http://127.0.0.1:9999\n", fallback);
     assert_eq!(price(chosen(&fallback, "openai/my-llm", None)).output, 9_000);
     // Tokens bound any model.
-    let tokens = GOOD.replace("{per_run: {usd: 0.50, tokens: 200k}, agent: {usd: 100, every: 1d}}", "{per_run: {tokens: 9k}}");
+    let tokens =
+        GOOD.replace("{per_run: {usd: 0.50, tokens: 200k}, agent: {usd: 100, every: 1d}}", "{per_run: {tokens: 9k}}");
     assert!(chosen(&tokens, "openai/llama3.2", None).is_ok());
     for wrong in ["", "1,", "x", "1,2,3", "-1", "1;2"] {
         assert!(ModelChoice::parse_price(wrong).is_err(), "{wrong}");
@@ -306,7 +307,8 @@ fn a_wrong_argument_is_blamed_and_not_the_file() {
     let wrong = from_text(GOOD, Path::new("."), &options).unwrap_err();
     assert!(rendered(&wrong)[0].starts_with("error: --base-url nonsense: is not a URL"), "{wrong:?}");
     // What the file says wrongly stays the file's.
-    let file = from_text(&with("listen: \"127.0.0.1:8080\"", "listen: \"0.0.0.0:8080\""), Path::new("."), &Options::default());
+    let file =
+        from_text(&with("listen: \"127.0.0.1:8080\"", "listen: \"0.0.0.0:8080\""), Path::new("."), &Options::default());
     assert!(rendered(&file.unwrap_err())[0].starts_with("agent.yaml:22:"));
 }
 

@@ -133,7 +133,9 @@ mod tests {
             let text = std::fs::read_to_string(&file).unwrap();
             let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
             for word in text.split(|c| !is_part(c)).map(|word| word.trim_end_matches('.')) {
-                let is_model = |prefix: &str| word.strip_prefix(prefix).is_some_and(|rest| rest.contains(|c: char| c.is_ascii_digit()));
+                let is_model = |prefix: &str| {
+                    word.strip_prefix(prefix).is_some_and(|rest| rest.contains(|c: char| c.is_ascii_digit()))
+                };
                 if is_model("claude-") || is_model("gpt-") {
                     named += 1;
                     assert!(CURRENT.contains(&word), "{} names {word}, not one of {CURRENT:?}", file.display());

@@ -116,7 +116,10 @@ async fn a_wrong_argument_is_blamed_and_not_the_file() {
     let stage = Stage::new(Plan::default()).await;
     for (arguments, expected) in [
         (&["serve", "agent.yaml", "--listen", "0.0.0.0:0", "--state", "s"][..], "error: --listen 0.0.0.0:0: "),
-        (&["run", "agent.yaml", "x", "--model", "openai/planned", "--base-url", "nonsense"], "error: --base-url nonsense: "),
+        (
+            &["run", "agent.yaml", "x", "--model", "openai/planned", "--base-url", "nonsense"],
+            "error: --base-url nonsense: ",
+        ),
         (&["run", "agent.yaml", "x", "--model", "planned"], "--model: "),
         (&["run", "agent.yaml", "x", "--model", "openai/planned", "--price", "cheap"], "--price"),
         (&["check", "agent.yaml", "--listen", "0.0.0.0:0"], "error: --listen 0.0.0.0:0: "),
@@ -131,7 +134,11 @@ async fn a_wrong_argument_is_blamed_and_not_the_file() {
 #[tokio::test]
 async fn help_begins_with_what_the_command_is_for() {
     let stage = Stage::new(Plan::default()).await;
-    for (command, first) in [("task", "Give tasks to a running service"), ("sandbox", "Work with sandboxes"), ("store", "Look after the store")] {
+    for (command, first) in [
+        ("task", "Give tasks to a running service"),
+        ("sandbox", "Work with sandboxes"),
+        ("store", "Look after the store"),
+    ] {
         let help = mote(&stage, &[command, "--help"]).await;
         assert!(help.stdout.starts_with(first), "{command}: {}", help.stdout);
     }
@@ -142,7 +149,8 @@ async fn erasing_what_is_not_there_is_told_with_and_without_yes() {
     let stage = Stage::new(Plan::default()).await;
     drop(stage.serve().await);
     for extra in [&[][..], &["--yes"]] {
-        let done = mote(&stage, &[&["store", "erase", "--session", "nobody", "--state", "state"], extra].concat()).await;
+        let done =
+            mote(&stage, &[&["store", "erase", "--session", "nobody", "--state", "state"], extra].concat()).await;
         assert_eq!(done.code, Some(1), "{done:?}");
         assert!(done.stderr.contains("session nobody of the default tenant has no task in state"), "{done:?}");
     }
@@ -157,7 +165,10 @@ async fn a_run_says_in_words_what_went_wrong_and_that_a_session_needs_a_state() 
     assert!(done.stderr.contains("model_"), "{done:?}");
     assert!(!done.stderr.lines().any(|line| line.starts_with('{')), "no JSON for a person: {done:?}");
     let time = done.stderr.lines().find_map(|line| line.split_once(' ')).map(|(time, _)| time);
-    assert!(done.stderr.lines().any(|line| line.get(2..3) == Some(":") && line.get(8..9) == Some("Z")), "{time:?}: UTC is marked: {done:?}");
+    assert!(
+        done.stderr.lines().any(|line| line.get(2..3) == Some(":") && line.get(8..9) == Some("Z")),
+        "{time:?}: UTC is marked: {done:?}"
+    );
 }
 
 #[tokio::test]

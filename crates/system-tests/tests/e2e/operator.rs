@@ -41,7 +41,10 @@ async fn each_failed_attempt_and_each_failed_task_are_logged_with_their_cause_an
     let id = service.submit(&json!({"input": secret})).await.unwrap();
     let warned = line(&mut service, "an attempt at a model call failed").await;
     assert_eq!(warned["level"], "WARN", "{warned}");
-    assert_eq!((&warned["status"], &warned["code"], &warned["kind"]), (&json!(400), &json!("bad_words"), &json!("rejected")));
+    assert_eq!(
+        (&warned["status"], &warned["code"], &warned["kind"]),
+        (&json!(400), &json!("bad_words"), &json!("rejected"))
+    );
     let said = warned["said"].as_str().unwrap();
     assert!(said.contains("These words are not taken here"), "{warned}");
     assert_eq!(warned["task_id"], id.as_str());
@@ -64,7 +67,10 @@ async fn an_unknown_outcome_is_logged_and_named_to_the_model() {
     let mut service = stage.serve().await;
     let id = service.submit(&json!({"input": "Send it"})).await.unwrap();
     let warned = line(&mut service, "the outcome of a call is unknown").await;
-    assert_eq!((&warned["level"], &warned["tool"], &warned["task_id"]), (&json!("WARN"), &json!("send_note"), &json!(id)));
+    assert_eq!(
+        (&warned["level"], &warned["tool"], &warned["task_id"]),
+        (&json!("WARN"), &json!("send_note"), &json!(id))
+    );
     assert!(!warned.to_string().contains("one lamp"), "arguments are content: {warned}");
     let task = service.finished(&id).await.unwrap();
     let result = task["result"].as_str().unwrap();
@@ -120,7 +126,9 @@ async fn a_stranger_cannot_fill_the_log() {
 async fn check_finds_what_serve_refuses() {
     let cases: [(&str, fn(&mut Value)); 3] = [
         ("is loopback (127.0.0.0/8)", |agent| agent["tools"][0]["http"]["allow_private"] = json!(false)),
-        ("line 1: expected `<sha256-hex> <name> <scopes> [tenant]`", |agent| agent["auth"] = json!({"keys": {"file": "bad-keys"}})),
+        ("line 1: expected `<sha256-hex> <name> <scopes> [tenant]`", |agent| {
+            agent["auth"] = json!({"keys": {"file": "bad-keys"}})
+        }),
         ("failed to read the keys file", |agent| agent["auth"] = json!({"keys": {"file": "no-keys"}})),
     ];
     for (expected, change) in cases {
@@ -191,7 +199,10 @@ async fn a_restored_backup_that_is_held_runs_nothing_until_it_is_released() {
     service.process.kill().await.unwrap();
     let restored = mote(&stage, &["store", "restore", "monday.db", "--state", "again", "--hold"]).await;
     assert_eq!(restored.code, Some(0), "{restored:?}");
-    assert!(restored.stderr.contains("1 unfinished tasks") && restored.stderr.contains("mote store release"), "{restored:?}");
+    assert!(
+        restored.stderr.contains("1 unfinished tasks") && restored.stderr.contains("mote store release"),
+        "{restored:?}"
+    );
     let twice = mote(&stage, &["store", "restore", "monday.db", "--state", "again"]).await;
     assert_eq!(twice.code, Some(2), "it overwrites nothing: {twice:?}");
     stage.agent["description"] = json!("Restored.");
@@ -230,7 +241,8 @@ async fn what_is_no_backup_is_not_restored() {
 
 #[tokio::test]
 async fn another_endpoint_does_not_switch_a_bound_on_money_off() {
-    let stage = Stage::new(Plan::answer("Dear.")).await.with(|agent| agent["budget"] = json!({"per_run": {"usd": 0.0015}}));
+    let stage =
+        Stage::new(Plan::answer("Dear.")).await.with(|agent| agent["budget"] = json!({"per_run": {"usd": 0.0015}}));
     let url = stage.model.openai_url();
     let unpriced = mote(&stage, &["run", "agent.yaml", "x", "--model", "openai/other", "--base-url", &url]).await;
     assert_eq!(unpriced.code, Some(2), "{unpriced:?}");
@@ -241,7 +253,10 @@ async fn another_endpoint_does_not_switch_a_bound_on_money_off() {
     // The model of the file keeps its price elsewhere too, and so the bound holds.
     let kept = mote(&stage, &["run", "agent.yaml", "x", "--model", "openai/planned", "--base-url", &url]).await;
     assert_eq!(kept.code, Some(1), "{kept:?}");
-    assert!(kept.stderr.contains("budget_run: the run's budget ($0.0015)") && kept.stderr.contains("$0.0015 left"), "{kept:?}");
+    assert!(
+        kept.stderr.contains("budget_run: the run's budget ($0.0015)") && kept.stderr.contains("$0.0015 left"),
+        "{kept:?}"
+    );
     let free = ["run", "agent.yaml", "x", "--model", "openai/other", "--base-url", &url, "--price", "0"];
     let free = mote(&stage, &free).await;
     assert_eq!((free.code, free.stdout.contains("Dear.")), (Some(0), true), "{free:?}");

@@ -93,7 +93,7 @@ struct Submit {
     #[arg(long, value_name = "JSON", value_parser = json_value)]
     context: Option<Value>,
     /// The most the run may spend, in USD; narrows the agent's budget
-    #[arg(long, value_name = "USD", value_parser = usd)]
+    #[arg(long, value_name = "USD", value_parser = usd, allow_negative_numbers = true)]
     usd: Option<f64>,
     /// The most tokens the run may use, such as 50k; narrows the agent's budget
     #[arg(long, value_parser = tokens)]
@@ -247,6 +247,10 @@ async fn perform(command: Command, client: &Client, json: bool, terminal: &mut T
 
 async fn submit(submit: Submit, client: &Client, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
     let input = if submit.input == "-" { read_stdin()? } else { submit.input };
+    // As `mote run` and the service have it.
+    if input.trim().is_empty() {
+        return Err(Exit::usage("the INPUT is empty"));
+    }
     let mut body = json!({ "input": input });
     let mut set = |field: &str, value: Option<Value>| {
         if let Some(value) = value {

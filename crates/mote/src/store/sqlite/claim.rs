@@ -43,8 +43,9 @@ fn due_row(found: &rusqlite::Row<'_>) -> rusqlite::Result<Due> {
 }
 
 fn due(tx: &Tx<'_>, now: u64, limit: i64) -> Outcome<Vec<Due>> {
-    let sql_text =
-        format!("SELECT {TASK}, n, claims FROM tasks WHERE due_at <= ?1 AND {TASK_IS_FREE} ORDER BY due_at, n LIMIT ?2");
+    let sql_text = format!(
+        "SELECT {TASK}, n, claims FROM tasks WHERE due_at <= ?1 AND {TASK_IS_FREE} ORDER BY due_at, n LIMIT ?2"
+    );
     let mut query = tx.connection.prepare_cached(&sql_text)?;
     let rows = query.query_map((sql(now), limit), due_row)?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -16,7 +16,8 @@ pub(super) const MESSAGE_IS_FREE: &str = "id > ifnull((SELECT message FROM hold)
 
 /// Holds everything that is in the store now.
 pub(super) fn hold(connection: &Connection) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO hold SELECT 1, ifnull((SELECT max(n) FROM tasks), 0), ifnull((SELECT max(id) FROM outbox), 0)
+    let sql =
+        "INSERT INTO hold SELECT 1, ifnull((SELECT max(n) FROM tasks), 0), ifnull((SELECT max(id) FROM outbox), 0)
                WHERE true ON CONFLICT DO UPDATE SET task = excluded.task, message = excluded.message";
     connection.execute(sql, []).map(|_| ())
 }
@@ -41,7 +42,8 @@ pub(super) fn held(connection: &Connection) -> rusqlite::Result<Held> {
             _ => held.waiting = count,
         }
     }
-    held.messages = connection.query_row("SELECT count(*) FROM outbox WHERE id <= ?1", [message], |row| number(row, 0))?;
+    held.messages =
+        connection.query_row("SELECT count(*) FROM outbox WHERE id <= ?1", [message], |row| number(row, 0))?;
     Ok(held)
 }
 

@@ -43,8 +43,9 @@ use self::submit::Submission;
 use self::watch::Watchers;
 use self::writer::{WhenFull, Writer};
 use super::{
-    Amount, BudgetLine, Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Held, Lease, Mail, MailRow, NewSandbox, NewTask,
-    OutboxMessage, Page, SandboxChange, SandboxRow, SandboxScope, Session, Store, Submitted, Swept, Task,
+    Amount, BudgetLine, Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Held, Lease, Mail, MailRow,
+    NewSandbox, NewTask, OutboxMessage, Page, SandboxChange, SandboxRow, SandboxScope, Session, Store, Submitted,
+    Swept, Task,
 };
 use crate::clock::UnixMs;
 use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITE_FRESH, STORE_WRITER_CACHE_KIB};
