@@ -97,7 +97,8 @@ fn library(root: &Path, folder: &Path) -> Result<()> {
         let (from, to) = (root.join(EXAMPLE).join(file), folder.join(file));
         std::fs::copy(&from, &to).with_context(|| format!("failed to copy {}", from.display()))?;
     }
-    let arguments = ["ci", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund"];
+    // Not `ci`: it demands that the lock file names variants for other hardware that a registry may not have.
+    let arguments = ["install", "--no-save", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund"];
     process::run(&mut process::command(folder, "npm", &arguments))
 }
 
