@@ -339,3 +339,15 @@ pub const SANDBOX_RELEASE_DOUBLINGS: u32 = 8;
 pub const SANDBOX_SETTLE_MS: u64 = 60_000;
 /// How long a process that ends takes to give back what its last tasks worked in; the next process does the rest.
 pub const SANDBOX_LAST_RELEASE: Duration = Duration::from_secs(5);
+/// Shortest run of characters in a provider's sentence that counts as a quotation of the prompt and is not logged.
+pub const LOG_QUOTE_CHARS_MIN: usize = 16;
+/// Characters of arguments, or of what a schema refused, that an error quotes.
+pub const ERROR_DETAIL_CHARS_MAX: usize = 1_000;
+/// Lines a second on refused requests; what is beyond is counted in the next one.
+pub const REFUSAL_LINES_PER_SECOND: u32 = 10;
+/// Characters of a call's arguments, or of a question, that `mote run` and `mote task watch` show when they ask.
+pub const ASK_CHARS_MAX: usize = 4_000;
+/// Choices of a question that are numbered; more are shown as their schema.
+pub const ASK_CHOICES_MAX: usize = 30;
+/// How long a task's stream is quiet before its watcher looks what the task waits for.
+pub const ASK_QUIET: Duration = Duration::from_millis(150);

@@ -64,6 +64,7 @@ pub(crate) fn configured(provider: config::Provider, base_url: &str) -> config::
         key: None,
         base_url: base_url.into(),
         price: config::Price::default(),
+        is_priced: true,
         output_tokens_max: 1_024,
         timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(5),

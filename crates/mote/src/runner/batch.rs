@@ -4,6 +4,7 @@
 use mote_core::{Action, CallKind, CallOutcome, Effect, Event, journal};
 use serde_json::json;
 
+use super::detail::Ending;
 use super::drive::Driver;
 use super::payload::Payload;
 use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
@@ -144,9 +145,7 @@ impl Driver {
 
     fn status(&self, last: &Step) -> StatusChange {
         if let Some(outcome) = last.actions.finish() {
-            let failure = self.last_failure(last);
-            let (status, error) =
-                ending::of(outcome, last.run.limits(), failure.as_deref(), self.scope(last).as_deref());
+            let Ending { status, error, .. } = self.ending(outcome, last);
             let result = (status == Status::Completed)
                 .then(|| self.final_message(last).map(|message| turn::result(&self.shared, message)))
                 .flatten();
@@ -169,16 +168,16 @@ impl Driver {
         }
     }
 
-    fn last_failure(&self, last: &Step) -> Option<String> {
+    pub(super) fn last_failure(&self, last: &Step) -> Option<String> {
         match &last.occurrence.payload {
             Payload::ModelFailed { message, .. } => Some(message.clone()),
             _ => self.failure.clone(),
         }
     }
 
-    fn scope(&self, last: &Step) -> Option<String> {
+    pub(super) fn scope(&self, last: &Step) -> Option<String> {
         match &last.occurrence.payload {
-            Payload::BudgetRefused { scope } => Some(scope.clone()),
+            Payload::BudgetRefused { scope, .. } => Some(scope.clone()),
             _ => None,
         }
     }
@@ -241,6 +240,7 @@ impl Driver {
             step: step.run.steps(),
             call: &known.id,
             tool: &known.name,
+            arguments: Some(&known.arguments),
         };
         batch.outbox.push(unknown.message(&self.shared.agent.name, now));
     }

@@ -18,7 +18,7 @@ use super::payload::Payload;
 use super::perform::{self, Done, Observer};
 use super::transcript::Transcript;
 use super::worker::Held;
-use super::{Core, Shared, ending, observe, outcome};
+use super::{Core, Shared, detail, ending, observe, outcome};
 use crate::arguments;
 use crate::clock::UnixMs;
 use crate::context;
@@ -154,8 +154,10 @@ impl Driver {
         match self.commit(&steps, now).await {
             Ok(()) => {}
             Err(CommitError::Budget { scope }) => {
+                let needs = detail::reserved(&steps);
+                let short = Box::pin(detail::short(&self.shared, &self.owner, needs, &scope)).await;
                 steps.retain(|step| step.occurrence.event != Event::BudgetGranted);
-                let refused = Occurrence::new(Event::BudgetRefused, Payload::BudgetRefused { scope });
+                let refused = Occurrence::new(Event::BudgetRefused, Payload::BudgetRefused { scope, short });
                 let occurrences = steps.into_iter().map(|step| step.occurrence).chain([refused]).collect();
                 steps = match self.step_plain(occurrences, now) {
                     Ok(steps) => steps,
@@ -325,7 +327,8 @@ impl Driver {
 
     fn observer<S>(&self, span: S) -> Observer<S> {
         let provider = self.shared.agent.models[0].provider.kind();
-        Observer { span, metrics: Arc::clone(&self.shared.metrics), provider }
+        let content = self.shared.agent.telemetry.content;
+        Observer { span, metrics: Arc::clone(&self.shared.metrics), provider, content }
     }
 
     /// Idempotency key of a call of the present turn; none for a built-in.

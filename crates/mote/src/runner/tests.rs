@@ -128,6 +128,7 @@ pub(super) fn agent() -> Agent {
         key: None,
         base_url: "http://127.0.0.1:9".into(),
         price,
+        is_priced: true,
         output_tokens_max: 1_000,
         timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(10),

@@ -133,7 +133,8 @@ impl<'a> Line<'a> {
 
     pub(super) fn text(&self) -> Vec<u8> {
         let time = format_rfc3339(self.at);
-        let mut text = format!("{} {:5} {}", &time[11..23], self.metadata.level().as_str(), self.message());
+        // UTC: `Z` says so.
+        let mut text = format!("{}Z {:5} {}", &time[11..23], self.metadata.level().as_str(), self.message());
         for (name, value) in self.ordered() {
             match value {
                 Value::String(value) if !value.contains([' ', '"']) => {
