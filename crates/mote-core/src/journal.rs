@@ -26,7 +26,7 @@ pub const CORE: u16 = 0x0003;
 /// The first version that concludes the calls that an end cuts off.
 const CORE_CONCLUDES_AT_END: u16 = 0x0002;
 /// The first version that counts attempts by what befell them, and can be resumed.
-pub(crate) const CORE_COUNTS_APART: u16 = 0x0003;
+pub const CORE_COUNTS_APART: u16 = 0x0003;
 /// Bytes that a record takes at most, for a run of `calls` calls a turn.
 #[must_use]
 pub const fn record_bytes_max(calls: usize) -> usize {

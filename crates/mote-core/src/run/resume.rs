@@ -40,6 +40,13 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         ended && self.core >= CORE_COUNTS_APART && self.resumption != Resumption::None
     }
 
+    /// Whether a task with this run may be taken up again after it ended: resumed where the run ended too, gone on with
+    /// where it did not (the task was given up), begun where nothing happened yet.
+    #[must_use]
+    pub fn is_open_to_resume(&self) -> bool {
+        !matches!(self.phase, Phase::Finished(_)) || self.is_resumable()
+    }
+
     /// Takes new bounds; an ended run goes on.
     pub(super) fn resumed(
         &mut self,

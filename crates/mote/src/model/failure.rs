@@ -22,11 +22,18 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// How long the endpoint asked to be left alone.
     pub(super) retry_after: Option<Duration>,
+    /// Whether a reply had begun.
+    pub(super) began: bool,
 }
 
 impl Failure {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None }
+        Self { kind, message: message.into(), retry_after: None, began: false }
+    }
+
+    /// It befell a reply that had begun.
+    pub(super) fn in_reply(self) -> Self {
+        Self { began: true, ..self }
     }
 
     /// A stream that cannot be relied on; something may have been spent.
@@ -56,7 +63,7 @@ impl Failure {
             (false, true) => format!("HTTP {}", status.as_u16()),
             (false, false) => format!("HTTP {}: {}", status.as_u16(), shorten(&words)),
         };
-        Self { kind, message, retry_after: retry_after(headers, now) }
+        Self { kind, message, retry_after: retry_after(headers, now), began: false }
     }
 
     /// An error that came within a stream.

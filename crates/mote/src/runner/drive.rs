@@ -2,7 +2,6 @@
 //! for. One driver holds one task under one epoch; what it may not commit, it does not perform.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -12,20 +11,22 @@ use mote_core::{Action, CallKind, Event, Phase};
 use tracing::Instrument;
 
 use super::batch::{Occurrence, Step, empty};
+use super::ending::ModelSaid;
 use super::live::LiveRun;
 use super::payload::Payload;
 use super::perform::{self, Done, Observer};
 use super::transcript::Transcript;
 use super::worker::Held;
-use super::{Core, Shared, ending, observe, outcome};
+use super::outcome::Seen;
+use super::{Core, Shared, account, ending, observe, outcome};
 use crate::clock::UnixMs;
 use crate::context;
 use crate::limits::COMMIT_RETRIES_MAX;
-use crate::model::{Request, Usage};
-use crate::store::{self, Commit, CommitError, MailRow, Owner, StatusChange};
+use crate::model::Request;
+use crate::store::{self, Account, Commit, CommitError, MailRow, Owner, StatusChange};
 use crate::telemetry::traces::{RunSpan, ToolStart};
 use crate::tools::registry::Target;
-use crate::tools::{Invocation, key};
+use crate::tools::{Invocation, LeaseGuard, key};
 
 /// Why a driver stopped. In every case but `Finished` the journal tells the next worker how to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +53,11 @@ pub(super) struct Driver {
     pub(super) seq: u64,
     pub(super) run: Box<Core>,
     pub(super) transcript: Transcript,
-    pub(super) usage: Usage,
+    pub(super) account: Account,
+    /// Times that the task was run anew or resumed before.
+    pub(super) lives: u32,
     pub(super) created_at: UnixMs,
-    pub(super) failure: Option<String>,
+    pub(super) failure: Option<ModelSaid>,
     /// Newest mail that was read.
     pub(super) mail_seen: i64,
     /// Signals that came before anybody waited for them.
@@ -125,8 +128,8 @@ impl Driver {
 
     fn take(&mut self, done: Done) -> Option<BoxFuture<'_, Option<Stop>>> {
         let occurrence = match done {
-            Done::Model { attempt, result, streamed, took } => {
-                let occurrence = outcome::of_model(self, attempt, result, streamed, took);
+            Done::Model { attempt, result, streamed, began, took } => {
+                let occurrence = outcome::of_model(self, attempt, result, &Seen { streamed, began }, took);
                 self.live.end();
                 occurrence
             }
@@ -224,8 +227,8 @@ impl Driver {
     async fn settle_in(&mut self, steps: Vec<Step>) -> Option<Stop> {
         self.seq += u64::try_from(steps.len()).unwrap_or(u64::MAX);
         for step in steps {
-            if let Payload::ModelReplied { usage, .. } = &step.occurrence.payload {
-                self.usage.add(usage);
+            if let Some(spending) = &step.spending {
+                self.account.book(spending);
             }
             // Before the transcript closes the turn: what is told names the calls of it.
             observe::step(self, &step);
@@ -266,7 +269,13 @@ impl Driver {
 
     /// Whether this worker's lease is still good: one that was paused must not act on what it once committed.
     fn lease_holds(&self) -> bool {
-        self.shared.clock.now_ms() < self.held.until.load(Ordering::Acquire)
+        self.held.is_good(&*self.shared.clock)
+    }
+
+    /// The same question, for whoever is about to send a request.
+    fn lease_guard(&self) -> LeaseGuard {
+        let (held, clock) = (Arc::clone(&self.held), Arc::clone(&self.shared.clock));
+        LeaseGuard::new(move || held.is_good(&*clock))
     }
 
     fn call_model(&mut self, step: u32, attempt: u16, from: u32, output: u32) {
@@ -280,6 +289,7 @@ impl Driver {
             task: self.task.clone(),
             step,
             attempt: attempt.into(),
+            exhausted: self.run.exhausted(),
             traceparent: None,
         };
         let first = &agent.models[0];
@@ -316,6 +326,7 @@ impl Driver {
             arguments,
             attempt: attempt.into(),
             traceparent: span.traceparent(),
+            lease: self.lease_guard(),
         };
         let observer = self.observer(span);
         self.under_way.push(perform::tool_call(Arc::clone(tool), invocation, call, observer));
@@ -368,9 +379,7 @@ impl Driver {
 
     /// Gives the task back at a step boundary.
     async fn release(&mut self) -> Option<Stop> {
-        if let Err(error) = self.shared.store.release(&self.task, self.held.epoch).await {
-            tracing::warn!(task_id = self.task, %error, "failed to release a task; its lease runs out instead");
-        }
+        self.shared.give_back(&self.task, self.held.epoch).await;
         Some(Stop::Released)
     }
 
@@ -383,6 +392,8 @@ impl Driver {
 
     fn lost(&self, error: &CommitError) -> Stop {
         match error {
+            // At the drain's deadline this process gave the task up itself.
+            CommitError::Fenced { .. } if self.held.lost.is_cancelled() => Stop::Fenced,
             CommitError::Fenced { .. } | CommitError::Sequence { .. } => {
                 observe::lease_lost(&self.shared);
                 tracing::warn!(task_id = self.task, %error, "another worker holds the task; nothing was committed");
@@ -403,8 +414,10 @@ pub(super) fn step_from(
     now: UnixMs,
 ) -> Result<Vec<Step>, mote_core::Refusal> {
     let step = |occurrence: Occurrence| {
+        let before = run;
         let actions = run.step(now, &occurrence.event)?;
-        Ok(Step { occurrence, actions, run })
+        let spending = account::spending(&before, &run, &actions, &occurrence.payload);
+        Ok(Step { occurrence, actions, run, spending })
     };
     occurrences.into_iter().map(step).collect()
 }

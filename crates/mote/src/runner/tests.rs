@@ -144,6 +144,7 @@ pub(super) fn agent() -> Agent {
             tool_calls: 20,
             parallel: 4,
             model_attempts: 3,
+            model_outage: Duration::from_millis(50),
             tool_attempts: 3,
             backoff: Duration::from_millis(1),
             backoff_max: Duration::from_millis(10),
