@@ -46,28 +46,14 @@ pub(super) fn attend(folder: &Path, worker: &str) -> io::Result<Presence> {
     match file.try_lock() {
         Ok(()) => {
             std::fs::rename(&unnamed, &path)?;
-            Ok(Presence::kept(Own { file, path }))
+            // It stays where the process ends, unlocked: what it still held is then looked for.
+            Ok(Presence::kept(file))
         }
         Err(error) => {
             std::fs::remove_file(&unnamed)?;
             tracing::warn!(%error, "workers cannot be seen to end: the file system has no locks; leases run out instead");
             Ok(Presence::unseen())
         }
-    }
-}
-
-/// This process's own file.
-struct Own {
-    // Held for its lock.
-    #[allow(dead_code, reason = "its lock ends when it is dropped")]
-    file: File,
-    path: PathBuf,
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        // One that stays is found unlocked, and removed by the next worker that looks.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -148,16 +134,12 @@ mod tests {
         assert!(dead(&folder).unwrap().is_empty(), "nobody was ever there");
         let (alive, gone) = (attend(&folder, "alive").unwrap(), attend(&folder, "gone").unwrap());
         assert!(alive.is_seen() && dead(&folder).unwrap().is_empty());
-        // What is left when a process is killed: the file without its lock.
-        let left = folder.join("killed");
-        std::fs::write(&left, "").unwrap();
         drop(gone);
         let found = dead(&folder).unwrap();
-        assert_eq!(found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["killed"]);
+        assert_eq!(found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["gone"]);
         assert!(dead(&folder).unwrap().is_empty(), "whoever found it holds it");
         forget(found).unwrap();
-        assert!(!left.exists());
-        drop(alive);
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "an orderly end leaves nothing");
+        let left = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["alive"]);
     }
 }
