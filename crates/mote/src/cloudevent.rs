@@ -7,6 +7,7 @@
 use serde_json::{Value, json};
 
 use crate::clock::UnixMs;
+use crate::limits::ERROR_DETAIL_CHARS_MAX;
 use crate::store::{Account, OutboxMessage, Owner, Status, Task, TaskError};
 use crate::timestamp::format_rfc3339;
 
@@ -83,17 +84,22 @@ pub struct OutcomeUnknown<'a> {
     pub tool: &'a str,
     /// Times that the task was run anew or resumed before: its steps may come again.
     pub lives: u32,
+    /// What it was called with (JSON), where that is known: whoever looks has to know what for.
+    pub arguments: Option<&'a str>,
 }
 
 impl OutcomeUnknown<'_> {
-    /// `dev.mote.effect.outcome_unknown`. Arguments are content, so they are not told; the task's journal has them.
+    /// `dev.mote.effect.outcome_unknown`. Arguments beyond [`ERROR_DETAIL_CHARS_MAX`] are left out; the journal has them.
     #[must_use]
     pub fn message(&self, agent: &str, now: UnixMs) -> OutboxMessage {
+        let short = self.arguments.filter(|arguments| arguments.len() <= ERROR_DETAIL_CHARS_MAX);
+        let arguments = short.and_then(|arguments| serde_json::from_str::<Value>(arguments).ok());
         let data = json!({
             "task": self.task,
             "step": self.step,
             "call": self.call,
             "tool": self.tool,
+            "arguments": arguments,
             "session": self.owner.session,
             "labels": self.owner.labels,
         });

@@ -46,6 +46,7 @@ impl Provider for Told {
                 place: 0,
                 began: false,
                 usage: None,
+                answer: Answer::default(),
             }),
             None => Ok(Reply {
                 message: Message::text(Role::Assistant, "x"),

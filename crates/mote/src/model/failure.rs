@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use mote_wire::fault::{Class, Fault, class_of_status};
 
-use super::ErrorKind;
+use super::{Answer, ErrorKind};
 use crate::clock::UnixMs;
 use crate::limits::{MODEL_MESSAGE_CHARS_MAX, MODEL_RETRY_AFTER_S_MAX};
 
@@ -24,11 +24,13 @@ pub(super) struct Failure {
     pub(super) retry_after: Option<Duration>,
     /// Whether a reply had begun.
     pub(super) began: bool,
+    /// What it answered with.
+    pub(super) answer: Answer,
 }
 
 impl Failure {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, began: false }
+        Self { kind, message: message.into(), retry_after: None, began: false, answer: Answer::default() }
     }
 
     /// It befell a reply that had begun.
@@ -54,6 +56,7 @@ impl Failure {
         let class = words.unwrap_or_else(|| class_of_status(status.as_u16()));
         // A redirect is not followed: the request would go where the configuration does not say.
         let kind = if status.is_redirection() { ErrorKind::Rejected } else { kind(class) };
+        let code = fault.code.as_ref().or(fault.kind.as_ref()).map(|code| shorten(&code.to_string()));
         let words = match fault.message.or(fault.kind).or(fault.code) {
             Some(text) => text.to_string(),
             None => body.trim().to_owned(),
@@ -63,7 +66,8 @@ impl Failure {
             (false, true) => format!("HTTP {}", status.as_u16()),
             (false, false) => format!("HTTP {}: {}", status.as_u16(), shorten(&words)),
         };
-        Self { kind, message, retry_after: retry_after(headers, now), began: false }
+        let answer = Answer { status: Some(status.as_u16()), code };
+        Self { kind, message, retry_after: retry_after(headers, now), answer, began: false }
     }
 
     /// An error that came within a stream.

@@ -66,6 +66,14 @@ fn replied(driver: &Driver, attempt: u16, reply: Reply, took: Duration) -> Occur
     )
 }
 
+/// What the tokens cost at the model that answered. One that is offered under one name at several endpoints costs what the
+/// dearest of them asks.
+fn price_of(models: &[crate::config::Model], name: &str, usage: &Usage) -> u64 {
+    let cost = |model: &crate::config::Model| price::cost(usage, &model.price);
+    let named = models.iter().filter(|model| model.name == name).map(cost).max();
+    named.or_else(|| models.first().map(cost)).unwrap_or_default()
+}
+
 fn failed(driver: &Driver, attempt: u16, error: &model::Error, seen: &Seen, took: Duration) -> Occurrence {
     let began = seen.began || error.began;
     let failure = match error.kind {
@@ -128,9 +136,7 @@ pub(super) fn spend_estimate(driver: &Driver, streamed: usize) -> Spend {
 
 /// What these tokens cost with a model, at its configured prices.
 fn spend_of(driver: &Driver, model: &str, usage: &Usage) -> Spend {
-    let models = &driver.shared.agent.models;
-    let model = models.iter().find(|known| known.name == model).or(models.first());
-    let nano_usd = model.map_or(0, |model| price::cost(usage, &model.price));
+    let nano_usd = price_of(&driver.shared.agent.models, model, usage);
     Spend { input: usage.input, output: usage.output, nano_usd }
 }
 

@@ -78,6 +78,7 @@ impl Provider for Model {
                 place: 0,
                 began: false,
                 usage: None,
+                answer: crate::model::Answer::default(),
             });
         }
         deltas(Delta::Text("lo".into()));
@@ -376,6 +377,7 @@ fn agent() -> config::Agent {
             key: None,
             base_url: "http://model.test".into(),
             price: config::Price::default(),
+            is_priced: true,
             output_tokens_max: 1_000,
             timeout: second(60),
             idle_timeout: second(60),

@@ -5,6 +5,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::hold::TASK_IS_FREE;
 use super::row::{self, Standing, TASK, TASK_COLUMNS, sql, standing};
 use super::writer::{Outcome, Tx};
 use super::{budget, commit, list, sandbox, session};
@@ -40,7 +41,7 @@ pub(super) fn claim(tx: &mut Tx<'_>, lease: &Lease, now: u64, limit: usize) -> O
 
 /// Claims one task, if it is due.
 pub(super) fn claim_task(tx: &mut Tx<'_>, task: &str, lease: &Lease, now: u64) -> Outcome<Option<Claim>> {
-    let sql_text = format!("SELECT {TASK}, {DUE} FROM tasks WHERE id = ?1 AND due_at <= ?2");
+    let sql_text = format!("SELECT {TASK}, {DUE} FROM tasks WHERE id = ?1 AND due_at <= ?2 AND {TASK_IS_FREE}");
     let found = tx.connection.prepare_cached(&sql_text)?.query_row((task, sql(now)), due_row).optional()?;
     found.map_or(Ok(None), |due| take_or_bury(tx, due, lease, now))
 }
@@ -78,7 +79,8 @@ fn due_row(found: &rusqlite::Row<'_>) -> rusqlite::Result<Due> {
 /// The oldest tasks that are due and no suspects.
 fn due(tx: &Tx<'_>, now: u64, limit: i64) -> Outcome<Vec<Due>> {
     let sql_text = format!(
-        "SELECT {TASK}, {DUE} FROM tasks WHERE due_at <= ?1 AND NOT ({SUSPECT}) ORDER BY due_at, n LIMIT ?2"
+        "SELECT {TASK}, {DUE} FROM tasks WHERE due_at <= ?1 AND NOT ({SUSPECT}) AND {TASK_IS_FREE}
+         ORDER BY due_at, n LIMIT ?2"
     );
     let mut query = tx.connection.prepare_cached(&sql_text)?;
     let rows = query.query_map((sql(now), limit), due_row)?;
@@ -98,7 +100,8 @@ fn on_trial(tx: &Tx<'_>, worker: &str) -> Outcome<bool> {
 /// for a worker that holds nothing else at all, unless none is to be had.
 fn next_suspect(tx: &Tx<'_>, lease: &Lease, now: u64) -> Outcome<Option<Due>> {
     let sql_text = format!(
-        "SELECT {TASK}, {DUE} FROM tasks WHERE {SUSPECT} AND due_at <= ?1 ORDER BY trials, due_at, n LIMIT 1"
+        "SELECT {TASK}, {DUE} FROM tasks WHERE {SUSPECT} AND due_at <= ?1 AND {TASK_IS_FREE}
+         ORDER BY trials, due_at, n LIMIT 1"
     );
     let mut query = tx.connection.prepare_cached(&sql_text)?;
     let Some(suspect) = query.query_row([sql(now)], due_row).optional()? else { return Ok(None) };
@@ -161,6 +164,8 @@ fn bury(tx: &mut Tx<'_>, due: &Due, now: u64) -> Outcome<()> {
     );
     finish(tx, &task.id, &standing, "failed", Some(("dead_letter", &message)), now)?;
     tx.dead(1);
+    let code = "dead_letter";
+    tracing::error!(task_id = task.id, code, cause = message, dead = true, status = "failed", "a task failed");
     Ok(())
 }
 

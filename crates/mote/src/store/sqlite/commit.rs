@@ -154,7 +154,7 @@ pub(super) fn doubt_effects(tx: &mut Tx<'_>, task: &str, standing: &Standing, no
         let lives = standing.requeues + standing.resumes;
         let message = |(tool, step, call): (String, u32, String)| {
             let (owner, step) = (&standing.owner, step);
-            OutcomeUnknown { task, owner, step, call: &call, tool: &tool, lives }.message(agent, now)
+            OutcomeUnknown { task, owner, step, call: &call, tool: &tool, arguments: None, lives }.message(agent, now)
         };
         let messages: Vec<OutboxMessage> = doubtful.into_iter().map(message).collect();
         send(tx, task, &messages, now)?;

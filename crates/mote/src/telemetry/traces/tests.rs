@@ -129,6 +129,7 @@ fn record_a_run(tracer: &Tracer, traceparent: Option<&str>) {
                 place: 0,
                 began: false,
                 usage: None,
+        answer: model::Answer::default(),
     };
     run.model_call("openai", "gpt", "https://api.example/v1", &request()).end(Err(&error), None);
     let arguments = json!({"card": "secret argument"});
