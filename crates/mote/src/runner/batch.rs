@@ -75,8 +75,7 @@ impl Driver {
             for action in step.actions.iter() {
                 match action {
                     Action::Reserve { tokens, nano_usd } if granted => {
-                        let (lines, output) =
-                            (lines(&self.shared, &self.owner, now), step.run.budget().reserved_output);
+                        let (lines, output) = (lines(&self.shared, &self.owner, now), step.run.budget().reserved_output);
                         batch.budget.push(BudgetOp::Reserve { lines, amount: Amount { tokens, nano_usd }, output });
                     }
                     Action::Conclude { call, outcome: CallOutcome::Unknown } => {
