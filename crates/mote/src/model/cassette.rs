@@ -161,7 +161,7 @@ impl Provider for Player {
             );
             let (model, endpoint) = (self.model.clone(), self.file.display().to_string());
             let kind = ErrorKind::Rejected;
-            return Err(Error { kind, model, endpoint, message, retry_after: None, alternative: false });
+            return Err(Error { kind, model, endpoint, message, retry_after: None, alternative: false, usage: None });
         };
         for part in &reply.message.parts {
             match part {

@@ -127,7 +127,7 @@ impl Endpoint {
             message = message.replace(key, "[key]");
         }
         let (model, endpoint) = (self.model.clone(), self.origin());
-        Error { kind, model, endpoint, message, retry_after, alternative: false }
+        Error { kind, model, endpoint, message, retry_after, alternative: false, usage: None }
     }
 
     async fn exchange(

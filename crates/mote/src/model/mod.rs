@@ -151,6 +151,10 @@ pub enum ErrorKind {
     Overloaded,
     /// Other 5xx, a broken stream, a malformed event: something may have been spent.
     Broken,
+    /// The reply ended in a failure that the endpoint itself names (`error`, `abort`, no resources): something was spent.
+    Aborted,
+    /// The reply has neither text nor calls: something was spent.
+    EmptyReply,
     /// No answer in time: something may have been spent.
     TimedOut,
     /// The context is longer than the model takes.
@@ -177,6 +181,9 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// Whether another endpoint may be tried at once (filled in by the chain).
     pub alternative: bool,
+    /// What the failed call used, as far as the endpoint said it before it failed. `None` where it said nothing: the caller
+    /// then estimates.
+    pub usage: Option<Usage>,
 }
 
 /// A model endpoint.

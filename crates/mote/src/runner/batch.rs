@@ -5,6 +5,7 @@ use mote_core::{Action, CallKind, CallOutcome, Effect, Event, journal};
 use serde_json::json;
 
 use super::drive::Driver;
+use super::ending::ModelSaid;
 use super::payload::Payload;
 use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
 use crate::clock::UnixMs;
@@ -145,7 +146,7 @@ impl Driver {
         if let Some(outcome) = last.actions.finish() {
             let failure = self.last_failure(last);
             let (status, error) =
-                ending::of(outcome, last.run.limits(), failure.as_deref(), self.scope(last).as_deref());
+                ending::of(outcome, last.run.limits(), failure.as_ref(), self.scope(last).as_deref());
             let result = (status == Status::Completed)
                 .then(|| self.final_message(last).map(|message| turn::result(&self.shared, message)))
                 .flatten();
@@ -168,11 +169,9 @@ impl Driver {
         }
     }
 
-    fn last_failure(&self, last: &Step) -> Option<String> {
-        match &last.occurrence.payload {
-            Payload::ModelFailed { message, .. } => Some(message.clone()),
-            _ => self.failure.clone(),
-        }
+    /// How the model last failed, this step included.
+    pub(super) fn last_failure(&self, last: &Step) -> Option<ModelSaid> {
+        ModelSaid::of(&last.occurrence.payload).or_else(|| self.failure.clone())
     }
 
     fn scope(&self, last: &Step) -> Option<String> {

@@ -12,6 +12,7 @@ use mote_core::{Action, CallKind, Event, Phase};
 use tracing::Instrument;
 
 use super::batch::{Occurrence, Step, empty};
+use super::ending::ModelSaid;
 use super::live::LiveRun;
 use super::payload::Payload;
 use super::perform::{self, Done, Observer};
@@ -54,7 +55,7 @@ pub(super) struct Driver {
     pub(super) transcript: Transcript,
     pub(super) usage: Usage,
     pub(super) created_at: UnixMs,
-    pub(super) failure: Option<String>,
+    pub(super) failure: Option<ModelSaid>,
     /// Newest mail that was read.
     pub(super) mail_seen: i64,
     /// Signals that came before anybody waited for them.

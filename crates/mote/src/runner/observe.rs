@@ -69,7 +69,8 @@ pub(super) fn step(driver: &Driver, step: &Step) {
                 }
             }
             Action::Finish(outcome) => {
-                let (status, error) = ending::of(outcome, step.run.limits(), None, None);
+                let failure = driver.last_failure(step);
+                let (status, error) = ending::of(outcome, step.run.limits(), failure.as_ref(), None);
                 let lived = Duration::from_millis(step.run.now().saturating_sub(driver.created_at));
                 metrics.task_finished(status.as_str(), lived);
                 let code = error.map(|error| error.code);
@@ -96,7 +97,9 @@ fn budget_line(scope: &str) -> &'static str {
 /// This worker's stretch of a run is over.
 pub(super) fn ended(driver: Driver, stop: Stop) {
     let outcome = match driver.run.phase() {
-        mote_core::Phase::Finished(outcome) => Some(ending::of(outcome, driver.run.limits(), None, None)),
+        mote_core::Phase::Finished(outcome) => {
+            Some(ending::of(outcome, driver.run.limits(), driver.failure.as_ref(), None))
+        },
         _ => None,
     };
     let status = match (&outcome, stop) {

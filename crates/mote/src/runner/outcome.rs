@@ -69,11 +69,15 @@ fn failed(driver: &Driver, attempt: u16, error: &model::Error, streamed: usize, 
         | ErrorKind::RateLimited
         | ErrorKind::Overloaded
         | ErrorKind::Broken
+        | ErrorKind::Aborted
+        | ErrorKind::EmptyReply
         | ErrorKind::TimedOut
         | ErrorKind::CircuitOpen => ModelFailure::Transient,
     };
     let spend = match error.kind {
-        ErrorKind::Broken | ErrorKind::TimedOut => spend_estimate(driver, streamed),
+        ErrorKind::Broken | ErrorKind::Aborted | ErrorKind::EmptyReply | ErrorKind::TimedOut => {
+            spend_estimate(driver, streamed)
+        }
         _ => Spend::default(),
     };
     let retry_after_ms = error.retry_after.map_or(0, |after| u32::try_from(millis(after)).unwrap_or(u32::MAX));
@@ -97,6 +101,8 @@ pub(super) fn error_kind(kind: ErrorKind) -> &'static str {
         ErrorKind::RateLimited => "rate_limited",
         ErrorKind::Overloaded => "overloaded",
         ErrorKind::Broken => "broken",
+        ErrorKind::Aborted => "aborted",
+        ErrorKind::EmptyReply => "empty_reply",
         ErrorKind::TimedOut => "timed_out",
         ErrorKind::ContextLength => "context_length",
         ErrorKind::Rejected => "rejected",

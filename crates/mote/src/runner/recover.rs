@@ -9,6 +9,7 @@ use mote_core::{CallKind, CallState, Change, Event};
 
 use super::batch::{HISTORY_UNITS_MAX, Occurrence};
 use super::drive::Driver;
+use super::ending::ModelSaid;
 use super::payload::Payload;
 use super::request::{Stored, bounds};
 use super::transcript::Transcript;
@@ -202,8 +203,8 @@ fn change(driver: &Driver) -> Change {
 impl Driver {
     /// Keeps what the driver needs to know of an event beside the core and the transcript.
     pub(super) fn note(&mut self, event: &CoreEvent, payload: &Payload, at: UnixMs) {
-        if let Payload::ModelFailed { message, .. } = payload {
-            self.failure = Some(message.clone());
+        if let Some(said) = ModelSaid::of(payload) {
+            self.failure = Some(said);
         }
         if matches!(event, Event::ModelReplied { .. }) {
             self.turn_began = at;

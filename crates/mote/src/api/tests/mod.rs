@@ -75,6 +75,7 @@ impl Provider for Model {
                 message: "no".into(),
                 retry_after: None,
                 alternative: false,
+                usage: None,
             });
         }
         deltas(Delta::Text("lo".into()));

@@ -41,7 +41,7 @@ impl Scripted {
 
     fn error(&self, kind: ErrorKind, message: String) -> Error {
         let (model, endpoint) = (self.model.clone(), self.file.display().to_string());
-        Error { kind, model, endpoint, message, retry_after: None, alternative: false }
+        Error { kind, model, endpoint, message, retry_after: None, alternative: false, usage: None }
     }
 
     fn turn(&self, request: &Request) -> Result<&Turn, Error> {
