@@ -24,8 +24,8 @@ enum State {
 
 impl Extent {
     /// Takes the next piece of the text.
-    pub fn push(&mut self, piece: &str) {
-        for byte in piece.bytes() {
+    pub fn push(&mut self, piece: &[u8]) {
+        for &byte in piece {
             if self.in_string {
                 match byte {
                     _ if self.after_escape => self.after_escape = false,
@@ -67,7 +67,7 @@ mod tests {
     fn of(pieces: &[&str]) -> Extent {
         let mut extent = Extent::default();
         for piece in pieces {
-            extent.push(piece);
+            extent.push(piece.as_bytes());
         }
         extent
     }

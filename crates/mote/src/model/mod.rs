@@ -3,6 +3,7 @@
 //! A provider speaks one wire format to one endpoint. [`chain::Chain`] orders several behind circuit breakers. Retrying
 //! is not done here: the core decides it.
 
+mod adapt;
 pub mod anthropic;
 mod assembly;
 pub mod breaker;

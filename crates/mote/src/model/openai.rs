@@ -4,9 +4,11 @@
 //! What only OpenAI itself understands is sent only to it. It does not speak the Responses API.
 
 use async_trait::async_trait;
+use http::HeaderName;
 use mote_wire::openai::REASONING_FIELDS;
 use serde_json::{Map, Value, json};
 
+use super::adapt::{Learned, Shape};
 use super::assembly::Reasoning;
 use super::endpoint::Endpoint;
 use super::schema::{self, Subset};
@@ -22,6 +24,9 @@ pub const KIND: &str = "openai";
 pub const BASE_URL: &str = "https://api.openai.com/v1";
 /// Hosts that are OpenAI's own service, or Azure's.
 const OWN_HOSTS: [&str; 3] = ["api.openai.com", ".api.openai.com", ".openai.azure.com"];
+/// Azure's hosts of models: <https://learn.microsoft.com/azure/ai-services/authentication>.
+const AZURE_HOSTS: [&str; 4] =
+    [".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com", ".openai.azure.us"];
 
 /// An endpoint that speaks Chat Completions.
 pub struct OpenAi {
@@ -43,34 +48,39 @@ impl OpenAi {
         clock: crate::clock::SharedClock,
     ) -> Result<Self, BuildError> {
         let mut headers = super::headers();
-        if let Some(key) = &key {
-            super::insert_key(&mut headers, http::header::AUTHORIZATION, "Bearer ", key, &model.name)?;
-        }
         let uri = super::uri(model, BASE_URL, "chat/completions")?;
-        let own = uri.host().is_some_and(|host| {
-            OWN_HOSTS.iter().any(|name| if name.starts_with('.') { host.ends_with(name) } else { host == *name })
-        });
+        let host = uri.host().unwrap_or_default();
+        let is_of =
+            |name: &&str| if name.starts_with('.') { host.ends_with(*name) } else { host == *name };
+        let own = OWN_HOSTS.iter().any(is_of);
+        if let Some(key) = &key {
+            // Azure takes its own keys in a header of their own, and tokens of Entra as everyone does.
+            let azure = AZURE_HOSTS.iter().any(is_of) && !is_token(key.expose());
+            let (name, prefix) =
+                if azure { (HeaderName::from_static("api-key"), "") } else { (http::header::AUTHORIZATION, "Bearer ") };
+            super::insert_key(&mut headers, name, prefix, key, &model.name)?;
+        }
         let (timeout, idle_timeout) = (model.timeout, model.idle_timeout);
-        let endpoint = Endpoint { client, uri, model: model.name.clone(), headers, key, timeout, idle_timeout, clock };
+        let learned = Learned::new(Shape::new(model.output_limit_field, own));
+        let model_name = model.name.clone();
+        let endpoint =
+            Endpoint { client, uri, model: model_name, headers, key, timeout, idle_timeout, clock, learned };
         Ok(Self { endpoint, own, output_tokens_max: model.output_tokens_max, temperature: model.temperature })
     }
 
-    fn body(&self, request: &Request) -> Value {
+    fn body(&self, request: &Request, shape: Shape) -> Value {
         let mut system = request.system.to_string();
-        let mut body = json!({
-            "model": self.endpoint.model,
-            "stream": true,
-            "stream_options": {"include_usage": true},
-        });
-        // OpenAI's newer models refuse the old name, compatible servers may not know the new one.
-        let limit = if self.own { "max_completion_tokens" } else { "max_tokens" };
-        body[limit] = json!(super::output_tokens(self.output_tokens_max, request));
-        if let Some(temperature) = self.temperature {
+        let mut body = json!({"model": self.endpoint.model, "stream": true});
+        if shape.counted {
+            body["stream_options"] = json!({"include_usage": true});
+        }
+        body[shape.limit.name()] = json!(super::output_tokens(self.output_tokens_max, request));
+        if let Some(temperature) = self.temperature.filter(|_| shape.temperature) {
             body["temperature"] = json!(temperature);
         }
         if let Some(wanted) = &request.output_schema {
             // Servers that constrain by grammar would constrain calls away: there, only a request without tools.
-            if self.own || request.tools.is_empty() {
+            if shape.constrained && (self.own || request.tools.is_empty()) {
                 let strict = schema::fits(wanted, Subset { all_required: true });
                 let named = json!({"name": "result", "strict": strict, "schema": wanted});
                 body["response_format"] = json!({"type": "json_schema", "json_schema": named});
@@ -130,10 +140,10 @@ impl OpenAi {
 #[async_trait]
 impl Provider for OpenAi {
     async fn complete(&self, request: &Request, deltas: DeltaSink<'_>) -> Result<Reply, Error> {
-        let body = self.body(request);
-        let mut decoder = mote_wire::openai::Decoder;
+        let mut write = |shape| self.body(request, shape);
+        let mut decoder = mote_wire::openai::Decoder::default();
         let traceparent = request.traceparent.as_deref();
-        let assembly = self.endpoint.call(body, traceparent, &mut decoder, deltas).await?;
+        let assembly = self.endpoint.call(&mut write, traceparent, &mut decoder, deltas).await?;
         let model = &self.endpoint.model;
         let reply = assembly.into_reply(|reasoning| match reasoning {
             Reasoning::Open { index, .. } => {
@@ -144,6 +154,11 @@ impl Provider for OpenAi {
         });
         Ok(super::reply(reply, KIND, model))
     }
+}
+
+/// Whether a key is a JSON Web Token: a header, a body and a signature.
+fn is_token(key: &str) -> bool {
+    key.starts_with("eyJ") && key.split('.').count() == 3
 }
 
 fn tool(tool: &ToolDefinition) -> Value {
@@ -173,9 +188,16 @@ mod tests {
         OpenAi::new(&configured(config::Provider::OpenAi, base_url), None, client, clock).unwrap()
     }
 
+    impl OpenAi {
+        /// What is sent first.
+        fn sent(&self, request: &Request) -> Value {
+            self.body(request, self.endpoint.learned.shape())
+        }
+    }
+
     #[test]
     fn a_transcript_becomes_messages() {
-        let body = provider("http://127.0.0.1:9/v1").body(&transcript());
+        let body = provider("http://127.0.0.1:9/v1").sent(&transcript());
         let call =
             |id, arguments| json!({"id": id, "type": "function", "function": {"name": "get", "arguments": arguments}});
         let expected = json!([
@@ -197,14 +219,14 @@ mod tests {
     fn what_only_openai_knows_is_sent_only_there() {
         let mut asked = transcript();
         asked.output_schema = Some(json!({"type": "object"}).into());
-        let own = provider("https://api.openai.com/v1").body(&asked);
+        let own = provider("https://api.openai.com/v1").sent(&asked);
         assert_eq!((&own["max_completion_tokens"], own.get("max_tokens")), (&json!(512), None));
         assert_eq!(own["response_format"]["json_schema"]["strict"], false);
-        let compatible = provider("http://localhost:11434/v1").body(&asked);
+        let compatible = provider("http://localhost:11434/v1").sent(&asked);
         assert!(compatible.get("response_format").is_none(), "a grammar would keep the model from calling tools");
         assert!(compatible["messages"][0]["content"].as_str().unwrap().contains("JSON Schema"));
         asked.tools = [].into();
-        let compatible = provider("http://localhost:11434/v1").body(&asked);
+        let compatible = provider("http://localhost:11434/v1").sent(&asked);
         assert_eq!(compatible["response_format"]["type"], "json_schema");
     }
 
@@ -216,7 +238,7 @@ mod tests {
             "properties": {"a": {"type": "string"}}})
             .into(),
         );
-        let body = provider("https://api.openai.com/v1").body(&asked);
+        let body = provider("https://api.openai.com/v1").sent(&asked);
         assert_eq!(body["response_format"]["json_schema"]["strict"], true);
     }
 
@@ -232,12 +254,36 @@ mod tests {
         let mut asked = request("x");
         asked.messages.extend([thought("test-model"), result]);
         let provider = provider("http://127.0.0.1:9/v1");
-        assert_eq!(provider.body(&asked)["messages"][2]["reasoning_content"], "hm");
-        assert_eq!(provider.body(&asked)["messages"][2]["content"], Value::Null);
+        assert_eq!(provider.sent(&asked)["messages"][2]["reasoning_content"], "hm");
+        assert_eq!(provider.sent(&asked)["messages"][2]["content"], Value::Null);
         asked.messages.push(Message::text(Role::User, "next"));
-        assert!(!provider.body(&asked).to_string().contains("hm"), "an earlier turn's reasoning stays away");
+        assert!(!provider.sent(&asked).to_string().contains("hm"), "an earlier turn's reasoning stays away");
         let mut foreign = request("x");
         foreign.messages.push(thought("another-model"));
-        assert!(!provider.body(&foreign).to_string().contains("hm"));
+        assert!(!provider.sent(&foreign).to_string().contains("hm"));
+    }
+
+    #[test]
+    fn azure_takes_its_own_header_and_keeps_its_query() {
+        let azure = "https://x.openai.azure.com/openai/deployments/gpt?api-version=2024-10-21";
+        let of = |base_url: &str, key: &str| {
+            let clock = std::sync::Arc::new(crate::clock::System);
+            let client = Client::new(crate::tls::client_config(None).unwrap());
+            let model = configured(config::Provider::OpenAi, base_url);
+            OpenAi::new(&model, Some(SecretValue::new(key)), client, clock).unwrap()
+        };
+        let provider = of(azure, "0123456789abcdef");
+        assert_eq!(
+            provider.endpoint.uri,
+            "https://x.openai.azure.com/openai/deployments/gpt/chat/completions?api-version=2024-10-21"
+        );
+        let headers = &provider.endpoint.headers;
+        assert_eq!((&headers["api-key"], headers.get("authorization")), (&"0123456789abcdef".parse().unwrap(), None));
+        assert!(headers["api-key"].is_sensitive());
+        let headers = of(azure, "eyJa.b.c").endpoint.headers;
+        assert_eq!((headers.get("api-key"), &headers["authorization"]), (None, &"Bearer eyJa.b.c".parse().unwrap()));
+        let headers = of("http://127.0.0.1:9/v1/?a=b", "0123456789abcdef").endpoint.headers;
+        assert_eq!((headers.get("api-key"), headers.contains_key("authorization")), (None, true));
+        assert_eq!(of("http://h/v1/?a=b", "k").endpoint.uri, "http://h/v1/chat/completions?a=b");
     }
 }

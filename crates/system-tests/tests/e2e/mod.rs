@@ -14,3 +14,4 @@ mod tasks;
 mod telemetry;
 mod tools;
 mod waits;
+mod wire;
