@@ -92,7 +92,7 @@ async fn a_server_that_cannot_constrain_the_output_is_asked_in_words() {
     let body = json!({"error": {"message": message, "type": "invalid_request_error"}});
     let (asked, _) = two_tasks(vec![refusal("400 Bad Request", &body)], |agent| {
         agent["tools"] = json!([]);
-        agent["output"] = json!({"schema": {"type": "string"}});
+        agent["output"] = json!({"schema": {"type": "object"}});
     })
     .await;
     let seen: Vec<_> = asked.iter().take(2).map(|asked| has(asked, "response_format")).collect();
