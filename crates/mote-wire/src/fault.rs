@@ -115,7 +115,8 @@ impl<'a> Fault<'a> {
             // `rate_limit_exceeded` and `server_error` say less than a message that names the context.
             _ => {}
         }
-        let says = |phrases: &dyn Fn(Text<'a>) -> bool| [self.message, self.upstream].into_iter().flatten().any(phrases);
+        let says =
+            |phrases: &dyn Fn(Text<'a>) -> bool| [self.message, self.upstream].into_iter().flatten().any(phrases);
         if says(&overflow::is_said_by) {
             return Some(Class::ContextLength);
         }

@@ -85,7 +85,11 @@ fn limits_are_typed_errors() {
     assert_eq!(frame(["data: 12\ndata: 34\n\n".as_bytes()], 4).1, Some(Error::EventTooLong { limit: 4 }));
     let long = format!("event: {}\ndata: 1\n\n", "n".repeat(65));
     let (events, error, _) = frame([long.as_bytes()], 64);
-    assert_eq!((events[0].name.as_str(), events[0].data.as_str(), error), ("", "1", None), "a name too long is ignored");
+    assert_eq!(
+        (events[0].name.as_str(), events[0].data.as_str(), error),
+        ("", "1", None),
+        "a name too long is ignored"
+    );
     let long = format!("id: 7\ndata: 1\n\nid: {}\ndata: 2\n\n", "n".repeat(10_000));
     let (events, error, _) = frame([long.as_bytes()], 64);
     assert_eq!((events[1].id.as_str(), events[1].data.as_str(), error), ("7", "2", None), "so is an id");

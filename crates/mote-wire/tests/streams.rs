@@ -369,7 +369,8 @@ fn errors_are_read_in_every_shape() {
     assert_eq!(Fault::parse(gemini).class(), Some(Class::RateLimited));
     let behind = r#"{"error":{"message":"Provider returned error","code":400,"metadata":{"raw":"{\"message\":\"Input is too long for requested model.\"}"}}}"#;
     assert_eq!(Fault::parse(behind).class(), Some(Class::ContextLength));
-    let groq = r#"{"error":{"message":"Failed to call a function.","type":"invalid_request_error","code":"tool_use_failed"}}"#;
+    let groq =
+        r#"{"error":{"message":"Failed to call a function.","type":"invalid_request_error","code":"tool_use_failed"}}"#;
     assert_eq!(Fault::parse(groq).class(), Some(Class::BadOutput));
     let litellm = r#"{"error":{"message":"slow down","type":null,"code":"429"}}"#;
     assert_eq!(Fault::parse(litellm).class_in_stream(), Class::RateLimited);
@@ -386,7 +387,9 @@ fn errors_are_read_in_every_shape() {
     ] {
         assert_eq!(one(Wire::OpenAi, data).unwrap(), ["fault Server"], "{data}");
     }
-    for data in [r#"{"error":null,"choices":[]}"#, r#"{"error":"","choices":[]}"#, r#"{"id":"1","object":"ping"}"#, " ", ""] {
+    for data in
+        [r#"{"error":null,"choices":[]}"#, r#"{"error":"","choices":[]}"#, r#"{"id":"1","object":"ping"}"#, " ", ""]
+    {
         assert!(one(Wire::OpenAi, data).unwrap().is_empty(), "{data}");
     }
     assert!(one(Wire::Anthropic, "").unwrap().is_empty());

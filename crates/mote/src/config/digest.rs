@@ -5,7 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Agent, Bound, Builtin, HeaderValue, HttpTool, Model, OnChange, OutputLimitField, Provider, SandboxTool, Windowed};
+use super::{
+    Agent, Bound, Builtin, HeaderValue, HttpTool, Model, OnChange, OutputLimitField, Provider, SandboxTool, Windowed,
+};
 use crate::tools::key;
 
 /// The digest of an agent's capability set; its own `digest` field is not read.

@@ -184,7 +184,11 @@ mod tests {
         let steps = std::iter::successors(Some(shape()), |shape| shape.after(all)).count();
         assert_eq!(steps, 5, "the first and one for each of the four");
         let set = Shape::new(OutputLimitField::MaxTokens, true);
-        assert_eq!((set.limit, set.after("unsupported: max_tokens")), (LimitField::MaxTokens, None), "what is set stays");
+        assert_eq!(
+            (set.limit, set.after("unsupported: max_tokens")),
+            (LimitField::MaxTokens, None),
+            "what is set stays"
+        );
         assert_eq!(Shape::new(OutputLimitField::Auto, true).limit, LimitField::MaxCompletionTokens);
     }
 }

@@ -67,8 +67,7 @@ impl Anthropic {
         let (timeout, idle_timeout) = (model.timeout, model.idle_timeout);
         let learned = Learned::new(Shape::new(OutputLimitField::MaxTokens, false));
         let model_name = model.name.clone();
-        let endpoint =
-            Endpoint { client, uri, model: model_name, headers, key, timeout, idle_timeout, clock, learned };
+        let endpoint = Endpoint { client, uri, model: model_name, headers, key, timeout, idle_timeout, clock, learned };
         let (output_tokens_max, temperature, cache) = (model.output_tokens_max, model.temperature, model.cache);
         Ok(Self { endpoint, output_tokens_max, temperature, cache })
     }

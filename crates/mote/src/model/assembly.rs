@@ -158,7 +158,8 @@ impl Assembly {
             }
             Piece::Done => self.done = true,
             Piece::Fault(fault) => {
-                let message = fault.words().map_or_else(|| "the endpoint gave no reason".to_owned(), |text| text.to_string());
+                let message =
+                    fault.words().map_or_else(|| "the endpoint gave no reason".to_owned(), |text| text.to_string());
                 return Err(Refusal::Fault { class: fault.class_in_stream(), message });
             }
         }

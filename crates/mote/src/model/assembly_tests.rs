@@ -100,8 +100,12 @@ fn check_calls(pieces: &[Piece<'_>], expected: &[(&str, &str)]) {
 #[test]
 fn a_name_without_an_id_over_complete_arguments_begins_a_call() {
     let (one, two) = ("{\"id\":1}", "{\"id\":2}");
-    check_calls(&[call(0, "", "get"), arguments(0, one), call(0, "", "get"), arguments(0, two)], &[("get", one), ("get", two)]);
-    let pieces = [call(0, "", "get"), arguments(0, one), call(0, "", "get"), arguments(0, "{\"id\":"), arguments(0, "2}")];
+    check_calls(
+        &[call(0, "", "get"), arguments(0, one), call(0, "", "get"), arguments(0, two)],
+        &[("get", one), ("get", two)],
+    );
+    let pieces =
+        [call(0, "", "get"), arguments(0, one), call(0, "", "get"), arguments(0, "{\"id\":"), arguments(0, "2}")];
     check_calls(&pieces, &[("get", one), ("get", two)]);
     check_calls(&[call(0, "", "get"), arguments(0, one), call(0, "", "list")], &[("get", one), ("list", "{}")]);
     let twin = Piece::Call { index: 0, id: None, name: Some(Text::plain("get")), distinct: true };
@@ -112,14 +116,20 @@ fn a_name_without_an_id_over_complete_arguments_begins_a_call() {
 fn a_new_id_without_a_name_never_begins_a_call() {
     let pieces = [call(0, "1", "get"), call(0, "2", ""), arguments(0, "{\"a\""), call(0, "3", ""), arguments(0, ":1}")];
     assert_eq!(calls(&pieces), [("1".into(), "get".into(), "{\"a\":1}".into())]);
-    let named = [call(0, "1", "get"), call(0, "2", "get"), arguments(0, "{\"a\""), call(0, "3", "get"), arguments(0, ":1}")];
+    let named =
+        [call(0, "1", "get"), call(0, "2", "get"), arguments(0, "{\"a\""), call(0, "3", "get"), arguments(0, ":1}")];
     check_calls(&named, &[("get", "{\"a\":1}")]);
 }
 
 #[test]
 fn a_name_is_put_together_and_never_doubled() {
     let whole = arguments(0, "{}");
-    for names in [&["get_", "ticket"][..], &["get_ticket", "get_ticket"], &["get_", "get_tick", "get_ticket"], &["get_", "ticket", "get_ticket"]] {
+    for names in [
+        &["get_", "ticket"][..],
+        &["get_ticket", "get_ticket"],
+        &["get_", "get_tick", "get_ticket"],
+        &["get_", "ticket", "get_ticket"],
+    ] {
         let mut pieces: Vec<_> = names.iter().map(|name| call(0, "a", name)).collect();
         pieces.push(whole);
         let (reply, seen) = gather(&pieces);

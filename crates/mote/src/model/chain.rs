@@ -179,7 +179,15 @@ impl Chain {
             1 => "its circuit is open after repeated failures".to_owned(),
             all => format!("the circuits of all {all} endpoints are open after repeated failures"),
         };
-        Error { kind: ErrorKind::CircuitOpen, model, endpoint, message, retry_after: wait, alternative: false, usage: None }
+        Error {
+            kind: ErrorKind::CircuitOpen,
+            model,
+            endpoint,
+            message,
+            retry_after: wait,
+            alternative: false,
+            usage: None,
+        }
     }
 }
 

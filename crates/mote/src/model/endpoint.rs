@@ -143,9 +143,8 @@ impl Endpoint {
         let mut shape = first;
         loop {
             // The tree is many times the size of its text: a call that waits holds neither for longer than it must.
-            let bytes = serde_json::to_vec(&write(shape)).map_err(|error| {
-                Failure::new(ErrorKind::Rejected, format!("the request is not JSON: {error}"))
-            })?;
+            let bytes = serde_json::to_vec(&write(shape))
+                .map_err(|error| Failure::new(ErrorKind::Rejected, format!("the request is not JSON: {error}")))?;
             let mut headers = self.headers.clone();
             if let Some(value) = traceparent.and_then(|value| HeaderValue::from_str(value).ok()) {
                 headers.insert(HeaderName::from_static("traceparent"), value);
@@ -211,7 +210,7 @@ impl Endpoint {
         deltas: DeltaSink<'_>,
     ) -> Result<(), Failure> {
         let kind = header(&response, http::header::CONTENT_TYPE);
-        let mut reader = Reader::new(decoder, assembly, deltas);
+        let mut reader = Reader::new(decoder, assembly, deltas, self.idle_timeout);
         // When the reply turned out to be finished, or last grew.
         let mut grown = Instant::now();
         loop {

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::config::{self, SecretValue};
-use crate::limits::{MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_REPLY_BYTES_MAX};
+use crate::limits::{MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_LINGER_MS, MODEL_REPLY_BYTES_MAX};
 use crate::message::Part;
 use crate::model::anthropic::Anthropic;
 use crate::model::openai::OpenAi;
@@ -310,7 +310,8 @@ async fn a_truncated_stream_is_broken() {
 #[tokio::test]
 async fn a_finished_reply_is_whole_however_its_stream_ends() {
     let counted = ANTHROPIC.split_once("event: message_stop").unwrap().0;
-    for (answer, then) in [(stream(counted), Then::Go), (chunked(counted), Then::Close), (chunked(counted), Then::Hang)] {
+    for (answer, then) in [(stream(counted), Then::Go), (chunked(counted), Then::Close), (chunked(counted), Then::Hang)]
+    {
         let server = serve(answer, then).await;
         let reply = ask(&anthropic(&server.origin), &request("x")).await.0.unwrap();
         assert_eq!((reply.message.plain_text().as_str(), reply.usage.map(|u| u.output)), ("Hello", Some(12)));
@@ -330,6 +331,26 @@ async fn a_finished_reply_is_whole_however_its_stream_ends() {
 }
 
 #[tokio::test]
+async fn a_reason_in_every_event_does_not_cut_the_reply() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        for text in ["a", "b", "c"] {
+            let choice = json!({"delta": {"content": text}, "finish_reason": "stop"});
+            let usage = json!({"prompt_tokens": 1, "completion_tokens": 1});
+            let event = format!("data: {}\n\n", json!({"choices": [choice], "usage": usage}));
+            stream.write_all(event.as_bytes()).await.unwrap();
+            // Longer than a stream is waited for that is finished and counted.
+            tokio::time::sleep(Duration::from_millis(MODEL_LINGER_MS + 100)).await;
+        }
+    });
+    assert_eq!(ask(&openai(&origin), &request("x")).await.0.unwrap().message.plain_text(), "abc");
+}
+
+#[tokio::test]
 async fn a_whole_answer_is_taken_for_a_stream_whatever_its_type() {
     let body = json!({
         "object": "chat.completion", "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
@@ -342,7 +363,8 @@ async fn a_whole_answer_is_taken_for_a_stream_whatever_its_type() {
         assert_eq!(seen, [Delta::Text("Hi".into())]);
     }
     // Its end is known from the text itself.
-    let open = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n", body.to_string().len());
+    let open =
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n", body.to_string().len());
     let server = serve(open, Then::Hang).await;
     assert_eq!(ask(&openai(&server.origin), &request("x")).await.0.unwrap().message.plain_text(), "Hi");
     let untyped = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{ANTHROPIC}", ANTHROPIC.len());
@@ -446,7 +468,12 @@ async fn silence_times_out() {
     let short = Duration::from_millis(60);
     for (answer, timeout, idle_timeout, says) in [
         (String::new(), short, Duration::from_secs(60), "no whole reply within 60 ms"),
-        (chunked("data: {\"choices\":[]}\n\n"), Duration::from_secs(60), short, "nothing came in the stream within 60 ms"),
+        (
+            chunked("data: {\"choices\":[]}\n\n"),
+            Duration::from_secs(60),
+            short,
+            "nothing came in the stream within 60 ms",
+        ),
     ] {
         let server = serve(answer, Then::Hang).await;
         let configured = configured(config::Provider::OpenAi, &server.origin);

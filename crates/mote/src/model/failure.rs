@@ -204,7 +204,11 @@ mod tests {
                 r#"[{"error":{"code":400,"message":"The input token count (9) exceeds the maximum number of tokens allowed (8).","status":"INVALID_ARGUMENT"}}]"#,
                 ErrorKind::ContextLength,
             ),
-            (500, r#"{"error":{"code":500,"message":"Context size has been exceeded.","type":"server_error"}}"#, ErrorKind::ContextLength),
+            (
+                500,
+                r#"{"error":{"code":500,"message":"Context size has been exceeded.","type":"server_error"}}"#,
+                ErrorKind::ContextLength,
+            ),
             (403, r#"{"error":{"message":"Your plan has no long context window"}}"#, ErrorKind::Rejected),
             (401, "", ErrorKind::Rejected),
             (404, r#"{"error":"model not found"}"#, ErrorKind::Rejected),

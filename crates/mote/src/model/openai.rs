@@ -50,8 +50,7 @@ impl OpenAi {
         let mut headers = super::headers();
         let uri = super::uri(model, BASE_URL, "chat/completions")?;
         let host = uri.host().unwrap_or_default();
-        let is_of =
-            |name: &&str| if name.starts_with('.') { host.ends_with(*name) } else { host == *name };
+        let is_of = |name: &&str| if name.starts_with('.') { host.ends_with(*name) } else { host == *name };
         let own = OWN_HOSTS.iter().any(is_of);
         if let Some(key) = &key {
             // Azure takes its own keys in a header of their own, and tokens of Entra as everyone does.
@@ -63,8 +62,7 @@ impl OpenAi {
         let (timeout, idle_timeout) = (model.timeout, model.idle_timeout);
         let learned = Learned::new(Shape::new(model.output_limit_field, own));
         let model_name = model.name.clone();
-        let endpoint =
-            Endpoint { client, uri, model: model_name, headers, key, timeout, idle_timeout, clock, learned };
+        let endpoint = Endpoint { client, uri, model: model_name, headers, key, timeout, idle_timeout, clock, learned };
         Ok(Self { endpoint, own, output_tokens_max: model.output_tokens_max, temperature: model.temperature })
     }
 

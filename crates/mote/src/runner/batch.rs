@@ -145,8 +145,7 @@ impl Driver {
     fn status(&self, last: &Step) -> StatusChange {
         if let Some(outcome) = last.actions.finish() {
             let failure = self.last_failure(last);
-            let (status, error) =
-                ending::of(outcome, last.run.limits(), failure.as_ref(), self.scope(last).as_deref());
+            let (status, error) = ending::of(outcome, last.run.limits(), failure.as_ref(), self.scope(last).as_deref());
             let result = (status == Status::Completed)
                 .then(|| self.final_message(last).map(|message| turn::result(&self.shared, message)))
                 .flatten();

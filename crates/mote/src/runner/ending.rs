@@ -20,9 +20,7 @@ impl ModelSaid {
     /// What an event says of a model's failure, if it is one.
     pub(super) fn of(payload: &Payload) -> Option<Self> {
         match payload {
-            Payload::ModelFailed { kind, message, .. } => {
-                Some(Self { kind: kind.clone(), message: message.clone() })
-            }
+            Payload::ModelFailed { kind, message, .. } => Some(Self { kind: kind.clone(), message: message.clone() }),
             _ => None,
         }
     }

@@ -99,7 +99,7 @@ pub(super) fn ended(driver: Driver, stop: Stop) {
     let outcome = match driver.run.phase() {
         mote_core::Phase::Finished(outcome) => {
             Some(ending::of(outcome, driver.run.limits(), driver.failure.as_ref(), None))
-        },
+        }
         _ => None,
     };
     let status = match (&outcome, stop) {

@@ -21,6 +21,19 @@ pub(super) struct Reader<'r> {
     assembly: &'r mut Assembly,
     deltas: DeltaSink<'r>,
     form: Form,
+    idle_timeout: Duration,
+    ending: Ending,
+}
+
+/// How a finish reason stands in the stream: servers differ in whether it means that nothing follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// There is none, or it came in an event of its own.
+    Clear,
+    /// It came beside a piece of the reply: it may stand in every event.
+    Beside,
+    /// The reply went on behind it.
+    Premature,
 }
 
 /// What a body turned out to be.
@@ -28,12 +41,20 @@ enum Form {
     /// Nothing but white space came yet.
     Unknown,
     Events(Box<Framer<Growing>>),
-    Whole { text: Vec<u8>, extent: Extent },
+    Whole {
+        text: Vec<u8>,
+        extent: Extent,
+    },
 }
 
 impl<'r> Reader<'r> {
-    pub(super) fn new(decoder: &'r mut dyn Decoder, assembly: &'r mut Assembly, deltas: DeltaSink<'r>) -> Self {
-        Self { decoder, assembly, deltas, form: Form::Unknown }
+    pub(super) fn new(
+        decoder: &'r mut dyn Decoder,
+        assembly: &'r mut Assembly,
+        deltas: DeltaSink<'r>,
+        idle_timeout: Duration,
+    ) -> Self {
+        Self { decoder, assembly, deltas, form: Form::Unknown, idle_timeout, ending: Ending::Clear }
     }
 
     /// Whether the reply is whole, and nothing follows.
@@ -49,8 +70,12 @@ impl<'r> Reader<'r> {
             Form::Whole { extent, .. } => extent.is_complete(),
         };
         let counted = self.assembly.usage().is_some() || matches!(self.form, Form::Whole { .. });
-        let patience = Duration::from_millis(if counted { MODEL_LINGER_MS } else { MODEL_COUNT_WAIT_MS });
-        finished.then_some(patience)
+        let patience = match self.ending {
+            Ending::Premature => self.idle_timeout,
+            Ending::Clear if counted => Duration::from_millis(MODEL_LINGER_MS),
+            Ending::Clear | Ending::Beside => Duration::from_millis(MODEL_COUNT_WAIT_MS),
+        };
+        finished.then_some(patience.min(self.idle_timeout))
     }
 
     /// Takes the next bytes; whether the reply grew. `kind` is the content type that the server gave.
@@ -65,10 +90,9 @@ impl<'r> Reader<'r> {
                     let kind = if kind.is_empty() { "text/html" } else { kind };
                     return Err(Failure::broken(format!("expected an event stream, got {kind}")));
                 }
-                Some(_) => Form::Events(Box::new(Framer::new(Growing {
-                    bytes: Vec::new(),
-                    limit: MODEL_EVENT_BYTES_MAX,
-                }))),
+                Some(_) => {
+                    Form::Events(Box::new(Framer::new(Growing { bytes: Vec::new(), limit: MODEL_EVENT_BYTES_MAX })))
+                }
             };
         }
         let before = (self.assembly.bytes(), self.assembly.is_finished());
@@ -83,13 +107,19 @@ impl<'r> Reader<'r> {
                 return Ok(true);
             }
             Form::Events(framer) => {
-                while let Some(event) = framer
-                    .next(&mut bytes)
-                    .map_err(|error| Failure::broken(format!("malformed stream: {error}")))?
+                while let Some(event) =
+                    framer.next(&mut bytes).map_err(|error| Failure::broken(format!("malformed stream: {error}")))?
                 {
+                    let (bytes, finished) = (self.assembly.bytes(), self.assembly.is_finished());
                     let decoder = &mut *self.decoder;
                     let decode = |sink: &mut dyn FnMut(Piece<'_>)| decoder.event(event.name, event.data, sink);
                     gather(self.assembly, self.deltas, decode)?;
+                    let grew = self.assembly.bytes() != bytes;
+                    if grew && finished {
+                        self.ending = Ending::Premature;
+                    } else if grew && self.assembly.is_finished() {
+                        self.ending = Ending::Beside;
+                    }
                     if self.assembly.is_done() {
                         break;
                     }

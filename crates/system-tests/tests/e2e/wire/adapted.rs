@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::player::{Asked, Reply, Step};
 use super::Stand;
+use super::player::{Asked, Reply, Step};
 
 fn write(bytes: String) -> Reply {
     vec![Step::Write(bytes)]

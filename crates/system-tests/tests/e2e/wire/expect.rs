@@ -103,13 +103,16 @@ impl Expect {
 
 impl Contains {
     fn miss(&self, asked: &[Asked]) -> Option<String> {
-        let Some(request) = asked.get(self.request) else { return Some(format!("there is no request {}", self.request)) };
+        let Some(request) = asked.get(self.request) else {
+            return Some(format!("there is no request {}", self.request));
+        };
         let found = request.body.pointer(&self.at).unwrap_or(&Value::Null);
         let text = found.as_str().unwrap_or_default();
         let fits = match (&self.has, &self.is_object_with) {
             (Some(words), _) => found.to_string().contains(words.as_str()),
             (_, Some(words)) => {
-                serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_object()) && text.contains(words.as_str())
+                serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_object())
+                    && text.contains(words.as_str())
             }
             _ if self.is_name => {
                 let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';

@@ -68,9 +68,8 @@ fn tool(name: &str, effect: &str, method: &str, url: &str, input: &Value) -> Val
 }
 
 fn agent(api: &str, base_url: &str, backend: &str) -> Value {
-    let input = |field: &str, kind: &str| {
-        json!({"type": "object", "required": [field], "properties": {field: {"type": kind}}})
-    };
+    let input =
+        |field: &str, kind: &str| json!({"type": "object", "required": [field], "properties": {field: {"type": kind}}});
     json!({
         "apiVersion": "mote/v1", "kind": "Agent", "name": "wired", "version": "1.0.0",
         "description": "An agent under test.", "prompt": "You are an agent under test.",
