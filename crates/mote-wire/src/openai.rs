@@ -27,6 +27,7 @@ pub struct Decoder {
 struct Seen {
     text: bool,
     reasoning: bool,
+    details: bool,
     calls: bool,
 }
 
@@ -96,6 +97,7 @@ impl Decoder {
             let seen = pieces(&delta, Seen::default(), sink)?;
             self.streamed.text |= seen.text;
             self.streamed.reasoning |= seen.reasoning;
+            self.streamed.details |= seen.details;
             self.streamed.calls |= seen.calls;
         }
         if let Some(message) = message {
@@ -135,9 +137,13 @@ fn says_something(error: &Value<'_>) -> bool {
 /// The pieces of a delta or a message, but those of the kinds that came already. Returns which kinds it had.
 fn pieces<'a>(delta: &Value<'a>, came: Seen, sink: &mut dyn FnMut(Delta<'a>)) -> Result<Seen, Error> {
     let [first, second] = REASONING_FIELDS;
-    let [content, refusal, tool_calls, reasoning, alias] =
-        delta.fields(["content", "refusal", "tool_calls", first, second])?;
+    let [content, refusal, tool_calls, reasoning, alias, details] =
+        delta.fields(["content", "refusal", "tool_calls", first, second, "reasoning_details"])?;
     let mut seen = Seen::default();
+    if let Some(details) = details.filter(|details| details.raw().starts_with('[') && !came.details) {
+        seen.details = true;
+        sink(Delta::ReasoningDetails { json: details.raw() });
+    }
     // Some servers write the same piece in both fields.
     let thought = match string(reasoning)? {
         Some(text) => Some((0, text)),
@@ -208,7 +214,7 @@ fn content_part<'a>(part: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result
 fn calls<'a>(calls: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<bool, Error> {
     let (mut place, mut before) = (0, None);
     calls.items(|call| {
-        let [index, id, function] = call.fields(["index", "id", "function"])?;
+        let [index, id, function, extra] = call.fields(["index", "id", "function", "extra_content"])?;
         let index = index.map_or(Ok(place), |index| index.number())?;
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         place = place.saturating_add(1);
@@ -226,6 +232,9 @@ fn calls<'a>(calls: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<bool,
         let arguments = arguments.map(|value| value.text().unwrap_or(Text::plain(value.raw())));
         if let Some(text) = arguments.filter(|text| !text.is_empty()) {
             sink(Delta::Arguments { index, text });
+        }
+        if let Some(extra) = extra {
+            sink(Delta::CallExtra { index, json: extra.raw() });
         }
         Ok::<(), Error>(())
     })?;

@@ -6,15 +6,13 @@
 
 mod call;
 
-use std::collections::HashSet;
-
 use mote_wire::delta::{Delta as Piece, Finish as Ended, Usage as Counted};
 use mote_wire::extent::Extent;
 use mote_wire::fault::Class;
 use mote_wire::json::{Joiner, Text};
 use serde_json::Value;
 
-use super::{Delta, DeltaSink, Finish, Usage};
+use super::{Delta, DeltaSink, Finish, Usage, history};
 use crate::limits::{MODEL_REPLY_BYTES_MAX, MODEL_REPLY_CALLS_MAX};
 use crate::message::Part;
 use call::{Header, Relation};
@@ -88,6 +86,8 @@ struct Block {
     again: Option<Header>,
     /// Whether a call was passed on to who watches.
     announced: bool,
+    /// What the provider wants back with a call.
+    extra: Option<Value>,
 }
 
 impl Block {
@@ -95,7 +95,8 @@ impl Block {
         let empty = String::new;
         let (joiner, extent) = (Joiner::default(), Extent::default());
         let (signature, id, name) = (empty(), empty(), empty());
-        Self { kind, index, text: empty(), joiner, signature, id, name, extent, again: None, announced: false }
+        let (again, announced, extra) = (None, false, None);
+        Self { kind, index, text: empty(), joiner, signature, id, name, extent, again, announced, extra }
     }
 }
 
@@ -109,6 +110,7 @@ pub(super) struct Assembly {
     /// The finish reason that means failure.
     failure: String,
     done: bool,
+    details: Vec<Value>,
 }
 
 /// A whole reply, before it is somebody's.
@@ -120,6 +122,8 @@ pub(super) struct Assembled {
     pub(super) finish: Finish,
     /// What it used.
     pub(super) usage: Option<Usage>,
+    /// Reasoning in the provider's own form, as it came.
+    pub(super) details: Vec<Value>,
 }
 
 impl Assembly {
@@ -155,6 +159,15 @@ impl Assembly {
                 }
                 // An unknown reason never replaces a clear one, and a good end none that says more.
                 self.finish = self.finish.max(Some(finish));
+            }
+            Piece::CallExtra { index, json } => {
+                self.grow(json.len())?;
+                self.block(Kind::Call, index).extra = serde_json::from_str(json).ok();
+                self.check_calls()?;
+            }
+            Piece::ReasoningDetails { json } => {
+                self.grow(json.len())?;
+                history::append_details(&mut self.details, serde_json::from_str(json).unwrap_or_default());
             }
             Piece::Done => self.done = true,
             Piece::Fault(fault) => {
@@ -213,10 +226,10 @@ impl Assembly {
 
     /// The reply. `opaque` says what the provider wants back with a reasoning block.
     pub(super) fn into_reply(self, opaque: impl Fn(Reasoning<'_>) -> Option<Value>) -> Assembled {
-        let mut ids = HashSet::new();
+        let mut has_calls = false;
         let mut parts = Vec::with_capacity(self.blocks.len());
-        for (place, block) in self.blocks.into_iter().enumerate() {
-            let Block { kind, index, mut text, mut joiner, signature, id, name, .. } = block;
+        for block in self.blocks {
+            let Block { kind, index, mut text, mut joiner, signature, id, name, extra, .. } = block;
             // Writing to a string does not fail.
             let _ = joiner.finish(&mut text);
             match kind {
@@ -231,21 +244,19 @@ impl Assembly {
                     parts.push(Part::Reasoning { text: String::new(), opaque });
                 }
                 Kind::Call => {
-                    // Some servers give no id, or one id to all: results must still find their call.
-                    let id = if id.is_empty() || ids.contains(&id) { format!("call_{place}") } else { id };
-                    ids.insert(id.clone());
+                    has_calls = true;
                     let arguments = if text.trim().is_empty() { "{}".to_owned() } else { text };
-                    parts.push(Part::Call { id, name, arguments });
+                    parts.push(Part::Call { id, name, arguments, opaque: extra });
                 }
             }
         }
         let finish = match self.finish.map_or(Finish::Stop, finish) {
             // Servers differ in what they call the end of a turn that has calls; the calls themselves decide.
-            Finish::Stop | Finish::ToolCalls if !ids.is_empty() => Finish::ToolCalls,
+            Finish::Stop | Finish::ToolCalls if has_calls => Finish::ToolCalls,
             Finish::ToolCalls => Finish::Stop,
             other => other,
         };
-        Assembled { parts, finish, usage: self.usage.map(usage) }
+        Assembled { parts, finish, usage: self.usage.map(usage), details: self.details }
     }
 
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {

@@ -39,8 +39,8 @@ fn blocks_keep_their_order_and_calls_their_arguments() {
     let expected = [
         Part::Reasoning { text: "hm".into(), opaque: None },
         Part::Text { text: "ab".into() },
-        Part::Call { id: "x".into(), name: "first".into(), arguments: "{}".into() },
-        Part::Call { id: "y".into(), name: "second".into(), arguments: "{\"n\":2}".into() },
+        Part::Call { id: "x".into(), name: "first".into(), arguments: "{}".into(), opaque: None },
+        Part::Call { id: "y".into(), name: "second".into(), arguments: "{\"n\":2}".into(), opaque: None },
     ];
     assert_eq!(reply.parts, expected);
     assert_eq!(reply.finish, Finish::ToolCalls, "the calls decide, whatever the server called the end");
@@ -51,20 +51,10 @@ fn blocks_keep_their_order_and_calls_their_arguments() {
 fn calls_of_one_index_are_told_apart_by_their_ids() {
     let (reply, _) = gather(&[call(0, "x", "first"), arguments(0, "1"), call(0, "y", "second"), arguments(0, "2")]);
     let expected = [
-        Part::Call { id: "x".into(), name: "first".into(), arguments: "1".into() },
-        Part::Call { id: "y".into(), name: "second".into(), arguments: "2".into() },
+        Part::Call { id: "x".into(), name: "first".into(), arguments: "1".into(), opaque: None },
+        Part::Call { id: "y".into(), name: "second".into(), arguments: "2".into(), opaque: None },
     ];
     assert_eq!(reply.parts, expected);
-}
-
-#[test]
-fn calls_without_ids_get_ids_of_their_own() {
-    let (reply, _) = gather(&[call(0, "", "first"), call(1, "", "second")]);
-    let ids = reply.parts.iter().map(|part| match part {
-        Part::Call { id, .. } => id.as_str(),
-        _ => "",
-    });
-    assert_eq!(ids.collect::<Vec<_>>(), ["call_0", "call_1"]);
 }
 
 #[test]

@@ -41,6 +41,7 @@ impl Provider for Told {
                 retry_after: None,
                 alternative: false,
                 usage: None,
+                answer: Answer::default(),
             }),
             None => Ok(Reply {
                 message: Message::text(Role::Assistant, "x"),

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use mote_wire::fault::{Class, Fault, class_of_status};
 use mote_wire::json::Text;
 
-use super::ErrorKind;
+use super::{Answer, ErrorKind};
 use crate::clock::UnixMs;
 use crate::limits::{MODEL_MESSAGE_CHARS_MAX, MODEL_RETRY_AFTER_S_MAX};
 
@@ -25,11 +25,13 @@ pub(super) struct Failure {
     pub(super) retry_after: Option<Duration>,
     /// What the endpoint said of a request that it refused, for [`super::adapt`].
     pub(super) refused: Option<String>,
+    /// What it answered with.
+    pub(super) answer: Answer,
 }
 
 impl Failure {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, refused: None }
+        Self { kind, message: message.into(), retry_after: None, answer: Answer::default(), refused: None }
     }
 
     /// A stream that cannot be relied on; something may have been spent.
@@ -56,6 +58,7 @@ impl Failure {
         // A redirect is not followed: the request would go where the configuration does not say.
         let kind = if status.is_redirection() { ErrorKind::Rejected } else { kind(class) };
         let said = |text: Option<Text<'_>>| text.map(|text| text.to_string());
+        let code = said(fault.code.or(fault.kind)).map(|code| shorten(&code));
         let words = said(fault.words()).unwrap_or_else(|| body.trim().to_owned());
         let message = match (status.is_redirection(), words.is_empty()) {
             (true, _) => format!("HTTP {}: redirects are not followed", status.as_u16()),
@@ -66,7 +69,8 @@ impl Failure {
             let more = [said(fault.param), said(fault.code), said(fault.upstream)];
             more.into_iter().flatten().fold(words, |words, more| format!("{words}\n{more}"))
         });
-        Self { kind, message, retry_after: retry_after(headers, now), refused }
+        let answer = Answer { status: Some(status.as_u16()), code };
+        Self { kind, message, retry_after: retry_after(headers, now), answer, refused }
     }
 
     /// An error that came within a stream.

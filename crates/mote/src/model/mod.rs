@@ -13,6 +13,7 @@ pub mod chain;
 mod endpoint;
 pub mod estimate;
 mod failure;
+mod history;
 pub mod openai;
 pub mod price;
 mod schema;
@@ -185,6 +186,17 @@ pub struct Error {
     /// What the failed call used, as far as the endpoint said it before it failed. `None` where it said nothing: the caller
     /// then estimates.
     pub usage: Option<Usage>,
+    /// What the endpoint answered with, if it answered.
+    pub answer: Answer,
+}
+
+/// The head of an endpoint's refusal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// The provider's own word for it: `rate_limit_error`, `insufficient_quota`.
+    pub code: Option<String>,
 }
 
 /// A model endpoint.

@@ -126,6 +126,7 @@ fn record_a_run(tracer: &Tracer, traceparent: Option<&str>) {
         retry_after: None,
         alternative: false,
         usage: None,
+        answer: model::Answer::default(),
     };
     run.model_call("openai", "gpt", "https://api.example/v1", &request()).end(Err(&error), None);
     let arguments = json!({"card": "secret argument"});
