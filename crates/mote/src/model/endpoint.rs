@@ -121,14 +121,14 @@ impl Endpoint {
     }
 
     fn error(&self, failure: Failure, usage: Option<Usage>) -> Error {
-        let Failure { kind, mut message, retry_after, answer, refused: _ } = failure;
+        let Failure { kind, mut message, retry_after, answer, began, refused: _ } = failure;
         // A shorter one is a stand-in (`none`, `ollama`), and would only garble the words around it.
         let key = self.key.as_ref().map(SecretValue::expose).filter(|key| key.len() >= MODEL_KEY_BYTES_MIN);
         if let Some(key) = key {
             message = message.replace(key, "[key]");
         }
         let (model, endpoint) = (self.model.clone(), self.origin());
-        Error { kind, model, endpoint, message, retry_after, alternative: false, answer, usage }
+        Error { kind, model, endpoint, message, retry_after, alternative: false, place: 0, began, usage, answer }
     }
 
     async fn adapted(
@@ -156,7 +156,8 @@ impl Endpoint {
                         self.learned.keep(shape);
                     }
                     // Boxed, as are the ways to fail: a call that waits for its answer does not keep their room.
-                    return Box::pin(self.stream(response, decoder, assembly, deltas)).await;
+                    let read = Box::pin(self.stream(response, decoder, assembly, deltas)).await;
+                    return read.map_err(Failure::in_reply);
                 }
                 Err(failure) => failure,
             };

@@ -25,13 +25,21 @@ pub(super) struct Failure {
     pub(super) retry_after: Option<Duration>,
     /// What the endpoint said of a request that it refused, for [`super::adapt`].
     pub(super) refused: Option<String>,
+    /// Whether a reply had begun.
+    pub(super) began: bool,
     /// What it answered with.
     pub(super) answer: Answer,
 }
 
 impl Failure {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, answer: Answer::default(), refused: None }
+        let (message, answer) = (message.into(), Answer::default());
+        Self { kind, message, retry_after: None, began: false, answer, refused: None }
+    }
+
+    /// It befell a reply that had begun.
+    pub(super) fn in_reply(self) -> Self {
+        Self { began: true, ..self }
     }
 
     /// A stream that cannot be relied on; something may have been spent.
@@ -70,7 +78,9 @@ impl Failure {
             more.into_iter().flatten().fold(words, |words, more| format!("{words}\n{more}"))
         });
         let answer = Answer { status: Some(status.as_u16()), code };
-        Self { kind, message, retry_after: retry_after(headers, now), answer, refused }
+        // The model had written something: the endpoint is up.
+        let began = class == Class::BadOutput;
+        Self { kind, message, retry_after: retry_after(headers, now), answer, began, refused }
     }
 
     /// An error that came within a stream.

@@ -36,6 +36,11 @@ impl ModelSaid {
             "model_failed"
         }
     }
+
+    /// What happened.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
 }
 
 /// Status and error of an outcome; `last_failure` is what the model's endpoint last said, `scope` the shared budget that
@@ -53,7 +58,7 @@ pub(super) fn of(
         }
         Outcome::Failed(failure) => failure,
     };
-    let said = last_failure.map_or("no detail", |said| &said.message);
+    let said = last_failure.map_or("no detail", ModelSaid::message);
     let (code, message) = match failure {
         Failure::Steps => ("limit_steps", format!("the run used all of its {} steps", limits.steps)),
         Failure::ToolCalls => {
@@ -67,9 +72,22 @@ pub(super) fn of(
         }
         Failure::Repeated => ("repeated_calls", format!("the same calls came more than {} times", limits.repeats)),
         Failure::Model => {
+            let attempts = u32::from(limits.model_attempts.max(1)) * u32::from(limits.endpoints.max(1));
             let code = last_failure.map_or("model_failed", ModelSaid::code);
-            (code, format!("the model failed at all {} attempts; the last: {said}", limits.model_attempts))
+            (code, format!("the model failed at all {attempts} attempts; the last: {said}"))
         }
+        Failure::Outage => {
+            let minutes = limits.model_outage_ms / 1_000;
+            ("model_failed", format!("no model was available for {minutes} s (limits.model_outage); the last: {said}"))
+        }
+        Failure::Interrupted => (
+            "interrupted_too_often",
+            format!(
+                "the workers of the task ended {} times in a row while the same step was under way (limit \
+                 INTERRUPTIONS_MAX)",
+                u32::from(limits.interruptions) + 1
+            ),
+        ),
         Failure::ModelRejected => ("model_rejected", format!("the model's endpoint refused the request: {said}")),
         Failure::Filtered => ("content_filtered", "the provider withheld the answer".into()),
         Failure::Truncated => ("output_truncated", "the answer reached the output limit".into()),
@@ -106,6 +124,7 @@ pub(super) fn effect_outcome(outcome: CallOutcome) -> &'static str {
         | CallOutcome::Forbidden
         | CallOutcome::Denied
         | CallOutcome::TimedOut
-        | CallOutcome::TimeReached => "failed",
+        | CallOutcome::TimeReached
+        | CallOutcome::NotMade => "failed",
     }
 }
