@@ -27,8 +27,8 @@ mod worker;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, broadcast};
@@ -327,8 +327,7 @@ impl Runner {
         if place.is_some() {
             let (lease, term) = shared.lease();
             // A session's history is read after the claim, when no other task can change it.
-            prepared =
-                submission.owner.session.is_none().then(|| first_commit(shared, &task, &stored, term)).flatten();
+            prepared = submission.owner.session.is_none().then(|| first_commit(shared, &task, &stored, term)).flatten();
             claim = Some((lease, term));
         }
         let term = claim.as_ref().map(|(_, term)| *term);

@@ -17,3 +17,4 @@ mod tasks;
 mod telemetry;
 mod tools;
 mod waits;
+mod wire;

@@ -97,6 +97,7 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
         idle_timeout,
         temperature: raw.temperature,
         cache: raw.cache.unwrap_or(true),
+        output_limit_field: raw.output_limit_field.unwrap_or_default(),
     }
 }
 
@@ -144,6 +145,7 @@ fn check_fields(raw: &raw::Model, path: &FieldPath, findings: &mut Findings<'_>)
         ("file", raw.file.is_some(), cassette, cassette),
         ("record", raw.record.is_some(), cassette, false),
         ("temperature", raw.temperature.is_some(), live, false),
+        ("output_limit_field", raw.output_limit_field.is_some(), raw.provider == raw::Provider::Openai, false),
     ];
     for (name, written, known, needed) in fields {
         if written && !known {

@@ -76,12 +76,8 @@ impl Provider for Lethal {
         self.0.burn().await;
         let mut reply = match request.step {
             1 => {
-                let part = |id: &str, name: &str| Part::Call {
-                    id: id.into(),
-                    name: name.into(),
-                    arguments: "{}".into(),
-                    opaque: None,
-                };
+                let part =
+                    |id: &str, name: &str| Part::Call { id: id.into(), name: name.into(), arguments: "{}".into() };
                 reply(vec![part("a", "read"), part("b", "write")])?
             }
             2 => calls("read", json!({"n": 2}))?,

@@ -427,7 +427,14 @@ async fn effects_and_large_payloads_stand_where_a_person_finds_them() {
         let mut first = batch(StatusChange::Running);
         first.entries = vec![entry(payload.clone()), entry(Some("small".to_owned()))];
         let (key, tool) = ("k".to_owned(), "pay".to_owned());
-        first.effects = vec![EffectOp::Reserve { key: key.clone(), tool, class: "write", attempt: 2, step: 1, call: "c".to_owned() }];
+        first.effects = vec![EffectOp::Reserve {
+            key: key.clone(),
+            tool,
+            class: "write",
+            attempt: 2,
+            step: 1,
+            call: "c".to_owned(),
+        }];
         if id == "b" {
             first.effects.push(EffectOp::Finalise { key, outcome: "unknown" });
         }
@@ -464,7 +471,8 @@ async fn a_dead_letter_tells_what_it_forfeits_and_whose_outcome_nobody_knows() {
         EffectOp::Reserve { key, tool, class, attempt: 1, step: 2, call }
     };
     first.effects = vec![effect("w", "write"), effect("r", "read")];
-    first.budget = vec![BudgetOp::Reserve { lines: Vec::new(), amount: Amount { tokens: 30, nano_usd: 7 }, output: 10 }];
+    first.budget =
+        vec![BudgetOp::Reserve { lines: Vec::new(), amount: Amount { tokens: 30, nano_usd: 7 }, output: 10 }];
     let mut owner = new_task("a").owner;
     owner.session = Some("s".to_owned());
     store.submit(NewTask { owner, claim: Some(lease(1_500)), first: Some(first), ..new_task("a") }).await.unwrap();
