@@ -43,6 +43,8 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
     let timeout = duration(raw.timeout.as_ref(), TIMEOUT, &path.key("timeout"), findings);
     let idle_timeout = duration(raw.idle_timeout.as_ref(), IDLE_TIMEOUT, &path.key("idle_timeout"), findings);
     let base_url = base_url(&raw, known, path, findings);
+    // Of one that is reported already, the price is not asked.
+    let is_sound = known && raw.name.is_some() && !findings.is_broken(&path.key("name"));
     let name = raw.name.unwrap_or_else(|| match raw.provider {
         raw::Provider::Scripted => "scripted".to_owned(),
         _ => "cassette".to_owned(),
@@ -51,7 +53,7 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
         Some(price) => Some(self::price(price, &path.key("price"), findings)),
         None => crate::model::price::default_price(&name),
     };
-    let is_named = known && !findings.is_broken(&path.key("name")) && !findings.is_broken(&path.key("price"));
+    let is_sound = is_sound && !findings.is_broken(&path.key("price"));
     let provider = match raw.provider {
         raw::Provider::Anthropic => Provider::Anthropic,
         raw::Provider::Openai => Provider::OpenAi,
@@ -82,7 +84,7 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
     let (price, is_priced) = match (&provider, known_price) {
         (_, Some(price)) => (price, true),
         (Provider::Cassette { record: Some(inner), .. }, None) => (inner.price, inner.is_priced),
-        (Provider::Anthropic | Provider::OpenAi, None) => (Price::default(), !is_named),
+        (Provider::Anthropic | Provider::OpenAi, None) => (Price::default(), !is_sound),
         (Provider::Scripted { .. } | Provider::Cassette { .. }, None) => (Price::default(), true),
     };
     Model {
