@@ -5,6 +5,7 @@
 //! run does next; the core does.
 
 pub mod api;
+pub mod arguments;
 pub mod auth;
 pub mod clock;
 pub mod cloudevent;

@@ -91,6 +91,20 @@ pub const VIOLATIONS_MAX: usize = 20;
 pub const VIOLATION_BYTES_MAX: usize = 400;
 /// Largest arguments of one tool call, bytes of JSON.
 pub const TOOL_ARGUMENTS_BYTES_MAX: usize = 256 << 10;
+/// Most tools that OpenAI takes in a request.
+pub const OPENAI_TOOLS_MAX: usize = 128;
+/// Longest description of a tool that OpenAI takes, characters.
+pub const OPENAI_DESCRIPTION_CHARS_MAX: usize = 1_024;
+/// Longest name of an argument that Anthropic takes, characters.
+pub const PROPERTY_NAME_CHARS_MAX: usize = 64;
+/// Longest number in the arguments of a call, characters.
+pub const ARGUMENT_NUMBER_BYTES_MAX: usize = 1_024;
+/// How much of a key a message about arguments shows, bytes.
+pub const ARGUMENT_KEY_SHOWN_BYTES: usize = 64;
+/// Longest id of a call that goes back to an OpenAI-compatible endpoint, characters (OpenAI's own bound).
+pub const CALL_ID_CHARS_MAX: usize = 40;
+/// Longest name of a tool that goes back to a provider, characters.
+pub const TOOL_NAME_CHARS_MAX: usize = 64;
 /// Longest wait that the built-in tools take.
 pub const WAIT_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// Longest question to a person, characters.

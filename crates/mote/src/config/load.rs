@@ -9,7 +9,7 @@ use super::diagnostic::{Diagnostic, FieldPath, Severity};
 use super::document;
 use super::findings::Findings;
 use super::validate::{self, Surroundings};
-use super::{Agent, advice, json_schema, raw, structure};
+use super::{Agent, advice, json_schema, raw, refusals, structure};
 use crate::limits::CONFIG_BYTES_MAX;
 
 /// An agent that may run, and what production would want.
@@ -163,6 +163,10 @@ pub(super) fn from_text(text: &str, folder: &Path, options: &Options) -> Result<
     override_with(&mut raw, options, &mut findings);
     let around = Surroundings { folder, compile_schemas: options.compile_schemas };
     let agent = validate::agent(raw, &around, &mut findings);
+    if findings.has_errors() {
+        return Err(findings.into_list());
+    }
+    refusals::refuse(&agent, &mut findings);
     if findings.has_errors() {
         return Err(findings.into_list());
     }

@@ -11,6 +11,7 @@ mod findings;
 mod json_schema;
 mod load;
 mod raw;
+mod refusals;
 mod sandbox;
 #[cfg(test)]
 mod sandbox_tests;

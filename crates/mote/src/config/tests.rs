@@ -412,3 +412,16 @@ fn the_documented_file_is_valid_and_every_field_is_documented() {
         .collect();
     assert!(missing.is_empty(), "docs/agent-yaml.md does not mention {missing:?}");
 }
+
+#[test]
+fn the_order_of_properties_is_kept_and_changes_no_digest() {
+    let line = r#"    input: {type: object, required: [id], properties: {id: {type: string}}}"#;
+    let agent = |input: &str| parse(&with(line, &format!("    input: {input}"))).unwrap().agent;
+    let one = agent("{type: object, required: [id], properties: {id: {type: string}, a: {type: string}}}");
+    let other = agent("{properties: {a: {type: string}, id: {type: string}}, required: [id], type: object}");
+    let keys =
+        |agent: &Agent| agent.tools[0].input["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((keys(&one), keys(&other)), (vec!["id".into(), "a".into()], vec!["a".into(), "id".into()]));
+    assert_eq!(one.digest, other.digest);
+    assert_ne!(one.digest, agent("{type: object, required: [id], properties: {id: {type: string}}}").digest);
+}

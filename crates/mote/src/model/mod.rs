@@ -12,6 +12,7 @@ pub mod chain;
 mod endpoint;
 pub mod estimate;
 mod failure;
+mod history;
 pub mod openai;
 pub mod price;
 mod schema;

@@ -8,6 +8,7 @@ use super::detail::Ending;
 use super::drive::Driver;
 use super::payload::Payload;
 use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
+use crate::arguments;
 use crate::clock::UnixMs;
 use crate::cloudevent::{Ended, OutcomeUnknown};
 use crate::config::Windowed;
@@ -190,7 +191,7 @@ impl Driver {
             _ => self.transcript.calls().map(|c| (c.id.clone(), c.name.clone(), c.arguments.clone())).collect(),
         };
         let waits = run.calls().iter().zip(calls).filter_map(|(call, (id, name, arguments))| {
-            let arguments: serde_json::Value = serde_json::from_str(&arguments).unwrap_or_default();
+            let arguments = arguments::read(&arguments).map(serde_json::Value::Object).unwrap_or_default();
             let (kind, until) = match (call.state, call.spec.kind) {
                 (mote_core::CallState::Approving, _) => ("approval", 0),
                 (mote_core::CallState::Waiting { until }, CallKind::Signal { .. }) => ("signal", until),

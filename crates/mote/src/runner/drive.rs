@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use mote_core::{Action, CallKind, Event, Phase};
+use serde_json::Value;
 use tracing::Instrument;
 
 use super::batch::{Occurrence, Step, empty};
@@ -18,6 +19,7 @@ use super::perform::{self, Done, Observer};
 use super::transcript::Transcript;
 use super::worker::Held;
 use super::{Core, Shared, detail, ending, observe, outcome};
+use crate::arguments;
 use crate::clock::UnixMs;
 use crate::context;
 use crate::limits::COMMIT_RETRIES_MAX;
@@ -298,7 +300,7 @@ impl Driver {
             return;
         };
         let Some(key) = self.key(call) else { return };
-        let arguments = serde_json::from_str(&named.arguments).unwrap_or_default();
+        let arguments = arguments::read(&named.arguments).map(Value::Object).unwrap_or_default();
         let definition = tool.definition();
         let span = self.span.tool_call(&ToolStart {
             name: &definition.name,
@@ -339,7 +341,7 @@ impl Driver {
     }
 
     pub(super) fn call_key(&self, step: u32, call: u16, name: &str, arguments: &str) -> Option<String> {
-        let arguments = serde_json::from_str(arguments).ok()?;
+        let arguments = Value::Object(arguments::read(arguments).ok()?);
         Some(key::idempotency_key(&self.task, step, call.into(), name, &arguments))
     }
 

@@ -62,7 +62,12 @@ pub(super) fn says(text: &str) -> Result<Reply, model::Error> {
 }
 
 pub(super) fn calls(name: &str, arguments: Value) -> Result<Reply, model::Error> {
-    reply(vec![Part::Call { id: format!("call-{name}"), name: name.into(), arguments: arguments.to_string() }])
+    reply(vec![Part::Call {
+        id: format!("call-{name}"),
+        name: name.into(),
+        arguments: arguments.to_string(),
+        opaque: None,
+    }])
 }
 
 /// A tool that counts its attempts and fails the first `failures` of them.

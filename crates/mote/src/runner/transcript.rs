@@ -127,7 +127,7 @@ impl Transcript {
             Finish::Calls => {
                 self.push(vec![message.clone()]);
                 let call = |part: &Part| match part {
-                    Part::Call { id, name, arguments } => {
+                    Part::Call { id, name, arguments, .. } => {
                         let reason = refused.iter().find(|call| call.id == *id).map(|call| call.reason.clone());
                         let result = reason.map(|content| Part::Result { id: id.clone(), content, is_error: true });
                         Some(TurnCall { id: id.clone(), name: name.clone(), arguments: arguments.clone(), result })

@@ -47,7 +47,7 @@ pub(super) fn read(shared: &Shared, reply: &Reply, now: UnixMs) -> Reading {
 
 fn read_calls(shared: &Shared, message: &Message, now: UnixMs, reading: &mut Reading) {
     for part in &message.parts {
-        let Part::Call { id, name, arguments } = part else { continue };
+        let Part::Call { id, name, arguments, .. } = part else { continue };
         let spec = match specify(shared, name, arguments, now) {
             Ok(spec) => spec,
             Err(reason) => {

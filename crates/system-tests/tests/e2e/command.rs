@@ -41,6 +41,24 @@ async fn check_names_every_mistake_with_line_and_column() {
 }
 
 #[tokio::test]
+async fn check_says_what_the_provider_refuses_in_a_tools_schema() {
+    let text = "apiVersion: mote/v1\nkind: Agent\nname: picky\nprompt: hello\nmodel: {provider: openai, name: m, key: {env: \
+                K}}\ntools:\n  - name: find\n    description: Finds.\n    effect: read\n    http: {url: \"https://h.example/x\"}\n    \
+                input:\n      type: object\n      properties: {a: {type: string}, b: {type: string}}\n      anyOf:\n        - \
+                {required: [a]}\n        - {required: [b]}\n";
+    let stage = Stage::new(Plan::default()).await;
+    stage.write("sure.yaml", text);
+    let sure = mote(&stage, &["check", "sure.yaml"]).await;
+    assert_eq!(sure.code, Some(2), "{sure:?}");
+    let place = ":15:9: error: tools[0].input.anyOf: OpenAI refuses `anyOf` at the top of a tool's schema";
+    assert!((sure.stdout.clone() + &sure.stderr).contains(place), "{sure:?}");
+    stage.write("perhaps.yaml", &text.replace("name: m,", "name: m, base_url: \"http://127.0.0.1:1/v1\","));
+    let perhaps = mote(&stage, &["check", "perhaps.yaml"]).await;
+    assert_eq!(perhaps.code, Some(0), "{perhaps:?}");
+    assert!((perhaps.stdout.clone() + &perhaps.stderr).contains(":15:9: warning: tools[0].input.anyOf"), "{perhaps:?}");
+}
+
+#[tokio::test]
 async fn run_shows_plain_lines_and_the_result_where_there_is_no_terminal() {
     let stage = Stage::new(three_tools()).await;
     let done = mote(&stage, &["run", "agent.yaml", "Order a lamp"]).await;

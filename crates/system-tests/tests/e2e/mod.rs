@@ -6,6 +6,7 @@ mod budgets;
 mod command;
 mod disconnects;
 mod drain;
+mod history;
 mod misbehaviour;
 mod operator;
 mod run;

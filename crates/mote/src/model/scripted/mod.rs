@@ -89,7 +89,7 @@ impl Provider for Scripted {
             // The same for every attempt and every replay, and unique within a session.
             let id = format!("{}-{}-{place}", request.task, request.step);
             let arguments = Value::Object(arguments).to_string();
-            parts.push(Part::Call { id, name: call.tool.clone(), arguments });
+            parts.push(Part::Call { id, name: call.tool.clone(), arguments, opaque: None });
         }
         Ok(Reply {
             message: Message { role: Role::Assistant, parts },
