@@ -49,10 +49,6 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
         raw::Provider::Scripted => "scripted".to_owned(),
         _ => "cassette".to_owned(),
     });
-    let known_price = match &raw.price {
-        Some(price) => Some(self::price(price, &path.key("price"), findings)),
-        None => crate::model::price::default_price(&name),
-    };
     let is_sound = is_sound && !findings.is_broken(&path.key("price"));
     let provider = match raw.provider {
         raw::Provider::Anthropic => Provider::Anthropic,
@@ -80,13 +76,8 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
             Provider::Cassette { file, record }
         }
     };
-    // What is replayed costs nothing; what is recorded costs what the model behind it does.
-    let (price, is_priced) = match (&provider, known_price) {
-        (_, Some(price)) => (price, true),
-        (Provider::Cassette { record: Some(inner), .. }, None) => (inner.price, inner.is_priced),
-        (Provider::Anthropic | Provider::OpenAi, None) => (Price::default(), !is_sound),
-        (Provider::Scripted { .. } | Provider::Cassette { .. }, None) => (Price::default(), true),
-    };
+    let written = raw.price.as_ref().map(|price| self::price(price, &path.key("price"), findings));
+    let (price, is_priced) = cost(written, &provider, &name, is_sound);
     Model {
         provider,
         name,
@@ -99,6 +90,17 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
         idle_timeout,
         temperature: raw.temperature,
         cache: raw.cache.unwrap_or(true),
+    }
+}
+
+/// What the model costs, and whether that is known: as it is written, else as the table has it. What is replayed costs
+/// nothing; what is recorded costs what the model behind it does.
+fn cost(written: Option<Price>, provider: &Provider, name: &str, is_sound: bool) -> (Price, bool) {
+    match (provider, written.or_else(|| crate::model::price::default_price(name))) {
+        (_, Some(price)) => (price, true),
+        (Provider::Cassette { record: Some(inner), .. }, None) => (inner.price, inner.is_priced),
+        (Provider::Anthropic | Provider::OpenAi, None) => (Price::default(), !is_sound),
+        (Provider::Scripted { .. } | Provider::Cassette { .. }, None) => (Price::default(), true),
     }
 }
 
