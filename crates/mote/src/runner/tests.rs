@@ -72,6 +72,7 @@ pub(super) fn fails(kind: model::ErrorKind) -> model::Error {
         place: 0,
         began: false,
         usage: None,
+        answer: model::Answer::default(),
     }
 }
 

@@ -75,7 +75,10 @@ impl Provider for Lethal {
         self.0.burn().await;
         let mut reply = match request.step {
             1 => {
-                let part = |id: &str, name: &str| Part::Call { id: id.into(), name: name.into(), arguments: "{}".into() };
+                let part = |id: &str, name: &str| {
+                    let (id, name, arguments) = (id.into(), name.into(), "{}".into());
+                    Part::Call { id, name, arguments, opaque: None }
+                };
                 reply(vec![part("a", "read"), part("b", "write")])?
             }
             2 => calls("read", json!({"n": 2}))?,
