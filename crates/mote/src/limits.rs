@@ -287,8 +287,8 @@ pub const CONNECTION_GRACE: Duration = Duration::from_secs(5);
 pub const TELEMETRY_FLUSH: Duration = Duration::from_secs(3);
 /// Largest `output_max` of a tool, bytes.
 pub const TOOL_OUTPUT_BYTES_MAX: usize = 16 << 20;
-/// How long a service that `mote run` starts may take until it is ready.
-pub const SERVICE_READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a service that `mote run` starts may take until it is ready: the server of a model loads its weights.
+pub const SERVICE_READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// Time between two looks at whether such a service is ready.
 pub const SERVICE_READY_POLL: Duration = Duration::from_millis(50);
 /// Bound on one look.

@@ -266,3 +266,24 @@ impl Payload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Mail;
+
+    #[test]
+    fn numbers_keep_their_digits_in_the_journal_and_in_the_mail() {
+        const WRITTEN: &str = r#"{"z":123456789012345678901234567890,"a":[0.12345678901234567890,-1,1.0]}"#;
+        let payload: serde_json::Value = serde_json::from_str(WRITTEN).unwrap();
+        let signal = Payload::SignalReceived { call: 3, name: "ci".to_owned(), payload: payload.clone() };
+        let read: Payload = serde_json::from_str(&serde_json::to_string(&signal).unwrap()).unwrap();
+        assert_eq!(read, signal);
+        let Payload::SignalReceived { payload: kept, .. } = read else { panic!("a signal") };
+        assert_eq!(kept.to_string(), WRITTEN);
+        let mail = Mail::Signal { name: "ci".to_owned(), payload };
+        let read: Mail = serde_json::from_str(&serde_json::to_string(&mail).unwrap()).unwrap();
+        let Mail::Signal { payload: kept, .. } = read else { panic!("a signal") };
+        assert_eq!(kept.to_string(), WRITTEN);
+    }
+}
