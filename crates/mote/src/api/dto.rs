@@ -329,8 +329,10 @@ pub(super) struct UsageBody {
     /// Of calls whose cost is known.
     #[serde(flatten)]
     known: Usage,
-    /// What calls may have used of which nobody said it: lost with their worker, cut off, or failed without a word.
-    uncertain: UncertainTokens,
+    /// What calls may have used of which nobody said it: lost with their worker, cut off, or failed without a word; left out
+    /// where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uncertain: Option<UncertainTokens>,
 }
 
 /// Tokens of calls of which nobody said what they used.
@@ -344,7 +346,9 @@ pub(super) struct UncertainTokens {
 
 impl UsageBody {
     pub(super) fn new(known: Usage, uncertain: Uncertain) -> Self {
-        Self { known, uncertain: UncertainTokens { input: uncertain.input, output: uncertain.output } }
+        let Uncertain { input, output, .. } = uncertain;
+        let any = uncertain != Uncertain::default();
+        Self { known, uncertain: any.then_some(UncertainTokens { input, output }) }
     }
 }
 
@@ -354,8 +358,10 @@ pub(super) struct Cost {
     /// What is known to be spent.
     #[serde(flatten)]
     known: Money,
-    /// What calls may have cost of which nobody said it: lost with their worker, cut off, or failed without a word.
-    uncertain: Money,
+    /// What calls may have cost of which nobody said it: lost with their worker, cut off, or failed without a word; left out
+    /// where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uncertain: Option<Money>,
 }
 
 /// A sum.
@@ -369,7 +375,8 @@ pub(super) struct Money {
 
 impl Cost {
     pub(super) fn new(nano_usd: u64, uncertain: Uncertain) -> Self {
-        Self { known: Money::new(nano_usd), uncertain: Money::new(uncertain.nano_usd) }
+        let any = uncertain != Uncertain::default();
+        Self { known: Money::new(nano_usd), uncertain: any.then(|| Money::new(uncertain.nano_usd)) }
     }
 }
 

@@ -7,6 +7,7 @@ mod command;
 mod disconnects;
 mod drain;
 mod history;
+mod lives;
 mod misbehaviour;
 mod operator;
 mod run;

@@ -108,6 +108,7 @@ async fn a_task_that_does_not_exist_is_a_404_on_every_route() {
         ("POST", "/tasks/nope/cancel", None),
         ("POST", "/tasks/nope/input", Some(r#"{"approve": true}"#)),
         ("POST", "/tasks/nope/signals/go", None),
+        ("POST", "/tasks/nope/resume", None),
         ("POST", "/tasks/nope/rerun", None),
     ] {
         let answer = service.send(request(method, path, body)).await;
