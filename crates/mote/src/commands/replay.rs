@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
+use mote::money::dollars;
 use mote::runner::{Core, Replayed, replay};
 use mote::service::STORE_FILE;
 use mote::store::Store;
@@ -39,7 +40,7 @@ pub(crate) struct Arguments {
 pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
     let path = arguments.state.join(STORE_FILE);
     if !path.is_file() {
-        return Err(Exit::usage(format!("there is no store at {}", path.display())));
+        return Err(Exit::usage(format!("there is no store at {} (--state)", path.display())));
     }
     super::runtime::single()?.block_on(async {
         let store = mote::service::open_store(&arguments.state, Options::default())
@@ -84,6 +85,7 @@ fn show(step: &Replayed, waited_ms: u64, json: bool, terminal: &mut Terminal) ->
             "step": step.run.steps(),
             "tokens": spent.tokens(),
             "cost_nano_usd": spent.nano_usd,
+            "uncertain_nano_usd": step.run.budget().uncertain.nano_usd,
             "context_tokens": step.run.context().tokens(),
         });
         return terminal.line(&line.to_string());
@@ -101,7 +103,10 @@ fn show(step: &Replayed, waited_ms: u64, json: bool, terminal: &mut Terminal) ->
 
 fn describe(action: Action) -> String {
     match action {
-        Action::Settle { tokens, nano_usd } => format!("settle {tokens} tokens, {}", dollars(nano_usd)),
+        Action::Settle { tokens, nano_usd, uncertain } => {
+            let kind = if uncertain { "uncertain " } else { "" };
+            format!("settle {kind}{tokens} tokens, {}", dollars(nano_usd))
+        }
         Action::Conclude { call, outcome } => format!("conclude call {call}: {outcome:?}"),
         Action::Ask { call } => format!("ask a person about call {call}"),
         Action::CallTool { call, attempt } => format!("call tool {call}, attempt {attempt}"),
@@ -113,11 +118,6 @@ fn describe(action: Action) -> String {
     }
 }
 
-fn dollars(nano_usd: u64) -> String {
-    // Six decimals: a micro-dollar is the finest step that anybody bills.
-    format!("${}.{:06}", nano_usd / 1_000_000_000, nano_usd % 1_000_000_000 / 1_000)
-}
-
 fn summary(run: &Core) -> serde_json::Value {
     let spent = run.budget().spent;
     json!({
@@ -126,6 +126,8 @@ fn summary(run: &Core) -> serde_json::Value {
         "tool_calls": run.tool_calls(),
         "tokens": spent.tokens(),
         "cost_nano_usd": spent.nano_usd,
+        "uncertain_tokens": run.budget().uncertain.tokens(),
+        "uncertain_nano_usd": run.budget().uncertain.nano_usd,
         "active_ms": run.active_ms(),
     })
 }

@@ -11,6 +11,7 @@ mod findings;
 mod json_schema;
 mod load;
 mod raw;
+mod refusals;
 mod sandbox;
 #[cfg(test)]
 mod sandbox_tests;
@@ -27,12 +28,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use crate::tools::Effect;
 use crate::tools::policy::network::Private;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use json_schema::JSON_SCHEMA;
-pub use load::{Loaded, ModelChoice, Options, file_of, load, load_with};
+pub use load::{Loaded, ModelChoice, Options, Places, file_of, load, load_with};
 pub use sandbox::{
     Facility, Release, SANDBOX_KEY_FILE, SANDBOX_KEY_VARIABLE, SANDBOX_URL, SANDBOX_URL_VARIABLE, SandboxTool,
     image_source,
@@ -155,6 +159,9 @@ pub struct Model {
     pub base_url: String,
     /// Price, nano-USD a token.
     pub price: Price,
+    /// Whether the price is known: written, or in the table. What is asked of one that is not counts as free, so that no
+    /// bound on money holds for it.
+    pub is_priced: bool,
     /// Largest reply, tokens.
     pub output_tokens_max: u32,
     /// Bound on one call, start to last byte.
@@ -165,6 +172,21 @@ pub struct Model {
     pub temperature: Option<f64>,
     /// Whether to place the provider's prompt-caching marks.
     pub cache: bool,
+    /// `openai`: the name of the limit of a reply.
+    pub output_limit_field: OutputLimitField,
+}
+
+/// The name under which a Chat Completions endpoint takes the limit of a reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputLimitField {
+    /// `max_completion_tokens` at OpenAI and Azure, `max_tokens` elsewhere; the other where the endpoint refuses that one.
+    #[default]
+    Auto,
+    /// Always `max_tokens`.
+    MaxTokens,
+    /// Always `max_completion_tokens`.
+    MaxCompletionTokens,
 }
 
 /// Prices, nano-USD a token (1 USD a million tokens is 1,000).
@@ -237,8 +259,10 @@ pub struct RunLimits {
     pub tool_calls: u32,
     /// Calls of one turn that run at once.
     pub parallel: u16,
-    /// Attempts at one model step.
+    /// Broken replies of one model to one step.
     pub model_attempts: u16,
+    /// How long no model may be available.
+    pub model_outage: Duration,
     /// Attempts at one tool call.
     pub tool_attempts: u16,
     /// First back-off.
@@ -262,6 +286,14 @@ pub enum OnChange {
     Continue,
     /// Fails.
     Fail,
+}
+
+impl Agent {
+    /// A model that would pass by every bound on money, because its price is not known.
+    #[must_use]
+    pub fn unpriced(&self) -> Option<&Model> {
+        self.models.iter().find(|model| !model.is_priced)
+    }
 }
 
 /// Budgets.

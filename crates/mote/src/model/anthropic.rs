@@ -9,13 +9,16 @@ use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::adapt::{Learned, Shape};
 use super::assembly::Reasoning;
 use super::endpoint::Endpoint;
+use super::history::{self, Ids};
 use super::schema::{self, Subset};
 use super::transport::Client;
 use super::{BuildError, DeltaSink, Error, Provider, Reply, Request, ToolDefinition};
+use crate::arguments;
 use crate::config;
-use crate::config::SecretValue;
+use crate::config::{OutputLimitField, SecretValue};
 use crate::message::{Message, Part, Role};
 
 /// This provider's kind.
@@ -24,6 +27,8 @@ pub const KIND: &str = "anthropic";
 pub const BASE_URL: &str = "https://api.anthropic.com";
 /// The API's version: <https://docs.claude.com/en/api/versioning>.
 const VERSION: &str = "2023-06-01";
+/// Stands at the beginning of a conversation whose first words were trimmed away: the API wants a user's turn there.
+const BEGINNING: &str = "(The beginning of this conversation was left out.)";
 /// Models (by the beginning of their names) from before structured outputs.
 const UNCONSTRAINED: [&str; 8] = [
     "claude-2",
@@ -35,6 +40,11 @@ const UNCONSTRAINED: [&str; 8] = [
     "claude-sonnet-4-0",
     "claude-sonnet-4-2025",
 ];
+
+/// Whether the host is Anthropic's own service.
+pub(crate) fn is_own_host(host: &str) -> bool {
+    host == "api.anthropic.com"
+}
 
 /// An Anthropic endpoint.
 pub struct Anthropic {
@@ -60,16 +70,25 @@ impl Anthropic {
         if let Some(key) = &key {
             super::insert_key(&mut headers, HeaderName::from_static("x-api-key"), "", key, &model.name)?;
         }
-        let path = if model.base_url.trim_end_matches('/').ends_with("/v1") { "messages" } else { "v1/messages" };
+        let base = model.base_url.split('?').next().unwrap_or_default().trim_end_matches('/');
+        let path = if base.ends_with("/v1") { "messages" } else { "v1/messages" };
         let uri = super::uri(model, BASE_URL, path)?;
         let (timeout, idle_timeout) = (model.timeout, model.idle_timeout);
-        let endpoint = Endpoint { client, uri, model: model.name.clone(), headers, key, timeout, idle_timeout, clock };
+        let learned = Learned::new(Shape::new(OutputLimitField::MaxTokens, false));
+        let model_name = model.name.clone();
+        let endpoint = Endpoint { client, uri, model: model_name, headers, key, timeout, idle_timeout, clock, learned };
         let (output_tokens_max, temperature, cache) = (model.output_tokens_max, model.temperature, model.cache);
         Ok(Self { endpoint, output_tokens_max, temperature, cache })
     }
 
+    /// The body that is sent first.
+    #[cfg(test)]
+    pub(super) fn body(&self, request: &Request) -> (Value, String) {
+        self.shaped(request, self.endpoint.learned.shape())
+    }
+
     /// The request's body, and the digest of the conversation that a reply's reasoning will be bound to.
-    fn body(&self, request: &Request) -> (Value, String) {
+    fn shaped(&self, request: &Request, shape: Shape) -> (Value, String) {
         let mut system = request.system.to_string();
         let mut body = json!({
             "model": self.endpoint.model,
@@ -78,18 +97,18 @@ impl Anthropic {
         });
         if let Some(wanted) = &request.output_schema {
             let old = UNCONSTRAINED.iter().any(|prefix| self.endpoint.model.starts_with(prefix));
-            if !old && schema::fits(wanted, Subset { all_required: false }) {
+            if shape.constrained && !old && schema::fits(wanted, Subset { all_required: false }) {
                 body["output_config"] = json!({"format": {"type": "json_schema", "schema": wanted}});
             } else {
                 system = super::with_instruction(&system, &schema::instruction(wanted));
             }
         }
-        if let Some(temperature) = self.temperature {
+        if let Some(temperature) = self.temperature.filter(|_| shape.temperature) {
             body["temperature"] = json!(temperature);
         }
         let tools: Vec<Value> = request.tools.iter().map(tool).collect();
         let mut past = Past::new(&self.endpoint.model, &system, &tools);
-        let messages = messages(&request.messages, &mut past);
+        let messages = messages(&history::presentable(&request.messages, Ids::Word), &mut past);
         if !tools.is_empty() {
             body["tools"] = Value::Array(tools);
         }
@@ -107,17 +126,22 @@ impl Anthropic {
 #[async_trait]
 impl Provider for Anthropic {
     async fn complete(&self, request: &Request, deltas: DeltaSink<'_>) -> Result<Reply, Error> {
-        let (body, past) = self.body(request);
+        let mut past = String::new();
+        let mut write = |shape| {
+            let (body, digest) = self.shaped(request, shape);
+            past = digest;
+            body
+        };
         let mut decoder = mote_wire::anthropic::Decoder::default();
         let traceparent = request.traceparent.as_deref();
-        let assembly = self.endpoint.call(body, traceparent, &mut decoder, deltas).await?;
+        let assembly = self.endpoint.call(&mut write, traceparent, &mut decoder, deltas).await?;
         let reply = assembly.into_reply(|reasoning| {
             Some(match reasoning {
                 Reasoning::Open { signature, .. } => json!({"provider": KIND, "past": past, "signature": signature}),
                 Reasoning::Redacted { data } => json!({"provider": KIND, "past": past, "redacted": data}),
             })
         });
-        Ok(super::reply(reply, KIND, &self.endpoint.model))
+        Ok(super::reply(reply, KIND, &self.endpoint.model, request))
     }
 }
 
@@ -145,20 +169,26 @@ impl Past {
 /// The transcript in Anthropic's form: two roles that take turns, results of calls first within a user's turn.
 fn messages(messages: &[Message], past: &mut Past) -> Vec<Value> {
     let speaker = |message: &Message| if message.role == Role::Assistant { "assistant" } else { "user" };
-    let mut sent = Vec::new();
-    for turn in messages.chunk_by(|a, b| speaker(a) == speaker(b)) {
-        let Some(role) = turn.first().map(speaker) else { continue };
+    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+    for said in messages.chunk_by(|a, b| speaker(a) == speaker(b)) {
+        let Some(role) = said.first().map(speaker) else { continue };
         let digest = past.digest();
-        let parts = turn.iter().flat_map(|message| &message.parts);
+        let parts = said.iter().flat_map(|message| &message.parts);
         let content: Vec<Value> = parts.filter_map(|part| block(part, &digest)).collect();
         if content.is_empty() {
             continue;
         }
-        let message = json!({"role": role, "content": content});
-        past.add(&message);
-        sent.push(message);
+        past.add(&json!({"role": role, "content": content}));
+        if turns.is_empty() && role == "assistant" {
+            turns.push(("user", vec![json!({"type": "text", "text": BEGINNING})]));
+        }
+        match turns.last_mut() {
+            // What stood between the two said nothing.
+            Some((before, earlier)) if *before == role => earlier.extend(content),
+            _ => turns.push((role, content)),
+        }
     }
-    sent
+    turns.into_iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
 }
 
 fn block(part: &Part, past: &str) -> Option<Value> {
@@ -172,27 +202,18 @@ fn block(part: &Part, past: &str) -> Option<Value> {
             }
             Some(json!({"type": "thinking", "thinking": text, "signature": opaque["signature"]}))
         }
-        Part::Call { id, name, arguments } => {
-            let input = match serde_json::from_str::<Value>(arguments) {
-                Ok(input @ Value::Object(_)) => input,
-                // The API takes objects only; the model must still see what it wrote.
-                _ => json!({"invalid_arguments": arguments}),
-            };
-            Some(json!({"type": "tool_use", "id": call_id(id), "name": name, "input": input}))
+        Part::Call { id, name, arguments, .. } => {
+            let input = arguments::as_history_value(arguments);
+            Some(json!({"type": "tool_use", "id": id, "name": name, "input": input}))
         }
         Part::Result { id, content, is_error } => {
-            let mut result = json!({"type": "tool_result", "tool_use_id": call_id(id), "content": content});
+            let mut result = json!({"type": "tool_result", "tool_use_id": id, "content": content});
             if *is_error {
                 result["is_error"] = json!(true);
             }
             Some(result)
         }
     }
-}
-
-/// Ids of other providers may have characters that this one refuses.
-fn call_id(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' }).collect()
 }
 
 fn tool(tool: &ToolDefinition) -> Value {
@@ -312,6 +333,32 @@ mod tests {
         let (told, _) = body(false, &asked);
         assert!(told.get("output_config").is_none());
         assert!(told["system"][0]["text"].as_str().unwrap().ends_with("{\"type\":\"object\"}"));
+    }
+
+    #[test]
+    fn schemas_keep_the_authors_order_and_numbers_their_digits() {
+        let written = r#"{"type":"object","additionalProperties":false,"properties":{"z":{"type":"string"},"a":{"type":"string"}}}"#;
+        let mut asked = transcript();
+        asked.output_schema = Some(serde_json::from_str::<Value>(written).unwrap().into());
+        let tool = ToolDefinition { input_schema: serde_json::from_str(written).unwrap(), ..asked.tools[0].clone() };
+        asked.tools = [tool].into();
+        let big = "{\"n\":123456789012345678901234567890}";
+        if let Part::Call { arguments, .. } = &mut asked.messages[1].parts[1] {
+            *arguments = big.to_owned();
+        }
+        let (sent, _) = body(false, &asked);
+        assert_eq!(sent["tools"][0]["input_schema"].to_string(), written);
+        assert_eq!(sent["output_config"]["format"]["schema"].to_string(), written);
+        assert_eq!(sent["messages"][1]["content"][1]["input"].to_string(), big);
+    }
+
+    #[test]
+    fn a_conversation_that_lost_its_beginning_starts_with_the_user() {
+        let mut asked = request("two");
+        asked.messages.insert(0, Message::text(Role::Assistant, "one"));
+        let (sent, _) = body(false, &asked);
+        assert_eq!(sent["messages"][0], json!({"role": "user", "content": [{"type": "text", "text": BEGINNING}]}));
+        assert_eq!(sent["messages"].as_array().unwrap().len(), 3);
     }
 
     #[test]

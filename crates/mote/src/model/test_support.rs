@@ -24,14 +24,19 @@ pub(crate) fn request(input: &str) -> Request {
         task: "task_1".into(),
         step: 1,
         attempt: 1,
+        exhausted: 0,
         traceparent: None,
     }
 }
 
 /// A request with a turn of calls behind it: one good, one whose arguments are no JSON.
 pub(crate) fn transcript() -> Request {
-    let call =
-        |id: &str, arguments: &str| Part::Call { id: id.into(), name: "get".into(), arguments: arguments.into() };
+    let call = |id: &str, arguments: &str| Part::Call {
+        id: id.into(),
+        name: "get".into(),
+        arguments: arguments.into(),
+        opaque: None,
+    };
     let result = |id: &str, content: &str, is_error| Part::Result { id: id.into(), content: content.into(), is_error };
     let mut request = request("Sort T-1");
     request.messages.extend([
@@ -60,10 +65,12 @@ pub(crate) fn configured(provider: config::Provider, base_url: &str) -> config::
         key: None,
         base_url: base_url.into(),
         price: config::Price::default(),
+        is_priced: true,
         output_tokens_max: 1_024,
         timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(5),
         temperature: None,
         cache: false,
+        output_limit_field: config::OutputLimitField::Auto,
     }
 }

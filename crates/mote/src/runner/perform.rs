@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::live::LiveRun;
+use super::observe;
 use crate::model::{self, Delta, Provider, Reply, Request};
 use crate::telemetry::Metrics;
 use crate::telemetry::traces::{ModelSpan, ToolSpan};
@@ -21,6 +22,8 @@ pub(super) enum Done {
         result: Result<Reply, model::Error>,
         /// Bytes that had streamed in.
         streamed: usize,
+        /// Whether a piece of a reply had come.
+        began: bool,
         took: Duration,
     },
     /// An attempt at a tool call.
@@ -49,8 +52,11 @@ pub(super) fn model_call(
         };
         let result = provider.complete(&request, &mut sink).await;
         crate::crash::point("model.after_call");
+        if let Err(error) = &result {
+            observe::attempt_failed(&request, error, observer.content, began.elapsed());
+        }
         observer.model(&result, first, began.elapsed());
-        Done::Model { attempt, result, streamed, took: began.elapsed() }
+        Done::Model { attempt, result, streamed, began: first.is_some(), took: began.elapsed() }
     })
 }
 
@@ -88,6 +94,8 @@ pub(super) struct Observer<S> {
     pub metrics: Arc<Metrics>,
     /// Kind of the provider that is asked first.
     pub provider: &'static str,
+    /// Whether what was said may stand in the log.
+    pub content: bool,
 }
 
 impl Observer<ModelSpan> {
@@ -97,9 +105,6 @@ impl Observer<ModelSpan> {
                 self.metrics.model_call(&reply.provider, &reply.model, Ok(()), took);
                 if let Some(first) = first {
                     self.metrics.model_first_token(&reply.provider, &reply.model, first);
-                }
-                if let Some(usage) = &reply.usage {
-                    self.metrics.tokens(&reply.provider, &reply.model, usage);
                 }
             }
             Err(error) => self.metrics.model_call(self.provider, &error.model, Err(error.kind), took),

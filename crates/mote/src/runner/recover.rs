@@ -4,22 +4,24 @@
 use std::sync::Arc;
 
 use futures_util::stream::FuturesUnordered;
+use mote_core::journal::CORE_COUNTS_APART as CORE_RESUMES;
 use mote_core::journal::ReplayError;
-use mote_core::{CallKind, CallState, Change, Event};
+use mote_core::{Call, CallKind, CallState, Change, Event, Phase};
 
 use super::batch::{HISTORY_UNITS_MAX, Occurrence};
 use super::drive::Driver;
+use super::ending::ModelSaid;
 use super::payload::Payload;
 use super::request::{Stored, bounds};
 use super::transcript::Transcript;
 use super::worker::Held;
-use super::{Actions, Core, CoreEvent, Shared, turn};
+use super::{Actions, Core, CoreEvent, Shared, account, detail, turn};
 use crate::clock::UnixMs;
 use crate::config::OnChange;
 use crate::context;
 use crate::limits::PAGE_MAX;
 use crate::message::Message;
-use crate::store::{self, Entry, Store, Task, TaskError};
+use crate::store::{self, Account, Entry, Spending, Store, Task, TaskError};
 
 /// Why a claimed task cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,8 @@ pub struct Replayed {
     pub actions: Actions,
     /// The run after it.
     pub run: Core,
+    /// What it spent.
+    pub spending: Option<Spending>,
 }
 
 /// Replays a task's whole journal, a step at a time, through this build's core.
@@ -62,8 +66,12 @@ pub async fn replay(
         let Some(last) = page.last() else { return Ok(Ok(run)) };
         after = last.seq;
         for entry in page {
+            let before = run;
             match replay_entry(&mut run, &entry) {
-                Ok((event, actions, payload)) => each(Replayed { entry, payload, event, actions, run }),
+                Ok((event, actions, payload)) => {
+                    let spending = account::spending(&before, &run, &actions, &payload);
+                    each(Replayed { entry, payload, event, actions, run, spending });
+                }
                 Err(error) => return Ok(Err(error)),
             }
         }
@@ -94,6 +102,9 @@ pub(super) async fn driver(
     let replayed = replay(&*shared.store, &task.id, |step| {
         steps += 1;
         *driver.run = step.run;
+        if let Some(spending) = &step.spending {
+            driver.account.book(spending);
+        }
         driver.transcript.apply(&step.event, &step.payload, &step.actions, &step.run);
         driver.note(&step.event, &step.payload, step.entry.at);
     });
@@ -106,7 +117,7 @@ pub(super) async fn driver(
         let history = history(shared, &task).await?;
         begin(shared, &task, &stored, history)
     } else {
-        taken_over(&driver)
+        taken_over(&driver, &task, &stored)
     };
     Ok((driver, first))
 }
@@ -120,7 +131,8 @@ pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Ar
         seq: 0,
         run: Box::new(Core::new()),
         transcript: Transcript::new(stored.messages()),
-        usage: task.usage,
+        account: Account::default(),
+        lives: task.lives,
         created_at: task.created_at,
         failure: None,
         mail_seen: 0,
@@ -161,9 +173,21 @@ async fn history(shared: &Shared, task: &Task) -> Result<Vec<Message>, store::Er
 }
 
 /// What a run is told that another worker, or another configuration, had before.
-fn taken_over(driver: &Driver) -> Vec<Occurrence> {
+fn taken_over(driver: &Driver, task: &Task, stored: &Stored) -> Vec<Occurrence> {
     let (shared, run) = (&driver.shared, &driver.run);
     let mut occurrences = Vec::new();
+    let ended = matches!(run.phase(), Phase::Finished(_));
+    // A task that was resumed has a wall time of its own from then on.
+    if run.core() >= CORE_RESUMES && (ended || run.limits().expires_at != task.expires_at.unwrap_or(0)) {
+        let digest = shared.agent.digest;
+        occurrences.push(Occurrence::new(
+            Event::Resumed { limits: bounds(shared, stored, task.expires_at), digest },
+            Payload::Resumed { digest: hex(&digest) },
+        ));
+        if ended {
+            return occurrences;
+        }
+    }
     if *run.digest() != shared.agent.digest {
         let change = change(driver);
         let name = match change {
@@ -172,9 +196,10 @@ fn taken_over(driver: &Driver) -> Vec<Occurrence> {
             Change::PendingCall => "pending_call",
         };
         let digest = shared.agent.digest;
+        let what = detail::what_changed(driver, change);
         occurrences.push(Occurrence::new(
             Event::Rebound { digest, change },
-            Payload::Rebound { digest: hex(&digest), change: name.to_owned() },
+            Payload::Rebound { digest: hex(&digest), change: name.to_owned(), what },
         ));
         if change != Change::Continue {
             return occurrences;
@@ -191,19 +216,25 @@ fn change(driver: &Driver) -> Change {
     if driver.shared.agent.on_change == OnChange::Fail {
         return Change::Fail;
     }
-    let changed = (0_u16..).zip(driver.run.calls()).any(|(index, call)| {
+    if changed_calls(driver).next().is_some() { Change::PendingCall } else { Change::Continue }
+}
+
+/// Pending calls whose tool is not what it was.
+pub(super) fn changed_calls(driver: &Driver) -> impl Iterator<Item = u16> {
+    let changed = |(index, call): (u16, &Call)| {
         let pending = call.state != CallState::Done && !matches!(call.spec.kind, CallKind::Rejected { .. });
         let name = driver.transcript.call(index).map(|call| call.name.as_str());
-        pending && name.and_then(|name| turn::binding_digest(&driver.shared, name)) != Some(call.spec.tool)
-    });
-    if changed { Change::PendingCall } else { Change::Continue }
+        let now = name.and_then(|name| turn::binding_digest(&driver.shared, name));
+        (pending && now != Some(call.spec.tool)).then_some(index)
+    };
+    (0_u16..).zip(driver.run.calls()).filter_map(changed)
 }
 
 impl Driver {
     /// Keeps what the driver needs to know of an event beside the core and the transcript.
     pub(super) fn note(&mut self, event: &CoreEvent, payload: &Payload, at: UnixMs) {
-        if let Payload::ModelFailed { message, .. } = payload {
-            self.failure = Some(message.clone());
+        if let Some(said) = ModelSaid::of(payload) {
+            self.failure = Some(said);
         }
         if matches!(event, Event::ModelReplied { .. }) {
             self.turn_began = at;
@@ -215,7 +246,7 @@ fn broken(message: String) -> Error {
     Error::Broken(super::ending::error("internal", message))
 }
 
-fn hex(digest: &[u8; 32]) -> String {
+pub(super) fn hex(digest: &[u8]) -> String {
     use std::fmt::Write as _;
     digest.iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a string cannot fail.
@@ -263,7 +294,7 @@ mod tests {
             // Format, time (LEB128), tag, then the version of the core that wrote it.
             let tag = 1 + opened[1..].iter().position(|byte| *byte < 0x80).unwrap() + 1;
             assert_eq!(u16::from(opened[tag + 1]), mote_core::journal::CORE);
-            opened[tag + 1] = 0;
+            opened[tag + 1] += 1;
             put(store, task, 1, &opened);
         });
         assert_eq!(task.await.result.as_deref(), Some("\"went\""));

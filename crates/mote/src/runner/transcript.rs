@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use mote_core::{Action, CallOutcome, Event, Finish};
 
 use super::payload::Payload;
-use super::{Actions, Core};
+use super::{Actions, Core, detail};
 use crate::message::{Message, Part, Role};
 
 /// A call of the present turn.
@@ -83,7 +83,9 @@ impl Transcript {
                 self.next += 1;
             }
             (Event::ModelReplied { finish, .. }, Payload::ModelReplied { message, refused, feedback, .. }) => {
-                self.reply(*finish, message, refused, feedback.as_deref());
+                // A turn that ended the run before it was taken is no unit of the context.
+                let taken = run.context().next() > self.next;
+                self.reply(*finish, taken, message, refused, feedback.as_deref());
             }
             (Event::CallAnswered { call, .. }, Payload::CallAnswered { content, is_error, .. }) => {
                 self.observe(*call, content.clone(), *is_error);
@@ -104,7 +106,9 @@ impl Transcript {
                     Payload::CallDenied { content, .. } => content.as_ref().map(ToString::to_string),
                     _ => None,
                 };
-                self.observe(call, notice(outcome, reason.as_deref()), outcome != CallOutcome::TimeReached);
+                let named = self.call(call).map(|call| detail::described(&call.name, &call.arguments));
+                let told = notice(outcome, named.as_deref(), reason.as_deref());
+                self.observe(call, told, outcome != CallOutcome::TimeReached);
             }
         }
         self.close_turn();
@@ -116,16 +120,17 @@ impl Transcript {
     fn reply(
         &mut self,
         finish: Finish,
+        taken: bool,
         message: &Message,
         refused: &[super::payload::RefusedCall],
         feedback: Option<&str>,
     ) {
         self.last = Some(message.clone());
         match finish {
-            Finish::Calls => {
+            Finish::Calls if taken => {
                 self.push(vec![message.clone()]);
                 let call = |part: &Part| match part {
-                    Part::Call { id, name, arguments } => {
+                    Part::Call { id, name, arguments, .. } => {
                         let reason = refused.iter().find(|call| call.id == *id).map(|call| call.reason.clone());
                         let result = reason.map(|content| Part::Result { id: id.clone(), content, is_error: true });
                         Some(TurnCall { id: id.clone(), name: name.clone(), arguments: arguments.clone(), result })
@@ -134,11 +139,11 @@ impl Transcript {
                 };
                 self.turn = message.parts.iter().filter_map(call).collect();
             }
-            Finish::Invalid => {
+            Finish::Invalid if taken => {
                 let feedback = Message::text(Role::User, feedback.unwrap_or_default());
                 self.push(vec![message.clone(), feedback]);
             }
-            Finish::Final | Finish::Length | Finish::Filtered => {}
+            Finish::Calls | Finish::Invalid | Finish::Final | Finish::Length | Finish::Filtered => {}
         }
     }
 
@@ -165,18 +170,22 @@ impl Transcript {
 }
 
 /// What the model is told in place of a result.
-fn notice(outcome: CallOutcome, reason: Option<&str>) -> String {
+fn notice(outcome: CallOutcome, named: Option<&str>, reason: Option<&str>) -> String {
     let (says, detail) = match outcome {
-        CallOutcome::Unknown => (
-            "outcome unknown: the call may or may not have been performed, and it was not repeated. Find out before you \
-             try again",
-            reason,
-        ),
+        CallOutcome::Unknown => {
+            let named = named.unwrap_or("the call");
+            let says = format!(
+                "outcome unknown: {named} may or may not have been performed, and it was not repeated. Find out before you \
+                 try again"
+            );
+            return reason.map_or_else(|| says.clone(), |reason| format!("{says} ({reason})"));
+        }
         CallOutcome::Failed => ("the call failed at every attempt and changed nothing", reason),
         CallOutcome::Forbidden => ("the call is forbidden by policy", reason),
         CallOutcome::Denied => ("a person refused this call", reason),
         CallOutcome::TimedOut => ("nothing came before the time-out", None),
         CallOutcome::TimeReached => ("the time has come", None),
+        CallOutcome::NotMade => ("the call was not made: the task had ended before, and was resumed since", None),
     };
     detail.map_or_else(|| says.to_owned(), |detail| format!("{says} ({detail})"))
 }

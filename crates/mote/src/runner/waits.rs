@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Shared;
 use super::drive::Driver;
+use crate::arguments;
 use crate::limits::{MAIL_AWAITED_MAX, MAIL_MAX};
 use crate::store::{self, Mail, Status};
 
@@ -39,6 +40,10 @@ pub(super) enum Kind {
     Signal,
     /// A time.
     Timer,
+    /// A model that is not available.
+    Model,
+    /// Another attempt at a call.
+    Retry,
 }
 
 impl Kind {
@@ -48,6 +53,8 @@ impl Kind {
             Self::Question => "a question, which takes `content`",
             Self::Signal => "a wait for a signal, which takes no input",
             Self::Timer => "a wait for a time, which takes no input",
+            Self::Model => "a wait for a model, which takes no input",
+            Self::Retry => "a wait for another attempt, which takes no input",
         }
     }
 }
@@ -94,7 +101,7 @@ impl Driver {
         };
         let wait = |(index, call): (u16, &Call)| {
             let (kind, named) = (kind(call)?, self.transcript.call(index)?);
-            let arguments = serde_json::from_str(&named.arguments).unwrap_or_default();
+            let arguments = arguments::read(&named.arguments).map(Value::Object).unwrap_or_default();
             Some(Wait { call: named.id.clone(), kind, arguments })
         };
         (0..).zip(self.run.calls()).filter_map(wait).collect()
@@ -163,7 +170,7 @@ impl Answer<'_> {
         match wait.kind {
             Kind::Approval => self.approves,
             Kind::Question => self.says,
-            Kind::Signal | Kind::Timer => false,
+            Kind::Signal | Kind::Timer | Kind::Model | Kind::Retry => false,
         }
     }
 

@@ -1,11 +1,15 @@
 //! The service from end to end: the real binary against real sockets, as its clients and operators see it.
 
 mod access;
+mod asking;
 mod budgets;
 mod command;
 mod disconnects;
 mod drain;
+mod history;
+mod lives;
 mod misbehaviour;
+mod operator;
 mod run;
 mod service;
 mod sessions;
@@ -14,3 +18,4 @@ mod tasks;
 mod telemetry;
 mod tools;
 mod waits;
+mod wire;

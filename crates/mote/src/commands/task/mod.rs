@@ -2,6 +2,7 @@
 //!
 //! A file each for the connection, for watching, for printing. It speaks HTTP alone and never touches the store.
 
+mod again;
 mod client;
 mod print;
 mod watch;
@@ -16,6 +17,9 @@ use super::exit::Exit;
 use super::terminal::{Style, Terminal};
 use client::Client;
 pub(crate) use client::segment;
+
+/// The service that is asked where no other is named.
+const URL: &str = "http://127.0.0.1:8080";
 
 const AFTER_HELP: &str = "\
 Every command takes --url and --key, or MOTE_URL and MOTE_KEY. A key in the environment does not
@@ -39,11 +43,12 @@ pub(crate) struct Arguments {
     connection: Connection,
 }
 
-/// Where the service is, and how answers are printed.
+// Not a doc comment, nor above `Answer`: it would stand in the help instead of the command's own.
+// Where the service is, and how answers are printed.
 #[derive(Debug, clap::Args)]
 struct Connection {
     /// The service
-    #[arg(long, global = true, env = "MOTE_URL", value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, global = true, env = "MOTE_URL", value_name = "URL", default_value = URL)]
     url: String,
     /// The API key
     #[arg(long, global = true, env = "MOTE_KEY", value_name = "KEY", hide_env_values = true)]
@@ -64,8 +69,9 @@ enum Command {
     Cancel(One),
     Input(Input),
     Signal(Signal),
-    /// Take a task out of the dead letters and queue it again
-    Rerun(One),
+    /// Let a failed or cancelled task go on from its last good step
+    Resume(One),
+    Rerun(Rerun),
 }
 
 /// Give the service a task
@@ -89,7 +95,7 @@ struct Submit {
     #[arg(long, value_name = "JSON", value_parser = json_value)]
     context: Option<Value>,
     /// The most the run may spend, in USD; narrows the agent's budget
-    #[arg(long, value_name = "USD", value_parser = usd)]
+    #[arg(long, value_name = "USD", value_parser = usd, allow_negative_numbers = true)]
     usd: Option<f64>,
     /// The most tokens the run may use, such as 50k; narrows the agent's budget
     #[arg(long, value_parser = tokens)]
@@ -157,6 +163,17 @@ struct Watch {
     after: u64,
 }
 
+/// Run a failed or cancelled task again from its beginning
+#[derive(Debug, clap::Args)]
+struct Rerun {
+    /// The task's id
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    task: String,
+    /// Do not ask, although what it did through tools may then be done again
+    #[arg(long)]
+    yes: bool,
+}
+
 /// Answer an approval or a question of a waiting task
 #[derive(Debug, clap::Args)]
 struct Input {
@@ -170,7 +187,7 @@ struct Input {
     answer: Answer,
 }
 
-/// What is answered: one of these.
+// What is answered: one of these.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Answer {
@@ -234,15 +251,20 @@ async fn perform(command: Command, client: &Client, json: bool, terminal: &mut T
             let answer = client.post(&path, &signal.payload, None).await?;
             told(&answer, "signalled", &signal.task, json, terminal)
         }
-        Command::Rerun(one) => {
-            let answer = client.post(&format!("/tasks/{}/rerun", segment(&one.task)), &json!({}), None).await?;
-            told(&answer, "queued again", &one.task, json, terminal)
+        Command::Resume(one) => {
+            let answer = client.post(&format!("/tasks/{}/resume", segment(&one.task)), &json!({}), None).await?;
+            told(&answer, "queued; it goes on from its last good step", &one.task, json, terminal)
         }
+        Command::Rerun(rerun) => again::rerun(&rerun, client, json, terminal).await,
     }
 }
 
 async fn submit(submit: Submit, client: &Client, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
     let input = if submit.input == "-" { read_stdin()? } else { submit.input };
+    // As `mote run` and the service have it.
+    if input.trim().is_empty() {
+        return Err(Exit::usage("the INPUT is empty"));
+    }
     let mut body = json!({ "input": input });
     let mut set = |field: &str, value: Option<Value>| {
         if let Some(value) = value {

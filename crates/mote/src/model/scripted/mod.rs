@@ -15,7 +15,7 @@ use serde_json::Value;
 
 pub use plan::{Fail, FailKind, Plan, PlanError, Turn};
 
-use super::{Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Request, Usage};
+use super::{Answer, Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Request, Usage};
 use crate::message::{Message, Part, Role};
 
 /// This provider's kind.
@@ -41,7 +41,10 @@ impl Scripted {
 
     fn error(&self, kind: ErrorKind, message: String) -> Error {
         let (model, endpoint) = (self.model.clone(), self.file.display().to_string());
-        Error { kind, model, endpoint, message, retry_after: None, alternative: false }
+        let bad_reply = [ErrorKind::Broken, ErrorKind::Aborted, ErrorKind::EmptyReply];
+        let (answer, began) = (Answer::default(), bad_reply.contains(&kind));
+        let (retry_after, alternative, place, usage) = (None, false, 0, None);
+        Error { kind, model, endpoint, message, retry_after, alternative, place, began, usage, answer }
     }
 
     fn turn(&self, request: &Request) -> Result<&Turn, Error> {
@@ -89,7 +92,7 @@ impl Provider for Scripted {
             // The same for every attempt and every replay, and unique within a session.
             let id = format!("{}-{}-{place}", request.task, request.step);
             let arguments = Value::Object(arguments).to_string();
-            parts.push(Part::Call { id, name: call.tool.clone(), arguments });
+            parts.push(Part::Call { id, name: call.tool.clone(), arguments, opaque: None });
         }
         Ok(Reply {
             message: Message { role: Role::Assistant, parts },

@@ -10,10 +10,13 @@ mod claim;
 mod commit;
 mod connection;
 mod create;
+mod hold;
 mod list;
+mod lives;
 mod mail;
 mod owner;
 mod reader;
+mod restore;
 mod row;
 mod sandbox;
 mod schema;
@@ -23,6 +26,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod workers;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +36,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch as channel};
 
+pub use self::restore::restore;
+
 use self::checkpoint::Checkpointer;
 use self::commit::Prepared;
 use self::reader::Readers;
@@ -39,8 +45,9 @@ use self::submit::Submission;
 use self::watch::Watchers;
 use self::writer::{WhenFull, Writer};
 use super::{
-    Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Lease, Mail, MailRow, NewSandbox, NewTask,
-    OutboxMessage, Page, SandboxChange, SandboxRow, SandboxScope, Session, Store, Submitted, Swept, Task,
+    Amount, BudgetLine, Claim, Commit, CommitError, Counts, EffectRow, Entry, Erase, Error, Filter, Held, Lease, Mail,
+    MailRow, NewSandbox, NewTask, OutboxMessage, Page, Presence, SandboxChange, SandboxRow, SandboxScope, Session,
+    Store, Submitted, Swept, Task,
 };
 use crate::clock::UnixMs;
 use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITE_FRESH, STORE_WRITER_CACHE_KIB};
@@ -155,6 +162,22 @@ impl SqliteStore {
         self.writer.run("assign the store", WhenFull::Refuse, work).await
     }
 
+    /// What is held since the store was restored.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn held(&self) -> Result<Held, Error> {
+        self.readers.run("read what is held", |connection| Ok(hold::held(connection)?)).await
+    }
+
+    /// Lets go of what is held; says how much it was.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn let_go(&self) -> Result<Held, Error> {
+        self.writer.run("release what is held", WhenFull::Refuse, hold::release).await
+    }
+
     /// Reads the whole file for damage (`PRAGMA quick_check`).
     ///
     /// # Errors
@@ -168,6 +191,16 @@ impl SqliteStore {
             })
             .await
     }
+}
+
+/// Whether an agent could use the file; nothing in it is changed.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it is not a store, [`Error::SchemaTooNew`], [`Error::Foreign`], and what reading it says.
+pub fn probe(path: &Path, agent: &str) -> Result<(), Error> {
+    let connection = connection::open_to_read(path)?;
+    schema::found(&connection, path, schema::MIGRATIONS)?;
+    owner::check(&connection, path, agent).map(|_| ())
 }
 
 fn encode<T: serde::Serialize + ?Sized>(operation: &'static str, value: &T) -> Result<String, Error> {
@@ -189,6 +222,33 @@ impl Store for SqliteStore {
     async fn claim_task(&self, task: &str, lease: Lease, now: UnixMs) -> Result<Option<Claim>, Error> {
         let task = task.to_owned();
         self.writer.run("claim a task", WhenFull::Wait, move |tx| claim::claim_task(tx, &task, &lease, now)).await
+    }
+
+    async fn begin_trial(&self, task: &str, epoch: u64) -> Result<(), Error> {
+        let task = task.to_owned();
+        self.writer.run("begin a trial", WhenFull::Wait, move |tx| claim::begin_trial(tx, &task, epoch)).await
+    }
+
+    async fn attend(&self, worker: &str) -> Result<Presence, Error> {
+        const DOING: &str = "note a worker";
+        let (folder, worker) = (workers::folder(&self.settings.path), worker.to_owned());
+        self.readers.run(DOING, move |_| workers::done(DOING, workers::attend(&folder, &worker))).await
+    }
+
+    async fn end_dead_leases(&self, now: UnixMs) -> Result<u64, Error> {
+        const DOING: &str = "look for dead workers";
+        let folder = workers::folder(&self.settings.path);
+        // On a reader's thread, which is there anyway.
+        let dead = self.readers.run(DOING, move |_| workers::done(DOING, workers::dead(&folder))).await?;
+        if dead.is_empty() {
+            return Ok(0);
+        }
+        let names: Vec<String> = dead.iter().map(|(name, _)| name.clone()).collect();
+        let work = move |tx: &mut writer::Tx<'_>| workers::end_leases(tx, &names, now);
+        let ended = self.writer.run("end a dead worker's leases", WhenFull::Wait, work).await?;
+        // Only now: until the leases have ended, the next look must find it again.
+        self.readers.run(DOING, move |_| workers::done(DOING, workers::forget(dead))).await?;
+        Ok(ended)
     }
 
     async fn renew(&self, worker: &str, held: &[(String, u64)], until: UnixMs) -> Result<Vec<String>, Error> {
@@ -247,7 +307,17 @@ impl Store for SqliteStore {
 
     async fn requeue(&self, task: &str, now: UnixMs) -> Result<(), Error> {
         let task = task.to_owned();
-        self.writer.run("requeue a task", WhenFull::Refuse, move |tx| claim::requeue(tx, &task, now)).await
+        self.writer.run("requeue a task", WhenFull::Refuse, move |tx| lives::rerun(tx, &task, now)).await
+    }
+
+    async fn resume(&self, task: &str, now: UnixMs) -> Result<(), Error> {
+        let task = task.to_owned();
+        self.writer.run("resume a task", WhenFull::Refuse, move |tx| lives::resume(tx, &task, now)).await
+    }
+
+    async fn effects(&self, task: &str) -> Result<Vec<EffectRow>, Error> {
+        let task = task.to_owned();
+        self.readers.run("read effects", move |connection| lives::effects(connection, &task)).await
     }
 
     async fn erase(&self, what: Erase) -> Result<u64, Error> {
@@ -282,6 +352,11 @@ impl Store for SqliteStore {
 
     async fn sandboxes_due(&self, now: UnixMs, limit: usize) -> Result<Vec<SandboxRow>, Error> {
         self.readers.run("read sandboxes", move |connection| sandbox::due(connection, now, limit)).await
+    }
+
+    async fn taken(&self, line: &BudgetLine) -> Result<Option<Amount>, Error> {
+        let line = line.clone();
+        self.readers.run("read a budget", move |connection| budget::taken(connection, &line).map(Some)).await
     }
 
     async fn counts(&self) -> Result<Counts, Error> {

@@ -77,6 +77,8 @@ pub(super) fn model_error(kind: ErrorKind) -> &'static str {
         ErrorKind::RateLimited => "rate_limited",
         ErrorKind::Overloaded => "overloaded",
         ErrorKind::Broken => "broken",
+        ErrorKind::Aborted => "aborted",
+        ErrorKind::EmptyReply => "empty_reply",
         ErrorKind::TimedOut => "timeout",
         ErrorKind::ContextLength => "context_length",
         ErrorKind::Rejected => "rejected",
@@ -117,7 +119,7 @@ fn part(part: &Part) -> serde_json::Value {
     match part {
         Part::Text { text } => json!({"type": "text", "content": text}),
         Part::Reasoning { text, .. } => json!({"type": "reasoning", "content": text}),
-        Part::Call { id, name, arguments } => {
+        Part::Call { id, name, arguments, .. } => {
             let arguments = serde_json::from_str(arguments).unwrap_or_else(|_| json!(arguments));
             json!({"type": "tool_call", "id": id, "name": name, "arguments": arguments})
         }
