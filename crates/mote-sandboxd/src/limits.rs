@@ -356,6 +356,8 @@ pub const CODE_MESSAGES_HELD: usize = 16;
 pub const CODE_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes kept of what a driver says on standard error before it is ready.
 pub const CODE_START_WORDS_BYTES: usize = 4096;
+/// Bytes that stand behind a mark of the bash driver on its line: a number and a status, or a path.
+pub const CODE_MARK_LINE_BYTES_MAX: usize = 4096;
 /// Time for a driver to start.
 pub const CODE_START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time limit of one cell.

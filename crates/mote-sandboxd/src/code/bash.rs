@@ -2,12 +2,17 @@
 //!
 //! Interactive, because an interrupt then ends the whole cell and leaves the shell alive. What is printed goes out as it
 //! is; a line with a mark, the cell's number and its exit status follows on both streams, so that both are known to be read
-//! to the end. The mark is the context's random id: code that prints it fools itself alone.
+//! to the end. The mark is the context's random id. Code can learn it, as it can learn all that its shell reads; code that
+//! prints it fools itself alone: what stands behind a mark is bounded, and says nothing but how a cell of this context ended.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use memchr::memchr;
+use memchr::memmem::Finder;
+
 use super::message::{Message, Printed};
+use crate::limits::CODE_MARK_LINE_BYTES_MAX;
 
 /// What the shell is told first: no history, and no expansion of `!`.
 pub(super) const PREPARATION: &str = "set +H +o history; unset HISTFILE PROMPT_COMMAND\n";
@@ -84,10 +89,12 @@ pub(super) fn command(mark: &str, cell: u64, code: &str, env: &BTreeMap<String, 
     lines
 }
 
-/// What was read of a stream and is not yet told: it may be the beginning of a mark.
+/// What was read of a stream and is not yet told: it may be the beginning of a mark, or of the line behind one.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     held: Vec<u8>,
+    /// Where a mark was read whose line is not whole yet: how many bytes of the line are held. All of them were looked at.
+    line: Option<usize>,
 }
 
 /// What a stream held.
@@ -100,45 +107,56 @@ pub(super) enum Piece {
 }
 
 impl Stream {
-    /// Takes bytes; gives what is certain.
+    /// Takes bytes; gives what is certain. Each byte is looked at once, and no more than a mark and
+    /// [`CODE_MARK_LINE_BYTES_MAX`] bytes are held: a longer line is none of ours, whoever printed the mark.
     pub(super) fn feed(&mut self, mark: &str, bytes: &[u8]) -> Vec<Piece> {
-        self.held.extend_from_slice(bytes);
         let needle = format!("\n{mark} ");
+        let finder = Finder::new(&needle);
+        self.held.extend_from_slice(bytes);
         let mut pieces = Vec::new();
+        // All before this was told.
+        let mut at = 0;
         loop {
-            if let Some(at) = find(&self.held, needle.as_bytes()) {
-                let rest = at + needle.len();
-                let Some(length) = self.held[rest..].iter().position(|byte| *byte == b'\n') else {
-                    self.tell(at, &mut pieces);
-                    return pieces;
-                };
-                let said = String::from_utf8_lossy(&self.held[rest..rest + length]).into_owned();
-                self.tell(at, &mut pieces);
-                self.held.drain(..needle.len() + length + 1);
-                pieces.push(Piece::Mark(said));
-                continue;
+            if let Some(known) = self.line {
+                let end = memchr(b'\n', &self.held[at + known..]).map(|found| known + found);
+                let length = end.unwrap_or(self.held.len() - at);
+                if length > CODE_MARK_LINE_BYTES_MAX {
+                    pieces.push(Piece::Text(needle.clone()));
+                    self.line = None;
+                } else if let Some(length) = end {
+                    pieces.push(Piece::Mark(String::from_utf8_lossy(&self.held[at..at + length]).into_owned()));
+                    at += length + 1;
+                    self.line = None;
+                } else {
+                    self.line = Some(length);
+                    break;
+                }
+            } else if let Some(found) = finder.find(&self.held[at..]) {
+                tell(&self.held[at..at + found], &mut pieces);
+                at += found + needle.len();
+                self.line = Some(0);
+            } else {
+                let rest = &self.held[at..];
+                // The end of what is held may be the beginning of a mark, or of a character.
+                let keep = (1..=rest.len().min(needle.len() - 1))
+                    .rev()
+                    .find(|length| needle.as_bytes().starts_with(&rest[rest.len() - length..]))
+                    .unwrap_or(0);
+                let end = whole_characters(rest, rest.len() - keep);
+                tell(&rest[..end], &mut pieces);
+                at += end;
+                break;
             }
-            // The end of what is held may be the beginning of a mark, or of a character.
-            let keep = (1..=self.held.len().min(needle.len() - 1))
-                .rev()
-                .find(|length| needle.as_bytes().starts_with(&self.held[self.held.len() - length..]))
-                .unwrap_or(0);
-            let end = whole_characters(&self.held, self.held.len() - keep);
-            self.tell(end, &mut pieces);
-            return pieces;
         }
-    }
-
-    fn tell(&mut self, end: usize, pieces: &mut Vec<Piece>) {
-        if end > 0 {
-            let text: Vec<u8> = self.held.drain(..end).collect();
-            pieces.push(Piece::Text(String::from_utf8_lossy(&text).into_owned()));
-        }
+        self.held.drain(..at);
+        pieces
     }
 }
 
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+fn tell(text: &[u8], pieces: &mut Vec<Piece>) {
+    if !text.is_empty() {
+        pieces.push(Piece::Text(String::from_utf8_lossy(text).into_owned()));
+    }
 }
 
 /// The longest beginning, up to `end`, that does not cut a character of UTF-8.
@@ -251,6 +269,35 @@ mod tests {
             assert!(ends >= 1 && printed.contains(&format!("\nm {cell} begun\n")), "{cell}: {ends}");
         }
         assert!(!printed.contains("\n\n\n"), "{printed}");
+    }
+
+    #[test]
+    fn a_mark_with_an_endless_line_is_text_and_holds_no_memory() {
+        let (mut stream, mut told) = (Stream::default(), 0);
+        let part = [b'x'; 1000];
+        let pieces = stream.feed("mark", b"\nmark 7 ");
+        assert_eq!(pieces, []);
+        for _ in 0..1000 {
+            for piece in stream.feed("mark", &part) {
+                let Piece::Text(text) = piece else { panic!("{piece:?}") };
+                told += text.len();
+            }
+            assert!(stream.held.len() <= CODE_MARK_LINE_BYTES_MAX, "{}", stream.held.len());
+        }
+        assert_eq!(told, "\nmark 7 ".len() + 1000 * part.len());
+        // What is printed next is read as before.
+        assert_eq!(stream.feed("mark", b"\nmark 8 0\n"), [Piece::Mark("8 0".to_owned())]);
+    }
+
+    #[test]
+    fn the_longest_line_of_a_mark_is_read_and_one_byte_more_is_text() {
+        for (length, is_mark) in [(CODE_MARK_LINE_BYTES_MAX, true), (CODE_MARK_LINE_BYTES_MAX + 1, false)] {
+            let line = "y".repeat(length);
+            let mut stream = Stream::default();
+            let mut pieces = stream.feed("mark", format!("\nmark {line}\n").as_bytes());
+            pieces.extend(stream.feed("mark", b"z"));
+            assert_eq!(pieces.first() == Some(&Piece::Mark(line)), is_mark, "{length}");
+        }
     }
 
     proptest! {

@@ -397,10 +397,11 @@ impl Reader {
                 Piece::Mark(said) => {
                     let (what, rest) = said.split_once(' ').unwrap_or((&said, ""));
                     if what == "ready" {
-                        if stream == 0 {
-                            self.ends[0] = rest.to_owned();
+                        // Only the greeting says it; after that it is code that does.
+                        if self.ready.is_none() {
+                            continue;
                         }
-                        self.ends[1].push_str(if stream == 1 { "." } else { "" });
+                        self.ends[stream] = if stream == 0 { rest.to_owned() } else { ".".to_owned() };
                         if !self.ends[0].is_empty() && !self.ends[1].is_empty() {
                             let cwd = std::mem::take(&mut self.ends[0]);
                             self.ends[1].clear();
