@@ -35,9 +35,12 @@ pub struct Rule {
     /// TLS is terminated by the daemon, whose authority the image trusts. Implied by `secrets` and by recording.
     #[serde(default)]
     pub inspect: bool,
-    /// Headers set on each request at egress; needs inspection for HTTPS.
+    /// Headers set on each request over TLS at egress; TLS is then inspected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<Header>,
+    /// Headers are set on requests in the clear, too: whoever is on the way reads them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain_http: bool,
 }
 
 /// A header set at egress.

@@ -105,6 +105,10 @@ pub const POOL_BYTES_DEFAULT: u64 = 64 << 30;
 pub const POOL_DISK_PERCENT_MAX: u64 = 75;
 /// Bytes of the least pool: what `mkfs.btrfs` needs, and room for a sandbox.
 pub const POOL_BYTES_MIN: u64 = 512 << 20;
+/// Subvolumes inside a tree that one removal of the tree removes; the next goes on.
+pub const NESTED_SUBVOLUMES_MAX: usize = 10_000;
+/// Subvolumes within each other inside a tree that is removed.
+pub const NESTED_SUBVOLUMES_DEPTH_MAX: usize = 64;
 /// Bytes that a volume may be charged with where the operator says nothing else.
 pub const VOLUME_BYTES_DEFAULT: u64 = 16 << 30;
 /// How often the daemon removes images without a name and layers that nothing uses.
@@ -151,7 +155,13 @@ pub const REMOVE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(6
 pub const GIVE_BACK_RETRY_FIRST: std::time::Duration = std::time::Duration::from_millis(100);
 /// The longest such wait.
 pub const GIVE_BACK_RETRY_MAX: std::time::Duration = std::time::Duration::from_secs(30);
-/// How long recovery waits for one sandbox, or for one thing without a record, before it looks at the next.
+/// Sandboxes, and things without a record, that recovery sees to at once.
+pub const RECOVERIES_AT_ONCE: usize = 256;
+/// How long the start of the daemon waits for what a crash left half-made or half-ended; it goes on beyond.
+pub const RECOVERY_SETTLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
+/// How long the first process of a sandbox that is adopted may take to answer. The daemon serves meanwhile.
+pub const RECOVERY_HELLO_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long recovery waits for one sandbox, or for one thing without a record, before it gives it up.
 pub const RECOVERY_STEP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// How long a new sandbox's first process may take to answer.
 pub const GUEST_START_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
@@ -167,12 +177,24 @@ pub const TIMER_RETRY_MS: u64 = 250;
 pub const TIMER_FAILED_RETRY_MS: u64 = 30_000;
 /// The longest sleep of the timers: the wall clock may be set meanwhile.
 pub const TIMER_SLEEP_MAX: std::time::Duration = std::time::Duration::from_secs(10);
-/// Keys that were seen lately and need no look-up.
-pub const KEY_CACHE_MAX: usize = 1024;
-/// How long a key that was seen needs no look-up; a revoked one is refused within this time.
-pub const KEY_CACHE_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long the list of keys holds as it was read; a revoked one is refused within this time.
+pub const KEY_LIST_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long to wait between two readings of the keys, however many guess at one.
+pub const KEY_READ_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// Requests a second whose sandbox is looked for by their signature alone; what comes beyond is answered `exhausted`.
+pub const SIGNATURE_SEARCHES_PER_SECOND: u64 = 100;
+/// Bytes of a signed address' path.
+pub const SIGNED_PATH_BYTES_MAX: usize = 4096;
 /// Connections that are served at once; further ones wait in the kernel.
 pub const CONNECTIONS_MAX: usize = 8192;
+/// Of the descriptors that the daemon may have, hundredths for connections of clients; as many for what these ask inside.
+pub const DESCRIPTORS_CLIENTS_PERCENT: usize = 20;
+/// The same for connections of all sandboxes to destinations.
+pub const DESCRIPTORS_EGRESS_PERCENT: usize = 20;
+/// Of the connections of all sandboxes, hundredths that only sandboxes with few of their own are given.
+pub const EGRESS_RESERVED_PERCENT: usize = 25;
+/// Connections that make a sandbox one with few.
+pub const EGRESS_CONNECTIONS_FEW: usize = 16;
 /// How long to wait before accepting again after it failed.
 pub const ACCEPT_RETRY: std::time::Duration = std::time::Duration::from_millis(50);
 /// How long a request's head may take.
@@ -242,6 +264,9 @@ pub const TERMINALS_MAX: u32 = 256;
 pub const GUEST_BACKLOG: i32 = 128;
 /// Open files of one process of a sandbox, where the host allows as many.
 pub const OPEN_FILES_MAX: u64 = 1_048_576;
+/// Bytes of the file that a crash leaves. With 0 a `core_pattern` that begins with `|` still has the host's root run a program;
+/// with 1 the kernel runs none (core(5)), and writes no file either: a dump has a page at least.
+pub const CORE_BYTES: u64 = 1;
 /// Times that the keeper tries to remove what is left of a sandbox before it is reported.
 pub const REMOVAL_TRIES: u32 = 50;
 /// How long a start waits for one process that an earlier daemon left and that was killed: one that hangs in the kernel must

@@ -26,6 +26,7 @@ pub use self::frame::violation;
 pub use self::process::{Event, ProcessInput, ProcessStream};
 
 use self::frame::{Frames, Writer};
+use crate::descriptor;
 use crate::limits::{
     GUEST_CONNECT_TIMEOUT_MS, GUEST_LIST_BYTES_MAX, GUEST_PROCESSES_MAX, GUEST_REPLY_TIMEOUT_MS, GUEST_SYNC_TIMEOUT_MS,
 };
@@ -266,8 +267,11 @@ async fn within<T>(
     })
 }
 
-/// Nobody listens, or the connection broke.
+/// Nobody listens, or the connection broke; or it is the daemon that cannot have one more.
 fn gone(error: &std::io::Error) -> Failure {
+    if descriptor::are_used_up(error) {
+        return descriptor::used_up("failed to reach the sandbox's first process");
+    }
     Failure::new(Code::Gone, format!("failed to reach the sandbox's first process: {error}"))
 }
 

@@ -4,7 +4,7 @@
 //! requests that exclude each other one is told why not. It performs nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::lifecycle::{State, Transition};
@@ -39,7 +39,7 @@ pub struct Cell {
     record: Mutex<Record>,
     process: Mutex<Process>,
     /// Held while effects are under way, so that a removal waits for them.
-    pub(super) work: tokio::sync::Mutex<()>,
+    pub(super) work: Arc<tokio::sync::Mutex<()>>,
     states: watch::Sender<State>,
     journal: Mutex<Journal>,
 }
@@ -55,7 +55,7 @@ impl Cell {
             id: record.id.clone(),
             record: Mutex::new(record),
             process: Mutex::default(),
-            work: tokio::sync::Mutex::new(()),
+            work: Arc::default(),
             states,
             journal: Mutex::default(),
         }
@@ -142,6 +142,9 @@ impl Cell {
         process.starts += 1;
         let generation = process.starts;
         process.live = Some(Live { guest, generation });
+        drop(process);
+        // Whoever waits for a way inside looks again: of a sandbox that is adopted the state stays as it is.
+        self.states.send_modify(|_| {});
         generation
     }
 

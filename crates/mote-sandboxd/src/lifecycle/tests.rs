@@ -237,6 +237,7 @@ async fn headers_that_a_policy_sets_are_sealed_at_rest_and_open_again() {
         to: "a.test".to_owned(),
         ports: vec![],
         over_deny: false,
+        plain_http: false,
         inspect: true,
         headers: vec![header],
     };

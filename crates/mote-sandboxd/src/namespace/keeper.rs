@@ -97,6 +97,10 @@ pub struct Cells {
     living: HashMap<String, Resident>,
     ending: HashMap<Token, (Vec<u64>, Resident)>,
     graves: Graves,
+    /// Launches in roots that are still mounted: they wait until these are not.
+    deferred: Vec<(u64, Box<Launch>)>,
+    /// Cells that serve nobody and were killed. What one had mounted its process unmounts, which may wait for the disk.
+    dying: HashMap<Token, Cell>,
     /// Cells without and with a network cannot be made for now: tried again at the next start.
     barren: [bool; 2],
     refused: Refused,
@@ -130,6 +134,8 @@ impl Cells {
             living: HashMap::new(),
             ending: HashMap::new(),
             graves: Graves::default(),
+            deferred: Vec::new(),
+            dying: HashMap::new(),
             barren: [false; 2],
             refused: Refused::default(),
         };
@@ -147,7 +153,7 @@ impl Cells {
         reactor: &mut Reactor,
     ) -> Progress {
         match verb {
-            Verb::Start(launch) => match self.start(number, &launch, roots, proof, reactor) {
+            Verb::Start(launch) => match self.start_when_free(number, launch, roots, proof, reactor) {
                 Ok(()) => Progress::Later,
                 Err(failure) => failure.into(),
             },
@@ -178,6 +184,59 @@ impl Cells {
         self.mould.groups.freeze(&group(self.resident(id)?.record.slot), frozen).map(|()| Answer::Done)
     }
 
+    /// Starts a launch, or keeps it until its root is no longer mounted.
+    fn start_when_free(
+        &mut self,
+        number: u64,
+        launch: Box<Launch>,
+        roots: &Roots,
+        proof: &SingleThreaded,
+        reactor: &mut Reactor,
+    ) -> Result<(), Failure> {
+        launch.check()?;
+        let taken = self.is_launched(&launch.id)
+            || self.ending.values().any(|(_, resident)| resident.record.id == launch.id);
+        if taken || self.living.contains_key(&launch.id) {
+            return Err(Failure::new(Code::Conflict, format!("a sandbox {:?} lives already", launch.id)));
+        }
+        if roots.upper_of(&launch.id).is_some_and(|upper| self.graves.holds(upper)) {
+            self.deferred.push((number, launch));
+            if self.graves.is_due() {
+                self.graves.dig(proof, reactor);
+            }
+            return Ok(());
+        }
+        self.start(number, &launch, roots, proof, reactor)
+    }
+
+    /// Starts what waited for roots that are no longer mounted.
+    pub fn start_deferred(
+        &mut self,
+        roots: &Roots,
+        proof: &SingleThreaded,
+        reactor: &mut Reactor,
+        answers: &mut VecDeque<(u64, Answered)>,
+    ) {
+        if self.deferred.is_empty() {
+            return;
+        }
+        if self.graves.is_due() {
+            self.graves.dig(proof, reactor);
+        }
+        for (number, launch) in std::mem::take(&mut self.deferred) {
+            if roots.upper_of(&launch.id).is_some_and(|upper| self.graves.holds(upper)) {
+                self.deferred.push((number, launch));
+            } else if let Err(failure) = self.start(number, &launch, roots, proof, reactor) {
+                answers.push_back((number, Err(failure)));
+            }
+        }
+    }
+
+    fn is_launched(&self, id: &str) -> bool {
+        self.starting.values().any(|starting| starting.id == id)
+            || self.deferred.iter().any(|(_, launch)| launch.id == id)
+    }
+
     fn start(
         &mut self,
         number: u64,
@@ -186,16 +245,7 @@ impl Cells {
         proof: &SingleThreaded,
         reactor: &mut Reactor,
     ) -> Result<(), Failure> {
-        launch.check()?;
-        let taken = self.starting.values().any(|starting| starting.id == launch.id)
-            || self.ending.values().any(|(_, resident)| resident.record.id == launch.id);
-        if taken || self.living.contains_key(&launch.id) {
-            return Err(Failure::new(Code::Conflict, format!("a sandbox {:?} lives already", launch.id)));
-        }
         self.barren[usize::from(launch.network)] = false;
-        if let Some(upper) = roots.upper_of(&launch.id) {
-            self.graves.release(upper, reactor);
-        }
         let Waiting { token, cell, sockets } = self.take(launch.network, proof, reactor)?;
         match self.order(&cell, launch, roots) {
             Ok(()) => {
@@ -204,7 +254,7 @@ impl Cells {
             }
             Err(failure) => {
                 reactor.forget(&cell.control);
-                self.discard(&cell);
+                self.discard(cell, reactor);
                 let _ = std::fs::remove_dir_all(record::folder(&self.settings.run, &launch.id));
                 Err(failure)
             }
@@ -225,7 +275,7 @@ impl Cells {
         match reactor.watch(&made.control) {
             Ok(token) => Ok(Waiting { token, cell: made, sockets: Vec::new() }),
             Err(error) => {
-                self.discard(&made);
+                self.discard(made, reactor);
                 Err(failed("watch a cell", error))
             }
         }
@@ -259,7 +309,7 @@ impl Cells {
             let (tree, read_only) = match &mount.source {
                 Source::Volume(id) => (mounts::copy_mapped(&roots.volume(id)?, &cell.users)?, mount.read_only),
                 Source::Data(path) => {
-                    let path = roots.host_directory(path)?;
+                    let path = roots.data_directory(path)?;
                     (mounts::copy(&path).map_err(|error| failed(format_args!("open {}", path.display()), error))?, true)
                 }
             };
@@ -288,7 +338,7 @@ impl Cells {
             numbers.push(number);
             return Progress::Later;
         }
-        if self.starting.values().any(|starting| starting.id == id) {
+        if self.is_launched(id) {
             return Failure::new(Code::Busy, format!("the sandbox {id:?} is being launched")).into();
         }
         let Some(resident) = self.living.remove(id) else {
@@ -327,6 +377,11 @@ impl Cells {
         if self.graves.ready(token, reactor) {
             return;
         }
+        if let Some(cell) = self.dying.remove(&token) {
+            reactor.forget(&cell.child.descriptor);
+            self.bury(&cell);
+            return;
+        }
         if let Some((numbers, resident)) = self.ending.remove(&token) {
             reactor.forget(&resident.process);
             let result = self.clean(&resident);
@@ -346,12 +401,12 @@ impl Cells {
                 }
                 Heard::Done => {
                     reactor.forget(&starting.cell.control);
-                    answers.push_back((starting.number, self.settle(starting)));
+                    answers.push_back((starting.number, self.settle(starting, reactor)));
                 }
                 Heard::Failed(failure) => {
                     reactor.forget(&starting.cell.control);
                     let _ = std::fs::remove_dir_all(record::folder(&self.settings.run, &starting.id));
-                    self.discard(&starting.cell);
+                    self.discard(starting.cell, reactor);
                     answers.push_back((starting.number, Err(failure)));
                 }
             }
@@ -368,11 +423,11 @@ impl Cells {
     }
 
     /// Gives up a cell that waits. The next start makes one itself, and tells its caller why it cannot.
-    fn refuse(&mut self, at: usize, failure: Failure, reactor: &Reactor) {
+    fn refuse(&mut self, at: usize, failure: Failure, reactor: &mut Reactor) {
         if let Some(waiting) = self.waiting.remove(at) {
             self.note_refusal(waiting.cell.network, failure);
             reactor.forget(&waiting.cell.control);
-            self.discard(&waiting.cell);
+            self.discard(waiting.cell, reactor);
         }
     }
 
@@ -383,7 +438,7 @@ impl Cells {
     }
 
     /// A cell became a sandbox.
-    fn settle(&mut self, starting: Starting) -> Answered {
+    fn settle(&mut self, starting: Starting, reactor: &mut Reactor) -> Answered {
         let Starting { id, cell, sockets, .. } = starting;
         let meter = self.mould.groups.meter(&group(cell.slot));
         let resident = Resident::settle(&id, cell, meter);
@@ -391,8 +446,11 @@ impl Cells {
             resident.record.write(&self.settings.run).and_then(|()| resident.answer(&self.settings.run, sockets));
         if noted.is_err() {
             resident.kill();
-            resident.wait();
-            self.clean(&resident)?;
+            // What is left goes when it has ended; the caller is told why at once.
+            match reactor.watch(&resident.process) {
+                Ok(token) => drop(self.ending.insert(token, (Vec::new(), resident))),
+                Err(_) => self.clean(&resident)?,
+            }
         } else {
             self.living.insert(id, resident);
         }
@@ -410,9 +468,19 @@ impl Cells {
         Ok(())
     }
 
-    /// Ends a cell that serves nobody.
-    fn discard(&mut self, cell: &Cell) {
-        cell.end();
+    /// Ends a cell that serves nobody. Its end is not waited for.
+    fn discard(&mut self, cell: Cell, reactor: &mut Reactor) {
+        cell.kill();
+        match reactor.watch(&cell.child.descriptor) {
+            Ok(token) => drop(self.dying.insert(token, cell)),
+            // Not watched, it is waited for: rare, and better than to keep its range of ids for ever.
+            Err(_) => self.bury(&cell),
+        }
+    }
+
+    /// Gives back what a cell had that was killed.
+    fn bury(&mut self, cell: &Cell) {
+        cell.wait();
         if super::living::remove_groups(&*self.mould.groups, &group(cell.slot)).is_ok() {
             self.slots.give_back(cell.slot);
         }
@@ -451,6 +519,11 @@ impl Cells {
         }
     }
 
+    /// For a child of the keeper that does something else: it holds no root.
+    pub fn let_go(&mut self) {
+        self.graves.let_go();
+    }
+
     /// Gives back what has to be, however much there is to do. To be called when no other child of the keeper runs, which
     /// would hold what is to go.
     pub fn settle_graves(&mut self, proof: &SingleThreaded, reactor: &mut Reactor) {
@@ -461,13 +534,14 @@ impl Cells {
 
     /// Gives back what serves no sandbox. Those that live, live on.
     pub fn close(&mut self) {
-        while let Some(waiting) = self.waiting.pop_front() {
-            self.discard(&waiting.cell);
-        }
+        let mut cells: Vec<Cell> = self.waiting.drain(..).map(|waiting| waiting.cell).collect();
         for (_, starting) in std::mem::take(&mut self.starting) {
             let _ = std::fs::remove_dir_all(record::folder(&self.settings.run, &starting.id));
-            self.discard(&starting.cell);
+            cells.push(starting.cell);
         }
+        cells.extend(std::mem::take(&mut self.dying).into_values());
+        cells.iter().for_each(Cell::kill);
+        cells.iter().for_each(|cell| self.bury(cell));
         for (_, (_, resident)) in std::mem::take(&mut self.ending) {
             // Nobody hears of a failure any more; the next keeper sweeps.
             let _ = self.clean(&resident);

@@ -161,13 +161,13 @@ impl Boundary {
         self.log.record((self.shared.now_ms)(), kind, Verdict::Deny, reason, subject);
     }
 
-    /// Enters a connection into the table, where the policy leaves room for one.
+    /// Enters a connection into the table, where the policy and all sandboxes together leave room for one.
     pub(super) fn enter(self: &Arc<Self>, to: SocketAddrV4) -> Result<Entry, Reason> {
         let cut = self.ended.child_token();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let limit = self.active().rules.connections;
         let mut flows = self.flows();
-        if flows.len() >= limit as usize {
+        if flows.len() >= limit as usize || !self.shared.room.take(flows.len()) {
             return Err(Reason::Connections);
         }
         flows.insert(number, Flow { to, held: Held::default(), cut: cut.clone() });
@@ -209,6 +209,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.boundary.flows().remove(&self.number);
+        self.boundary.shared.room.give_back();
     }
 }
 

@@ -16,6 +16,7 @@ mod netlink;
 pub mod policy;
 mod proxy;
 pub mod resolve;
+mod room;
 pub mod ruleset;
 pub mod secret;
 pub mod tape;
@@ -39,8 +40,10 @@ use self::boundary::{Active, Boundary};
 use self::decision::{Decision, Kind, Refusals, Subject};
 use self::policy::Compiled;
 use self::resolve::{Resolver, Upstream};
+use self::room::Room;
 use self::secret::{Secrets, Vault};
 use self::tape::{Tape, Tapes};
+use crate::descriptor::Shares;
 
 /// The time, milliseconds since the epoch.
 pub type NowMs = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -105,6 +108,8 @@ pub(crate) struct Shared {
     tapes: Tapes,
     now_ms: NowMs,
     refusals: Refusals,
+    /// Connections of every sandbox.
+    room: Room,
 }
 
 impl Shared {
@@ -155,6 +160,7 @@ impl Network {
             tapes: Tapes::new(settings.directory.join("tapes")),
             now_ms: settings.now_ms,
             refusals: Refusals::default(),
+            room: Room::new(Shares::now().egress),
         };
         Ok(Self { shared: Arc::new(shared), boundaries: Arc::default(), revealing: Arc::default() })
     }

@@ -41,6 +41,7 @@ struct Rule {
     over_deny: bool,
     inspect: bool,
     headers: Vec<(HeaderName, HeaderValue)>,
+    plain_http: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -94,8 +95,10 @@ pub struct Treatment {
     pub secrets: bool,
     /// Whatever the name, it would be the same: what hides the name may pass.
     pub any_name: bool,
-    /// Headers set on each request.
+    /// Headers set on each request over TLS.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Those of them that are set on requests in the clear, too.
+    pub plain_headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Treatment {
@@ -256,6 +259,8 @@ impl Compiled {
                 unnamed |= !matches!(rule.target, Target::Name(_));
                 treatment.inspect |= rule.inspect;
                 treatment.headers.extend(rule.headers.iter().cloned());
+                let plain = rule.headers.iter().filter(|_| rule.plain_http);
+                treatment.plain_headers.extend(plain.cloned());
             }
         }
         if !allowed {
@@ -365,6 +370,9 @@ fn rule_of(at: usize, rule: &mote_sandbox_api::network::Rule) -> Result<Rule, Fa
     if rule.verdict == Verdict::Deny && (rule.inspect || !rule.headers.is_empty()) {
         return Err(Failure::invalid(&field("inspect"), "a rule that denies inspects nothing and sets no headers"));
     }
+    if rule.plain_http && rule.headers.is_empty() {
+        return Err(Failure::invalid(&field("plain_http"), "it is about headers, and the rule sets none"));
+    }
     if rule.headers.len() > NETWORK_HEADERS_MAX {
         return Err(Failure::invalid(&field("headers"), format!("at most {NETWORK_HEADERS_MAX}")));
     }
@@ -391,6 +399,7 @@ fn rule_of(at: usize, rule: &mote_sandbox_api::network::Rule) -> Result<Rule, Fa
         over_deny: rule.over_deny,
         inspect: rule.inspect || !headers.is_empty(),
         headers,
+        plain_http: rule.plain_http,
     })
 }
 

@@ -7,7 +7,7 @@ use mote_sandbox_api::network::{Header, Rule, SecretBinding};
 use super::*;
 
 fn rule(verdict: Verdict, to: &str, ports: &[u16]) -> Rule {
-    Rule { verdict, to: to.to_owned(), ports: ports.to_vec(), over_deny: false, inspect: false, headers: vec![] }
+    Rule { verdict, to: to.to_owned(), ports: ports.to_vec(), over_deny: false, inspect: false, headers: vec![], plain_http: false }
 }
 
 fn allow(to: &str) -> Rule {

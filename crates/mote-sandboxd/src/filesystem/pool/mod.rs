@@ -4,6 +4,7 @@
 //! when it is whole; what a crash left behind is told by that ending. The pool does not know what a tree is for.
 
 mod mount;
+mod nested;
 mod sweep;
 
 use std::fs::{self, File};
@@ -310,6 +311,11 @@ impl Pool {
                 // Not a subvolume: a directory of an earlier, plain pool on the same filesystem.
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
                     self.to_trash(folder, name)
+                }
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    let directory = open_directory(self.folder(folder), name)?;
+                    nested::remove(self.folder(folder), btrfs::subvolume_id(directory)?)?;
+                    btrfs::destroy(self.folder(folder), name)
                 }
                 result => result,
             },

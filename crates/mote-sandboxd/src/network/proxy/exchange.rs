@@ -128,7 +128,9 @@ impl Exchanges {
         {
             parts.headers.insert(HOST, value);
         }
-        for (name, value) in &treatment.headers {
+        // What stands in a rule is most often a key: in the clear it goes only where the rule says so.
+        let headers = if self.is_secure() { &treatment.headers } else { &treatment.plain_headers };
+        for (name, value) in headers {
             parts.headers.insert(name, value.clone());
         }
         if let Some(tape) = &active.tape {

@@ -175,7 +175,7 @@ fn network(raw: raw::Network, path: &FieldPath, findings: &mut Findings<'_>) -> 
     for (verdict, name, list) in [(Verdict::Allow, "allow", raw.allow), (Verdict::Deny, "deny", raw.deny)] {
         for (index, to) in list.into_iter().enumerate() {
             check_destination(&to, &path.key(name).index(index), findings);
-            rules.push(Rule { verdict, to, ports: Vec::new(), inspect: false, headers: Vec::new(), over_deny: false });
+            rules.push(Rule { verdict, to, ports: Vec::new(), inspect: false, headers: Vec::new(), plain_http: false, over_deny: false });
         }
     }
     if rules.len() > NETWORK_RULES_MAX {

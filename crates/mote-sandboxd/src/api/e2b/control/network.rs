@@ -18,7 +18,7 @@ use crate::network::secret::reference;
 const ALL: [&str; 3] = ["0.0.0.0/0", "::/0", "*"];
 
 fn rule(verdict: Verdict, to: &str) -> Rule {
-    Rule { verdict, to: to.to_owned(), ports: Vec::new(), over_deny: false, inspect: false, headers: Vec::new() }
+    Rule { verdict, to: to.to_owned(), ports: Vec::new(), over_deny: false, inspect: false, headers: Vec::new(), plain_http: false }
 }
 
 /// A destination, with `0.0.0.0/0` as the policy's `*`. A port may follow a name or an address.
