@@ -10,7 +10,9 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use tokio::io::unix::AsyncFd;
 
-use crate::limits::{CONNECTIONS_MAX, DESCRIPTORS_CLIENTS_PERCENT, DESCRIPTORS_EGRESS_PERCENT};
+use crate::limits::{
+    CONNECTIONS_MAX, DESCRIPTORS_CLIENTS_PERCENT, DESCRIPTORS_EGRESS_PERCENT, EGRESS_CONNECTIONS_ALL_MAX,
+};
 
 /// Watches a descriptor, which is set not to block.
 ///
@@ -54,7 +56,7 @@ impl Shares {
         let share = |percent: usize| (limit / 100).saturating_mul(percent);
         Self {
             clients: share(DESCRIPTORS_CLIENTS_PERCENT).clamp(1, CONNECTIONS_MAX),
-            egress: (share(DESCRIPTORS_EGRESS_PERCENT) / 2).max(1),
+            egress: (share(DESCRIPTORS_EGRESS_PERCENT) / 2).clamp(1, EGRESS_CONNECTIONS_ALL_MAX),
         }
     }
 }

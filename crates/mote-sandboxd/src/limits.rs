@@ -87,6 +87,10 @@ pub const TOLD_NAMES_MAX: usize = 64;
 pub const TOLD_KEPT: Duration = Duration::from_secs(3600);
 /// Bytes of the body of one exchange on tape, request and response each.
 pub const TAPE_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of exchanges under way that are held for tapes, of one sandbox.
+pub const TAPING_BYTES_MAX: u64 = 64 << 20;
+/// The same of all sandboxes.
+pub const TAPING_BYTES_ALL_MAX: u64 = 256 << 20;
 /// Bytes of one tape.
 pub const TAPE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Exchanges of one tape.
@@ -191,6 +195,8 @@ pub const CONNECTIONS_MAX: usize = 8192;
 pub const DESCRIPTORS_CLIENTS_PERCENT: usize = 20;
 /// The same for connections of all sandboxes to destinations.
 pub const DESCRIPTORS_EGRESS_PERCENT: usize = 20;
+/// Connections of all sandboxes to destinations, however many descriptors there are: each has two buffers.
+pub const EGRESS_CONNECTIONS_ALL_MAX: usize = 8192;
 /// Of the connections of all sandboxes, hundredths that only sandboxes with few of their own are given.
 pub const EGRESS_RESERVED_PERCENT: usize = 25;
 /// Connections that make a sandbox one with few.
@@ -216,6 +222,8 @@ pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 pub const CONNECTION_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 /// Bytes of a request's JSON body.
 pub const BODY_BYTES_MAX: usize = 4 << 20;
+/// Bytes of bodies that are being read, of all requests together; what comes beyond is answered `exhausted`.
+pub const BODIES_READ_BYTES_MAX: u64 = 512 << 20;
 /// Bytes of each of standard output and standard error that a gathered exec answers with; the rest is cut and counted.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a file that is written through the API.
@@ -244,6 +252,10 @@ pub const METRICS_ASKED_AT_ONCE: usize = 32;
 pub const PREVIEW_CONNECTIONS_MAX: usize = 64;
 /// Bytes of a part of a secret's form in base64 that is looked for in answers: shorter ones stand there by chance.
 pub const ECHO_FORM_BYTES_MIN: usize = 8;
+/// Lines of the log that wait for standard error; those beyond are dropped and counted.
+pub const LOG_LINES_WAITING_MAX: usize = 4096;
+/// How long the end of the daemon waits for them.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of one field of a log line.
 pub const LOG_FIELD_BYTES_MAX: usize = 4096;
 /// Milliseconds without a call after which the keeper prepares what the next ones will need.
@@ -400,6 +412,10 @@ pub const RPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const WATCHERS_OF_SANDBOX_MAX: usize = 64;
 /// Events that a polled watch holds.
 pub const WATCHER_EVENTS_MAX: usize = 10_000;
+/// Bytes of events that the polled watches of one sandbox hold, as JSON.
+pub const WATCHER_BYTES_MAX: u64 = 8 << 20;
+/// The same of all sandboxes.
+pub const WATCHER_BYTES_ALL_MAX: u64 = 128 << 20;
 /// Files of one uploaded form.
 pub const UPLOAD_FILES_MAX: usize = 1000;
 /// Files that are put together in one request.

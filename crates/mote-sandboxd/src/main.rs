@@ -175,7 +175,7 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     let listener =
         std::net::TcpListener::bind(config.listen).with_context(|| format!("failed to listen on {}", config.listen))?;
     let tls = over_tls(&config)?;
-    logs::install(&config.log, std::sync::Arc::new(System))?;
+    let logging = logs::install(&config.log, std::sync::Arc::new(System))?;
     let authorities = authorities(&config)?;
     let descriptors = descriptor::raise_limit().context("failed to raise the limit of open files")?;
     let keeper = keeper::spawn(&program, &settings).context("failed to start the keeper")?;
@@ -184,6 +184,7 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
         tracing::warn!("{}", crashes.detail);
     }
     confinement.insert("daemon.descriptors".to_owned(), Support::yes(format!("at most {descriptors}, shared out by use")));
+    logging.detach()?;
     let runtime = runtime()?;
     runtime.block_on(service::run(Start { config, keeper, listener, tls, authorities, confinement }))?;
     Ok(())

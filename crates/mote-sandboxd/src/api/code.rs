@@ -21,6 +21,7 @@ use super::access::User;
 use super::failure::Refusal;
 use crate::code::{Cell, Interpreter, NewContext};
 use crate::guest::Guest;
+use crate::api::gather::gathered;
 use crate::limits::CODE_REQUEST_BYTES_MAX;
 
 /// A sandbox whose code contexts are asked for.
@@ -70,15 +71,7 @@ async fn find(
 }
 
 async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
-    let body = Limited::new(request.into_body(), CODE_REQUEST_BYTES_MAX).collect().await.map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            let message = format!("the body is longer than {CODE_REQUEST_BYTES_MAX} bytes");
-            Failure::new(Code::TooLarge, message).with("limit", CODE_REQUEST_BYTES_MAX)
-        } else {
-            Failure::new(Code::Invalid, format!("failed to read the body: {error}"))
-        }
-    })?;
-    let bytes = body.to_bytes();
+    let bytes = gathered(request.into_body(), CODE_REQUEST_BYTES_MAX).await?;
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
     serde_json::from_slice(text)
         .map_err(|error| Failure::new(Code::Invalid, format!("failed to read the body: {error}")))

@@ -6,6 +6,7 @@ pub mod access;
 mod code;
 mod e2b;
 pub mod failure;
+mod gather;
 pub mod native;
 mod observe;
 pub mod preview;

@@ -44,6 +44,8 @@ use self::room::Room;
 use self::secret::{Secrets, Vault};
 use self::tape::{Tape, Tapes};
 use crate::descriptor::Shares;
+use crate::limits::TAPING_BYTES_ALL_MAX;
+use crate::room::Room as Memory;
 
 /// The time, milliseconds since the epoch.
 pub type NowMs = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -110,6 +112,8 @@ pub(crate) struct Shared {
     refusals: Refusals,
     /// Connections of every sandbox.
     room: Room,
+    /// Exchanges of every sandbox that are held for tapes.
+    taping: Arc<Memory>,
 }
 
 impl Shared {
@@ -161,6 +165,7 @@ impl Network {
             now_ms: settings.now_ms,
             refusals: Refusals::default(),
             room: Room::new(Shares::now().egress),
+            taping: Memory::new(TAPING_BYTES_ALL_MAX),
         };
         Ok(Self { shared: Arc::new(shared), boundaries: Arc::default(), revealing: Arc::default() })
     }

@@ -162,7 +162,7 @@ fn events_of_io_setup_which_the_host_counts_for_all_are_not_to_be_had() {
 
 /// Gives a copy of a program the capability of a raw socket (`security.capability`, version 2, effective), and runs it.
 const WITH_CAPABILITY: &str = "cp /bin/true /tmp/pinging && perl -e 'my $v = pack(\"V5\", 0x02000001, 1 << CAP, 0, 0, 0); \
-    exit(syscall(188, \"/tmp/pinging\", \"security.capability\", $v, 20, 0) < 0)' && /tmp/pinging && \
+    my ($f, $n) = (\"/tmp/pinging\", \"security.capability\"); exit(syscall(188, $f, $n, $v, 20, 0) < 0)' && /tmp/pinging && \
     setpriv --reuid 65534 --clear-groups /tmp/pinging";
 
 #[test]

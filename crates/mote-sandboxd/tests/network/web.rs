@@ -12,7 +12,8 @@ fn with_secret(hosts: &[&str]) -> Policy {
     let binding = SecretBinding {
         secret: "token".to_owned(),
         env: "TOKEN".to_owned(),
-        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), body: true,
+        ..SecretBinding::default()
     };
     Policy { secrets: vec![binding], ..policy(vec![allow("secret.example"), allow("good.example")]) }
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use self::internet::{Internet, METADATA, OTHER, PRIVATE, RESOLVER, SERVER};
 use self::namespaces::Namespace;
-use crate::fixture::Daemon;
+use crate::fixture::{Daemon, Options};
 
 /// What stands around the daemon.
 struct World {
@@ -30,6 +30,15 @@ struct World {
 
 /// Runs a test with a daemon whose host is a namespace of its own, with a way to the test's internet.
 fn with_world<F, T>(test: T)
+where
+    F: Future<Output = ()> + Send,
+    T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
+{
+    with_options(Options::default(), test);
+}
+
+/// The same, with a daemon started another way.
+fn with_options<F, T>(options: Options, test: T)
 where
     F: Future<Output = ()> + Send,
     T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
@@ -60,7 +69,7 @@ where
         let world = Arc::clone(&world);
         async move {
             let config = format!("resolver: {RESOLVER}\nauthorities: {}\n", world.authority.path().display());
-            let daemon = Daemon::configured(&config).await;
+            let daemon = Daemon::start_with(Options { config, ..options }).await;
             test(world, daemon).await;
         }
     });
@@ -286,5 +295,44 @@ print(direct('192.0.2.2'), outcome(abstract))";
                 "{reason}: {refused:?}"
             );
         }
+    });
+}
+
+/// Opens connections that stay open, and says how many were served.
+const MANY_CONNECTIONS: &str = "
+held = []
+for _ in range(600):
+    s = socket.create_connection((SERVER, 22), timeout=60)
+    try:
+        if s.recv(5): held.append(s)
+    except OSError: pass
+print(len(held), flush=True)
+open('/tmp/held', 'w').write(str(len(held)))
+time.sleep(600)
+";
+
+#[test]
+fn connections_of_one_sandbox_take_no_descriptors_of_the_daemon_or_of_others() {
+    with_options(Options { open_files: Some(1000), ..Options::default() }, async |world, daemon| {
+        let policy = json!({ "rules": [{ "verdict": "allow", "to": SERVER.to_string() }] });
+        let (greedy, other) =
+            (daemon.create(json!({ "network": policy })).await, daemon.create(json!({ "network": policy })).await);
+        daemon.put(&greedy, "/opt/script.py", world.script("-", MANY_CONNECTIONS)).await;
+        daemon.run(&greedy, "python3 /opt/script.py >/tmp/out 2>&1 & until [ -s /tmp/held ]; do sleep 0.1; done").await;
+        let held: usize = daemon.run(&greedy, "cat /tmp/held").await.parse().unwrap();
+        assert!((20..=100).contains(&held), "{held} of 600 are served");
+        assert!(decisions(&daemon, &greedy).await.iter().any(|line| line.starts_with("tcp deny connections")));
+        // Others go out, run, are made and are removed as before.
+        for _ in 0..20 {
+            assert_eq!(daemon.run(&other, "echo here").await, "here\n");
+        }
+        let script = "print(socket.create_connection((SERVER, 22), timeout=60).recv(5))";
+        assert!(!world.inside(&daemon, &other, script).await.is_empty());
+        let made = daemon.create(json!({ "network": policy })).await;
+        assert_eq!(daemon.run(&made, "echo here").await, "here\n");
+        daemon.done(Method::DELETE, &format!("/v1/sandboxes/{made}"), Value::Null).await;
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+        let open = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert_eq!(open.split_whitespace().collect::<Vec<_>>()[3..5], ["1000", "1000"], "the soft limit is the hard one");
     });
 }

@@ -27,6 +27,8 @@ pub(crate) struct Options {
     pub(crate) variables: Vec<(String, String)>,
     /// Where the state directory is made; with the system's temporary files where absent.
     pub(crate) folder: Option<&'static str>,
+    /// Its hard limit of open files, where it is another than the test's.
+    pub(crate) open_files: Option<u64>,
 }
 
 /// A running daemon. Dropping it ends every sandbox and removes the state.
@@ -120,7 +122,15 @@ impl Daemon {
         let lines = lines.into_iter().map(String::as_str).collect::<Vec<_>>().join("\n");
         std::fs::write(&config, format!("{lines}\n{}\n", self.options.config)).unwrap();
         let log = folder.join(format!("log.{}", self.starts));
-        let mut command = Command::new(binary::mote_sandboxd().unwrap());
+        let program = binary::mote_sandboxd().unwrap();
+        let mut command = match self.options.open_files {
+            None => Command::new(program),
+            Some(limit) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={limit}:{limit}")).arg(program);
+                command
+            }
+        };
         command
             .args(["serve", "--config"])
             .arg(&config)

@@ -26,3 +26,4 @@ mod preview;
 mod profile;
 mod recovery;
 mod swerex;
+mod walls;

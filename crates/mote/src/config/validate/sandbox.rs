@@ -199,7 +199,7 @@ fn network(raw: raw::Network, path: &FieldPath, findings: &mut Findings<'_>) -> 
         for (index, host) in raw.hosts.iter().enumerate() {
             check_destination(host, &path.key("hosts").index(index), findings);
         }
-        SecretBinding { secret: raw.secret, env: raw.env, hosts: raw.hosts }
+        SecretBinding { secret: raw.secret, env: raw.env, hosts: raw.hosts, ..SecretBinding::default() }
     };
     let secrets = raw.secrets.into_iter().enumerate().map(bind).collect();
     Policy { rules, secrets, private_ranges: raw.private_ranges, ..Policy::default() }

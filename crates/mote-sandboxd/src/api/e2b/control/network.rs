@@ -98,7 +98,7 @@ fn secrets(rules: &mut [Rule]) -> Result<Vec<SecretBinding>, Failure> {
             }
         }
     }
-    Ok(bound.into_iter().map(|(secret, hosts)| SecretBinding { env: variable(&secret), secret, hosts }).collect())
+    Ok(bound.into_iter().map(|(secret, hosts)| SecretBinding { env: variable(&secret), secret, hosts, ..SecretBinding::default() }).collect())
 }
 
 /// The variable inside with a secret's placeholder.

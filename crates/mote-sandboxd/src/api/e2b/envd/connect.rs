@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api::e2b::failure::{connect_code, connect_status, message};
+use crate::api::gather::gathered;
 use crate::limits::RPC_MESSAGE_BYTES_MAX;
 
 const COMPRESSED: u8 = 1;
@@ -74,8 +75,7 @@ fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
 
 /// The message of a unary call.
 pub(super) async fn unary<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
-    let body = Limited::new(request.into_body(), RPC_MESSAGE_BYTES_MAX).collect().await;
-    parsed(&body.map_err(|error| unreadable(&error.to_string()))?.to_bytes())
+    parsed(&gathered(request.into_body(), RPC_MESSAGE_BYTES_MAX).await?)
 }
 
 fn unreadable(error: &str) -> Failure {
