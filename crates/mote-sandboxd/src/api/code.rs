@@ -12,7 +12,6 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 use serde::de::DeserializeOwned;
 

@@ -443,7 +443,7 @@ mod tests {
         assert_eq!(secrets.complete().unwrap_err().context["field"], "network.secrets[0].secret");
         // A sandbox that has it bound already lives on, and sends what it holds.
         let text = placeholder(&key, "sb1", "nope");
-        assert_eq!(secrets.swap_text(&name("a.example"), &text), None);
+        assert_eq!(secrets.swap_text(&name("a.example"), &text, |_| true), None);
         assert_eq!(secrets.hide(text.as_bytes()), None);
     }
 }

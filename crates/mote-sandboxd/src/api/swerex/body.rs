@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
-use http_body_util::{BodyExt as _, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

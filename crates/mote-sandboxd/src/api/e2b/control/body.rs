@@ -8,7 +8,6 @@ use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::StatusCode;
-use http_body_util::{BodyExt as _, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::request::Sandbox;
 use mote_sandbox_api::spec::{ImageSource, OnLeaseEnd, Spec};

@@ -11,7 +11,6 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
