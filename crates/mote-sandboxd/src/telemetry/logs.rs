@@ -4,6 +4,7 @@
 //! own writes: whoever reads them slowly, or not at all, holds up no request. Lines that find no room are counted, and the log
 //! says how many they were.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::str::FromStr as _;
@@ -12,7 +13,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
@@ -139,7 +140,7 @@ struct Lines {
 }
 
 #[derive(Debug, Default)]
-struct Fields(Map<String, Value>);
+struct Fields(BTreeMap<String, Value>);
 
 impl Fields {
     fn put(&mut self, field: &Field, value: impl Into<Value>) {
@@ -207,7 +208,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 }
 
-fn line(at: UnixMs, level: &str, target: &str, mut fields: Map<String, Value>) -> String {
+fn line(at: UnixMs, level: &str, target: &str, mut fields: BTreeMap<String, Value>) -> String {
     let message = fields.remove("message").unwrap_or_else(|| Value::from(""));
     let mut text = format!(
         "{{\"time\":\"{}\",\"level\":{},\"target\":{},\"message\":{message}",
@@ -245,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_line_is_one_object_whatever_its_fields_say() {
-        let fields = Map::from_iter([
+        let fields = BTreeMap::from_iter([
             ("message".to_owned(), Value::from("a \"quote\"\nand a break")),
             ("level".to_owned(), Value::from("mine")),
         ]);

@@ -31,6 +31,9 @@ pub(super) struct Gate {
 pub(super) async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     let address = request.extensions().get::<ClientAddr>().map(|client| client.0.ip());
     let principal = authenticate(&gate.api, request.headers());
+    if let Ok(principal) = &principal {
+        tracing::Span::current().record("key", &*principal.name);
+    }
     let bucket = match &principal {
         Ok(principal) if gate.api.keys.is_some() => Bucket::Key(Arc::clone(&principal.name)),
         _ => Bucket::of_address(address.unwrap_or(IpAddr::from([0, 0, 0, 0]))),

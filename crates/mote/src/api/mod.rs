@@ -13,6 +13,7 @@ mod path;
 mod problem;
 mod query;
 mod ratelimit;
+mod refusals;
 mod request_id;
 mod run;
 mod sessions;

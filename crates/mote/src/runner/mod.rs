@@ -4,6 +4,7 @@
 //! one run from event to event. It does not decide what a run does next; the core does.
 
 mod batch;
+mod detail;
 mod drive;
 mod ending;
 mod live;
@@ -14,6 +15,7 @@ mod outcome;
 pub mod payload;
 mod perform;
 mod recover;
+mod redact;
 mod request;
 mod takes;
 mod transcript;
@@ -109,6 +111,14 @@ pub enum SubmitError {
         field: String,
         /// What is wrong.
         message: String,
+    },
+    /// A shared budget does not carry the first call: 429.
+    #[error("budget {scope} is exhausted{}{short}", if short.is_empty() { "" } else { ": " })]
+    Budget {
+        /// Which.
+        scope: String,
+        /// What the call needs and what is left; empty where the store does not say.
+        short: String,
     },
     /// The store refused.
     #[error(transparent)]
@@ -339,7 +349,11 @@ impl Runner {
             }
             Err(error) => {
                 prepared.iter().for_each(|prepared| prepared.abandon(shared));
-                Err(error.into())
+                let needs = prepared.as_ref().and_then(|prepared| detail::reserved(&prepared.steps));
+                drop(prepared);
+                let store::Error::Budget { scope } = error else { return Err(error.into()) };
+                let short = detail::short(shared, &submission.owner, needs, &scope).await.unwrap_or_default();
+                Err(SubmitError::Budget { scope, short })
             }
         }
     }
@@ -350,6 +364,13 @@ impl Runner {
         }
         if submission.input.is_empty() {
             return Err(SubmitError::Invalid { field: "input".into(), message: "it is empty".into() });
+        }
+        if let (Some(_), Some(model)) = (submission.budget.nano_usd, self.shared.agent.unpriced()) {
+            let message = format!(
+                "would bound nothing: the price of the model {} is not known, its cost counts as 0; bound `tokens`",
+                model.name
+            );
+            return Err(SubmitError::Invalid { field: "budget.usd".into(), message });
         }
         let queued = self.shared.backlog.load(Ordering::Relaxed);
         if queued >= QUEUED_TASKS_MAX {

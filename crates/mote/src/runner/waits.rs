@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Shared;
 use super::drive::Driver;
+use crate::arguments;
 use crate::limits::{MAIL_AWAITED_MAX, MAIL_MAX};
 use crate::store::{self, Mail, Status};
 
@@ -94,7 +95,7 @@ impl Driver {
         };
         let wait = |(index, call): (u16, &Call)| {
             let (kind, named) = (kind(call)?, self.transcript.call(index)?);
-            let arguments = serde_json::from_str(&named.arguments).unwrap_or_default();
+            let arguments = arguments::read(&named.arguments).map(Value::Object).unwrap_or_default();
             Some(Wait { call: named.id.clone(), kind, arguments })
         };
         (0..).zip(self.run.calls()).filter_map(wait).collect()

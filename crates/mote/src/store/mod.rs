@@ -326,6 +326,27 @@ pub struct Swept {
     pub keys: u64,
 }
 
+/// What a store that was restored from a backup holds back: unfinished tasks, and messages that were not sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Tasks that had not begun.
+    pub queued: u64,
+    /// Tasks that were under way.
+    pub running: u64,
+    /// Tasks that waited.
+    pub waiting: u64,
+    /// Messages for sinks.
+    pub messages: u64,
+}
+
+impl Held {
+    /// Tasks in all.
+    #[must_use]
+    pub fn tasks(&self) -> u64 {
+        self.queued + self.running + self.waiting
+    }
+}
+
 /// Numbers for metrics and for admission.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -393,6 +414,11 @@ pub trait Store: Send + Sync + 'static {
     async fn change_sandbox(&self, row: i64, change: SandboxChange) -> Result<(), Error>;
     /// Sandboxes that are to be given back by `now`, the longest due first.
     async fn sandboxes_due(&self, now: UnixMs, limit: usize) -> Result<Vec<SandboxRow>, Error>;
+    /// What a shared budget has spent and reserved in its window; `None` where the backend does not say.
+    async fn taken(&self, line: &BudgetLine) -> Result<Option<Amount>, Error> {
+        let _ = line;
+        Ok(None)
+    }
     /// Numbers for metrics and admission.
     async fn counts(&self) -> Result<Counts, Error>;
     /// A consistent copy while the store is in use.
