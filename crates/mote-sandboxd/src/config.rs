@@ -158,8 +158,15 @@ fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 
 fn everything_public() -> Policy {
     let to = "*".to_owned();
-    let rule =
-        Rule { verdict: Verdict::Allow, to, ports: Vec::new(), over_deny: false, inspect: false, headers: Vec::new(), plain_http: false };
+    let rule = Rule {
+        verdict: Verdict::Allow,
+        to,
+        ports: Vec::new(),
+        over_deny: false,
+        inspect: false,
+        headers: Vec::new(),
+        plain_http: false,
+    };
     Policy { rules: vec![rule], ..Policy::default() }
 }
 

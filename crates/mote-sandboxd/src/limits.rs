@@ -61,6 +61,8 @@ pub const DECISIONS_LOGGED_PER_SECOND: u32 = 100;
 pub const DNS_QUERIES_PER_SECOND: u64 = 200;
 /// Queries of one sandbox under way at once.
 pub const DNS_QUERIES_AT_ONCE: usize = 64;
+/// Questions of all sandboxes that the system's resolver is asked at once: each takes a thread (Tokio has 512 for such work).
+pub const DNS_SYSTEM_AT_ONCE: usize = 256;
 /// TCP connections for DNS of one sandbox at once.
 pub const DNS_CONNECTIONS_MAX: usize = 16;
 /// Time that a TCP connection for DNS may be idle.

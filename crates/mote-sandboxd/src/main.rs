@@ -183,7 +183,8 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     if let Some(crashes) = confinement.get("core_dumps").filter(|crashes| !crashes.available) {
         tracing::warn!("{}", crashes.detail);
     }
-    confinement.insert("daemon.descriptors".to_owned(), Support::yes(format!("at most {descriptors}, shared out by use")));
+    confinement
+        .insert("daemon.descriptors".to_owned(), Support::yes(format!("at most {descriptors}, shared out by use")));
     logging.detach()?;
     let runtime = runtime()?;
     runtime.block_on(service::run(Start { config, keeper, listener, tls, authorities, confinement }))?;

@@ -18,9 +18,9 @@ use serde::de::DeserializeOwned;
 use super::Api;
 use super::access::User;
 use super::failure::Refusal;
+use crate::api::gather::gathered;
 use crate::code::{Cell, Interpreter, NewContext};
 use crate::guest::Guest;
-use crate::api::gather::gathered;
 use crate::limits::CODE_REQUEST_BYTES_MAX;
 
 /// A sandbox whose code contexts are asked for.

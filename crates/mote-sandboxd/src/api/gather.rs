@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 
 use crate::limits::BODIES_READ_BYTES_MAX;
-use crate::room::{Taken, Room};
+use crate::room::{Room, Taken};
 
 /// Room for what is being read, of all requests: whoever sends a body slowly holds what has come.
 static READING: LazyLock<Arc<Room>> = LazyLock::new(|| Room::new(BODIES_READ_BYTES_MAX));

@@ -392,7 +392,9 @@ impl Keeper {
         if !allowed.into_iter().any(|allowed| real.starts_with(allowed)) {
             return Err(Failure::new(Code::Forbidden, format!("the host's {shown} may not be used as {what}"))
                 .with("path", shown)
-                .remedy(format!("the administrator can allow the directory in the daemon's configuration: `{field}`")));
+                .remedy(format!(
+                    "the administrator can allow the directory in the daemon's configuration: `{field}`"
+                )));
         }
         let state = std::fs::canonicalize(&self.options.state).unwrap_or_else(|_| self.options.state.clone());
         if state.starts_with(&real) || real.starts_with(&state) {

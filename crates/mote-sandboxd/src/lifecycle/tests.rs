@@ -262,7 +262,12 @@ async fn a_sandbox_open_to_everybody_is_refused_by_name() {
 #[tokio::test]
 async fn a_fork_does_not_share_secrets_unasked() {
     let stage = stage();
-    let secrets = vec![SecretBinding { secret: "k".to_owned(), env: "K".to_owned(), hosts: vec!["a.test".to_owned()], ..SecretBinding::default() }];
+    let secrets = vec![SecretBinding {
+        secret: "k".to_owned(),
+        env: "K".to_owned(),
+        hosts: vec!["a.test".to_owned()],
+        ..SecretBinding::default()
+    }];
     let spec = Spec { network: Some(Policy { secrets, ..Policy::default() }), ..Spec::default() };
     let id = stage.sandboxes.create(spec).await.unwrap().id;
     assert_eq!(stage.sandboxes.fork(&id, Fork::default()).await.unwrap_err().code, Code::Forbidden);

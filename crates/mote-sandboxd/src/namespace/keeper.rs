@@ -194,8 +194,8 @@ impl Cells {
         reactor: &mut Reactor,
     ) -> Result<(), Failure> {
         launch.check()?;
-        let taken = self.is_launched(&launch.id)
-            || self.ending.values().any(|(_, resident)| resident.record.id == launch.id);
+        let taken =
+            self.is_launched(&launch.id) || self.ending.values().any(|(_, resident)| resident.record.id == launch.id);
         if taken || self.living.contains_key(&launch.id) {
             return Err(Failure::new(Code::Conflict, format!("a sandbox {:?} lives already", launch.id)));
         }

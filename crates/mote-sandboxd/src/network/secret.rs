@@ -152,7 +152,8 @@ impl Secrets {
             let swapped = swapped.or_else(|| self.swap_text(host, text, may));
             if let Some(mut new) = swapped.and_then(|text| HeaderValue::try_from(text).ok()) {
                 // What a rule sets is the policy's own word.
-                binds |= !by_rule.contains(name) && self.of(host).any(|(secret, _)| may(secret) && !secret.binding.upgrade);
+                binds |=
+                    !by_rule.contains(name) && self.of(host).any(|(secret, _)| may(secret) && !secret.binding.upgrade);
                 new.set_sensitive(true);
                 *value = new;
             }
@@ -357,8 +358,12 @@ mod tests {
     #[test]
     fn a_placeholder_is_swapped_where_its_binding_says_and_in_authorization() {
         let of = |binding: SecretBinding| {
-            let binding =
-                SecretBinding { secret: "key".to_owned(), env: "K".to_owned(), hosts: vec!["a.example".to_owned()], ..binding };
+            let binding = SecretBinding {
+                secret: "key".to_owned(),
+                env: "K".to_owned(),
+                hosts: vec!["a.example".to_owned()],
+                ..binding
+            };
             let policy = Policy { secrets: vec![binding], ..Policy::default() };
             let key = hmac::Key::new(hmac::HMAC_SHA256, b"test");
             (Secrets::reveal(&Compiled::new(&policy).unwrap(), &One, &key, "sb1"), placeholder(&key, "sb1", "key"))
@@ -387,8 +392,12 @@ mod tests {
         // A header that a rule sets is the policy's own.
         let by_rule = [HeaderName::from_static("x-team")];
         assert_eq!(swapped(&plain, &by_rule).0, ["authorization", "x-team"]);
-        let (more, _) =
-            of(SecretBinding { headers: vec!["X-Api-Key".to_owned()], query: true, upgrade: true, ..Default::default() });
+        let (more, _) = of(SecretBinding {
+            headers: vec!["X-Api-Key".to_owned()],
+            query: true,
+            upgrade: true,
+            ..Default::default()
+        });
         assert_eq!(swapped(&more, &[]), (vec!["authorization".to_owned(), "x-api-key".to_owned()], false));
         assert!(more.swap_query(&host, &format!("/?k={placeholder}")).is_some());
     }
@@ -435,7 +444,9 @@ mod tests {
             secrets: vec![SecretBinding {
                 secret: "nope".to_owned(),
                 env: "K".to_owned(),
-                hosts: vec!["a.example".to_owned()], ..SecretBinding::default() }],
+                hosts: vec!["a.example".to_owned()],
+                ..SecretBinding::default()
+            }],
             ..Policy::default()
         };
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"test");

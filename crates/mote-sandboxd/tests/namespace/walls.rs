@@ -81,8 +81,17 @@ fn requests_of_btrfs_are_refused_but_for_clones() {
         // SUBVOL_CREATE, SNAP_CREATE, SUBVOL_CREATE_V2, SNAP_CREATE_V2, SNAP_DESTROY, DEFRAG, QUOTA_CTL, QGROUP_LIMIT,
         // TREE_SEARCH, INO_LOOKUP; the kernel reads 32 bits of a request, whatever stands above.
         for request in [
-            "0x5000940e", "0x50009401", "0x50009418", "0x50009417", "0x5000940f", "0x50009402", "0xc0109428",
-            "0x8030942b", "0xd0009411", "0xd0009412", "(0x5000940e | (1 << 32))",
+            "0x5000940e",
+            "0x50009401",
+            "0x50009418",
+            "0x50009417",
+            "0x5000940f",
+            "0x50009402",
+            "0xc0109428",
+            "0x8030942b",
+            "0xd0009411",
+            "0xd0009412",
+            "(0x5000940e | (1 << 32))",
         ] {
             assert_eq!(call(&guest, &format!("16, $d, {request}, $b")).await, EPERM, "{request}");
         }
@@ -138,12 +147,20 @@ fn the_bound_on_core_files_is_fixed_at_the_byte_that_starts_no_program() {
         }
         // Others are set as before.
         assert_eq!(run(&guest, "ulimit -n 99; ulimit -n").await.text, "99\n");
-        assert_eq!(run(&guest, "setpriv --reuid 65534 --clear-groups grep 'core file' /proc/self/limits | tr -s ' '").await.text, fixed);
+        assert_eq!(
+            run(&guest, "setpriv --reuid 65534 --clear-groups grep 'core file' /proc/self/limits | tr -s ' '")
+                .await
+                .text,
+            fixed
+        );
         // A crash leaves no file, and ends as one.
         let crash = run(&guest, "cd /tmp && mkdir crash && cd crash && { perl -e 'kill 11, $$'; echo $?; ls; }").await;
         assert_eq!(crash.text.lines().last(), Some("139"), "{crash:?}");
         let first = std::fs::read_to_string(format!("/proc/{}/limits", started.pid)).unwrap();
-        assert!(first.lines().any(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") == fixed.trim()), "{first}");
+        assert!(
+            first.lines().any(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") == fixed.trim()),
+            "{first}"
+        );
     });
 }
 
@@ -152,10 +169,8 @@ fn events_of_io_setup_which_the_host_counts_for_all_are_not_to_be_had() {
     with_stage(|stage| async move {
         let (_, guest) = stage.launch("a", |_| {}).await;
         assert_eq!(call(&guest, "206, 128, $b").await, ENOSYS);
-        let outside = Command::new("perl")
-            .args(["-e", "my $b = \"\\0\" x 8; exit(syscall(206, 1, $b) < 0)"])
-            .status()
-            .unwrap();
+        let outside =
+            Command::new("perl").args(["-e", "my $b = \"\\0\" x 8; exit(syscall(206, 1, $b) < 0)"]).status().unwrap();
         assert!(outside.success(), "the host's own programs have it");
     });
 }
@@ -204,11 +219,8 @@ fn a_personality_can_be_asked_for_and_not_weakened() {
 fn a_root_that_is_still_mounted_is_started_again_once_it_is_not() {
     with_stage(|stage| async move {
         for round in 0..20 {
-            let (_, guest) = if round == 0 {
-                stage.launch("a", |_| {}).await
-            } else {
-                stage.relaunch("a", |_| {}).await
-            };
+            let (_, guest) =
+                if round == 0 { stage.launch("a", |_| {}).await } else { stage.relaunch("a", |_| {}).await };
             let seen = run(&guest, "cat /rounds 2>/dev/null; echo x >> /rounds").await;
             assert_eq!(seen.text.lines().count(), round, "what was written before is there");
             stage.containers.end("a").await.unwrap();

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mote_sandbox_api::error::Code;
-use mote_sandbox_api::network::{Header, Policy, SecretBinding, Tape, Rule};
+use mote_sandbox_api::network::{Header, Policy, Rule, SecretBinding, Tape};
 use mote_sandboxd::network::decision::Reason;
 
 use super::world::{SECRET, Sandbox, allow, inspect, policy, text, world};
@@ -12,7 +12,8 @@ fn with_secret(hosts: &[&str]) -> Policy {
     let binding = SecretBinding {
         secret: "token".to_owned(),
         env: "TOKEN".to_owned(),
-        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), body: true,
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        body: true,
         ..SecretBinding::default()
     };
     Policy { secrets: vec![binding], ..policy(vec![allow("secret.example"), allow("good.example")]) }

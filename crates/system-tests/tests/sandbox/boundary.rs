@@ -333,6 +333,10 @@ fn connections_of_one_sandbox_take_no_descriptors_of_the_daemon_or_of_others() {
         daemon.done(Method::DELETE, &format!("/v1/sandboxes/{made}"), Value::Null).await;
         let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
         let open = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-        assert_eq!(open.split_whitespace().collect::<Vec<_>>()[3..5], ["1000", "1000"], "the soft limit is the hard one");
+        assert_eq!(
+            open.split_whitespace().collect::<Vec<_>>()[3..5],
+            ["1000", "1000"],
+            "the soft limit is the hard one"
+        );
     });
 }

@@ -91,8 +91,7 @@ async fn a_volume_holds_no_subvolumes_beside_its_bound_and_can_be_removed() {
 }
 
 /// Stops the first process as a debugger does (`PTRACE_ATTACH`), for as long as this one lives.
-const STOP_FIRST: &str =
-    "perl -e 'syscall(101, 16, 1, 0, 0) == 0 or exit 1; print \"stopped\\n\"; close STDOUT; close STDERR; sleep 1000' &";
+const STOP_FIRST: &str = "perl -e 'syscall(101, 16, 1, 0, 0) == 0 or exit 1; print \"stopped\\n\"; close STDOUT; close STDERR; sleep 1000' &";
 
 #[tokio::test]
 async fn a_first_process_that_is_stopped_from_inside_keeps_no_start_of_the_daemon_waiting() {
@@ -129,7 +128,8 @@ async fn a_first_process_that_is_stopped_from_inside_keeps_no_start_of_the_daemo
 fn first_of(daemon: &Daemon, id: &str) -> u32 {
     let is_its = |pid: &u32| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let is_first = status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1"));
+        let is_first =
+            status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1"));
         let name = std::fs::read_to_string(format!("/proc/{pid}/root/etc/hostname")).unwrap_or_default();
         is_first && name.trim() == id
     };
@@ -153,10 +153,13 @@ async fn a_form_of_many_mebibytes_is_taken_and_a_signature_that_is_none_is_refus
         assert!(status.is_success(), "{bytes}: {status} {}", answer.text().await.unwrap());
         assert_eq!(daemon.run(id, "stat -c %s /tmp/large").await, format!("{bytes}\n"));
     }
-    for query in ["signature=x", "signature=v1_", "path=/tmp/large&signature=v1_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
+    for query in
+        ["signature=x", "signature=v1_", "path=/tmp/large&signature=v1_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]
+    {
         let answer = http.get(format!("{}/files?{query}", daemon.url())).send().await.unwrap();
         assert!(answer.status().is_client_error(), "{query}: {}", answer.status());
-        let named = http.get(format!("{}/files?{query}", daemon.url())).header("e2b-sandbox-id", id).send().await.unwrap();
+        let named =
+            http.get(format!("{}/files?{query}", daemon.url())).header("e2b-sandbox-id", id).send().await.unwrap();
         assert_eq!(named.status(), StatusCode::UNAUTHORIZED, "{query}");
     }
 }

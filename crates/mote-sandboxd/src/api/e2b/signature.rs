@@ -78,7 +78,8 @@ fn completed(begun: Sha256, signed: &Signed, token: &str) -> [u8; 32] {
 
 /// The hash that a signature claims; nothing where an address has not the form of a signed one, which costs a look.
 fn claimed(signed: &Signed) -> Option<[u8; 32]> {
-    let is_time = |text: &String| !text.is_empty() && text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_time =
+        |text: &String| !text.is_empty() && text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit());
     if signed.path.len() > SIGNED_PATH_BYTES_MAX
         || signed.user.len() > NAME_BYTES_MAX
         || !signed.expiration.as_ref().is_none_or(is_time)

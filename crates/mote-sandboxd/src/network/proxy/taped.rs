@@ -209,7 +209,8 @@ pub(super) fn hidden(active: &Arc<Active>, response: Response<Incoming>) -> Resp
     // A host that encodes, or sends a part, although it was asked not to: a secret in it would not be found.
     let encoded = head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
     if encoded || head.status == StatusCode::PARTIAL_CONTENT {
-        let detail = "the answer of a host that receives secrets is encoded or a part, so that none could be found in it";
+        let detail =
+            "the answer of a host that receives secrets is encoded or a part, so that none could be found in it";
         return Refusal::new(StatusCode::BAD_GATEWAY, Reason::Protocol, detail).response();
     }
     // A placeholder is not as long as its value.

@@ -194,6 +194,8 @@ pub(super) fn user(headers: &HeaderMap) -> Result<Option<String>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     async fn body(response: Response) -> Bytes {

@@ -15,7 +15,7 @@ use crate::api::e2b::gateway::Inside;
 use crate::clock::new_id;
 use crate::guest::Watching;
 use crate::limits::{WATCHER_BYTES_ALL_MAX, WATCHER_BYTES_MAX, WATCHER_EVENTS_MAX, WATCHERS_OF_SANDBOX_MAX};
-use crate::room::{Taken, Room};
+use crate::room::{Room, Taken};
 
 #[derive(Debug)]
 struct Gathered {
