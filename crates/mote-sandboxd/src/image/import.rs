@@ -23,7 +23,7 @@ use crate::filesystem::id::Id;
 use crate::filesystem::keeper::{Outcome, Verb};
 use crate::filesystem::recipe::Lower;
 use crate::filesystem::trees::Filling;
-use crate::filesystem::worker::Compression;
+use crate::filesystem::worker::{Compression, Unpacked};
 use crate::limits::{IMAGE_TARBALL_BYTES_MAX, WORKER_BUFFER_BYTES};
 
 /// Where the layers of an OCI image come from.
@@ -69,13 +69,16 @@ impl Images {
         let compression = compression_of(&file)?;
         let layer = Id::new("layer", format!("tar.{}", digest.hex()))?;
         let _alone = self.alone(&layer).await;
-        let mut bytes = None;
+        let (mut bytes, mut unmapped) = (None, 0);
         if !self.has(&layer).await? {
             let filling = self.filesystem.fill(layer.as_str(), None).await?;
-            bytes = Some(filling.add(file.into(), compression, false).await?.bytes);
+            let unpacked = filling.add(file.into(), compression, false).await?;
+            (bytes, unmapped) = (Some(unpacked.bytes), unpacked.unmapped);
             filling.keep().await?;
         }
-        let image = Image::new(vec![Lower::Layer(layer)], config, format!("tarball {}", path.display()), bytes, now_ms);
+        let source = format!("tarball {}", path.display());
+        let image = Image::new(vec![Lower::Layer(layer)], config, source, bytes, now_ms);
+        let image = Image { unmapped_owners: unmapped, ..image };
         self.keep(&image, name).await?;
         Ok(image)
     }
@@ -111,28 +114,32 @@ impl Images {
         let _making = self.making.read().await;
         let layer = Id::new("layer", format!("oci.{}", found.manifest.config.digest.hex()))?;
         let _alone = self.alone(&layer).await;
-        let mut bytes = None;
+        let (mut bytes, mut unmapped) = (None, 0);
         if !self.has(&layer).await? {
-            bytes = Some(self.fill_from(&found, place, &layer).await?);
+            let filled = self.fill_from(&found, place, &layer).await?;
+            (bytes, unmapped) = (Some(filled.bytes), filled.unmapped);
         }
         let source = match place {
             Place::Registry(reference) => format!("registry {reference}"),
             Place::Layout(_) => format!("OCI layout, manifest {}", found.digest),
         };
         let image = Image::new(vec![Lower::Layer(layer)], found.image.config.into(), source, bytes, now_ms);
+        let image = Image { unmapped_owners: unmapped, ..image };
         self.keep(&image, name).await?;
         Ok(image)
     }
 
-    async fn fill_from(&self, found: &Found, place: &Place, layer: &Id) -> Result<u64, Failure> {
+    async fn fill_from(&self, found: &Found, place: &Place, layer: &Id) -> Result<Unpacked, Failure> {
         let filling = self.filesystem.fill(layer.as_str(), None).await?;
-        let mut bytes = 0;
+        let mut all = Unpacked::default();
         for (blob, expected) in found.manifest.layers.iter().zip(&found.image.rootfs.diff_ids) {
             let archive = self.fetch(place, blob).await?;
-            bytes += add_verified(&filling, archive, blob, expected).await?;
+            let unpacked = add_verified(&filling, archive, blob, expected).await?;
+            all.bytes += unpacked.bytes;
+            all.unmapped += unpacked.unmapped;
         }
         filling.keep().await?;
-        Ok(bytes)
+        Ok(all)
     }
 
     /// A layer in a file without a name, verified.
@@ -182,7 +189,12 @@ impl Images {
     }
 }
 
-async fn add_verified(filling: &Filling, archive: File, blob: &Descriptor, expected: &Digest) -> Result<u64, Failure> {
+async fn add_verified(
+    filling: &Filling,
+    archive: File,
+    blob: &Descriptor,
+    expected: &Digest,
+) -> Result<Unpacked, Failure> {
     let compression = match manifest::compression(&blob.media_type).map_err(|error| failure(&error))? {
         manifest::Compression::None => Compression::None,
         manifest::Compression::Gzip => Compression::Gzip,
@@ -190,7 +202,7 @@ async fn add_verified(filling: &Filling, archive: File, blob: &Descriptor, expec
     };
     let unpacked = filling.add(archive.into(), compression, true).await?;
     if unpacked.digest == expected.hex() {
-        return Ok(unpacked.bytes);
+        return Ok(unpacked);
     }
     let message =
         format!("a layer has the digest sha256:{} uncompressed, and the image says {expected}", unpacked.digest);

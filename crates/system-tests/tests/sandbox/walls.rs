@@ -163,3 +163,31 @@ async fn a_form_of_many_mebibytes_is_taken_and_a_signature_that_is_none_is_refus
         assert_eq!(named.status(), StatusCode::UNAUTHORIZED, "{query}");
     }
 }
+
+#[tokio::test]
+async fn owners_that_do_not_exist_inside_are_told_and_a_registrys_name_is_no_template() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let tarball = folder.path().join("root.tar");
+    let made = std::process::Command::new("tar")
+        .args(["--owner=70000", "--group=70000", "--numeric-owner", "-C", "/etc", "-cf"])
+        .arg(&tarball)
+        .args(["hostname", "passwd"])
+        .status();
+    assert!(made.unwrap().success());
+    let daemon = Daemon::configured(&format!("directories: [{}]", folder.path().display())).await;
+    let source = json!({ "source": { "tarball": tarball } });
+    let told = daemon.done(Method::POST, "/v1/images", source).await;
+    assert_eq!(told["unmapped_owners"], 4, "a user and a group of each of two files: {told}");
+    // A template, and a reference of a registry that reads as its name: nothing is pulled here, and the template is not given.
+    let id = daemon.create(json!({})).await;
+    daemon.done(Method::POST, &format!("/v1/sandboxes/{id}/commit"), json!({ "name": "base" })).await;
+    daemon.create(json!({ "image": { "name": "base" } })).await;
+    let registry = json!({ "spec": { "image": { "registry": "localhost:1/base" } } });
+    let (status, refused) = daemon.ask(Method::POST, "/v1/sandboxes", registry).await;
+    assert!(!status.is_success(), "{refused}");
+    let listed = daemon.done(Method::GET, "/v1/images", Value::Null).await;
+    let names: Vec<&str> =
+        listed["items"].as_array().unwrap().iter().filter_map(|item| item["name"].as_str()).collect();
+    assert!(names.contains(&"base") && !names.iter().any(|name| name.starts_with("localhost")), "{names:?}");
+}

@@ -309,13 +309,9 @@ impl Pool {
         match self.backend {
             Backend::Btrfs => match btrfs::destroy(self.folder(folder), name) {
                 // Not a subvolume: a directory of an earlier, plain pool on the same filesystem.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                    self.to_trash(folder, name)
-                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.to_trash(folder, name),
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                    let directory = open_directory(self.folder(folder), name)?;
-                    nested::remove(self.folder(folder), btrfs::subvolume_id(directory)?)?;
-                    btrfs::destroy(self.folder(folder), name)
+                    nested::destroy(self.folder(folder), name)
                 }
                 result => result,
             },

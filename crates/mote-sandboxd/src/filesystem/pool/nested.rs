@@ -8,13 +8,21 @@ use std::os::fd::BorrowedFd;
 
 use mote_sandbox_sys::btrfs;
 
+use super::open_directory;
 use crate::limits::{NESTED_SUBVOLUMES_DEPTH_MAX, NESTED_SUBVOLUMES_MAX};
 
-/// Removes every subvolume inside the one with this id, the innermost first. What a bound leaves, the next removal finds.
+/// Removes a subvolume with all that lie inside it.
 ///
 /// # Errors
 /// The kernel's; `FileTooLarge` where they are nested too deep or are too many for one call.
-pub(super) fn remove(any: BorrowedFd<'_>, tree: u64) -> io::Result<()> {
+pub(super) fn destroy(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let id = btrfs::subvolume_id(open_directory(parent, name)?)?;
+    remove(parent, id)?;
+    btrfs::destroy(parent, name)
+}
+
+/// Removes every subvolume inside the one with this id, the innermost first. What a bound leaves, the next removal finds.
+fn remove(any: BorrowedFd<'_>, tree: u64) -> io::Result<()> {
     let mut path = vec![tree];
     let mut removed = 0;
     while let Some(&last) = path.last() {
