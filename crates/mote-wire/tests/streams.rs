@@ -325,3 +325,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_provider_wants_back_is_passed_on_as_it_came() {
+    let chunk = r#"data: {"choices":[{"index":0,"delta":{"reasoning_details":[{"type":"reasoning.encrypted","data":"x"}],"tool_calls":[{"index":1,"id":"a","function":{"name":"get","arguments":"{}"},"extra_content":{"google": {"thought_signature":"S\u0049G"}}}]}}]}
+
+"#;
+    let expected = [
+        r#"details [{"type":"reasoning.encrypted","data":"x"}]"#,
+        "call 1 a get",
+        "arguments 1 {}",
+        r#"extra 1 {"google": {"thought_signature":"S\u0049G"}}"#,
+    ];
+    assert_eq!(decode(Wire::OpenAi, [chunk.as_bytes()]), expected);
+}

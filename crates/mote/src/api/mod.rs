@@ -3,6 +3,7 @@
 //! It does not run tasks: it hands them to the [`crate::runner`] and reads the [`crate::store`].
 
 mod access;
+mod again;
 mod body;
 mod dto;
 mod events;
@@ -72,6 +73,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/run", post(run::run))
         .route("/tasks", post(tasks::submit))
         .route("/tasks/{id}/cancel", post(tasks::cancel))
+        .route("/tasks/{id}/resume", post(again::resume))
         .route("/tasks/{id}/input", post(tasks::input))
         .route("/tasks/{id}/signals/{name}", post(tasks::signal))
         .route_layer(needs(Scope::Run));
@@ -84,7 +86,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/tools", get(tools::list))
         .route_layer(needs(Scope::Read));
     let admin = Router::new()
-        .route("/tasks/{id}/rerun", post(tasks::rerun))
+        .route("/tasks/{id}/rerun", post(again::rerun))
         .route("/sessions/{id}", delete(sessions::erase))
         .route_layer(needs(Scope::Admin));
     let open = Router::new()

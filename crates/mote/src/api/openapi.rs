@@ -26,7 +26,7 @@ mod generated {
     use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
     use utoipa::{Modify, OpenApi};
 
-    use super::super::{dto, events, health, problem, run, sessions, tasks, tools, ws};
+    use super::super::{again, dto, events, health, problem, run, sessions, tasks, tools, ws};
 
     #[derive(OpenApi)]
     #[openapi(
@@ -37,8 +37,8 @@ mod generated {
         ),
         paths(
             run::run, tasks::submit, tasks::list, tasks::get, events::stream, ws::socket, tasks::cancel, tasks::input,
-            tasks::signal, tasks::rerun, sessions::get, sessions::erase, tools::list, health::health, health::ready,
-            health::metrics, super::serve,
+            tasks::signal, again::resume, again::rerun, sessions::get, sessions::erase, tools::list, health::health,
+            health::ready, health::metrics, super::serve,
         ),
         components(schemas(problem::Body, events::StreamMessage, dto::TaskBody)),
         tags(

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::limits;
 use crate::runner::SubmitError;
-use crate::store;
+use crate::store::{self, EffectRow};
 
 macro_rules! codes {
     ($(#[$meta:meta])* $name:ident { $($variant:ident $text:literal $status:ident $title:literal,)* }) => {
@@ -66,7 +66,9 @@ codes! {
         RequestTimeout "request_timeout" REQUEST_TIMEOUT "The body did not arrive in time",
         TaskFinished "task_finished" CONFLICT "The task has finished",
         NotAsked "not_asked" CONFLICT "The task asks nothing that this answers",
-        NotDead "not_dead" CONFLICT "The task is not in the dead letters",
+        NotFailed "not_failed" CONFLICT "The task has neither failed nor been cancelled",
+        NotResumable "not_resumable" CONFLICT "The task's journal cannot be gone on from",
+        WritesRepeated "writes_repeated" CONFLICT "To run the task again may repeat what it did",
         SessionBusy "session_busy" CONFLICT "A task of the session is under way",
         Conflict "conflict" CONFLICT "The state forbids it",
         IdempotencyInProgress "idempotency_in_progress" CONFLICT "The first request with this key is still running",
@@ -105,6 +107,7 @@ codes! {
         ContextOverflow "context_overflow" UNPROCESSABLE_ENTITY "The context does not fit the model's window",
         CapabilitiesChanged "capabilities_changed" UNPROCESSABLE_ENTITY "The agent changed while the task was under way",
         Cancelled "cancelled" CONFLICT "A client cancelled the task",
+        InterruptedTooOften "interrupted_too_often" INTERNAL_SERVER_ERROR "The task's workers ended too often during one step",
         DeadLetter "dead_letter" INTERNAL_SERVER_ERROR "Workers took the task repeatedly without progress",
         Divergence "divergence" INTERNAL_SERVER_ERROR "The journal replays to another state",
         Internal "internal" INTERNAL_SERVER_ERROR "Something failed here",
@@ -126,6 +129,7 @@ pub(super) struct Problem {
     detail: String,
     field: Option<String>,
     retry_after: Option<Duration>,
+    writes: Vec<EffectRow>,
 }
 
 /// The body: RFC 9457, `application/problem+json`.
@@ -148,11 +152,14 @@ pub(super) struct Body<'a> {
     /// The field, header or parameter at fault, as a path.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
+    /// With `writes_repeated`: what the task did that may be done again.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    writes: &'a [EffectRow],
 }
 
 impl Problem {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), field: None, retry_after: None }
+        Self { code, detail: detail.into(), field: None, retry_after: None, writes: Vec::new() }
     }
 
     /// A field, header or parameter at fault.
@@ -173,6 +180,11 @@ impl Problem {
 
     pub(super) fn retry_after(self, after: Duration) -> Self {
         Self { retry_after: Some(after), ..self }
+    }
+
+    /// What the task did that may be done again.
+    pub(super) fn writes(self, writes: Vec<EffectRow>) -> Self {
+        Self { writes, ..self }
     }
 
     pub(super) fn task_not_found(id: &str) -> Self {
@@ -215,6 +227,7 @@ impl Problem {
             instance: format!("urn:mote:request:{request}"),
             code: self.code.as_str(),
             field: self.field.as_deref(),
+            writes: &self.writes,
         }
     }
 

@@ -29,6 +29,7 @@ pub fn capabilities(agent: &Agent) -> [u8; 32] {
             "tool_calls": limits.tool_calls,
             "parallel": limits.parallel,
             "model_attempts": limits.model_attempts,
+            "model_outage_ms": millis(limits.model_outage),
             "tool_attempts": limits.tool_attempts,
             "backoff_ms": millis(limits.backoff),
             "backoff_max_ms": millis(limits.backoff_max),

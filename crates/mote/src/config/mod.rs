@@ -241,8 +241,10 @@ pub struct RunLimits {
     pub tool_calls: u32,
     /// Calls of one turn that run at once.
     pub parallel: u16,
-    /// Attempts at one model step.
+    /// Broken replies of one model to one step.
     pub model_attempts: u16,
+    /// How long no model may be available.
+    pub model_outage: Duration,
     /// Attempts at one tool call.
     pub tool_attempts: u16,
     /// First back-off.

@@ -162,7 +162,7 @@ impl Provider for Player {
             let (model, endpoint) = (self.model.clone(), self.file.display().to_string());
             let kind = ErrorKind::Rejected;
             let answer = Answer::default();
-            return Err(Error { kind, model, endpoint, message, retry_after: None, alternative: false, answer });
+            return Err(Error { kind, model, endpoint, message, retry_after: None, alternative: false, place: 0, began: false, usage: None, answer });
         };
         for part in &reply.message.parts {
             match part {

@@ -120,14 +120,14 @@ impl Endpoint {
     }
 
     fn error(&self, failure: Failure) -> Error {
-        let Failure { kind, mut message, retry_after, answer } = failure;
+        let Failure { kind, mut message, retry_after, answer, began } = failure;
         // A shorter one is a stand-in (`none`, `ollama`), and would only garble the words around it.
         let key = self.key.as_ref().map(SecretValue::expose).filter(|key| key.len() >= MODEL_KEY_BYTES_MIN);
         if let Some(key) = key {
             message = message.replace(key, "[key]");
         }
         let (model, endpoint) = (self.model.clone(), self.origin());
-        Error { kind, model, endpoint, message, retry_after, alternative: false, answer }
+        Error { kind, model, endpoint, message, retry_after, alternative: false, place: 0, began, usage: None, answer }
     }
 
     async fn exchange(
@@ -151,10 +151,11 @@ impl Endpoint {
             return Err(match fault.message {
                 Some(message) => Failure::of_stream(fault.class_in_stream(), &message.to_string()),
                 None => Failure::broken(format!("expected an event stream, got {kind}")),
-            });
+            }
+            .in_reply());
         }
         // Boxed, as are the ways to fail: a call that waits for its answer does not keep their room.
-        Box::pin(self.stream(response, decoder, deltas)).await
+        Box::pin(self.stream(response, decoder, deltas)).await.map_err(Failure::in_reply)
     }
 
     /// As much of an error's body as is read, whatever becomes of the rest.

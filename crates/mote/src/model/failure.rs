@@ -22,13 +22,20 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// How long the endpoint asked to be left alone.
     pub(super) retry_after: Option<Duration>,
+    /// Whether a reply had begun.
+    pub(super) began: bool,
     /// What it answered with.
     pub(super) answer: Answer,
 }
 
 impl Failure {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, answer: Answer::default() }
+        Self { kind, message: message.into(), retry_after: None, began: false, answer: Answer::default() }
+    }
+
+    /// It befell a reply that had begun.
+    pub(super) fn in_reply(self) -> Self {
+        Self { began: true, ..self }
     }
 
     /// A stream that cannot be relied on; something may have been spent.
@@ -60,7 +67,7 @@ impl Failure {
             (false, false) => format!("HTTP {}: {}", status.as_u16(), shorten(&words)),
         };
         let answer = Answer { status: Some(status.as_u16()), code };
-        Self { kind, message, retry_after: retry_after(headers, now), answer }
+        Self { kind, message, retry_after: retry_after(headers, now), answer, began: false }
     }
 
     /// An error that came within a stream.

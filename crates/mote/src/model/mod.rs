@@ -51,6 +51,8 @@ pub struct Request {
     pub step: u32,
     /// The attempt within the step, from 1.
     pub attempt: u32,
+    /// Endpoints, a bit each by their place in the chain, that are not to be asked again for this step.
+    pub exhausted: u64,
     /// W3C `traceparent` to send along, if tracing is on.
     pub traceparent: Option<String>,
 }
@@ -178,6 +180,13 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// Whether another endpoint may be tried at once (filled in by the chain).
     pub alternative: bool,
+    /// The endpoint's place in the chain, from 0 (filled in by the chain).
+    pub place: usize,
+    /// Whether a reply had begun: one that breaks off is not an endpoint that is down.
+    pub began: bool,
+    /// What the failed call used, as far as the endpoint said it before it failed. `None` where it said nothing: the caller
+    /// then estimates.
+    pub usage: Option<Usage>,
     /// What the endpoint answered with, if it answered.
     pub answer: Answer,
 }

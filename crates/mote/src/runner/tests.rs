@@ -1,6 +1,9 @@
 //! Runs on a real store with a model and tools that the test plays: what a client would notice.
 
 mod ends;
+mod kills;
+mod lives;
+mod outage;
 mod places;
 mod stuck;
 mod waits;
@@ -55,6 +58,21 @@ fn reply(parts: Vec<Part>) -> Result<Reply, model::Error> {
         provider: "test".into(),
         model: "test".into(),
     })
+}
+
+/// A model call that fails.
+pub(super) fn fails(kind: model::ErrorKind) -> model::Error {
+    model::Error {
+        kind,
+        model: "test".into(),
+        endpoint: "http://127.0.0.1:9".into(),
+        message: "it does not work".into(),
+        retry_after: None,
+        alternative: false,
+        place: 0,
+        began: false,
+        usage: None,
+    }
 }
 
 pub(super) fn says(text: &str) -> Result<Reply, model::Error> {
@@ -150,6 +168,7 @@ pub(super) fn agent() -> Agent {
             tool_calls: 20,
             parallel: 4,
             model_attempts: 3,
+            model_outage: Duration::from_millis(50),
             tool_attempts: 3,
             backoff: Duration::from_millis(1),
             backoff_max: Duration::from_millis(10),

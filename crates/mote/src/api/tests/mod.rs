@@ -75,6 +75,9 @@ impl Provider for Model {
                 message: "no".into(),
                 retry_after: None,
                 alternative: false,
+                place: 0,
+                began: false,
+                usage: None,
                 answer: crate::model::Answer::default(),
             });
         }
@@ -100,6 +103,9 @@ impl Shifted {
 }
 
 impl Clock for Shifted {
+    fn boot_ms(&self) -> u64 {
+        self.now_ms()
+    }
     fn now_ms(&self) -> UnixMs {
         System.now_ms() + self.0.load(Ordering::Relaxed)
     }
@@ -387,6 +393,7 @@ fn agent() -> config::Agent {
             tool_calls: 5,
             parallel: 2,
             model_attempts: 1,
+            model_outage: Duration::from_millis(1),
             tool_attempts: 1,
             backoff: Duration::from_millis(1),
             backoff_max: Duration::from_millis(1),

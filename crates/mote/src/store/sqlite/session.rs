@@ -5,11 +5,10 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::row::{json, native, number, sql, usage};
+use super::row::{json, native, number, sql, uncertain, usage};
 use super::writer::{Outcome, Tx};
 use crate::limits::CONTEXT_UNITS;
 use crate::message::{Message, Role};
-use crate::model::Usage;
 use crate::store::{NewTask, Owner, Session};
 
 /// A new task comes to its session: whether the session is free.
@@ -49,48 +48,16 @@ pub(super) fn leave(tx: &mut Tx<'_>, owner: &Owner, now: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// What a commit adds to its session.
-pub(super) struct Addition<'a> {
-    /// Messages of a finished turn, encoded; `None` while it goes on.
-    pub(super) turn: Option<&'a [String]>,
-    /// Tokens since the last commit.
-    pub(super) usage: Usage,
-    /// Nano-USD since the last commit.
-    pub(super) cost_nano_usd: u64,
-}
-
-/// Books a commit on its session.
-pub(super) fn add(tx: &Tx<'_>, owner: &Owner, task: &str, addition: &Addition<'_>, now: u64) -> Outcome<()> {
+/// Adds a finished turn's messages, encoded.
+pub(super) fn add(tx: &Tx<'_>, owner: &Owner, task: &str, messages: &[String], now: u64) -> Outcome<()> {
     let Some(session) = &owner.session else { return Ok(()) };
-    let messages = addition.turn.unwrap_or_default();
-    if addition.turn.is_none() && addition.usage == Usage::default() && addition.cost_nano_usd == 0 {
-        return Ok(());
-    }
     let last: i64 = tx
         .connection
         .prepare_cached(
-            "UPDATE sessions SET turns = turns + ?3, messages = messages + ?4, tokens_input = tokens_input + ?5,
-               tokens_cache_read = tokens_cache_read + ?6, tokens_cache_write = tokens_cache_write + ?7,
-               tokens_output = tokens_output + ?8, tokens_reasoning = tokens_reasoning + ?9,
-               cost_nano_usd = cost_nano_usd + ?10, updated_at = max(updated_at, ?11)
+            "UPDATE sessions SET turns = turns + 1, messages = messages + ?3, updated_at = max(updated_at, ?4)
              WHERE tenant = ?1 AND id = ?2 RETURNING messages",
         )?
-        .query_row(
-            params![
-                owner.tenant,
-                session,
-                i64::from(addition.turn.is_some()),
-                sql(messages.len() as u64),
-                sql(addition.usage.input),
-                sql(addition.usage.cache_read),
-                sql(addition.usage.cache_write),
-                sql(addition.usage.output),
-                sql(addition.usage.reasoning),
-                sql(addition.cost_nano_usd),
-                sql(now),
-            ],
-            |row| row.get(0),
-        )?;
+        .query_row(params![owner.tenant, session, sql(messages.len() as u64), sql(now)], |row| row.get(0))?;
     let mut insert = tx.connection.prepare_cached(
         "INSERT INTO session_messages (tenant, session, n, task, message) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
@@ -112,7 +79,7 @@ pub(super) fn read(connection: &Connection, tenant: &str, id: &str) -> Outcome<O
     let snapshot = connection.unchecked_transaction()?;
     let mut query = snapshot.prepare_cached(
         "SELECT user, turns, tokens_input, tokens_cache_read, tokens_cache_write, tokens_output, tokens_reasoning,
-           cost_nano_usd, created_at, updated_at,
+           cost_nano_usd, created_at, updated_at, uncertain_input, uncertain_output, uncertain_nano_usd,
            (SELECT t.id FROM tasks t WHERE t.tenant = ?1 AND t.session = ?2 AND t.finished_at IS NULL
               AND t.status IN ('running', 'waiting') LIMIT 1)
          FROM sessions WHERE tenant = ?1 AND id = ?2",
@@ -125,9 +92,10 @@ pub(super) fn read(connection: &Connection, tenant: &str, id: &str) -> Outcome<O
                 user: row.get(0)?,
                 messages: Vec::new(),
                 turns: number(row, 1)?,
-                active_task: row.get(10)?,
+                active_task: row.get(13)?,
                 usage: usage(row, 2)?,
                 cost_nano_usd: row.get(7).map(native)?,
+                uncertain: uncertain(row, 10)?,
                 created_at: number(row, 8)?,
                 updated_at: number(row, 9)?,
             })

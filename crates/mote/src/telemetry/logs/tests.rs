@@ -14,6 +14,9 @@ use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_QUEUE};
 struct Noon;
 
 impl Clock for Noon {
+    fn boot_ms(&self) -> u64 {
+        self.now_ms()
+    }
     fn now_ms(&self) -> UnixMs {
         1_795_262_691_007
     }
