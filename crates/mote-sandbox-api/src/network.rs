@@ -35,9 +35,12 @@ pub struct Rule {
     /// TLS is terminated by the daemon, whose authority the image trusts. Implied by `secrets` and by recording.
     #[serde(default)]
     pub inspect: bool,
-    /// Headers set on each request at egress; needs inspection for HTTPS.
+    /// Headers set on each request over TLS at egress; TLS is then inspected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<Header>,
+    /// Headers are set on requests in the clear, too: whoever is on the way reads them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain_http: bool,
 }
 
 /// A header set at egress.
@@ -57,8 +60,9 @@ impl std::fmt::Debug for Header {
     }
 }
 
-/// A secret of the daemon, bound to the hosts that may receive it. Inside stands a placeholder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A secret of the daemon, bound to the hosts that may receive it. Inside stands a placeholder, which is swapped in the header
+/// `authorization` alone where nothing else is said: elsewhere a host may keep it, or show it to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SecretBinding {
@@ -68,6 +72,18 @@ pub struct SecretBinding {
     pub env: String,
     /// Names that may receive the value, as in [`Rule::to`].
     pub hosts: Vec<String>,
+    /// Further headers in which the placeholder is swapped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
+    /// It is swapped in the query of the target, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub query: bool,
+    /// It is swapped in bodies, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub body: bool,
+    /// A request that carries the value may change to another protocol (WebSocket), in which it is not looked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub upgrade: bool,
 }
 
 /// Recording or replay of HTTP exchanges.

@@ -46,6 +46,26 @@ struct Lookup {
     name: [u8; PAGE_BYTES - 16],
 }
 
+/// Bytes of found items in [`Search`].
+const SEARCH_BYTES: usize = PAGE_BYTES - 104;
+/// `BTRFS_ROOT_TREE_OBJECTID`: the tree of all trees.
+const ROOT_TREE: u64 = 1;
+/// `BTRFS_ROOT_REF_KEY`: an item that says which subvolume lies in which.
+const ROOT_REFERENCE: u32 = 156;
+
+/// `struct btrfs_ioctl_search_args` with its `struct btrfs_ioctl_search_key`: bounds come in pairs, the least and the most.
+#[repr(C)]
+struct Search {
+    tree: u64,
+    object: [u64; 2],
+    offset: [u64; 2],
+    transaction: [u64; 2],
+    kind: [u32; 2],
+    items: u32,
+    unused: [u32; 9],
+    found: [u8; SEARCH_BYTES],
+}
+
 /// `struct btrfs_ioctl_quota_ctl_args`.
 #[repr(C)]
 struct QuotaControl {
@@ -164,6 +184,46 @@ pub fn limit(subvolume: impl AsFd, bytes_max: Option<u64>) -> io::Result<()> {
     ioctl::with(subvolume, ioctl::number::<Limit>(READ, MAGIC, 43), &mut limit).map(drop)
 }
 
+/// Ids of subvolumes that lie directly inside the one with this id: some of them, and none only where there are none.
+///
+/// # Errors
+/// The kernel's.
+pub fn nested(any: impl AsFd, id: u64) -> io::Result<Vec<u64>> {
+    let mut search = Box::new(Search {
+        tree: ROOT_TREE,
+        object: [id, id],
+        offset: [0, u64::MAX],
+        transaction: [0, u64::MAX],
+        kind: [ROOT_REFERENCE, ROOT_REFERENCE],
+        items: u32::MAX,
+        unused: [0; 9],
+        found: [0; SEARCH_BYTES],
+    });
+    ioctl::with(any, ioctl::number::<Search>(READ_WRITE, MAGIC, 17), &mut *search)?;
+    Ok(references(&search.found, search.items))
+}
+
+/// The subvolumes that found items refer to: an item is a `struct btrfs_ioctl_search_header` (transaction, object, offset of
+/// eight bytes each, kind and length of four) and its content; the offset of a reference is the subvolume's id.
+fn references(found: &[u8], items: u32) -> Vec<u64> {
+    const HEADER_BYTES: usize = 32;
+    let (mut ids, mut rest) = (Vec::new(), found);
+    for _ in 0..items {
+        let Some((header, behind)) = rest.split_at_checked(HEADER_BYTES) else { break };
+        let (Ok(offset), Ok(kind), Ok(length)) =
+            (header[16..24].try_into(), header[24..28].try_into(), header[28..32].try_into())
+        else {
+            break;
+        };
+        if u32::from_ne_bytes(kind) == ROOT_REFERENCE {
+            ids.push(u64::from_ne_bytes(offset));
+        }
+        let Some((_, behind)) = behind.split_at_checked(u32::from_ne_bytes(length) as usize) else { break };
+        rest = behind;
+    }
+    ids
+}
+
 /// The filesystem's UUID, its sixteen bytes in order.
 ///
 /// # Errors
@@ -207,8 +267,25 @@ mod tests {
         assert_eq!(size_of::<Arguments>(), 4096);
         assert_eq!(size_of::<Arguments2>(), 4096);
         assert_eq!(size_of::<Lookup>(), 4096);
+        assert_eq!(size_of::<Search>(), 4096);
         assert_eq!(size_of::<QuotaControl>(), 16);
         assert_eq!(size_of::<Limit>(), 48);
+    }
+
+    #[test]
+    fn references_are_read_as_far_as_they_are_whole() {
+        let item = |id: u64, kind: u32, content: &[u8]| {
+            let mut bytes = [0_u8; 16].to_vec();
+            bytes.extend(id.to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend((content.len() as u32).to_ne_bytes());
+            bytes.extend(content);
+            bytes
+        };
+        let all = [item(300, ROOT_REFERENCE, b"name"), item(7, 1, b""), item(301, ROOT_REFERENCE, b"")].concat();
+        assert_eq!(references(&all, 3), [300, 301]);
+        assert_eq!(references(&all, 1), [300]);
+        assert_eq!(references(&all[..40], 3), [300]);
     }
 
     #[test]

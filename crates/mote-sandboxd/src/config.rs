@@ -90,8 +90,10 @@ pub struct Config {
     /// Bytes of an exported snapshot that is taken in.
     #[serde(deserialize_with = "bytes")]
     pub import_max: u64,
-    /// Host directories that may be images or be bound as data.
+    /// Host directories that may be bound as data, and whose archives may be imported: what everybody may read there is read.
     pub directories: Vec<PathBuf>,
+    /// Host directories that may be images: root inside reads what only the host's root may read there.
+    pub image_directories: Vec<PathBuf>,
     /// Registries (`HOST`) that images may be pulled from; every one where absent.
     pub registries: Option<Vec<String>>,
     /// The host's own programs may be an image: what `docs/sandbox.md` lists, and nothing else of the host.
@@ -131,6 +133,7 @@ impl Default for Config {
             sandboxes_max: SANDBOXES_MAX,
             import_max: IMPORT_BYTES_MAX,
             directories: Vec::new(),
+            image_directories: Vec::new(),
             registries: None,
             filesystem: None,
             disk: None,
@@ -155,8 +158,15 @@ fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 
 fn everything_public() -> Policy {
     let to = "*".to_owned();
-    let rule =
-        Rule { verdict: Verdict::Allow, to, ports: Vec::new(), over_deny: false, inspect: false, headers: Vec::new() };
+    let rule = Rule {
+        verdict: Verdict::Allow,
+        to,
+        ports: Vec::new(),
+        over_deny: false,
+        inspect: false,
+        headers: Vec::new(),
+        plain_http: false,
+    };
     Policy { rules: vec![rule], ..Policy::default() }
 }
 
@@ -186,7 +196,8 @@ impl Config {
             return wrong("domain", format!("{:?} is not a name", self.domain));
         }
         let files = self.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
-        for path in self.directories.iter().chain([&self.state]).chain(&self.run).chain(&self.init).chain(files) {
+        let directories = self.directories.iter().chain(&self.image_directories);
+        for path in directories.chain([&self.state]).chain(&self.run).chain(&self.init).chain(files) {
             if !path.is_absolute() {
                 return wrong("paths", format!("{} must be absolute", path.display()));
             }

@@ -51,6 +51,7 @@ pub fn probe(state: &Path) -> Result<BTreeMap<String, Support>, Failure> {
         entry("overlay", overlay, "read-only layers below, changes above"),
         entry("seccomp", in_child(&proof, filters), "the profile of docs/sandbox-seccomp.md"),
         entry("network_policy", in_child(&proof, network), "nftables in a network namespace without a link out"),
+        ("core_dumps".to_owned(), core_dumps(&std::fs::read_to_string(CORE_PATTERN).unwrap_or_default())),
         ("kvm".to_owned(), kvm()),
     ]))
 }
@@ -71,9 +72,45 @@ fn in_child(proof: &SingleThreaded, attempt: impl FnOnce() -> Result<Outcome, Fa
     Job::start(proof, attempt)?.finish().map(drop)
 }
 
+/// Where the kernel is told what becomes of a crash (core(5)). It is one setting for the host and every container.
+const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
+
+/// What a crash inside a sandbox makes the host do.
+fn core_dumps(pattern: &str) -> Support {
+    match pattern.trim().split_at_checked(1) {
+        Some(("|", _)) => Support::yes(
+            "core_pattern starts a program as the host's root at each crash: not for sandboxes, whose bound on core files is 1 \
+             byte and fixed",
+        ),
+        Some(("@", _)) => Support::no(
+            "core_pattern sends each crash to a program of the host over a socket, whatever the bound on core files: crashes in \
+             sandboxes, whose names they choose, reach it",
+        ),
+        _ => Support::yes("no file is written: the bound on core files is 1 byte and fixed"),
+    }
+}
+
 fn kvm() -> Support {
     match rustix::fs::open("/dev/kvm", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
         Ok(_) => Support::yes("/dev/kvm can be opened; no substrate uses it yet"),
         Err(error) => Support::no(format!("failed to open /dev/kvm: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_crash_does_on_the_host_is_told() {
+        for (pattern, available, says) in [
+            ("|/usr/lib/systemd/systemd-coredump %P %u\n", true, "starts a program"),
+            ("@/run/systemd/coredump.socket\n", false, "socket"),
+            ("core\n", true, "no file"),
+            ("", true, "no file"),
+        ] {
+            let told = core_dumps(pattern);
+            assert!(told.available == available && told.detail.contains(says), "{pattern}: {told:?}");
+        }
     }
 }

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod namespace;
 pub mod network;
 pub mod privilege;
+pub mod room;
 pub mod service;
 pub mod state;
 pub mod telemetry;

@@ -61,6 +61,8 @@ pub const DECISIONS_LOGGED_PER_SECOND: u32 = 100;
 pub const DNS_QUERIES_PER_SECOND: u64 = 200;
 /// Queries of one sandbox under way at once.
 pub const DNS_QUERIES_AT_ONCE: usize = 64;
+/// Questions of all sandboxes that the system's resolver is asked at once: each takes a thread (Tokio has 512 for such work).
+pub const DNS_SYSTEM_AT_ONCE: usize = 256;
 /// TCP connections for DNS of one sandbox at once.
 pub const DNS_CONNECTIONS_MAX: usize = 16;
 /// Time that a TCP connection for DNS may be idle.
@@ -87,6 +89,10 @@ pub const TOLD_NAMES_MAX: usize = 64;
 pub const TOLD_KEPT: Duration = Duration::from_secs(3600);
 /// Bytes of the body of one exchange on tape, request and response each.
 pub const TAPE_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of exchanges under way that are held for tapes, of one sandbox.
+pub const TAPING_BYTES_MAX: u64 = 64 << 20;
+/// The same of all sandboxes.
+pub const TAPING_BYTES_ALL_MAX: u64 = 256 << 20;
 /// Bytes of one tape.
 pub const TAPE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Exchanges of one tape.
@@ -105,6 +111,10 @@ pub const POOL_BYTES_DEFAULT: u64 = 64 << 30;
 pub const POOL_DISK_PERCENT_MAX: u64 = 75;
 /// Bytes of the least pool: what `mkfs.btrfs` needs, and room for a sandbox.
 pub const POOL_BYTES_MIN: u64 = 512 << 20;
+/// Subvolumes inside a tree that one removal of the tree removes; the next goes on.
+pub const NESTED_SUBVOLUMES_MAX: usize = 10_000;
+/// Subvolumes within each other inside a tree that is removed.
+pub const NESTED_SUBVOLUMES_DEPTH_MAX: usize = 64;
 /// Bytes that a volume may be charged with where the operator says nothing else.
 pub const VOLUME_BYTES_DEFAULT: u64 = 16 << 30;
 /// How often the daemon removes images without a name and layers that nothing uses.
@@ -151,7 +161,13 @@ pub const REMOVE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(6
 pub const GIVE_BACK_RETRY_FIRST: std::time::Duration = std::time::Duration::from_millis(100);
 /// The longest such wait.
 pub const GIVE_BACK_RETRY_MAX: std::time::Duration = std::time::Duration::from_secs(30);
-/// How long recovery waits for one sandbox, or for one thing without a record, before it looks at the next.
+/// Sandboxes, and things without a record, that recovery sees to at once.
+pub const RECOVERIES_AT_ONCE: usize = 256;
+/// How long the start of the daemon waits for what a crash left half-made or half-ended; it goes on beyond.
+pub const RECOVERY_SETTLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
+/// How long the first process of a sandbox that is adopted may take to answer. The daemon serves meanwhile.
+pub const RECOVERY_HELLO_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long recovery waits for one sandbox, or for one thing without a record, before it gives it up.
 pub const RECOVERY_STEP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// How long a new sandbox's first process may take to answer.
 pub const GUEST_START_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
@@ -167,12 +183,26 @@ pub const TIMER_RETRY_MS: u64 = 250;
 pub const TIMER_FAILED_RETRY_MS: u64 = 30_000;
 /// The longest sleep of the timers: the wall clock may be set meanwhile.
 pub const TIMER_SLEEP_MAX: std::time::Duration = std::time::Duration::from_secs(10);
-/// Keys that were seen lately and need no look-up.
-pub const KEY_CACHE_MAX: usize = 1024;
-/// How long a key that was seen needs no look-up; a revoked one is refused within this time.
-pub const KEY_CACHE_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long the list of keys holds as it was read; a revoked one is refused within this time.
+pub const KEY_LIST_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long to wait between two readings of the keys, however many guess at one.
+pub const KEY_READ_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// Requests a second whose sandbox is looked for by their signature alone; what comes beyond is answered `exhausted`.
+pub const SIGNATURE_SEARCHES_PER_SECOND: u64 = 100;
+/// Bytes of a signed address' path.
+pub const SIGNED_PATH_BYTES_MAX: usize = 4096;
 /// Connections that are served at once; further ones wait in the kernel.
 pub const CONNECTIONS_MAX: usize = 8192;
+/// Of the descriptors that the daemon may have, hundredths for connections of clients; as many for what these ask inside.
+pub const DESCRIPTORS_CLIENTS_PERCENT: usize = 20;
+/// The same for connections of all sandboxes to destinations.
+pub const DESCRIPTORS_EGRESS_PERCENT: usize = 20;
+/// Connections of all sandboxes to destinations, however many descriptors there are: each has two buffers.
+pub const EGRESS_CONNECTIONS_ALL_MAX: usize = 8192;
+/// Of the connections of all sandboxes, hundredths that only sandboxes with few of their own are given.
+pub const EGRESS_RESERVED_PERCENT: usize = 25;
+/// Connections that make a sandbox one with few.
+pub const EGRESS_CONNECTIONS_FEW: usize = 16;
 /// How long to wait before accepting again after it failed.
 pub const ACCEPT_RETRY: std::time::Duration = std::time::Duration::from_millis(50);
 /// How long a request's head may take.
@@ -194,6 +224,8 @@ pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 pub const CONNECTION_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 /// Bytes of a request's JSON body.
 pub const BODY_BYTES_MAX: usize = 4 << 20;
+/// Bytes of bodies that are being read, of all requests together; what comes beyond is answered `exhausted`.
+pub const BODIES_READ_BYTES_MAX: u64 = 512 << 20;
 /// Bytes of each of standard output and standard error that a gathered exec answers with; the rest is cut and counted.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a file that is written through the API.
@@ -222,6 +254,10 @@ pub const METRICS_ASKED_AT_ONCE: usize = 32;
 pub const PREVIEW_CONNECTIONS_MAX: usize = 64;
 /// Bytes of a part of a secret's form in base64 that is looked for in answers: shorter ones stand there by chance.
 pub const ECHO_FORM_BYTES_MIN: usize = 8;
+/// Lines of the log that wait for standard error; those beyond are dropped and counted.
+pub const LOG_LINES_WAITING_MAX: usize = 4096;
+/// How long the end of the daemon waits for them.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of one field of a log line.
 pub const LOG_FIELD_BYTES_MAX: usize = 4096;
 /// Milliseconds without a call after which the keeper prepares what the next ones will need.
@@ -248,6 +284,9 @@ pub const GUEST_BACKLOG_PAUSE: std::time::Duration = std::time::Duration::from_m
 pub const GUEST_BACKLOG_PAUSE_MAX: std::time::Duration = std::time::Duration::from_millis(64);
 /// Open files of one process of a sandbox, where the host allows as many.
 pub const OPEN_FILES_MAX: u64 = 1_048_576;
+/// Bytes of the file that a crash leaves. With 0 a `core_pattern` that begins with `|` still has the host's root run a program;
+/// with 1 the kernel runs none (core(5)), and writes no file either: a dump has a page at least.
+pub const CORE_BYTES: u64 = 1;
 /// Times that the keeper tries to remove what is left of a sandbox before it is reported.
 pub const REMOVAL_TRIES: u32 = 50;
 /// How long a start waits for one process that an earlier daemon left and that was killed: one that hangs in the kernel must
@@ -385,6 +424,10 @@ pub const RPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const WATCHERS_OF_SANDBOX_MAX: usize = 64;
 /// Events that a polled watch holds.
 pub const WATCHER_EVENTS_MAX: usize = 10_000;
+/// Bytes of events that the polled watches of one sandbox hold, as JSON.
+pub const WATCHER_BYTES_MAX: u64 = 8 << 20;
+/// The same of all sandboxes.
+pub const WATCHER_BYTES_ALL_MAX: u64 = 128 << 20;
 /// Files of one uploaded form.
 pub const UPLOAD_FILES_MAX: usize = 1000;
 /// Files that are put together in one request.

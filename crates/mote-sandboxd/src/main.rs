@@ -19,7 +19,7 @@ use mote_sandboxd::service::{self, Start};
 use mote_sandboxd::state::State;
 use mote_sandboxd::telemetry::logs;
 use mote_sandboxd::tls::{self, Certificates};
-use mote_sandboxd::{host, image};
+use mote_sandboxd::{descriptor, host, image};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -168,7 +168,8 @@ fn settings(config: &Config, program: &std::path::Path) -> anyhow::Result<Settin
     }
     let run = config.run.clone().unwrap_or_else(|| PathBuf::from("/run/mote-sandbox"));
     let mut settings = Settings::new(config.state.clone(), run, init);
-    settings.filesystem.allowed.clone_from(&config.directories);
+    settings.filesystem.allowed.clone_from(&config.image_directories);
+    settings.filesystem.data.clone_from(&config.directories);
     settings.filesystem.backend = config.filesystem;
     settings.filesystem.pool_bytes = config.disk;
     settings.filesystem.host_root = config.host_root;
@@ -185,10 +186,17 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     let listener =
         std::net::TcpListener::bind(config.listen).with_context(|| format!("failed to listen on {}", config.listen))?;
     let tls = over_tls(&config)?;
-    logs::install(&config.log, std::sync::Arc::new(System))?;
+    let logging = logs::install(&config.log, std::sync::Arc::new(System))?;
     let authorities = authorities(&config)?;
+    let descriptors = descriptor::raise_limit().context("failed to raise the limit of open files")?;
     let keeper = keeper::spawn(&program, &settings).context("failed to start the keeper")?;
-    let confinement = confine(&config, &settings, &config.directories)?;
+    let mut confinement = confine(&config, &settings, &config.directories)?;
+    if let Some(crashes) = confinement.get("core_dumps").filter(|crashes| !crashes.available) {
+        tracing::warn!("{}", crashes.detail);
+    }
+    confinement
+        .insert("daemon.descriptors".to_owned(), Support::yes(format!("at most {descriptors}, shared out by use")));
+    logging.detach()?;
     let runtime = runtime()?;
     runtime.block_on(service::run(Start { config, keeper, listener, tls, authorities, confinement }))?;
     Ok(())

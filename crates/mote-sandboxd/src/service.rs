@@ -31,7 +31,8 @@ use crate::lifecycle::measure::Kept;
 use crate::lifecycle::profiles::Profiles;
 use crate::lifecycle::{Parts, Sandboxes};
 use crate::limits::{
-    COLLECT_EVERY, CONNECTION_GRACE, KEEPER_PING_EVERY, REMOVE_ALL_TIMEOUT, TLS_RENEW_EVERY, VOLUME_BYTES_DEFAULT,
+    COLLECT_EVERY, CONNECTION_GRACE, KEEPER_PING_EVERY, RECOVERY_SETTLE_TIMEOUT, REMOVE_ALL_TIMEOUT, TLS_RENEW_EVERY,
+    VOLUME_BYTES_DEFAULT,
 };
 use crate::namespace::Containers;
 use crate::network::secret::{Value, Vault};
@@ -134,14 +135,22 @@ pub async fn run(start: Start) -> Result<(), Error> {
         pool: config.pool.clone(),
         import_bytes_max: config.import_max,
     });
-    let recovered = sandboxes.recover().await.map_err(|failure| Error::Part("recover the sandboxes", failure))?;
-    tracing::info!(
-        adopted = recovered.adopted,
-        rested = recovered.rested,
-        reaped = recovered.reaped,
-        strays = recovered.strays,
-        "recovered"
-    );
+    let (recovered, recovery) =
+        sandboxes.remember().await.map_err(|failure| Error::Part("recover the sandboxes", failure))?;
+    let (settled, settling) = tokio::sync::oneshot::channel();
+    // Ends with what it has to do; where the daemon ends before, the next one does it again.
+    let recovering = tokio::spawn(async move {
+        recovery.complete(settled).await;
+        tracing::info!(
+            adopted = recovered.adopted,
+            rested = recovered.rested,
+            reaped = recovered.reaped,
+            strays = recovered.strays,
+            "recovered"
+        );
+    });
+    // What is half-made or half-ended is seldom seen by anybody: nothing of it needs an answer from inside.
+    let _ = tokio::time::timeout(RECOVERY_SETTLE_TIMEOUT, settling).await;
     first_key(&store, &folder(&config), &*clock).await?;
     let closing = CancellationToken::new();
     let api = Api {
@@ -160,6 +169,7 @@ pub async fn run(start: Start) -> Result<(), Error> {
     let warming = tokio::spawn(keep(sandboxes.clone(), Work::Pool));
     let winding = wind_down(&sandboxes, &config, &keeper, stop, closing);
     let ((), wound) = tokio::join!(serving, winding);
+    recovering.abort();
     timing.abort();
     collecting.abort();
     warming.abort();

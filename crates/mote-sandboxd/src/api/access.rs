@@ -3,7 +3,7 @@
 //! It does not make keys; `state` does and keeps their hashes alone.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
@@ -14,48 +14,79 @@ use tokio::time::Instant;
 
 use super::Api;
 use super::failure::Refusal;
-use crate::limits::{KEY_CACHE_MAX, KEY_CACHE_TIME};
+use crate::limits::{KEY_LIST_TIME, KEY_READ_PAUSE};
 use crate::state::State;
 
 /// The header for a key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The keys, with those that were seen lately.
+/// The keys: all of them, by their hashes, as they were read a moment ago. Whoever guesses keys makes nobody wait for the state.
 #[derive(Debug)]
 pub struct Keys {
     state: State,
-    seen: Mutex<HashMap<[u8; 32], (String, Instant)>>,
+    list: Mutex<List>,
+    /// Held by who reads them.
+    reading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    names: HashMap<[u8; 32], String>,
+    /// When reading them began.
+    read: Option<Instant>,
+}
+
+impl List {
+    /// What is known of a key at `now`, for a request that came at `asked`: who holds it, or that nobody does.
+    fn answer(&self, hash: &[u8; 32], asked: Instant, now: Instant) -> Option<Option<String>> {
+        let read = self.read?;
+        match self.names.get(hash) {
+            Some(name) if read + KEY_LIST_TIME > now => Some(Some(name.clone())),
+            // A key may have been made a moment ago: that nobody holds it is known only where it was read since.
+            None if read >= asked => Some(None),
+            _ => None,
+        }
+    }
 }
 
 impl Keys {
     /// The keys of a state.
     #[must_use]
     pub fn new(state: State) -> Self {
-        Self { state, seen: Mutex::default() }
+        Self { state, list: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
 
-    /// Who holds a key, if it is known. A revoked key is refused within [`KEY_CACHE_TIME`].
+    /// Who holds a key, if it is known. A revoked key is refused within [`KEY_LIST_TIME`].
     ///
     /// # Errors
     /// Where the state cannot be asked.
     pub async fn holder(&self, key: &str) -> Result<Option<String>, Failure> {
+        if !State::is_key(key) {
+            return Ok(None);
+        }
         let hash: [u8; 32] = Sha256::digest(key.as_bytes()).into();
-        let now = Instant::now();
-        {
-            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((name, until)) = seen.get(&hash)
-                && *until > now
-            {
-                return Ok(Some(name.clone()));
+        let asked = Instant::now();
+        loop {
+            if let Some(answer) = self.list().answer(&hash, asked, Instant::now()) {
+                return Ok(answer);
             }
+            let _reading = self.reading.lock().await;
+            // Somebody may have read them meanwhile.
+            if let Some(answer) = self.list().answer(&hash, asked, Instant::now()) {
+                return Ok(answer);
+            }
+            let read = self.list().read;
+            if let Some(read) = read {
+                tokio::time::sleep_until(read + KEY_READ_PAUSE).await;
+            }
+            let began = Instant::now();
+            let names = self.state.key_hashes().await?;
+            *self.list() = List { names, read: Some(began) };
         }
-        let Some(found) = self.state.key(key).await? else { return Ok(None) };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= KEY_CACHE_MAX {
-            seen.clear();
-        }
-        seen.insert(hash, (found.name.clone(), now + KEY_CACHE_TIME));
-        Ok(Some(found.name))
+    }
+
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,4 +148,48 @@ fn unauthenticated() -> Refusal {
     Failure::new(Code::Unauthenticated, "the request carries no API key that is known")
         .remedy("send `X-API-Key: KEY` or `Authorization: Bearer KEY`; `mote-sandboxd key new` makes one")
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::STATE_QUEUE_MAX;
+
+    #[tokio::test]
+    async fn a_key_is_known_once_it_is_made_and_until_it_is_revoked() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        let keys = Keys::new(state.clone());
+        let stranger = "mote_sk_0000000000000000000000000000000000000000";
+        assert_eq!(keys.holder(stranger).await.unwrap(), None);
+        let made = state.new_key("ci", 1).await.unwrap();
+        assert_eq!(keys.holder(&made.key).await.unwrap().as_deref(), Some("ci"));
+        state.revoke_key("ci").await.unwrap();
+        tokio::time::pause();
+        tokio::time::advance(KEY_LIST_TIME).await;
+        tokio::time::resume();
+        assert_eq!(keys.holder(&made.key).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn strangers_do_not_reach_the_state() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        let keys = Keys::new(state.clone());
+        let made = state.new_key("ci", 1).await.unwrap();
+        assert_eq!(keys.holder(&made.key).await.unwrap().as_deref(), Some("ci"));
+        let first = keys.list().read;
+        // What cannot be a key is not even hashed.
+        for stranger in ["", "mote_sk_", "secret", &"mote_sk_0".repeat(1000)] {
+            assert_eq!(keys.holder(stranger).await.unwrap(), None);
+        }
+        assert_eq!(keys.list().read, first);
+        // More guesses at once than the state lets wait are answered by one look.
+        let guesses = (0..=STATE_QUEUE_MAX).map(|guess| {
+            let key = format!("mote_sk_{guess:040x}");
+            let keys = &keys;
+            async move { keys.holder(&key).await.unwrap() }
+        });
+        assert!(futures_util::future::join_all(guesses).await.iter().all(Option::is_none));
+    }
 }

@@ -12,13 +12,13 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 use serde::de::DeserializeOwned;
 
 use super::Api;
 use super::access::User;
 use super::failure::Refusal;
+use crate::api::gather::gathered;
 use crate::code::{Cell, Interpreter, NewContext};
 use crate::guest::Guest;
 use crate::limits::CODE_REQUEST_BYTES_MAX;
@@ -70,15 +70,7 @@ async fn find(
 }
 
 async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
-    let body = Limited::new(request.into_body(), CODE_REQUEST_BYTES_MAX).collect().await.map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            let message = format!("the body is longer than {CODE_REQUEST_BYTES_MAX} bytes");
-            Failure::new(Code::TooLarge, message).with("limit", CODE_REQUEST_BYTES_MAX)
-        } else {
-            Failure::new(Code::Invalid, format!("failed to read the body: {error}"))
-        }
-    })?;
-    let bytes = body.to_bytes();
+    let bytes = gathered(request.into_body(), CODE_REQUEST_BYTES_MAX).await?;
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
     serde_json::from_slice(text)
         .map_err(|error| Failure::new(Code::Invalid, format!("failed to read the body: {error}")))

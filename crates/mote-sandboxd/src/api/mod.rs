@@ -6,6 +6,7 @@ pub mod access;
 mod code;
 mod e2b;
 pub mod failure;
+mod gather;
 pub mod native;
 mod observe;
 pub mod preview;
@@ -18,6 +19,7 @@ use axum::Router;
 use tokio_util::sync::CancellationToken;
 
 use crate::code::Interpreter;
+use crate::descriptor::Shares;
 use crate::image::Images;
 use crate::lifecycle::Sandboxes;
 use crate::limits;
@@ -46,7 +48,7 @@ pub struct Api {
     pub closing: CancellationToken,
 }
 
-/// What the server holds at once, and how long it waits.
+/// What the server holds at once where descriptors are not short, and how long it waits.
 pub(crate) const SERVER: mote_http::Limits = mote_http::Limits {
     connections: limits::CONNECTIONS_MAX,
     head_time: limits::HEADER_READ_TIMEOUT,
@@ -61,7 +63,8 @@ pub(crate) const SERVER: mote_http::Limits = mote_http::Limits {
 
 /// A server of every surface.
 pub fn server(api: &Api) -> mote_http::Server {
-    mote_http::Server::new(router(api), SERVER)
+    let connections = Shares::now().clients;
+    mote_http::Server::new(router(api), mote_http::Limits { connections, ..SERVER })
 }
 
 /// Every surface in one router.

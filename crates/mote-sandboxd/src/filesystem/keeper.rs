@@ -29,8 +29,10 @@ pub struct Options {
     /// The pool's file survives a crash of the host. Without, snapshots do not wait for the disk, and a crash of the host
     /// may cost the pool: for hosts whose sandboxes are worth nothing by then.
     pub barriers: bool,
-    /// Host directories that may be images or data, with all below them.
+    /// Host directories that may be images, with all below them: root inside reads what only the host's root may read there.
     pub allowed: Vec<PathBuf>,
+    /// Host directories that may be mounted as data, with all below them: what everybody may read can be read.
+    pub data: Vec<PathBuf>,
     /// The host's own programs may be an image.
     pub host_root: bool,
     /// This program, which also is what works on trees without privilege.
@@ -47,6 +49,7 @@ impl Options {
             pool_bytes: None,
             barriers: true,
             allowed: Vec::new(),
+            data: Vec::new(),
             host_root: false,
             program: PathBuf::from("/proc/self/exe"),
         }
@@ -366,18 +369,32 @@ impl Keeper {
         Ok(Outcome::Ids(ids))
     }
 
-    /// Where a host directory of an image or a data mount lies, its links resolved.
+    /// Where a host directory of an image lies, its links resolved.
     ///
     /// # Errors
     /// `forbidden` where the configuration does not allow it; `not_found` where it is not there.
-    pub fn host_directory(&self, path: &Path) -> Result<PathBuf, Failure> {
+    pub fn image_directory(&self, path: &Path) -> Result<PathBuf, Failure> {
+        self.host_directory(path, &self.options.allowed, ("an image", "image_directories"))
+    }
+
+    /// Where a host directory lies that is mounted as data, its links resolved.
+    ///
+    /// # Errors
+    /// As [`Self::image_directory`].
+    pub fn data_directory(&self, path: &Path) -> Result<PathBuf, Failure> {
+        self.host_directory(path, &self.options.data, ("data", "directories"))
+    }
+
+    fn host_directory(&self, path: &Path, list: &[PathBuf], (what, field): (&str, &str)) -> Result<PathBuf, Failure> {
         let shown = path.display();
         let real = std::fs::canonicalize(path).map_err(|_| Failure::not_found("directory", &shown.to_string()))?;
-        let allowed = self.options.allowed.iter().filter_map(|allowed| std::fs::canonicalize(allowed).ok());
+        let allowed = list.iter().filter_map(|allowed| std::fs::canonicalize(allowed).ok());
         if !allowed.into_iter().any(|allowed| real.starts_with(allowed)) {
-            return Err(Failure::new(Code::Forbidden, format!("the host's {shown} may not be used by sandboxes"))
+            return Err(Failure::new(Code::Forbidden, format!("the host's {shown} may not be used as {what}"))
                 .with("path", shown)
-                .remedy("the administrator can allow the directory in the daemon's configuration"));
+                .remedy(format!(
+                    "the administrator can allow the directory in the daemon's configuration: `{field}`"
+                )));
         }
         let state = std::fs::canonicalize(&self.options.state).unwrap_or_else(|_| self.options.state.clone());
         if state.starts_with(&real) || real.starts_with(&state) {

@@ -56,7 +56,7 @@ impl Keeper {
                     paths.push(self.pool.path(Folder::Layers, layer).join(UPPER));
                 }
                 Lower::Layer(layer) => return Err(Failure::not_found("layer", layer.as_str())),
-                Lower::Directory(path) => paths.push(self.host_directory(path)?),
+                Lower::Directory(path) => paths.push(self.image_directory(path)?),
                 Lower::Host => paths.extend(self.lower_paths(&self.host()?)?),
                 Lower::HostPrograms => drop(self.host_programs()?),
             }

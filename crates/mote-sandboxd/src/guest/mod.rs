@@ -17,7 +17,6 @@ use mote_sandbox_api::guest::{
     Configuration, Entry, FileTarget, PROTOCOL, Process, RawPath, Reply, Request, Selector, Start, TerminalSize,
 };
 use mote_sandbox_api::limits::{LIST_DEPTH_MAX, LIST_ENTRIES_MAX};
-use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -27,6 +26,7 @@ pub use self::frame::violation;
 pub use self::process::{Event, ProcessInput, ProcessStream};
 
 use self::frame::{Frames, Writer};
+use crate::descriptor;
 use crate::limits::{
     GUEST_BACKLOG, GUEST_BACKLOG_PAUSE, GUEST_BACKLOG_PAUSE_MAX, GUEST_BACKLOG_TIMEOUT_MS, GUEST_CONNECT_TIMEOUT_MS,
     GUEST_LIST_BYTES_MAX, GUEST_PROCESSES_MAX, GUEST_REPLY_TIMEOUT_MS, GUEST_SYNC_TIMEOUT_MS,
@@ -293,11 +293,13 @@ async fn within<T>(
     })
 }
 
-/// Nobody listens, or the connection broke; or the daemon itself has no room for a connection now.
+/// Nobody listens, or the connection broke; or it is the daemon, or the first process's queue, that cannot have one more.
 fn gone(error: &std::io::Error) -> Failure {
-    let errno = Errno::from_io_error(error);
-    if let Some(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) = errno {
-        let message = format!("failed to reach the sandbox's first process: too many connections ({error})");
+    if descriptor::are_used_up(error) {
+        return descriptor::used_up("failed to reach the sandbox's first process");
+    }
+    if error.kind() == std::io::ErrorKind::WouldBlock {
+        let message = format!("failed to reach the sandbox's first process: {GUEST_BACKLOG} connections wait for it");
         return Failure::new(Code::Exhausted, message).with("limit", GUEST_BACKLOG).with("retry_after_s", 1);
     }
     Failure::new(Code::Gone, format!("failed to reach the sandbox's first process: {error}"))

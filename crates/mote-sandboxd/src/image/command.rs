@@ -65,7 +65,11 @@ pub async fn run(
         Command::List => list(&images.list().await?),
         Command::Import { source, name } => {
             let image = import(images, &source, name.as_deref(), now_ms).await?;
-            format!("imported {} ({})\n", name.unwrap_or(source), image.id)
+            let owners = match image.unmapped_owners {
+                0 => String::new(),
+                count => format!("; {count} owners beyond 65535, the last id inside, became nobody"),
+            };
+            format!("imported {} ({}){owners}\n", name.unwrap_or(source), image.id)
         }
         Command::Build { recipe, no_cache } => {
             let loaded = recipe::load(&recipe)?;

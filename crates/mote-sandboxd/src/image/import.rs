@@ -23,8 +23,8 @@ use crate::filesystem::id::Id;
 use crate::filesystem::keeper::{Outcome, Verb};
 use crate::filesystem::recipe::Lower;
 use crate::filesystem::trees::Filling;
-use crate::filesystem::worker::Compression;
-use crate::limits::IMAGE_TARBALL_BYTES_MAX;
+use crate::filesystem::worker::{Compression, Unpacked};
+use crate::limits::{IMAGE_TARBALL_BYTES_MAX, WORKER_BUFFER_BYTES};
 
 /// Where the layers of an OCI image come from.
 enum Place {
@@ -64,18 +64,21 @@ impl Images {
     /// `invalid` where it is not one; `too_large`; `no_space`.
     pub async fn import_tarball(&self, path: &Path, name: &str, config: Config, now_ms: u64) -> Result<Image, Failure> {
         let _making = self.making.read().await;
-        let opened = path.to_path_buf();
-        let (file, digest) = blocking(move || open_tarball(&opened)).await?;
+        let (opened, scratch) = (path.to_path_buf(), self.scratch()?);
+        let (file, digest) = blocking(move || copy_tarball(&opened, scratch)).await?;
         let compression = compression_of(&file)?;
         let layer = Id::new("layer", format!("tar.{}", digest.hex()))?;
         let _alone = self.alone(&layer).await;
-        let mut bytes = None;
+        let (mut bytes, mut unmapped) = (None, 0);
         if !self.has(&layer).await? {
             let filling = self.filesystem.fill(layer.as_str(), None).await?;
-            bytes = Some(filling.add(file.into(), compression, false).await?.bytes);
+            let unpacked = filling.add(file.into(), compression, false).await?;
+            (bytes, unmapped) = (Some(unpacked.bytes), unpacked.unmapped);
             filling.keep().await?;
         }
-        let image = Image::new(vec![Lower::Layer(layer)], config, format!("tarball {}", path.display()), bytes, now_ms);
+        let source = format!("tarball {}", path.display());
+        let image = Image::new(vec![Lower::Layer(layer)], config, source, bytes, now_ms);
+        let image = Image { unmapped_owners: unmapped, ..image };
         self.keep(&image, name).await?;
         Ok(image)
     }
@@ -111,28 +114,32 @@ impl Images {
         let _making = self.making.read().await;
         let layer = Id::new("layer", format!("oci.{}", found.manifest.config.digest.hex()))?;
         let _alone = self.alone(&layer).await;
-        let mut bytes = None;
+        let (mut bytes, mut unmapped) = (None, 0);
         if !self.has(&layer).await? {
-            bytes = Some(self.fill_from(&found, place, &layer).await?);
+            let filled = self.fill_from(&found, place, &layer).await?;
+            (bytes, unmapped) = (Some(filled.bytes), filled.unmapped);
         }
         let source = match place {
             Place::Registry(reference) => format!("registry {reference}"),
             Place::Layout(_) => format!("OCI layout, manifest {}", found.digest),
         };
         let image = Image::new(vec![Lower::Layer(layer)], found.image.config.into(), source, bytes, now_ms);
+        let image = Image { unmapped_owners: unmapped, ..image };
         self.keep(&image, name).await?;
         Ok(image)
     }
 
-    async fn fill_from(&self, found: &Found, place: &Place, layer: &Id) -> Result<u64, Failure> {
+    async fn fill_from(&self, found: &Found, place: &Place, layer: &Id) -> Result<Unpacked, Failure> {
         let filling = self.filesystem.fill(layer.as_str(), None).await?;
-        let mut bytes = 0;
+        let mut all = Unpacked::default();
         for (blob, expected) in found.manifest.layers.iter().zip(&found.image.rootfs.diff_ids) {
             let archive = self.fetch(place, blob).await?;
-            bytes += add_verified(&filling, archive, blob, expected).await?;
+            let unpacked = add_verified(&filling, archive, blob, expected).await?;
+            all.bytes += unpacked.bytes;
+            all.unmapped += unpacked.unmapped;
         }
         filling.keep().await?;
-        Ok(bytes)
+        Ok(all)
     }
 
     /// A layer in a file without a name, verified.
@@ -182,7 +189,12 @@ impl Images {
     }
 }
 
-async fn add_verified(filling: &Filling, archive: File, blob: &Descriptor, expected: &Digest) -> Result<u64, Failure> {
+async fn add_verified(
+    filling: &Filling,
+    archive: File,
+    blob: &Descriptor,
+    expected: &Digest,
+) -> Result<Unpacked, Failure> {
     let compression = match manifest::compression(&blob.media_type).map_err(|error| failure(&error))? {
         manifest::Compression::None => Compression::None,
         manifest::Compression::Gzip => Compression::Gzip,
@@ -190,7 +202,7 @@ async fn add_verified(filling: &Filling, archive: File, blob: &Descriptor, expec
     };
     let unpacked = filling.add(archive.into(), compression, true).await?;
     if unpacked.digest == expected.hex() {
-        return Ok(unpacked.bytes);
+        return Ok(unpacked);
     }
     let message =
         format!("a layer has the digest sha256:{} uncompressed, and the image says {expected}", unpacked.digest);
@@ -205,28 +217,38 @@ pub(super) fn split_tag(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn open_tarball(path: &Path) -> Result<(File, Digest), Failure> {
-    use std::io::Seek as _;
+/// Reads a tarball once, into a file that nobody else has: what is unpacked is what the digest is of, whoever writes to the
+/// tarball meanwhile.
+fn copy_tarball(path: &Path, mut copy: File) -> Result<(File, Digest), Failure> {
+    use std::io::{Seek as _, Write as _};
+    use std::os::unix::fs::OpenOptionsExt as _;
     let what = |error: std::io::Error| {
         let code = if error.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Invalid };
         Failure::new(code, format!("failed to read {}: {error}", path.display()))
     };
-    let mut file = File::open(path).map_err(what)?;
-    let size = file.metadata().map_err(what)?.len();
-    if size > IMAGE_TARBALL_BYTES_MAX {
-        let message = format!("{} is larger than {IMAGE_TARBALL_BYTES_MAX} bytes", path.display());
-        return Err(Failure::new(Code::TooLarge, message).with("limit", IMAGE_TARBALL_BYTES_MAX));
+    // A pipe would be waited for.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = File::options().read(true).custom_flags(flags).open(path).map_err(what)?;
+    if !file.metadata().map_err(what)?.is_file() {
+        return Err(Failure::new(Code::Invalid, format!("{} is not a regular file", path.display())));
     }
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 256 * 1024];
+    let (mut hasher, mut size) = (Hasher::default(), 0);
+    let mut buffer = vec![0; WORKER_BUFFER_BYTES];
     loop {
-        match file.read(&mut buffer).map_err(what)? {
-            0 => break,
-            count => hasher.update(&buffer[..count]),
+        let count = file.read(&mut buffer).map_err(what)?;
+        if count == 0 {
+            break;
         }
+        size += count as u64;
+        if size > IMAGE_TARBALL_BYTES_MAX {
+            let message = format!("{} is larger than {IMAGE_TARBALL_BYTES_MAX} bytes", path.display());
+            return Err(Failure::new(Code::TooLarge, message).with("limit", IMAGE_TARBALL_BYTES_MAX));
+        }
+        hasher.update(&buffer[..count]);
+        copy.write_all(&buffer[..count]).map_err(|error| scratch_failure(&error))?;
     }
-    file.rewind().map_err(what)?;
-    Ok((file, hasher.finish()))
+    copy.rewind().map_err(|error| scratch_failure(&error))?;
+    Ok((copy, hasher.finish()))
 }
 
 fn compression_of(file: &File) -> Result<Compression, Failure> {
@@ -272,5 +294,29 @@ pub(super) fn failure(error: &mote_oci::Error) -> Failure {
             .with("registry", registry)
             .remedy("name the file of its authority as `authorities` in the daemon's configuration"),
         _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tarball_is_read_once_into_a_file_that_is_the_daemons_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root.tar");
+        std::fs::write(&path, "as it was").unwrap();
+        let (mut copy, digest) = copy_tarball(&path, tempfile::tempfile().unwrap()).unwrap();
+        std::fs::write(&path, "as it is now").unwrap();
+        let mut read = String::new();
+        copy.read_to_string(&mut read).unwrap();
+        let mut hasher = Hasher::default();
+        hasher.update(b"as it was");
+        assert_eq!((read.as_str(), digest.hex()), ("as it was", hasher.finish().hex()));
+        // What is no file is not waited for.
+        let refused = copy_tarball(folder.path(), tempfile::tempfile().unwrap()).unwrap_err();
+        assert_eq!(refused.code, Code::Invalid);
+        let missing = copy_tarball(&folder.path().join("none"), tempfile::tempfile().unwrap()).unwrap_err();
+        assert_eq!(missing.code, Code::NotFound);
     }
 }

@@ -17,6 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak};
 
+use mote_oci::reference::Reference;
 use mote_oci::registry::Registry;
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::spec::ImageSource;
@@ -86,12 +87,24 @@ impl Images {
             ImageSource::Snapshot(_) => Err(Failure::invalid("image", "a snapshot is no image")),
             ImageSource::Tarball(_) | ImageSource::OciLayout(_) | ImageSource::Registry(_) => {
                 let name = record::name_of(source);
-                match self.find(&name).await? {
+                if let Some(image) = self.find(&name).await? {
+                    return Ok(image);
+                }
+                match self.imported_by_hand(source).await? {
                     Some(image) => Ok(image),
                     None => self.import(source, &name, now_ms).await,
                 }
             }
         }
+    }
+
+    /// An image of a registry that was imported under its reference, as `mote-sandboxd image import` does. One that has this
+    /// name and came from elsewhere is another image.
+    async fn imported_by_hand(&self, source: &ImageSource) -> Result<Option<Image>, Failure> {
+        let ImageSource::Registry(text) = source else { return Ok(None) };
+        let reference = Reference::parse(text).map_err(|error| import::failure(&error))?;
+        let found = self.find(text).await?;
+        Ok(found.filter(|image| image.source == format!("registry {reference}")))
     }
 
     /// What a root starts from, for a source: the image's trees, or a snapshot.

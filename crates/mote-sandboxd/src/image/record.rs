@@ -24,6 +24,8 @@ pub(super) const HOST_ID: &str = "host:";
 pub(super) const STEP_NAME: &str = "step:";
 /// Before the id of a snapshot that came from elsewhere, as the name under which what it starts from is kept.
 pub(super) const SNAPSHOT_NAME: &str = "snapshot:";
+/// Before a registry's reference, as the name under which what was pulled is kept: `base` of a registry is not the image `base`.
+pub(super) const REGISTRY_NAME: &str = "registry:";
 /// Before the key of a name.
 pub(super) const NAME_KEY: &str = "name-";
 
@@ -45,6 +47,9 @@ pub struct Image {
     /// Milliseconds since the epoch.
     #[serde(default)]
     pub created_ms: u64,
+    /// Owners in its archives that are beyond 65,535, the last id inside: they became `nobody`.
+    #[serde(default)]
+    pub unmapped_owners: u64,
 }
 
 /// How an image is run.
@@ -76,7 +81,8 @@ impl Image {
     #[must_use]
     pub fn new(lower: Vec<Lower>, config: Config, source: String, bytes: Option<u64>, created_ms: u64) -> Self {
         let made_of = serde_json::to_vec(&(&lower, &config)).unwrap_or_default();
-        Self { id: Digest::of(&made_of).to_string(), lower, config, source, bytes, created_ms }
+        let id = Digest::of(&made_of).to_string();
+        Self { id, lower, config, source, bytes, created_ms, unmapped_owners: 0 }
     }
 
     pub(super) fn of_directory(path: &Path) -> Self {
@@ -90,7 +96,8 @@ impl Image {
 
     fn unrecorded(id: String) -> Self {
         let source = id.clone();
-        Self { id, lower: Vec::new(), config: Config::default(), source, bytes: None, created_ms: 0 }
+        let (lower, config) = (Vec::new(), Config::default());
+        Self { id, lower, config, source, bytes: None, created_ms: 0, unmapped_owners: 0 }
     }
 }
 
@@ -118,7 +125,7 @@ pub(super) fn name_of(source: &ImageSource) -> String {
         ImageSource::Host => HOST_ID.to_owned(),
         ImageSource::Tarball(path) => format!("tarball:{path}"),
         ImageSource::OciLayout(path) => format!("oci:{path}"),
-        ImageSource::Registry(reference) => reference.clone(),
+        ImageSource::Registry(reference) => format!("{REGISTRY_NAME}{reference}"),
     }
 }
 
@@ -127,7 +134,7 @@ pub(super) fn name_of(source: &ImageSource) -> String {
 /// # Errors
 /// `invalid`.
 pub(super) fn check_name(name: &str) -> Result<(), Failure> {
-    let reserved = [DIGEST_ID, DIRECTORY_ID, HOST_ID, STEP_NAME, SNAPSHOT_NAME, "tarball:", "oci:"];
+    let reserved = [DIGEST_ID, DIRECTORY_ID, HOST_ID, STEP_NAME, SNAPSHOT_NAME, REGISTRY_NAME, "tarball:", "oci:"];
     if name.is_empty() || name.len() > IMAGE_NAME_BYTES_MAX || name.chars().any(|c| c.is_control() || c.is_whitespace())
     {
         return Err(Failure::invalid(

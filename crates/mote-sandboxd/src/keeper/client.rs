@@ -78,9 +78,11 @@ async fn serve(socket: AsyncFd<OwnedFd>, mut calls: mpsc::Receiver<(Verb, Vec<Ow
                 }
             }
             answer = read(&socket) => match answer {
-                Ok((answer, descriptors)) => {
+                Ok((answer, descriptors, is_cut)) => {
                     if let Some(reply) = waiting.remove(&answer.number) {
-                        let _ = reply.send(answer.result.map(|outcome| (outcome, descriptors)));
+                        let whole = if is_cut { Err(descriptor::used_up("failed to take what the keeper made")) } else { Ok(()) };
+                        let result = answer.result.and_then(|outcome| whole.map(|()| (outcome, descriptors)));
+                        let _ = reply.send(result);
                     }
                 }
                 Err(error) => {
@@ -103,10 +105,10 @@ async fn write(socket: &AsyncFd<OwnedFd>, call: &Call, descriptors: &[OwnedFd]) 
     }
 }
 
-async fn read(socket: &AsyncFd<OwnedFd>) -> Result<(Answer, Vec<OwnedFd>), wire::Error> {
+async fn read(socket: &AsyncFd<OwnedFd>) -> Result<(Answer, Vec<OwnedFd>, bool), wire::Error> {
     loop {
         let mut guard = socket.readable().await.map_err(|_| wire::Error::Closed)?;
-        match wire::receive(socket.get_ref()) {
+        match wire::receive_cut(socket.get_ref()) {
             Err(wire::Error::Socket(Errno::AGAIN)) => guard.clear_ready(),
             result => return result,
         }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_sys::process::{self, SingleThreaded};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -149,6 +148,7 @@ impl Server {
                     self.cells.ready(token, &mut self.reactor, &mut self.answers);
                 }
             }
+            self.cells.start_deferred(&self.roots, &self.proof, &mut self.reactor, &mut self.answers);
             self.send_answers()?;
         }
     }
@@ -170,10 +170,13 @@ impl Server {
         let progress = match verb {
             Verb::Ping => Progress::Now(Ok((Outcome::Done, Vec::new()))),
             Verb::Namespace(verb) => self.cells.serve(number, verb, &self.roots, &self.proof, &mut self.reactor),
-            // A child costs a millisecond: only where somebody would wait meanwhile.
-            Verb::Filesystem(verb) if self.roots.takes_long(&verb) && self.is_busy() => {
-                let roots = &mut self.roots;
-                let work = || roots.carry_out(verb, Vec::new()).map(|(outcome, _)| Outcome::Filesystem(outcome));
+            // A child costs a millisecond; the disk may cost everybody seconds.
+            Verb::Filesystem(verb) if self.roots.takes_long(&verb) => {
+                let (roots, cells) = (&mut self.roots, &mut self.cells);
+                let work = || {
+                    cells.let_go();
+                    roots.carry_out(verb, Vec::new()).map(|(outcome, _)| Outcome::Filesystem(outcome))
+                };
                 Job::start(&self.proof, work).map_or_else(Progress::from, Progress::Child)
             }
             Verb::Filesystem(verb) => {
@@ -197,13 +200,6 @@ impl Server {
             },
             Progress::Later => {}
         }
-    }
-
-    /// Whether others are under way, or wait to be read.
-    fn is_busy(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut waiting = [PollFd::new(&self.socket, PollFlags::IN)];
-        !self.jobs.is_empty() || !matches!(rustix::event::poll(&mut waiting, Some(&now)), Ok(0))
     }
 
     fn send_answers(&mut self) -> Result<(), wire::Error> {

@@ -82,6 +82,17 @@ pub fn send<T: Serialize>(socket: impl AsFd, message: &T, descriptors: &[Borrowe
 /// # Errors
 /// [`Error::Socket`] with `AGAIN` where nothing is there on a socket that does not block; the rest of [`Error`] otherwise.
 pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<(T, Vec<OwnedFd>), Error> {
+    match receive_cut(socket)? {
+        (_, _, true) => Err(Error::Socket(Errno::MFILE)),
+        (message, descriptors, false) => Ok((message, descriptors)),
+    }
+}
+
+/// [`receive`], and whether descriptors are missing because this process may have no more: the message itself is whole.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_cut<T: DeserializeOwned>(socket: impl AsFd) -> Result<(T, Vec<OwnedFd>, bool), Error> {
     let mut bytes = vec![0; KEEPER_MESSAGE_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KEEPER_DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -99,7 +110,8 @@ pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<(T, Vec<OwnedFd
     if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(Error::TooLong(received.bytes));
     }
-    Ok((serde_json::from_slice(&bytes[..received.bytes])?, descriptors))
+    let is_cut = received.flags.contains(ReturnFlags::CTRUNC);
+    Ok((serde_json::from_slice(&bytes[..received.bytes])?, descriptors, is_cut))
 }
 
 /// The head of a [`Call`], read where the verb itself cannot be.
@@ -116,7 +128,8 @@ pub type Received = (u64, Result<Verb, Failure>, Vec<OwnedFd>);
 /// # Errors
 /// As [`receive`]; [`Error::Json`] only where not even the call's number can be read.
 pub fn receive_call(socket: impl AsFd) -> Result<Received, Error> {
-    let (call, descriptors) = receive::<Box<serde_json::value::RawValue>>(socket)?;
+    // Verbs carry none that are needed: one that is missing is no matter.
+    let (call, descriptors, _) = receive_cut::<Box<serde_json::value::RawValue>>(socket)?;
     Ok(match serde_json::from_str::<Call>(call.get()) {
         Ok(call) => (call.number, Ok(call.verb), descriptors),
         Err(error) => {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::lifecycle::{State, Transition};
@@ -40,7 +40,7 @@ pub struct Cell {
     record: Mutex<Record>,
     process: Mutex<Process>,
     /// Held while effects are under way, so that a removal waits for them.
-    pub(super) work: tokio::sync::Mutex<()>,
+    pub(super) work: Arc<tokio::sync::Mutex<()>>,
     states: watch::Sender<State>,
     journal: Mutex<Journal>,
     /// Processes ended for want of memory that the journal tells of.
@@ -58,7 +58,7 @@ impl Cell {
             id: record.id.clone(),
             record: Mutex::new(record),
             process: Mutex::default(),
-            work: tokio::sync::Mutex::new(()),
+            work: Arc::default(),
             states,
             journal: Mutex::default(),
             ooms_told: AtomicU64::new(0),
@@ -152,6 +152,9 @@ impl Cell {
         process.starts += 1;
         let generation = process.starts;
         process.live = Some(Live { guest, generation });
+        drop(process);
+        // Whoever waits for a way inside looks again: of a sandbox that is adopted the state stays as it is.
+        self.states.send_modify(|_| {});
         generation
     }
 

@@ -54,7 +54,7 @@ use record::later;
 use substrate::Substrate;
 use timers::Timers;
 
-pub use recover::Recovered;
+pub use recover::{Recovered, Recovery};
 pub use transfer::Exported;
 
 /// What the lifecycle stands on.
@@ -131,7 +131,7 @@ pub struct Filter {
 }
 
 impl Sandboxes {
-    /// Begins with no sandbox; [`Self::recover`] brings back what was kept.
+    /// Begins with no sandbox; [`Self::remember`] brings back what was kept.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let pool = Pool::new(parts.pool, &parts.profiles);
@@ -233,6 +233,14 @@ impl Sandboxes {
     #[must_use]
     pub fn traffic_token(&self, id: &str) -> String {
         self.store.vault().token("traffic", id)
+    }
+
+    /// Ids of the sandboxes that are not gone.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner);
+        let is_there = |cell: &&Arc<Cell>| cell.read(|record| !record.pooled && record.state != State::Gone);
+        cells.values().filter(is_there).map(|cell| cell.id().to_owned()).collect()
     }
 
     /// A page of sandboxes, newest first, and whether more follow.

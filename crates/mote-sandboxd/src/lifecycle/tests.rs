@@ -237,6 +237,7 @@ async fn headers_that_a_policy_sets_are_sealed_at_rest_and_open_again() {
         to: "a.test".to_owned(),
         ports: vec![],
         over_deny: false,
+        plain_http: false,
         inspect: true,
         headers: vec![header],
     };
@@ -261,7 +262,12 @@ async fn a_sandbox_open_to_everybody_is_refused_by_name() {
 #[tokio::test]
 async fn a_fork_does_not_share_secrets_unasked() {
     let stage = stage();
-    let secrets = vec![SecretBinding { secret: "k".to_owned(), env: "K".to_owned(), hosts: vec!["a.test".to_owned()] }];
+    let secrets = vec![SecretBinding {
+        secret: "k".to_owned(),
+        env: "K".to_owned(),
+        hosts: vec!["a.test".to_owned()],
+        ..SecretBinding::default()
+    }];
     let spec = Spec { network: Some(Policy { secrets, ..Policy::default() }), ..Spec::default() };
     let id = stage.sandboxes.create(spec).await.unwrap().id;
     assert_eq!(stage.sandboxes.fork(&id, Fork::default()).await.unwrap_err().code, Code::Forbidden);

@@ -23,7 +23,12 @@ pub(super) const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::SYS_NICE)
     .union(CapabilitySet::AUDIT_WRITE)
-    .union(CapabilitySet::IPC_OWNER);
+    .union(CapabilitySet::IPC_OWNER)
+    // Over the network and locked memory nothing is granted: the kernel asks for these in the namespaces that own them,
+    // which are the host's. Programs whose files carry them could not be executed without (`ping`, `tcpdump`, `vault`).
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::IPC_LOCK);
 
 /// Makes everything that is permitted effective.
 ///

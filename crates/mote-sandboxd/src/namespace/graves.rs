@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use mote_sandbox_sys::process::{self, Child, SingleThreaded};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{WaitId, WaitIdOptions};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
 use rustix::thread::UnshareFlags;
 
 use crate::keeper::reactor::{Reactor, Token};
@@ -44,13 +44,15 @@ impl Graves {
         self.held.push((upper, root));
     }
 
-    /// Lets go of a root that is about to be mounted again: two overlays may not write to one directory.
-    pub(super) fn release(&mut self, upper: Upper, reactor: &Reactor) {
-        self.held.retain(|(held, _)| *held != upper);
-        if let Some(digger) = self.digger.take_if(|digger| digger.uppers.contains(&upper)) {
-            reactor.forget(&digger.child.descriptor);
-            wait(&digger.child);
-        }
+    /// Whether a root is still mounted: it cannot be mounted again yet, for two overlays may not write to one directory.
+    pub(super) fn holds(&self, upper: Upper) -> bool {
+        self.held.iter().any(|(held, _)| *held == upper)
+            || self.digger.as_ref().is_some_and(|digger| digger.uppers.contains(&upper))
+    }
+
+    /// For a child that does something else: what it inherited is not its own to hold.
+    pub(super) fn let_go(&mut self) {
+        self.held.clear();
     }
 
     /// Whether there is something to let go of, and nobody at it.
@@ -62,10 +64,11 @@ impl Graves {
         self.held.len() >= GRAVES_MAX && self.digger.is_none()
     }
 
-    /// Lets a child let go of everything. Where there can be none, it is done here.
+    /// Lets a child let go of everything: it waits for the disk, which the keeper must not. Where there can be none, it is tried
+    /// again later.
     pub(super) fn dig(&mut self, proof: &SingleThreaded, reactor: &mut Reactor) {
-        let held = std::mem::take(&mut self.held);
         let Ok((reader, writer)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) else { return };
+        let held = std::mem::take(&mut self.held);
         let child = process::fork(proof, UnshareFlags::empty(), None, || {
             let mut keep: Vec<_> = held.iter().map(|(_, root)| root.as_fd()).collect();
             keep.push(reader.as_fd());
@@ -75,15 +78,21 @@ impl Graves {
             }
             0
         });
+        let Ok(child) = child else {
+            self.held = held;
+            return;
+        };
+        let Ok(token) = reactor.watch(&child.descriptor) else {
+            // It ends when it hears that nobody holds anything, and does nothing while the keeper does.
+            let _ = rustix::process::pidfd_send_signal(&child.descriptor, Signal::KILL);
+            wait(&child);
+            self.held = held;
+            return;
+        };
         let uppers = held.iter().map(|(upper, _)| *upper).collect();
+        self.digger = Some(Digger { token, child, uppers });
         drop(held);
         drop(writer);
-        if let Ok(child) = child {
-            match reactor.watch(&child.descriptor) {
-                Ok(token) => self.digger = Some(Digger { token, child, uppers }),
-                Err(_) => wait(&child),
-            }
-        }
     }
 
     /// Whether it was the child that ended; it is then reaped.

@@ -8,9 +8,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_sys::process::{self, SingleThreaded};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::io::Errno;
+use rustix::process::{Signal, Uid, WaitId, WaitIdOptions};
 use rustix::thread::UnshareFlags;
 
+use super::capability;
 use super::file::{failed, write};
 use crate::limits::{RANGE_IDS, SLOTS_MAX};
 
@@ -58,20 +60,42 @@ pub const fn first_id(uid_base: u32, slot: Slot) -> u32 {
 
 /// Makes a user namespace in which 0 to 65,535 are the host's ids from `first` on. It lives as long as it is held.
 ///
+/// Its creator is `first`, and not the host's root: what the kernel counts for each user (inotify instances, pending signals,
+/// message queues, locked memory) it counts for the creator of the namespace, too, so that sandboxes of one creator would
+/// use up each other's share and the host's.
+///
 /// # Errors
 /// `internal` with what the kernel refused.
 pub fn user_namespace(proof: &SingleThreaded, first: u32) -> Result<OwnedFd, Failure> {
     let failed = |error| failed("make a user namespace", error);
+    let (made, ready) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
     // Holds the namespace until its descriptor is open; it has nothing else to do.
-    let holder = process::fork(proof, UnshareFlags::NEWUSER, None, || {
+    let holder = process::fork(proof, UnshareFlags::empty(), None, || {
+        if make_as(Uid::from_raw(first)).is_err() || rustix::io::write(&ready, &[0]).is_err() {
+            return 1;
+        }
         let _ = rustix::event::poll(&mut [], None);
         0
     })
     .map_err(failed)?;
-    let namespace = map(holder.pid.as_raw_nonzero().get(), first);
+    drop(ready);
+    let namespace = match rustix::io::retry_on_intr(|| rustix::io::read(&made, &mut [0_u8; 1])) {
+        Ok(1) => map(holder.pid.as_raw_nonzero().get(), first),
+        Ok(_) => Err(failed(Errno::PERM)),
+        Err(error) => Err(failed(error)),
+    };
     let _ = rustix::process::pidfd_send_signal(&holder.descriptor, Signal::KILL);
     let _ = rustix::process::waitid(WaitId::PidFd(holder.descriptor.as_fd()), WaitIdOptions::EXITED);
     namespace
+}
+
+/// Enters a new user namespace whose creator is this user. The real user stays root, by whom the kernel decides whether
+/// processes of the namespace are counted against a limit of its creator's (`RLIMIT_NPROC`): the cgroup bounds them.
+fn make_as(creator: Uid) -> Result<(), Errno> {
+    rustix::thread::set_thread_res_uid(Uid::ROOT, creator, Uid::ROOT)?;
+    // Hosts may let only an administrator make user namespaces.
+    capability::raise_all()?;
+    process::unshare(UnshareFlags::NEWUSER)
 }
 
 fn map(pid: i32, first: u32) -> Result<OwnedFd, Failure> {

@@ -3,7 +3,7 @@
 //! It does not decide: whether a verb is due is the daemon's matter.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use mote_sandbox_api::error::{Code, Failure};
@@ -11,19 +11,18 @@ use mote_sandbox_sys::process::SingleThreaded;
 use serde::{Deserialize, Serialize};
 
 use super::cell::heard::Heard;
-use super::cell::orders::Orders;
 use super::cell::{self, Cell, Mould, group};
 use super::cgroup::{self, Meter};
 use super::file::failed;
 use super::graves::{self, Graves};
 use super::identity::Slots;
-use super::launch::{self, Launch, Living, Refused, Source};
+use super::launch::{self, Launch, Living, Refused};
 use super::living::{self, Resident};
-use super::{mounts, program, record, seccomp, socket};
+use super::{program, record, seccomp};
 use crate::filesystem::keeper::Keeper as Roots;
 use crate::keeper::reactor::{Reactor, Token};
-use crate::keeper::{Answered, Outcome as Answer, Progress, Settings, wire};
-use crate::limits::{GRAVES_IDLE_MS, KEEPER_IDLE_MS, LAYERS_MAX};
+use crate::keeper::{Answered, Outcome as Answer, Progress, Settings};
+use crate::limits::{GRAVES_IDLE_MS, KEEPER_IDLE_MS};
 
 /// What the daemon can ask.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,34 +70,38 @@ pub enum Outcome {
 
 /// A cell that has its orders.
 #[derive(Debug)]
-struct Starting {
-    number: u64,
-    id: String,
-    cell: Cell,
-    sockets: Vec<OwnedFd>,
+pub(super) struct Starting {
+    pub(super) number: u64,
+    pub(super) id: String,
+    pub(super) cell: Cell,
+    pub(super) sockets: Vec<OwnedFd>,
 }
 
 /// A cell that waits, and whether it has said that it is prepared.
 #[derive(Debug)]
-struct Waiting {
-    token: Token,
-    cell: Cell,
-    sockets: Vec<OwnedFd>,
+pub(super) struct Waiting {
+    pub(super) token: Token,
+    pub(super) cell: Cell,
+    pub(super) sockets: Vec<OwnedFd>,
 }
 
 /// Everything of this part.
 #[derive(Debug)]
 pub struct Cells {
-    settings: Settings,
-    mould: Mould,
-    slots: Slots,
-    waiting: VecDeque<Waiting>,
-    starting: HashMap<Token, Starting>,
-    living: HashMap<String, Resident>,
-    ending: HashMap<Token, (Vec<u64>, Resident)>,
-    graves: Graves,
+    pub(super) settings: Settings,
+    pub(super) mould: Mould,
+    pub(super) slots: Slots,
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) starting: HashMap<Token, Starting>,
+    pub(super) living: HashMap<String, Resident>,
+    pub(super) ending: HashMap<Token, (Vec<u64>, Resident)>,
+    pub(super) graves: Graves,
+    /// Launches in roots that are still mounted: they wait until these are not.
+    pub(super) deferred: Vec<(u64, Box<Launch>)>,
+    /// Cells that serve nobody and were killed. What one had mounted its process unmounts, which may wait for the disk.
+    dying: HashMap<Token, Cell>,
     /// Cells without and with a network cannot be made for now: tried again at the next start.
-    barren: [bool; 2],
+    pub(super) barren: [bool; 2],
     refused: Refused,
 }
 
@@ -130,6 +133,8 @@ impl Cells {
             living: HashMap::new(),
             ending: HashMap::new(),
             graves: Graves::default(),
+            deferred: Vec::new(),
+            dying: HashMap::new(),
             barren: [false; 2],
             refused: Refused::default(),
         };
@@ -147,7 +152,7 @@ impl Cells {
         reactor: &mut Reactor,
     ) -> Progress {
         match verb {
-            Verb::Start(launch) => match self.start(number, &launch, roots, proof, reactor) {
+            Verb::Start(launch) => match self.start_when_free(number, launch, roots, proof, reactor) {
                 Ok(()) => Progress::Later,
                 Err(failure) => failure.into(),
             },
@@ -178,117 +183,12 @@ impl Cells {
         self.mould.groups.freeze(&group(self.resident(id)?.record.slot), frozen).map(|()| Answer::Done)
     }
 
-    fn start(
-        &mut self,
-        number: u64,
-        launch: &Launch,
-        roots: &Roots,
-        proof: &SingleThreaded,
-        reactor: &mut Reactor,
-    ) -> Result<(), Failure> {
-        launch.check()?;
-        let taken = self.starting.values().any(|starting| starting.id == launch.id)
-            || self.ending.values().any(|(_, resident)| resident.record.id == launch.id);
-        if taken || self.living.contains_key(&launch.id) {
-            return Err(Failure::new(Code::Conflict, format!("a sandbox {:?} lives already", launch.id)));
-        }
-        self.barren[usize::from(launch.network)] = false;
-        if let Some(upper) = roots.upper_of(&launch.id) {
-            self.graves.release(upper, reactor);
-        }
-        let Waiting { token, cell, sockets } = self.take(launch.network, proof, reactor)?;
-        match self.order(&cell, launch, roots) {
-            Ok(()) => {
-                self.starting.insert(token, Starting { number, id: launch.id.clone(), cell, sockets });
-                Ok(())
-            }
-            Err(failure) => {
-                reactor.forget(&cell.control);
-                self.discard(&cell);
-                let _ = std::fs::remove_dir_all(record::folder(&self.settings.run, &launch.id));
-                Err(failure)
-            }
-        }
-    }
-
-    /// A cell that waits, or a new one.
-    fn take(&mut self, network: bool, proof: &SingleThreaded, reactor: &mut Reactor) -> Result<Waiting, Failure> {
-        match self.waiting.iter().position(|waiting| waiting.cell.network == network) {
-            Some(at) => self.waiting.remove(at).ok_or_else(|| Failure::new(Code::Internal, "a waiting cell is gone")),
-            None => self.make(network, proof, reactor),
-        }
-    }
-
-    fn make(&mut self, network: bool, proof: &SingleThreaded, reactor: &mut Reactor) -> Result<Waiting, Failure> {
-        let slot = self.slots.take()?;
-        let made = Cell::make(proof, &self.mould, slot, network).inspect_err(|_| self.slots.give_back(slot))?;
-        match reactor.watch(&made.control) {
-            Ok(token) => Ok(Waiting { token, cell: made, sockets: Vec::new() }),
-            Err(error) => {
-                self.discard(&made);
-                Err(failed("watch a cell", error))
-            }
-        }
-    }
-
-    /// Opens everything that the sandbox is made of and tells the cell.
-    fn order(&self, cell: &Cell, launch: &Launch, roots: &Roots) -> Result<(), Failure> {
-        let recipe = roots.recipe(&launch.id)?;
-        if recipe.lower.len() > LAYERS_MAX {
-            let what = format!("failed to mount a root of {} layers", recipe.lower.len());
-            return Err(Failure::new(Code::TooLarge, what).with("limit", LAYERS_MAX));
-        }
-        let name_of = |path: &std::path::Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-        let (Some(folder), Some(upper), Some(work)) =
-            (recipe.upper.parent(), name_of(&recipe.upper), name_of(&recipe.work))
-        else {
-            return Err(Failure::new(Code::Internal, "a root's directories have no names"));
-        };
-        let device = launch.resources.io.and_then(|_| super::device::under(folder));
-        self.mould.groups.limit(&group(cell.slot), &launch.resources, device)?;
-        let mut trees = Vec::with_capacity(recipe.lower.len() + recipe.bound.len() + launch.mounts.len() + 2);
-        for tree in &recipe.lower {
-            trees.push(mounts::copy_mapped(tree, &cell.users)?);
-        }
-        trees.push(mounts::copy_mapped(folder, &cell.users)?);
-        for path in &recipe.bound {
-            trees.push(mounts::copy_mapped_where_possible(path, &cell.users)?);
-        }
-        let mut places = Vec::with_capacity(launch.mounts.len());
-        for mount in &launch.mounts {
-            let (tree, read_only) = match &mount.source {
-                Source::Volume(id) => (mounts::copy_mapped(&roots.volume(id)?, &cell.users)?, mount.read_only),
-                Source::Data(path) => {
-                    let path = roots.host_directory(path)?;
-                    (mounts::copy(&path).map_err(|error| failed(format_args!("open {}", path.display()), error))?, true)
-                }
-            };
-            trees.push(tree);
-            places.push((mount.path.clone(), read_only));
-        }
-        trees.push(socket::listen(&self.settings, &launch.id)?);
-        // Half: what is kept in memory files belongs to no process, and were all memory theirs, the kernel could free
-        // some only by ending processes that are not to blame.
-        let shared_bytes = launch.resources.memory.map(|bytes| bytes / 2);
-        let orders = Orders {
-            hostname: launch.hostname.clone(),
-            shared_bytes,
-            lower: recipe.lower.len(),
-            upper,
-            work,
-            bound: recipe.bound.iter().map(|path| path.display().to_string()).collect(),
-            mounts: places,
-        };
-        let trees: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
-        wire::send(&cell.control, &orders, &trees).map_err(|error| failed("tell a cell its orders", error))
-    }
-
     fn end(&mut self, number: u64, id: &str, roots: &Roots, reactor: &mut Reactor) -> Progress {
         if let Some((numbers, _)) = self.ending.values_mut().find(|(_, resident)| resident.record.id == id) {
             numbers.push(number);
             return Progress::Later;
         }
-        if self.starting.values().any(|starting| starting.id == id) {
+        if self.is_launched(id) {
             return Failure::new(Code::Busy, format!("the sandbox {id:?} is being launched")).into();
         }
         let Some(resident) = self.living.remove(id) else {
@@ -327,6 +227,11 @@ impl Cells {
         if self.graves.ready(token, reactor) {
             return;
         }
+        if let Some(cell) = self.dying.remove(&token) {
+            reactor.forget(&cell.child.descriptor);
+            self.bury(&cell);
+            return;
+        }
         if let Some((numbers, resident)) = self.ending.remove(&token) {
             reactor.forget(&resident.process);
             let result = self.clean(&resident);
@@ -346,12 +251,12 @@ impl Cells {
                 }
                 Heard::Done => {
                     reactor.forget(&starting.cell.control);
-                    answers.push_back((starting.number, self.settle(starting)));
+                    answers.push_back((starting.number, self.settle(starting, reactor)));
                 }
                 Heard::Failed(failure) => {
                     reactor.forget(&starting.cell.control);
                     let _ = std::fs::remove_dir_all(record::folder(&self.settings.run, &starting.id));
-                    self.discard(&starting.cell);
+                    self.discard(starting.cell, reactor);
                     answers.push_back((starting.number, Err(failure)));
                 }
             }
@@ -368,11 +273,11 @@ impl Cells {
     }
 
     /// Gives up a cell that waits. The next start makes one itself, and tells its caller why it cannot.
-    fn refuse(&mut self, at: usize, failure: Failure, reactor: &Reactor) {
+    fn refuse(&mut self, at: usize, failure: Failure, reactor: &mut Reactor) {
         if let Some(waiting) = self.waiting.remove(at) {
             self.note_refusal(waiting.cell.network, failure);
             reactor.forget(&waiting.cell.control);
-            self.discard(&waiting.cell);
+            self.discard(waiting.cell, reactor);
         }
     }
 
@@ -383,7 +288,7 @@ impl Cells {
     }
 
     /// A cell became a sandbox.
-    fn settle(&mut self, starting: Starting) -> Answered {
+    fn settle(&mut self, starting: Starting, reactor: &mut Reactor) -> Answered {
         let Starting { id, cell, sockets, .. } = starting;
         let meter = self.mould.groups.meter(&group(cell.slot));
         let resident = Resident::settle(&id, cell, meter);
@@ -391,8 +296,11 @@ impl Cells {
             resident.record.write(&self.settings.run).and_then(|()| resident.answer(&self.settings.run, sockets));
         if noted.is_err() {
             resident.kill();
-            resident.wait();
-            self.clean(&resident)?;
+            // What is left goes when it has ended; the caller is told why at once.
+            match reactor.watch(&resident.process) {
+                Ok(token) => drop(self.ending.insert(token, (Vec::new(), resident))),
+                Err(_) => self.clean(&resident)?,
+            }
         } else {
             self.living.insert(id, resident);
         }
@@ -410,9 +318,19 @@ impl Cells {
         Ok(())
     }
 
-    /// Ends a cell that serves nobody.
-    fn discard(&mut self, cell: &Cell) {
-        cell.end();
+    /// Ends a cell that serves nobody. Its end is not waited for.
+    pub(super) fn discard(&mut self, cell: Cell, reactor: &mut Reactor) {
+        cell.kill();
+        match reactor.watch(&cell.child.descriptor) {
+            Ok(token) => drop(self.dying.insert(token, cell)),
+            // Not watched, it is waited for: rare, and better than to keep its range of ids for ever.
+            Err(_) => self.bury(&cell),
+        }
+    }
+
+    /// Gives back what a cell had that was killed.
+    fn bury(&mut self, cell: &Cell) {
+        cell.wait();
         if super::living::remove_groups(&*self.mould.groups, &group(cell.slot)).is_ok() {
             self.slots.give_back(cell.slot);
         }
@@ -451,6 +369,11 @@ impl Cells {
         }
     }
 
+    /// For a child of the keeper that does something else: it holds no root.
+    pub fn let_go(&mut self) {
+        self.graves.let_go();
+    }
+
     /// Gives back what has to be, however much there is to do. To be called when no other child of the keeper runs, which
     /// would hold what is to go.
     pub fn settle_graves(&mut self, proof: &SingleThreaded, reactor: &mut Reactor) {
@@ -461,13 +384,14 @@ impl Cells {
 
     /// Gives back what serves no sandbox. Those that live, live on.
     pub fn close(&mut self) {
-        while let Some(waiting) = self.waiting.pop_front() {
-            self.discard(&waiting.cell);
-        }
+        let mut cells: Vec<Cell> = self.waiting.drain(..).map(|waiting| waiting.cell).collect();
         for (_, starting) in std::mem::take(&mut self.starting) {
             let _ = std::fs::remove_dir_all(record::folder(&self.settings.run, &starting.id));
-            self.discard(&starting.cell);
+            cells.push(starting.cell);
         }
+        cells.extend(std::mem::take(&mut self.dying).into_values());
+        cells.iter().for_each(Cell::kill);
+        cells.iter().for_each(|cell| self.bury(cell));
         for (_, (_, resident)) in std::mem::take(&mut self.ending) {
             // Nobody hears of a failure any more; the next keeper sweeps.
             let _ = self.clean(&resident);

@@ -91,8 +91,18 @@ impl Resident {
         if !self.lives() {
             return Err(Failure::new(Code::Gone, format!("the sandbox {:?} has ended", self.record.id)));
         }
-        let sockets = if self.record.network { sockets_in(self.record.pid)? } else { Vec::new() };
+        let sockets = if self.record.network { self.sockets()? } else { Vec::new() };
         self.answer(run, sockets)
+    }
+
+    /// The daemon's sockets, made again in the sandbox's network.
+    fn sockets(&self) -> Result<Vec<OwnedFd>, Failure> {
+        let namespace = open_network(&format!("/proc/{}/ns/net", self.record.pid))?;
+        // The number may be another process's by now: what was opened is the sandbox's only where it still lives.
+        if !self.lives() {
+            return Err(Failure::new(Code::Gone, format!("the sandbox {:?} has ended", self.record.id)));
+        }
+        sockets_in(&namespace)
     }
 
     /// Ends the first process, and with it every process of its namespace.
@@ -110,21 +120,21 @@ impl Resident {
     }
 }
 
-/// The daemon's sockets, made again in a sandbox's network.
-fn sockets_in(pid: u32) -> Result<Vec<OwnedFd>, Failure> {
+fn open_network(path: &str) -> Result<OwnedFd, Failure> {
     use rustix::fs::{Mode, OFlags};
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| failed("open a network namespace", error))
+}
+
+/// The daemon's sockets, made in a network.
+fn sockets_in(theirs: &OwnedFd) -> Result<Vec<OwnedFd>, Failure> {
     use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-    let open = |path: String| {
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| failed("open a network namespace", error))
-    };
-    let own = open("/proc/self/ns/net".to_owned())?;
-    let theirs = open(format!("/proc/{pid}/ns/net"))?;
+    let own = open_network("/proc/self/ns/net")?;
     let enter = |namespace: &OwnedFd| {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
             .map_err(|error| failed("enter a network namespace", error))
     };
-    enter(&theirs)?;
+    enter(theirs)?;
     let sockets = crate::network::keeper::sockets();
     enter(&own)?;
     sockets

@@ -12,6 +12,7 @@ mod graves;
 pub mod identity;
 pub mod keeper;
 pub mod launch;
+mod launching;
 mod living;
 pub mod mounts;
 pub mod program;

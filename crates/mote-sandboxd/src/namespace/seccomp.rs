@@ -23,9 +23,15 @@ const KNOWN: [std::ops::RangeInclusive<i64>; 2] = [0..=335, 424..=466];
 const KNOWN: [std::ops::RangeInclusive<i64>; 2] = [0..=294, 424..=466];
 
 /// Answered as if the kernel did not have them (`ENOSYS`), so that programs fall back: `clone3` hides its flags from a
-/// filter, and `io_uring` hides its operations.
-pub const ABSENT: [i64; 4] =
-    [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+/// filter, `io_uring` hides its operations, and the events of `io_setup` are counted for the whole host
+/// (`fs.aio-max-nr`), whoever asks for them.
+pub const ABSENT: [i64; 5] = [
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_setup,
+];
 
 /// Refused (`EPERM`) whatever their arguments, with their names for documents and tests.
 pub const DENIED: [(&str, i64); 48] = [
@@ -92,13 +98,26 @@ const NAMESPACES: [u64; 7] =
 const TIME_NAMESPACE: u64 = 0x80;
 /// Requests that put characters into a terminal's input: `TIOCSTI`, `TIOCLINUX`.
 const INJECTIONS: [u64; 2] = [0x5412, 0x541C];
+/// Type of the requests of btrfs (`BTRFS_IOCTL_MAGIC`): they make subvolumes, which no quota of the tree around them bounds.
+const BTRFS_REQUESTS: u64 = 0x9400;
+/// Bits of a request that hold its type (`asm-generic/ioctl.h`).
+const REQUEST_TYPE: u64 = 0xFF00;
+/// Requests of that type that every filesystem has: `FICLONE`, `FICLONERANGE`, `FIDEDUPERANGE`.
+const CLONES: [u64; 3] = [0x4004_9409, 0x4020_940D, 0xC018_9436];
 /// Personalities that weaken memory: `READ_IMPLIES_EXEC`, `MMAP_PAGE_ZERO`.
 const WEAK_PERSONALITIES: [u64; 2] = [0x0040_0000, 0x0010_0000];
+/// A personality that only asks for the one that is set.
+const PERSONALITY_QUERY: u64 = 0xFFFF_FFFF;
 /// Families of sockets that a sandbox has: unix, IPv4, IPv6, netlink.
 const FAMILIES: [u64; 4] = [1, 2, 10, NETLINK];
 const NETLINK: u64 = 16;
-/// Protocols of netlink that a sandbox has: route, sock_diag, audit (which answers that it is not there), uevent.
-const NETLINK_PROTOCOLS: [u64; 4] = [0, 4, 9, 15];
+/// Protocols of netlink that a sandbox has: route, sock_diag.
+const NETLINK_PROTOCOLS: [u64; 2] = [0, 4];
+/// Protocols of netlink that look as if the kernel had not been built with them, audit and uevent: `sudo` and `useradd` do
+/// without audit where it is not supported, and end where it is refused. Uevents are the host's, in every network namespace.
+const NETLINK_ABSENT: [u64; 2] = [9, 15];
+/// `RLIMIT_CORE`.
+const LIMIT_CORE: u64 = 4;
 
 const fn of_x86(number: i64) -> i64 {
     if cfg!(target_arch = "x86_64") { number } else { i32::MAX as i64 - number }
@@ -109,7 +128,37 @@ const fn of_x86(number: i64) -> i64 {
 /// # Errors
 /// `internal` where they cannot be compiled: a defect.
 pub fn filters() -> Result<Vec<Filter>, Failure> {
-    Ok(vec![absent(), compile(denied()?, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()))?])
+    let matched = |rules, errno: i32| compile(rules, SeccompAction::Allow, SeccompAction::Errno(errno.unsigned_abs()));
+    Ok(vec![
+        absent(),
+        matched(denied()?, libc::EPERM)?,
+        // Of filters that all refuse, the one installed last says how.
+        matched(unsupported()?, libc::EPROTONOSUPPORT)?,
+        matched(pretended()?, 0)?,
+    ])
+}
+
+/// Sockets that are answered as if the kernel did not have their protocol.
+fn unsupported() -> Result<BTreeMap<i64, Vec<SeccompRule>>, Failure> {
+    let of_one = |protocol: u64| {
+        rule(vec![
+            condition(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, NETLINK)?,
+            condition(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, protocol)?,
+        ])
+    };
+    let rules = NETLINK_ABSENT.into_iter().map(of_one).collect::<Result<Vec<_>, _>>()?;
+    Ok(BTreeMap::from([(libc::SYS_socket, rules.clone()), (libc::SYS_socketpair, rules)]))
+}
+
+/// Calls that succeed and do nothing: the bound on core files is as it was set, with which the kernel starts no program of the
+/// host at a crash. `sudo` and `su` set it, and complain where they may not.
+fn pretended() -> Result<BTreeMap<i64, Vec<SeccompRule>>, Failure> {
+    let core = |argument| condition(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, LIMIT_CORE);
+    let sets = condition(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?;
+    Ok(BTreeMap::from([
+        (libc::SYS_setrlimit, vec![rule(vec![core(0)?])?]),
+        (libc::SYS_prlimit64, vec![rule(vec![core(1)?, sets])?]),
+    ]))
 }
 
 /// The filter of what does not exist inside. Written by hand: `seccompiler` knows no ranges, and a rule for each number
@@ -152,16 +201,25 @@ fn denied() -> Result<BTreeMap<i64, Vec<SeccompRule>>, Failure> {
     };
     rules.insert(libc::SYS_clone, bits(0, &NAMESPACES)?);
     rules.insert(libc::SYS_unshare, bits(0, &[NAMESPACES.as_slice(), &[TIME_NAMESPACE]].concat())?);
-    rules.insert(libc::SYS_personality, bits(0, &WEAK_PERSONALITIES)?);
-    let injections = INJECTIONS
-        .into_iter()
-        .map(|request| rule(vec![condition(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)?]))
-        .collect::<Result<_, _>>()?;
-    rules.insert(libc::SYS_ioctl, injections);
     let none_of = |argument: u8, values: &[u64]| {
         let unequal = |&value: &u64| condition(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value);
         values.iter().map(unequal).collect::<Result<Vec<_>, _>>()
     };
+    let weak = |bit: u64| {
+        let mut conditions = none_of(0, &[PERSONALITY_QUERY])?;
+        conditions.push(condition(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(bit), bit)?);
+        rule(conditions)
+    };
+    rules.insert(libc::SYS_personality, WEAK_PERSONALITIES.into_iter().map(weak).collect::<Result<_, _>>()?);
+    let mut requests = INJECTIONS
+        .into_iter()
+        .map(|request| rule(vec![condition(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)?]))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut subvolumes = none_of(1, &CLONES)?;
+    let of_type = SeccompCmpOp::MaskedEq(REQUEST_TYPE);
+    subvolumes.push(condition(1, SeccompCmpArgLen::Dword, of_type, BTRFS_REQUESTS)?);
+    requests.push(rule(subvolumes)?);
+    rules.insert(libc::SYS_ioctl, requests);
     let mut netlink = vec![condition(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, NETLINK)?];
     netlink.extend(none_of(2, &NETLINK_PROTOCOLS)?);
     let sockets = vec![rule(none_of(0, &FAMILIES)?)?, rule(netlink)?];
@@ -204,7 +262,7 @@ mod tests {
 
     #[test]
     fn the_filters_compile_and_no_call_is_named_twice() {
-        assert_eq!(filters().unwrap().len(), 2);
+        assert_eq!(filters().unwrap().len(), 4);
         let numbers: std::collections::BTreeSet<i64> = DENIED.iter().map(|(_, number)| *number).collect();
         assert_eq!(numbers.len(), DENIED.len());
     }

@@ -19,7 +19,8 @@ use super::policy::{Compiled, Destination, Treatment};
 use super::secret::Secrets;
 use super::tape::Tape;
 use super::told::Told;
-use crate::limits::DNS_QUERIES_PER_SECOND;
+use crate::limits::{DNS_QUERIES_PER_SECOND, TAPING_BYTES_MAX};
+use crate::room::{Room as Memory, Taken};
 
 /// A policy with what it names: the values of its secrets, its tape.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(super) struct Boundary {
     pub(super) meter: Arc<Meter>,
     pub(super) queries: Bucket,
     pub(super) ended: CancellationToken,
+    /// Exchanges that are held for its tape.
+    taping: Arc<Memory>,
     active: RwLock<Arc<Active>>,
     told: Mutex<Told>,
     flows: Mutex<HashMap<u64, Flow>>,
@@ -70,6 +73,7 @@ impl Boundary {
             meter: Arc::new(Meter::new(active.rules.bandwidth_bytes)),
             queries: Bucket::new(Some(DNS_QUERIES_PER_SECOND)),
             ended: CancellationToken::new(),
+            taping: Memory::new(TAPING_BYTES_MAX),
             active: RwLock::new(Arc::new(active)),
             told: Mutex::default(),
             flows: Mutex::default(),
@@ -161,17 +165,22 @@ impl Boundary {
         self.log.record((self.shared.now_ms)(), kind, Verdict::Deny, reason, subject);
     }
 
-    /// Enters a connection into the table, where the policy leaves room for one.
+    /// Enters a connection into the table, where the policy and all sandboxes together leave room for one.
     pub(super) fn enter(self: &Arc<Self>, to: SocketAddrV4) -> Result<Entry, Reason> {
         let cut = self.ended.child_token();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let limit = self.active().rules.connections;
         let mut flows = self.flows();
-        if flows.len() >= limit as usize {
+        if flows.len() >= limit as usize || !self.shared.room.take(flows.len()) {
             return Err(Reason::Connections);
         }
         flows.insert(number, Flow { to, held: Held::default(), cut: cut.clone() });
         Ok(Entry { boundary: self.clone(), number, cut })
+    }
+
+    /// Memory for one exchange that is taped.
+    pub(super) fn taping(&self) -> Taken<2> {
+        Taken::new([Arc::clone(&self.taping), Arc::clone(&self.shared.taping)])
     }
 
     /// Connections open now.
@@ -209,6 +218,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.boundary.flows().remove(&self.number);
+        self.boundary.shared.room.give_back();
     }
 }
 

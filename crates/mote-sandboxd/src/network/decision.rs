@@ -74,7 +74,7 @@ pub enum Reason {
     Mismatch,
     /// A protocol that cannot be checked, on a port of HTTP or under inspection.
     Protocol,
-    /// More connections than the policy gives.
+    /// More connections than the policy gives, or than the daemon has room for.
     Connections,
     /// More questions than are answered in a second.
     Rate,

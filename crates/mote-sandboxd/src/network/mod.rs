@@ -16,6 +16,7 @@ mod netlink;
 pub mod policy;
 mod proxy;
 pub mod resolve;
+mod room;
 pub mod ruleset;
 pub mod secret;
 pub mod tape;
@@ -39,8 +40,12 @@ use self::boundary::{Active, Boundary};
 use self::decision::{Decision, Kind, Refusals, Subject};
 use self::policy::Compiled;
 use self::resolve::{Resolver, Upstream};
+use self::room::Room;
 use self::secret::{Secrets, Vault};
 use self::tape::{Tape, Tapes};
+use crate::descriptor::Shares;
+use crate::limits::TAPING_BYTES_ALL_MAX;
+use crate::room::Room as Memory;
 
 /// The time, milliseconds since the epoch.
 pub type NowMs = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -105,6 +110,10 @@ pub(crate) struct Shared {
     tapes: Tapes,
     now_ms: NowMs,
     refusals: Refusals,
+    /// Connections of every sandbox.
+    room: Room,
+    /// Exchanges of every sandbox that are held for tapes.
+    taping: Arc<Memory>,
 }
 
 impl Shared {
@@ -155,6 +164,8 @@ impl Network {
             tapes: Tapes::new(settings.directory.join("tapes")),
             now_ms: settings.now_ms,
             refusals: Refusals::default(),
+            room: Room::new(Shares::now().egress),
+            taping: Memory::new(TAPING_BYTES_ALL_MAX),
         };
         Ok(Self { shared: Arc::new(shared), boundaries: Arc::default(), revealing: Arc::default() })
     }

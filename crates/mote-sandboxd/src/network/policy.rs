@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use mote_sandbox_api::error::Failure;
@@ -41,6 +42,7 @@ struct Rule {
     over_deny: bool,
     inspect: bool,
     headers: Vec<(HeaderName, HeaderValue)>,
+    plain_http: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +63,14 @@ pub struct Binding {
     /// Variable of the environment that holds the placeholder.
     pub env: String,
     hosts: Vec<Pattern>,
+    /// Headers beside `authorization` in which it is swapped.
+    headers: Vec<HeaderName>,
+    /// It is swapped in the query.
+    pub query: bool,
+    /// It is swapped in bodies.
+    pub body: bool,
+    /// A request that carries it may change the protocol.
+    pub upgrade: bool,
 }
 
 impl Binding {
@@ -68,6 +78,12 @@ impl Binding {
     #[must_use]
     pub fn is_for(&self, host: &Name) -> bool {
         self.hosts.iter().any(|pattern| pattern.matches(host))
+    }
+
+    /// Whether it is swapped in a header of a client's.
+    #[must_use]
+    pub fn is_in(&self, header: &HeaderName) -> bool {
+        header == AUTHORIZATION || self.headers.contains(header)
     }
 }
 
@@ -94,11 +110,19 @@ pub struct Treatment {
     pub secrets: bool,
     /// Whatever the name, it would be the same: what hides the name may pass.
     pub any_name: bool,
-    /// Headers set on each request.
+    /// Headers set on each request over TLS.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Those of them that are set on requests in the clear, too.
+    pub plain_headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Treatment {
+    /// Names of the headers that are set on each request over TLS.
+    #[must_use]
+    pub fn set(&self) -> Vec<HeaderName> {
+        self.headers.iter().map(|(name, _)| name.clone()).collect()
+    }
+
     /// Whether TLS ends at the daemon.
     #[must_use]
     pub fn terminates(&self) -> bool {
@@ -256,6 +280,8 @@ impl Compiled {
                 unnamed |= !matches!(rule.target, Target::Name(_));
                 treatment.inspect |= rule.inspect;
                 treatment.headers.extend(rule.headers.iter().cloned());
+                let plain = rule.headers.iter().filter(|_| rule.plain_http);
+                treatment.plain_headers.extend(plain.cloned());
             }
         }
         if !allowed {
@@ -365,6 +391,9 @@ fn rule_of(at: usize, rule: &mote_sandbox_api::network::Rule) -> Result<Rule, Fa
     if rule.verdict == Verdict::Deny && (rule.inspect || !rule.headers.is_empty()) {
         return Err(Failure::invalid(&field("inspect"), "a rule that denies inspects nothing and sets no headers"));
     }
+    if rule.plain_http && rule.headers.is_empty() {
+        return Err(Failure::invalid(&field("plain_http"), "it is about headers, and the rule sets none"));
+    }
     if rule.headers.len() > NETWORK_HEADERS_MAX {
         return Err(Failure::invalid(&field("headers"), format!("at most {NETWORK_HEADERS_MAX}")));
     }
@@ -391,6 +420,7 @@ fn rule_of(at: usize, rule: &mote_sandbox_api::network::Rule) -> Result<Rule, Fa
         over_deny: rule.over_deny,
         inspect: rule.inspect || !headers.is_empty(),
         headers,
+        plain_http: rule.plain_http,
     })
 }
 
@@ -410,7 +440,19 @@ fn binding_of(at: usize, binding: &mote_sandbox_api::network::SecretBinding) -> 
         .iter()
         .map(|host| Pattern::parse(host).map_err(|error| Failure::invalid(&field("hosts"), error)))
         .collect::<Result<_, _>>()?;
-    Ok(Binding { secret: binding.secret.clone(), env: binding.env.clone(), hosts })
+    if binding.headers.len() > NETWORK_HEADERS_MAX {
+        return Err(Failure::invalid(&field("headers"), format!("at most {NETWORK_HEADERS_MAX}")));
+    }
+    let headers = binding
+        .headers
+        .iter()
+        .map(|name| {
+            HeaderName::try_from(name.as_str())
+                .map_err(|_| Failure::invalid(&field("headers"), format!("{name:?} is no header's name")))
+        })
+        .collect::<Result<_, _>>()?;
+    let (query, body, upgrade) = (binding.query, binding.body, binding.upgrade);
+    Ok(Binding { secret: binding.secret.clone(), env: binding.env.clone(), hosts, headers, query, body, upgrade })
 }
 
 #[cfg(test)]

@@ -7,7 +7,15 @@ use mote_sandbox_api::network::{Header, Rule, SecretBinding};
 use super::*;
 
 fn rule(verdict: Verdict, to: &str, ports: &[u16]) -> Rule {
-    Rule { verdict, to: to.to_owned(), ports: ports.to_vec(), over_deny: false, inspect: false, headers: vec![] }
+    Rule {
+        verdict,
+        to: to.to_owned(),
+        ports: ports.to_vec(),
+        over_deny: false,
+        inspect: false,
+        headers: vec![],
+        plain_http: false,
+    }
 }
 
 fn allow(to: &str) -> Rule {
@@ -149,6 +157,7 @@ fn treatment_gathers_from_every_rule_that_allows() {
             secret: "key".to_owned(),
             env: "KEY".to_owned(),
             hosts: vec!["api.example".to_owned()],
+            ..SecretBinding::default()
         }],
         ..Policy::default()
     })
@@ -167,6 +176,7 @@ fn a_secret_does_not_follow_a_name_to_an_address_that_was_not_told() {
             secret: "key".to_owned(),
             env: "KEY".to_owned(),
             hosts: vec!["api.example".to_owned()],
+            ..SecretBinding::default()
         }],
         ..Policy::default()
     })
@@ -202,7 +212,12 @@ fn what_is_wrong_is_named() {
     host.headers.push(Header { name: "Host".to_owned(), value: "b.example".to_owned() });
     assert_eq!(failed(host).context["field"], "network.rules[0].headers");
     let everywhere = Policy {
-        secrets: vec![SecretBinding { secret: "k".to_owned(), env: "K".to_owned(), hosts: vec!["*".to_owned()] }],
+        secrets: vec![SecretBinding {
+            secret: "k".to_owned(),
+            env: "K".to_owned(),
+            hosts: vec!["*".to_owned()],
+            ..SecretBinding::default()
+        }],
         ..Policy::default()
     };
     assert_eq!(Compiled::new(&everywhere).unwrap_err().context["field"], "network.secrets[0].hosts");
@@ -232,6 +247,7 @@ fn a_header_that_names_a_secret_which_is_not_bound_is_refused() {
         secret: secret.to_owned(),
         env: "K".to_owned(),
         hosts: vec!["a.example".to_owned()],
+        ..SecretBinding::default()
     };
     let mut policy =
         Policy { rules: vec![allow("b.example"), rule], secrets: vec![binding("bound")], ..Policy::default() };

@@ -14,12 +14,13 @@ use hickory_proto::rr::{self, RData, RecordType};
 use mote_sandbox_sys::resolve;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::name::Name;
 use crate::limits::{
-    DNS_ADDRESSES_MAX, DNS_CACHE_MAX, DNS_MESSAGE_BYTES_MAX, DNS_TRIES, DNS_TRY_TIMEOUT, DNS_TTL_SECONDS_DEFAULT,
-    DNS_TTL_SECONDS_MAX,
+    DNS_ADDRESSES_MAX, DNS_CACHE_MAX, DNS_MESSAGE_BYTES_MAX, DNS_SYSTEM_AT_ONCE, DNS_TRIES, DNS_TRY_TIMEOUT,
+    DNS_TTL_SECONDS_DEFAULT, DNS_TTL_SECONDS_MAX,
 };
 
 /// Who resolves.
@@ -57,13 +58,15 @@ pub struct Addresses {
 pub struct Resolver {
     upstream: Upstream,
     cache: Mutex<HashMap<Name, (Instant, Addresses)>>,
+    /// Threads that the system's resolver may take: the runtime has as many again for everything else.
+    threads: Semaphore,
 }
 
 impl Resolver {
     /// A resolver with an empty cache.
     #[must_use]
     pub fn new(upstream: Upstream) -> Self {
-        Self { upstream, cache: Mutex::default() }
+        Self { upstream, cache: Mutex::default(), threads: Semaphore::new(DNS_SYSTEM_AT_ONCE) }
     }
 
     /// Resolves a name.
@@ -75,7 +78,10 @@ impl Resolver {
             return Ok(known);
         }
         let mut found = match self.upstream {
-            Upstream::System => system(name).await?,
+            Upstream::System => {
+                let _thread = self.threads.acquire().await.map_err(|error| Error::Failed(error.to_string()))?;
+                system(name).await?
+            }
             Upstream::Server(server) => ask(server, name).await?,
         };
         found.addresses.truncate(DNS_ADDRESSES_MAX);

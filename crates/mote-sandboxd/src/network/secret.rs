@@ -10,7 +10,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use mote_sandbox_api::error::Failure;
 
 use super::echo::{escaped, forms, quoted, replaced};
@@ -141,26 +141,33 @@ impl Secrets {
         Ok(())
     }
 
-    /// Swaps placeholders for the values that a host may receive: in every header, inside Basic credentials too.
-    pub(super) fn swap_headers(&self, host: &Name, headers: &mut HeaderMap) {
+    /// Swaps placeholders for the values that a host may receive: in the headers of each binding, inside Basic credentials too,
+    /// and in those that a rule set. Says whether a value that must not be followed by another protocol is in it now.
+    pub(super) fn swap_headers(&self, host: &Name, headers: &mut HeaderMap, by_rule: &[HeaderName]) -> bool {
+        let mut binds = false;
         for (name, value) in headers.iter_mut() {
             let Ok(text) = value.to_str() else { continue };
-            let swapped = if name == AUTHORIZATION { self.swap_basic(host, text) } else { None };
-            let swapped = swapped.or_else(|| self.swap_text(host, text));
+            let may = |secret: &Secret| by_rule.contains(name) || secret.binding.is_in(name);
+            let swapped = if name == AUTHORIZATION { self.swap_basic(host, text, may) } else { None };
+            let swapped = swapped.or_else(|| self.swap_text(host, text, may));
             if let Some(mut new) = swapped.and_then(|text| HeaderValue::try_from(text).ok()) {
+                // What a rule sets is the policy's own word.
+                binds |=
+                    !by_rule.contains(name) && self.of(host).any(|(secret, _)| may(secret) && !secret.binding.upgrade);
                 new.set_sensitive(true);
                 *value = new;
             }
         }
+        binds
     }
 
     /// Swaps placeholders in a text; `None` where there are none for this host.
-    pub(super) fn swap_text(&self, host: &Name, text: &str) -> Option<String> {
+    fn swap_text(&self, host: &Name, text: &str, may: impl Fn(&Secret) -> bool) -> Option<String> {
         if !text.contains(MARK) {
             return None;
         }
         let mut swapped = None;
-        for (secret, value) in self.of(host) {
+        for (secret, value) in self.of(host).filter(|(secret, _)| may(secret)) {
             let current = swapped.as_deref().unwrap_or(text);
             if let Some(new) = secret.put_in(current, value) {
                 swapped = Some(new);
@@ -171,11 +178,15 @@ impl Secrets {
 
     /// Swaps placeholders in a query, where the value is escaped as a URL wants it.
     pub(super) fn swap_query(&self, host: &Name, target: &str) -> Option<String> {
+        self.swap_escaped(host, target, |secret| secret.binding.query)
+    }
+
+    fn swap_escaped(&self, host: &Name, target: &str, may: impl Fn(&Secret) -> bool) -> Option<String> {
         if !target.contains(MARK) {
             return None;
         }
         let mut swapped = None;
-        for (secret, value) in self.of(host) {
+        for (secret, value) in self.of(host).filter(|(secret, _)| may(secret)) {
             let current = swapped.as_deref().unwrap_or(target);
             if current.contains(&secret.placeholder) {
                 swapped = Some(current.replace(&secret.placeholder, &escaped(value)));
@@ -194,9 +205,9 @@ impl Secrets {
     pub(super) fn swap_body(&self, host: &Name, kind: BodyKind, body: &[u8]) -> Option<Vec<u8>> {
         let text = std::str::from_utf8(body).ok()?;
         let swapped = match kind {
-            BodyKind::Form => self.swap_query(host, text),
+            BodyKind::Form => self.swap_escaped(host, text, |secret| secret.binding.body),
             BodyKind::Json => self.swap_json(host, text),
-            BodyKind::Other => self.swap_text(host, text),
+            BodyKind::Other => self.swap_text(host, text, |secret| secret.binding.body),
         };
         swapped.map(String::into_bytes)
     }
@@ -206,7 +217,7 @@ impl Secrets {
             return None;
         }
         let mut swapped = None;
-        for (secret, value) in self.of(host) {
+        for (secret, value) in self.of(host).filter(|(secret, _)| secret.binding.body) {
             let current = swapped.as_deref().unwrap_or(text);
             if current.contains(&secret.placeholder) {
                 swapped = Some(current.replace(&secret.placeholder, &quoted(value)));
@@ -215,13 +226,13 @@ impl Secrets {
         swapped
     }
 
-    fn swap_basic(&self, host: &Name, text: &str) -> Option<String> {
+    fn swap_basic(&self, host: &Name, text: &str, may: impl Fn(&Secret) -> bool) -> Option<String> {
         let (scheme, encoded) = text.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("basic") {
             return None;
         }
         let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-        let swapped = self.swap_text(host, &decoded)?;
+        let swapped = self.swap_text(host, &decoded, may)?;
         Some(format!("{scheme} {}", STANDARD.encode(swapped)))
     }
 
@@ -262,6 +273,11 @@ impl Secrets {
         self.0.iter().flat_map(|secret| &secret.forms).map(of_one).max().unwrap_or(0)
     }
 
+    /// Whether a host may receive one in a body.
+    pub(super) fn are_in_bodies(&self, host: &Name) -> bool {
+        self.of(host).any(|(secret, _)| secret.binding.body)
+    }
+
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -299,6 +315,9 @@ mod tests {
             secret: secret.to_owned(),
             env: "K".to_owned(),
             hosts: vec!["*.api.example".to_owned()],
+            query: true,
+            body: true,
+            ..SecretBinding::default()
         };
         let policy = Policy { secrets: vec![binding("key")], ..Policy::default() };
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"test");
@@ -313,7 +332,7 @@ mod tests {
     #[test]
     fn a_placeholder_is_swapped_for_its_hosts_and_for_no_other() {
         let (secrets, placeholder) = secrets();
-        let swapped = |host: &str| secrets.swap_text(&name(host), &format!("Bearer {placeholder}"));
+        let swapped = |host: &str| secrets.swap_text(&name(host), &format!("Bearer {placeholder}"), |_| true);
         assert_eq!(swapped("v1.api.example").as_deref(), Some("Bearer s3cr&t\"x"));
         assert_eq!(swapped("evil.example"), None);
         assert_eq!(swapped("api.example"), None);
@@ -331,9 +350,56 @@ mod tests {
         let mut headers = HeaderMap::new();
         let basic = STANDARD.encode(format!("me:{placeholder}"));
         headers.insert(AUTHORIZATION, format!("Basic {basic}").parse().unwrap());
-        secrets.swap_headers(&host, &mut headers);
+        secrets.swap_headers(&host, &mut headers, &[]);
         assert_eq!(headers[AUTHORIZATION], format!("Basic {}", STANDARD.encode("me:s3cr&t\"x")));
         assert!(headers[AUTHORIZATION].is_sensitive());
+    }
+
+    #[test]
+    fn a_placeholder_is_swapped_where_its_binding_says_and_in_authorization() {
+        let of = |binding: SecretBinding| {
+            let binding = SecretBinding {
+                secret: "key".to_owned(),
+                env: "K".to_owned(),
+                hosts: vec!["a.example".to_owned()],
+                ..binding
+            };
+            let policy = Policy { secrets: vec![binding], ..Policy::default() };
+            let key = hmac::Key::new(hmac::HMAC_SHA256, b"test");
+            (Secrets::reveal(&Compiled::new(&policy).unwrap(), &One, &key, "sb1"), placeholder(&key, "sb1", "key"))
+        };
+        let host = name("a.example");
+        let (plain, placeholder) = of(SecretBinding::default());
+        let headers = || -> HeaderMap {
+            ["authorization", "x-api-key", "cookie", "x-team"]
+                .map(|name| (HeaderName::from_static(name), HeaderValue::try_from(&placeholder).unwrap()))
+                .into_iter()
+                .collect()
+        };
+        let swapped = |secrets: &Secrets, by_rule: &[HeaderName]| {
+            let mut headers = headers();
+            let binds = secrets.swap_headers(&host, &mut headers, by_rule);
+            let names = headers.iter().filter(|(_, value)| *value != placeholder.as_str());
+            let mut names: Vec<String> = names.map(|(name, _)| name.to_string()).collect();
+            names.sort_unstable();
+            (names, binds)
+        };
+        assert_eq!(swapped(&plain, &[]), (vec!["authorization".to_owned()], true));
+        for kind in [BodyKind::Form, BodyKind::Json, BodyKind::Other] {
+            assert_eq!(plain.swap_body(&host, kind, placeholder.as_bytes()), None);
+        }
+        assert_eq!(plain.swap_query(&host, &format!("/?k={placeholder}")), None);
+        // A header that a rule sets is the policy's own.
+        let by_rule = [HeaderName::from_static("x-team")];
+        assert_eq!(swapped(&plain, &by_rule).0, ["authorization", "x-team"]);
+        let (more, _) = of(SecretBinding {
+            headers: vec!["X-Api-Key".to_owned()],
+            query: true,
+            upgrade: true,
+            ..Default::default()
+        });
+        assert_eq!(swapped(&more, &[]), (vec!["authorization".to_owned(), "x-api-key".to_owned()], false));
+        assert!(more.swap_query(&host, &format!("/?k={placeholder}")).is_some());
     }
 
     #[test]
@@ -355,7 +421,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         let basic = STANDARD.encode(format!("me:{placeholder}"));
         headers.insert(AUTHORIZATION, format!("Basic {basic}").parse().unwrap());
-        secrets.swap_headers(&host, &mut headers);
+        secrets.swap_headers(&host, &mut headers, &[]);
         let sent = [
             secrets.swap_query(&host, &format!("/x?k={placeholder}&z")).unwrap(),
             body(BodyKind::Json, &format!(r#"{{"k":"{placeholder}"}}"#)),
@@ -379,6 +445,7 @@ mod tests {
                 secret: "nope".to_owned(),
                 env: "K".to_owned(),
                 hosts: vec!["a.example".to_owned()],
+                ..SecretBinding::default()
             }],
             ..Policy::default()
         };
@@ -387,7 +454,7 @@ mod tests {
         assert_eq!(secrets.complete().unwrap_err().context["field"], "network.secrets[0].secret");
         // A sandbox that has it bound already lives on, and sends what it holds.
         let text = placeholder(&key, "sb1", "nope");
-        assert_eq!(secrets.swap_text(&name("a.example"), &text), None);
+        assert_eq!(secrets.swap_text(&name("a.example"), &text, |_| true), None);
         assert_eq!(secrets.hide(text.as_bytes()), None);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! A key is 160 random bits, so that a plain hash of it can be looked up: there is nothing to guess.
 
+use std::collections::HashMap;
+
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::limits::NAME_BYTES_MAX;
 use rusqlite::{OptionalExtension as _, params};
@@ -12,6 +14,13 @@ use crate::clock::{UnixMs, hex, random};
 
 /// What every key begins with, so that scanners for leaked secrets find it.
 const PREFIX: &str = "mote_sk_";
+
+/// Digits of base 16 behind it.
+const KEY_DIGITS: usize = 40;
+
+const fn is_digit(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b'a'..=b'f')
+}
 
 /// A key as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +78,7 @@ impl State {
     /// Whether a text could be a key of this daemon.
     #[must_use]
     pub fn is_key(text: &str) -> bool {
-        text.starts_with(PREFIX)
+        text.strip_prefix(PREFIX).is_some_and(|rest| rest.len() == KEY_DIGITS && rest.bytes().all(is_digit))
     }
 
     /// Who holds a key, if it is known.
@@ -84,6 +93,19 @@ impl State {
                     .prepare_cached("SELECT name, created_ms FROM keys WHERE hash = ?1")?
                     .query_row([hash], |row| Ok(KeyName { name: row.get(0)?, created_ms: unsigned(row.get(1)?) }))
                     .optional()
+            })
+            .await
+    }
+
+    /// The name of every key, by its hash (SHA-256).
+    ///
+    /// # Errors
+    /// `internal`, `exhausted`.
+    pub async fn key_hashes(&self) -> Result<HashMap<[u8; 32], String>, Failure> {
+        self.writer
+            .submit("read the keys", |connection| {
+                let mut statement = connection.prepare_cached("SELECT hash, name FROM keys")?;
+                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
             })
             .await
     }

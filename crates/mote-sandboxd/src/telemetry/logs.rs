@@ -1,11 +1,17 @@
 //! Logs: one JSON object a line on standard error, the fields of the enclosing spans beside the event's own.
 //!
-//! It does not rotate or ship: the platform does. A line is one write, so that lines of several threads do not mix.
+//! It does not rotate or ship: the platform does. A line is one write, so that lines of several threads do not mix. A thread of its
+//! own writes: whoever reads them slowly, or not at all, holds up no request. Lines that find no room are counted, and the log
+//! says how many they were.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::Write;
 use std::str::FromStr as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
@@ -17,7 +23,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::clock::{SharedClock, UnixMs};
-use crate::limits::LOG_FIELD_BYTES_MAX;
+use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_FLUSH_TIMEOUT, LOG_LINES_WAITING_MAX};
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -30,24 +36,107 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// No thread can be made that writes.
+    #[error("failed to set up logging: {0}")]
+    Thread(std::io::Error),
     /// The process has a subscriber already.
     #[error("failed to set up logging: {0}")]
     Installed(#[from] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// Writes what passes `filter` (a level, and `target=level` after commas) to standard error.
+/// Writes what passes `filter` (a level, and `target=level` after commas) to standard error, for as long as the answer lives.
 ///
 /// # Errors
 /// [`Error`].
-pub fn install(filter: &str, clock: SharedClock) -> Result<(), Error> {
+pub fn install(filter: &str, clock: SharedClock) -> Result<Writing, Error> {
     let targets = Targets::from_str(filter)
         .map_err(|error| Error::Filter { filter: filter.to_owned(), message: error.to_string() })?;
-    let layer = Lines { clock }.with_filter(targets);
-    Ok(tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))?)
+    let queue = Arc::new(Queue::default());
+    let layer = Lines { clock, queue: Arc::clone(&queue) }.with_filter(targets);
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))?;
+    Ok(Writing(queue))
+}
+
+/// What writes the lines. Dropping it waits a moment for those that are not written yet.
+#[derive(Debug)]
+#[must_use]
+pub struct Writing(Arc<Queue>);
+
+impl Writing {
+    /// From now on a thread of its own writes: to be called when privilege is given up, which threads would keep.
+    ///
+    /// # Errors
+    /// Where no thread can be made.
+    pub fn detach(&self) -> Result<(), Error> {
+        self.0.start(std::io::stderr()).map_err(Error::Thread)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.flush(LOG_FLUSH_TIMEOUT);
+    }
+}
+
+/// Something for the thread that writes.
+enum Job {
+    Line(String),
+    Flush(SyncSender<()>),
+}
+
+/// Lines that wait to be written. Before there is a thread for it, a line is written by who says it.
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: OnceLock<SyncSender<Job>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Queue {
+    fn start(&self, mut to: impl Write + Send + 'static) -> std::io::Result<()> {
+        let (sender, jobs) = sync_channel(LOG_LINES_WAITING_MAX);
+        let dropped = Arc::clone(&self.dropped);
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            for job in jobs {
+                match job {
+                    // Nothing can be told where nobody reads any more.
+                    Job::Line(line) => drop(to.write_all(line.as_bytes())),
+                    Job::Flush(done) => drop(done.try_send(())),
+                }
+                let count = dropped.swap(0, Ordering::Relaxed);
+                if count > 0 {
+                    let message = "lines of the log were dropped: standard error is not read fast enough";
+                    let _ = writeln!(to, "{{\"level\":\"WARN\",\"message\":\"{message}\",\"count\":{count}}}");
+                }
+            }
+        })?;
+        // Only the first one is asked from then on.
+        let _ = self.jobs.set(sender);
+        Ok(())
+    }
+
+    fn put(&self, line: String) {
+        let Some(jobs) = self.jobs.get() else {
+            // Nothing can be told where standard error is closed.
+            let _ = std::io::stderr().lock().write_all(line.as_bytes());
+            return;
+        };
+        if jobs.try_send(Job::Line(line)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self, patience: Duration) {
+        let Some(jobs) = self.jobs.get() else { return };
+        let (done, written) = sync_channel(1);
+        if jobs.try_send(Job::Flush(done)).is_ok() {
+            let _ = written.recv_timeout(patience);
+        }
+    }
 }
 
 struct Lines {
     clock: SharedClock,
+    queue: Arc<Queue>,
 }
 
 #[derive(Debug, Default)]
@@ -115,8 +204,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
             }
         }
         let line = line(self.clock.now_ms(), event.metadata().level().as_str(), event.metadata().target(), fields.0);
-        // Nothing can be told where standard error is closed.
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        self.queue.put(line);
     }
 }
 
@@ -166,6 +254,44 @@ mod tests {
         assert_eq!(line.lines().count(), 1);
         let read: Value = serde_json::from_str(&line).unwrap();
         assert_eq!((read["level"].as_str(), read["field.level"].as_str()), (Some("INFO"), Some("mine")));
+    }
+
+    /// Something that takes nothing until it is let, and keeps what it took.
+    #[derive(Clone, Default)]
+    struct Stuck {
+        gate: Arc<std::sync::Mutex<()>>,
+        taken: Arc<std::sync::Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            drop(self.gate.lock().unwrap());
+            self.taken.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_nobody_reads_hold_up_nobody_and_are_counted() {
+        let (stuck, queue) = (Stuck::default(), Queue::default());
+        let closed = stuck.gate.lock().unwrap();
+        queue.start(stuck.clone()).unwrap();
+        let beyond = 100;
+        for number in 0..LOG_LINES_WAITING_MAX + 1 + beyond {
+            queue.put(format!("line {number}\n"));
+        }
+        drop(closed);
+        while queue.dropped.load(Ordering::Relaxed) > 0 {
+            queue.flush(Duration::from_secs(60));
+        }
+        queue.flush(Duration::from_secs(60));
+        let text = String::from_utf8(stuck.taken.lock().unwrap().clone()).unwrap();
+        let told: Value = serde_json::from_str(text.lines().find(|line| line.starts_with('{')).unwrap()).unwrap();
+        let written = text.lines().filter(|line| line.starts_with("line ")).count() as u64;
+        assert_eq!(written + told["count"].as_u64().unwrap(), (LOG_LINES_WAITING_MAX + 1 + beyond) as u64, "{told}");
     }
 
     #[test]

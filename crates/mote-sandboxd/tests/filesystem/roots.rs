@@ -414,3 +414,29 @@ fn five_thousand_files_are_snapshotted_rolled_back_and_removed() {
         assert!(!stage.pool().join("roots/one").exists());
     }
 }
+
+#[test]
+fn a_volume_with_subvolumes_inside_is_removed_with_them() {
+    let mut stage = Stage::new(Backend::Btrfs);
+    stage.ask(Verb::VolumeNew { volume: id("v1"), quota_bytes: Some(64 << 20) }).unwrap();
+    let files = stage.keeper().volume("v1").unwrap();
+    let make = |folder: &Path, name: &str| {
+        mote_sandbox_sys::btrfs::create(fs::File::open(folder).unwrap(), name).unwrap();
+        fs::write(folder.join(name).join("content"), vec![7; 1 << 20]).unwrap();
+        folder.join(name)
+    };
+    // Beside each other, within each other, and below a plain folder.
+    let inner = make(&make(&files, "outer"), "inner");
+    make(&inner, "innermost");
+    fs::create_dir(files.join("folder")).unwrap();
+    for number in 0..5 {
+        make(&files.join("folder"), &format!("many{number}"));
+    }
+    // The attempt of before: the kernel does not remove what holds others.
+    let volumes = fs::File::open(stage.pool().join("volumes")).unwrap();
+    let refused = mote_sandbox_sys::btrfs::destroy(&volumes, "v1").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::DirectoryNotEmpty);
+    stage.ask(Verb::RemoveVolume(id("v1"))).unwrap();
+    assert!(!stage.pool().join("volumes/v1").exists());
+    assert_eq!(stage.ask(Verb::RemoveVolume(id("v1"))).unwrap_err().code, Code::NotFound);
+}

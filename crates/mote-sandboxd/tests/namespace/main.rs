@@ -9,3 +9,4 @@ mod guest;
 mod isolation;
 mod restart;
 mod stage;
+mod walls;

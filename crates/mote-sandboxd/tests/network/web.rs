@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mote_sandbox_api::error::Code;
-use mote_sandbox_api::network::{Header, Policy, SecretBinding, Tape};
+use mote_sandbox_api::network::{Header, Policy, Rule, SecretBinding, Tape};
 use mote_sandboxd::network::decision::Reason;
 
 use super::world::{SECRET, Sandbox, allow, inspect, policy, text, world};
@@ -13,6 +13,8 @@ fn with_secret(hosts: &[&str]) -> Policy {
         secret: "token".to_owned(),
         env: "TOKEN".to_owned(),
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        body: true,
+        ..SecretBinding::default()
     };
     Policy { secrets: vec![binding], ..policy(vec![allow("secret.example"), allow("good.example")]) }
 }
@@ -51,9 +53,19 @@ fn headers_are_set_at_egress() {
     let mut rule = allow("good.example");
     rule.headers.push(Header { name: "x-team".to_owned(), value: "blue".to_owned() });
     let sandbox = world().sandbox(&policy(vec![rule]));
-    for url in ["https://good.example/", "http://good.example/"] {
-        let answer = text(&sandbox.curl(&["-H", "X-Team: red", url]));
-        assert!(answer.contains("x-team: blue") && !answer.contains("red"), "{answer}");
+    let answer = text(&sandbox.curl(&["-H", "X-Team: red", "https://good.example/"]));
+    assert!(answer.contains("x-team: blue") && !answer.contains("red"), "{answer}");
+}
+
+#[test]
+fn headers_go_out_in_the_clear_only_where_the_rule_says_so() {
+    let mut rule = allow("good.example");
+    rule.headers.push(Header { name: "x-key".to_owned(), value: "open-sesame".to_owned() });
+    for plain_http in [false, true] {
+        let sandbox = world().sandbox(&policy(vec![Rule { plain_http, ..rule.clone() }]));
+        let answer = text(&sandbox.curl(&["http://good.example/"]));
+        assert!(answer.contains("host: good.example"), "{answer}");
+        assert_eq!(answer.contains("open-sesame"), plain_http, "{answer}");
     }
 }
 

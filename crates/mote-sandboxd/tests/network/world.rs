@@ -193,6 +193,7 @@ pub fn allow(to: &str) -> Rule {
         to: to.to_owned(),
         ports: vec![],
         over_deny: false,
+        plain_http: false,
         inspect: false,
         headers: vec![],
     }

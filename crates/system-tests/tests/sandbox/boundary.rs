@@ -12,7 +12,6 @@ mod internet;
 mod namespaces;
 
 use std::future::Future;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use reqwest::Method;
@@ -35,11 +34,11 @@ where
     F: Future<Output = ()> + Send,
     T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
 {
-    with_resolver(Some(RESOLVER), test);
+    with_options(Options::default(), test);
 }
 
-/// The same, with the daemon's resolver; the system's, which asks the same server, where there is none.
-fn with_resolver<F, T>(resolver: Option<Ipv4Addr>, test: T)
+/// The same, with a daemon started another way: one that has a file of the system's resolver asks the same server by that.
+fn with_options<F, T>(options: Options, test: T)
 where
     F: Future<Output = ()> + Send,
     T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
@@ -69,10 +68,9 @@ where
     let running = clients.spawn({
         let world = Arc::clone(&world);
         async move {
-            let named = resolver.map_or_else(|| "system".to_owned(), |address| address.to_string());
+            let named = if options.resolver.is_some() { "system".to_owned() } else { RESOLVER.to_string() };
             let config = format!("resolver: {named}\nauthorities: {}\n", world.authority.path().display());
-            let resolver = resolver.is_none().then(|| format!("nameserver {RESOLVER}\noptions timeout:1 attempts:1\n"));
-            let daemon = Daemon::start_with(Options { config, resolver, ..Options::default() }).await;
+            let daemon = Daemon::start_with(Options { config, ..options }).await;
             test(world, daemon).await;
         }
     });
@@ -352,8 +350,8 @@ fn inspection_is_trusted_by_what_keeps_no_variable() {
 /// Whoever resolves, and whatever C library the daemon was built with.
 #[test]
 fn a_name_that_does_not_exist_is_told_from_one_that_cannot_be_resolved() {
-    for resolver in [Some(RESOLVER), None] {
-        with_resolver(resolver, async move |world, daemon| {
+    for resolver in [None, Some(format!("nameserver {RESOLVER}\noptions timeout:1 attempts:1\n"))] {
+        with_options(Options { resolver: resolver.clone(), ..Options::default() }, async move |world, daemon| {
             let names = rules(&["good.example", "missing.example", "broken.example", "empty.example"]);
             world.internet.name("empty.example", &[]);
             let id = &daemon.create(json!({ "network": names })).await;
@@ -367,4 +365,47 @@ fn a_name_that_does_not_exist_is_told_from_one_that_cannot_be_resolved() {
             assert_eq!(ask("broken.example").await, "SERVFAIL", "{resolver:?}");
         });
     }
+}
+
+/// Opens connections that stay open, and says how many were served.
+const MANY_CONNECTIONS: &str = "
+held = []
+for _ in range(600):
+    s = socket.create_connection((SERVER, 22), timeout=60)
+    try:
+        if s.recv(5): held.append(s)
+    except OSError: pass
+print(len(held), flush=True)
+open('/tmp/held', 'w').write(str(len(held)))
+time.sleep(600)
+";
+
+#[test]
+fn connections_of_one_sandbox_take_no_descriptors_of_the_daemon_or_of_others() {
+    with_options(Options { open_files: Some(1000), ..Options::default() }, async |world, daemon| {
+        let policy = json!({ "rules": [{ "verdict": "allow", "to": SERVER.to_string() }] });
+        let (greedy, other) =
+            (daemon.create(json!({ "network": policy })).await, daemon.create(json!({ "network": policy })).await);
+        daemon.put(&greedy, "/opt/script.py", world.script("-", MANY_CONNECTIONS)).await;
+        daemon.run(&greedy, "python3 /opt/script.py >/tmp/out 2>&1 & until [ -s /tmp/held ]; do sleep 0.1; done").await;
+        let held: usize = daemon.run(&greedy, "cat /tmp/held").await.parse().unwrap();
+        assert!((20..=100).contains(&held), "{held} of 600 are served");
+        assert!(decisions(&daemon, &greedy).await.iter().any(|line| line.starts_with("tcp deny connections")));
+        // Others go out, run, are made and are removed as before.
+        for _ in 0..20 {
+            assert_eq!(daemon.run(&other, "echo here").await, "here\n");
+        }
+        let script = "print(socket.create_connection((SERVER, 22), timeout=60).recv(5))";
+        assert!(!world.inside(&daemon, &other, script).await.is_empty());
+        let made = daemon.create(json!({ "network": policy })).await;
+        assert_eq!(daemon.run(&made, "echo here").await, "here\n");
+        daemon.done(Method::DELETE, &format!("/v1/sandboxes/{made}"), Value::Null).await;
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+        let open = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert_eq!(
+            open.split_whitespace().collect::<Vec<_>>()[3..5],
+            ["1000", "1000"],
+            "the soft limit is the hard one"
+        );
+    });
 }

@@ -12,12 +12,12 @@ use crate::fixture::Daemon;
 /// Bytes of output in a flood.
 const FLOOD: u64 = 192 << 20;
 /// What the daemon's memory may grow by, whatever is printed: what one gathered answer takes, several times over.
-const DAEMON_GROWTH_MAX: u64 = 96 << 20;
+pub(crate) const DAEMON_GROWTH_MAX: u64 = 96 << 20;
 /// What the first process of a sandbox may take in all.
 const INIT_MAX: u64 = 24 << 20;
 
 /// The most memory that a process of the host had, in bytes.
-fn peak(pid: u32) -> u64 {
+pub(crate) fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024

@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) resolver: Option<String>,
     /// Where the state directory is made; with the system's temporary files where absent.
     pub(crate) folder: Option<&'static str>,
+    /// Its hard limit of open files, where it is another than the test's.
+    pub(crate) open_files: Option<u64>,
 }
 
 /// A running daemon. Dropping it ends every sandbox and removes the state.
@@ -122,14 +124,20 @@ impl Daemon {
         let lines = lines.into_iter().map(String::as_str).collect::<Vec<_>>().join("\n");
         std::fs::write(&config, format!("{lines}\n{}\n", self.options.config)).unwrap();
         let log = folder.join(format!("log.{}", self.starts));
-        let mut command = match &self.options.resolver {
-            None => Command::new(binary::mote_sandboxd().unwrap()),
-            Some(text) => {
+        let program = binary::mote_sandboxd().unwrap();
+        let mut command = match (&self.options.resolver, self.options.open_files) {
+            (None, None) => Command::new(program),
+            (Some(text), _) => {
                 let file = folder.join("resolv.conf");
                 std::fs::write(&file, text).unwrap();
                 let mut command = Command::new("unshare");
                 let script = "mount --bind \"$0\" \"$(realpath /etc/resolv.conf)\" && exec \"$@\"";
-                command.args(["--mount", "sh", "-c", script]).arg(file).arg(binary::mote_sandboxd().unwrap());
+                command.args(["--mount", "sh", "-c", script]).arg(file).arg(program);
+                command
+            }
+            (None, Some(limit)) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={limit}:{limit}")).arg(program);
                 command
             }
         };

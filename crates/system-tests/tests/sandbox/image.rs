@@ -91,7 +91,7 @@ fn bare_image(folder: &Path) -> std::path::PathBuf {
 async fn an_image_without_the_default_user_gets_it_and_one_with_its_id_keeps_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let image = bare_image(folder.path());
-    let daemon = Daemon::configured(&format!("directories: [{}]", folder.path().display())).await;
+    let daemon = Daemon::configured(&format!("image_directories: [{}]", folder.path().display())).await;
     let id = daemon.create(json!({ "image": { "directory": image } })).await;
     let file = |path: &str| format!("/v1/sandboxes/{id}/files?path={path}");
     // A file of the default user: no program is needed.
@@ -129,6 +129,10 @@ async fn data_of_the_host_is_bound_not_copied_and_cannot_be_written() {
     }
     let unread = daemon.exec(&id, "cat /data/secret").await;
     assert_ne!(unread["exit"], json!({"code": 0}), "what only its owner may read stays so: {unread}");
+    // Nor does it become readable by another name: as an image, whose root-only files are root's inside.
+    let image = json!({ "image": { "directory": data } });
+    let (status, refused) = daemon.ask(Method::POST, "/v1/sandboxes", json!({ "spec": image })).await;
+    assert_eq!((status, &refused["code"]), (StatusCode::FORBIDDEN, &json!("forbidden")), "{refused}");
     // What the host changes is seen: there is no copy.
     std::fs::write(data.join("later"), "now").unwrap();
     assert_eq!(as_default(&daemon, &id, "cat /data/later").await, "now");

@@ -27,3 +27,4 @@ mod preview;
 mod profile;
 mod recovery;
 mod swerex;
+mod walls;

@@ -37,7 +37,7 @@ impl Daemon {
             "state": state.join("state"),
             "run": state.join("run"),
             "image": {"directory": bench.root},
-            "directories": [bench.root],
+            "image_directories": [bench.root],
             "on_stop": "remove",
             "sandboxes_max": 5000,
             "log": "warn",

@@ -61,11 +61,14 @@ pub(super) fn address(headers: &HeaderMap, uri: &Uri, domain: &str) -> Option<Ad
 /// Sends a request where it is addressed.
 pub(super) async fn direct(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
     let Gateway { e2b, ports } = gateway;
-    let address = address(request.headers(), request.uri(), &e2b.api.domain).or_else(|| {
+    let mut address = address(request.headers(), request.uri(), &e2b.api.domain);
+    if address.is_none() && request.uri().path() == "/files" && signature::is_signed(request.uri()) {
         // A signed address carries no sandbox where the client goes through one gateway: its token is found by the signature.
-        let signed = request.uri().path() == "/files" && signature::is_signed(request.uri());
-        signed.then(|| signature::owner(&e2b, &request)).flatten().map(|sandbox| Address { sandbox, port: ENVD_PORT })
-    });
+        match signature::owner(&e2b, &request) {
+            Ok(owner) => address = owner.map(|sandbox| Address { sandbox, port: ENVD_PORT }),
+            Err(failure) => return super::failure::Refused(failure).into_response(),
+        }
+    }
     match address {
         Some(address) => reach(&e2b, &ports, address, request).await,
         None => next.run(request).await,

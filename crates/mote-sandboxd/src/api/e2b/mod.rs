@@ -21,6 +21,8 @@ use axum::middleware::from_fn_with_state;
 
 use super::{Api, observe};
 use crate::code::Interpreter;
+use crate::limits::SIGNATURE_SEARCHES_PER_SECOND;
+use crate::network::meter::Bucket;
 
 /// Port of the data plane.
 pub(super) const ENVD_PORT: u16 = 49983;
@@ -34,12 +36,19 @@ pub(super) struct E2b {
     interpreter: Interpreter,
     watchers: Arc<envd::watcher::Watchers>,
     meter: Arc<metrics::Meter>,
+    /// Signed addresses whose sandbox has to be looked for.
+    searches: Arc<Bucket>,
 }
 
 /// `routes`, with E2B's control plane beside them, and before them the way into sandboxes.
 pub(super) fn around(api: &Api, interpreter: &Interpreter, routes: Router) -> Router {
-    let e2b =
-        E2b { api: api.clone(), interpreter: interpreter.clone(), watchers: Arc::default(), meter: Arc::default() };
+    let e2b = E2b {
+        api: api.clone(),
+        interpreter: interpreter.clone(),
+        watchers: Arc::default(),
+        meter: Arc::default(),
+        searches: Arc::new(Bucket::new(Some(SIGNATURE_SEARCHES_PER_SECOND))),
+    };
     // E2B addresses a sandbox by port and path: so does the route that a request is counted under.
     let ports = gateway::Ports {
         envd: observe::layer_of(":49983", envd::router().with_state(e2b.clone()), api),

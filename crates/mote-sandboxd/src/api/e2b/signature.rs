@@ -7,12 +7,17 @@ use axum::extract::Request;
 use data_encoding::BASE64_NOPAD;
 use http::{Method, Uri};
 use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::limits::NAME_BYTES_MAX;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use tokio::time::Instant;
 
 use super::E2b;
 use super::query::pairs;
-use crate::lifecycle::Filter;
+use crate::limits::{SIGNATURE_SEARCHES_PER_SECOND, SIGNED_PATH_BYTES_MAX};
+
+/// Digits of base 64 of a hash.
+const SIGNATURE_DIGITS: usize = 43;
 
 /// What is signed.
 #[derive(Debug, Default)]
@@ -54,26 +59,56 @@ fn signed(uri: &Uri) -> Result<Signed, Failure> {
     Ok(Signed { path: text(path), user: text(user), signature: text(signature), expiration })
 }
 
-fn expected(signed: &Signed, method: &Method, token: &str) -> String {
+/// What a signature is the hash of, up to the token: the same for every sandbox.
+fn begun(signed: &Signed, method: &Method) -> Sha256 {
     let operation = if method == Method::POST { "write" } else { "read" };
-    let Signed { path, user, expiration, .. } = signed;
-    let text = match expiration {
-        None => format!("{path}:{operation}:{user}:{token}"),
-        Some(expiration) => format!("{path}:{operation}:{user}:{token}:{expiration}"),
-    };
-    format!("v1_{}", BASE64_NOPAD.encode(&Sha256::digest(text.as_bytes())))
+    Sha256::new().chain_update(&signed.path).chain_update(format!(":{operation}:{}:", signed.user))
+}
+
+/// The rest of it, for one token.
+fn completed(begun: Sha256, signed: &Signed, token: &str) -> [u8; 32] {
+    let hash = begun.chain_update(token);
+    match &signed.expiration {
+        None => hash,
+        Some(expiration) => hash.chain_update(":").chain_update(expiration),
+    }
+    .finalize()
+    .into()
+}
+
+/// The hash that a signature claims; nothing where an address has not the form of a signed one, which costs a look.
+fn claimed(signed: &Signed) -> Option<[u8; 32]> {
+    let is_time =
+        |text: &String| !text.is_empty() && text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if signed.path.len() > SIGNED_PATH_BYTES_MAX
+        || signed.user.len() > NAME_BYTES_MAX
+        || !signed.expiration.as_ref().is_none_or(is_time)
+    {
+        return None;
+    }
+    let text = signed.signature.strip_prefix("v1_").filter(|text| text.len() == SIGNATURE_DIGITS)?;
+    BASE64_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 /// The sandbox whose token made the signature.
-pub(super) fn owner(e2b: &E2b, request: &Request) -> Option<String> {
-    let signed = signed(request.uri()).ok()?;
-    let filter = Filter { limit: usize::MAX, ..Filter::default() };
-    let (sandboxes, _) = e2b.api.sandboxes.list(&filter);
-    let made = |id: &str| {
-        let expected = expected(&signed, request.method(), &e2b.api.sandboxes.access_token(id));
-        bool::from(expected.as_bytes().ct_eq(signed.signature.as_bytes()))
+///
+/// # Errors
+/// `exhausted` where too many are looked for.
+pub(super) fn owner(e2b: &E2b, request: &Request) -> Result<Option<String>, Failure> {
+    let Ok(signed) = signed(request.uri()) else { return Ok(None) };
+    let Some(claimed) = claimed(&signed) else { return Ok(None) };
+    if !e2b.searches.try_take(Instant::now()) {
+        return Err(Failure::new(Code::Exhausted, "too many signed addresses name no sandbox")
+            .with("limit", SIGNATURE_SEARCHES_PER_SECOND)
+            .with("retry_after_s", 1)
+            .remedy("address the sandbox by its host name or by the header E2b-Sandbox-Id"));
+    }
+    let begun = begun(&signed, request.method());
+    let made = |id: &String| {
+        let hash = completed(begun.clone(), &signed, &e2b.api.sandboxes.access_token(id));
+        bool::from(hash.ct_eq(&claimed))
     };
-    sandboxes.into_iter().map(|sandbox| sandbox.id).find(|id| made(id))
+    Ok(e2b.api.sandboxes.ids().into_iter().find(made))
 }
 
 /// What a request's signature allows, where it is the sandbox's and in time.
@@ -82,8 +117,11 @@ pub(super) fn owner(e2b: &E2b, request: &Request) -> Option<String> {
 /// `unauthenticated`; `invalid` where the address says something twice.
 pub(super) fn check(e2b: &E2b, sandbox: &str, request: &Request) -> Result<Granted, Failure> {
     let signed = signed(request.uri())?;
-    let expected = expected(&signed, request.method(), &e2b.api.sandboxes.access_token(sandbox));
-    if !bool::from(expected.as_bytes().ct_eq(signed.signature.as_bytes())) {
+    let is_right = claimed(&signed).is_some_and(|claimed| {
+        let token = e2b.api.sandboxes.access_token(sandbox);
+        bool::from(completed(begun(&signed, request.method()), &signed, &token).ct_eq(&claimed))
+    });
+    if !is_right {
         return Err(Failure::new(Code::Unauthenticated, "invalid signature"));
     }
     if let Some(expiration) = &signed.expiration {
@@ -104,7 +142,32 @@ mod tests {
     fn a_signature_is_the_one_that_the_sdk_makes() {
         let signed = Signed { path: "/a b".to_owned(), ..Signed::default() };
         // sha256("/a b:read::token") as the SDK for Python encodes it.
-        assert_eq!(expected(&signed, &Method::GET, "token"), "v1_tjfYa0S6gGZxITz1BilX5UtLirKYatBKVyM/AGdo2UQ");
+        let hash = completed(begun(&signed, &Method::GET), &signed, "token");
+        assert_eq!(BASE64_NOPAD.encode(&hash), "tjfYa0S6gGZxITz1BilX5UtLirKYatBKVyM/AGdo2UQ");
+    }
+
+    #[test]
+    fn what_is_no_signature_is_not_hashed() {
+        let right = "v1_tjfYa0S6gGZxITz1BilX5UtLirKYatBKVyM/AGdo2UQ";
+        let of = |signature: &str, path: &str, expiration: Option<&str>| {
+            let expiration = expiration.map(str::to_owned);
+            claimed(&Signed { path: path.to_owned(), signature: signature.to_owned(), expiration, user: String::new() })
+        };
+        assert!(of(right, "/a", None).is_some() && of(right, "/a", Some("1700000000")).is_some());
+        let long = "/".repeat(SIGNED_PATH_BYTES_MAX + 1);
+        for (signature, path, expiration) in [
+            ("", "/a", None),
+            ("x", "/a", None),
+            (&right[3..], "/a", None),
+            (&format!("{right}A"), "/a", None),
+            (&right.replace('j', "!"), "/a", None),
+            (right, &long, None),
+            (right, "/a", Some("")),
+            (right, "/a", Some("soon")),
+            (right, "/a", Some(&"9".repeat(21))),
+        ] {
+            assert_eq!(of(signature, path, expiration), None, "{signature} {expiration:?}");
+        }
     }
 
     #[test]

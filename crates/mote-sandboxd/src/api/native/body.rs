@@ -7,12 +7,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::StatusCode;
 use http::request::Parts;
-use http_body_util::{BodyExt as _, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::failure::Refusal;
+pub(super) use crate::api::gather::gathered;
 use crate::limits::BODY_BYTES_MAX;
 
 /// A JSON body. An empty one is read as `{}`, so that what has only defaults needs no body.
@@ -36,17 +36,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         })?;
         Ok(Self { value, bytes })
     }
-}
-
-/// A whole body within a bound.
-pub(super) async fn gathered(body: axum::body::Body, limit: usize) -> Result<Bytes, Failure> {
-    Limited::new(body, limit).collect().await.map(|body| body.to_bytes()).map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            Failure::new(Code::TooLarge, format!("the body is longer than {limit} bytes")).with("limit", limit)
-        } else {
-            Failure::new(Code::Invalid, format!("failed to read the body: {error}"))
-        }
-    })
 }
 
 /// The query.

@@ -86,11 +86,20 @@ pub(super) struct Told {
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
     created_ms: u64,
+    /// Owners in its archives that are beyond 65,535 and became `nobody`.
+    #[serde(skip_serializing_if = "is_none_of")]
+    unmapped_owners: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_none_of(count: &u64) -> bool {
+    *count == 0
 }
 
 impl From<Image> for Told {
     fn from(image: Image) -> Self {
-        Self { id: image.id, source: image.source, bytes: image.bytes, created_ms: image.created_ms }
+        let Image { id, source, bytes, created_ms, unmapped_owners, .. } = image;
+        Self { id, source, bytes, created_ms, unmapped_owners }
     }
 }
 

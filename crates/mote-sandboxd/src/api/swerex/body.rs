@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
-use http_body_util::{BodyExt as _, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Number;
 
 use super::failure::Raised;
+use crate::api::gather::gathered;
 use crate::limits::SWEREX_BODY_BYTES_MAX;
 
 /// A JSON body. `write_file` carries whole files in it.
@@ -22,15 +22,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Raised;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Raised> {
-        let limit = SWEREX_BODY_BYTES_MAX;
-        let body = Limited::new(request.into_body(), limit).collect().await.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                Failure::new(Code::TooLarge, format!("the body is longer than {limit} bytes")).with("limit", limit)
-            } else {
-                Failure::new(Code::Invalid, format!("failed to read the body: {error}"))
-            }
-        })?;
-        let value = serde_json::from_slice(&body.to_bytes())
+        let body = gathered(request.into_body(), SWEREX_BODY_BYTES_MAX).await?;
+        let value = serde_json::from_slice(&body)
             .map_err(|error| Failure::new(Code::Invalid, format!("failed to read the body: {error}")))?;
         Ok(Self(value))
     }

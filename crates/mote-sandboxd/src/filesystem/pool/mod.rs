@@ -4,6 +4,7 @@
 //! when it is whole; what a crash left behind is told by that ending. The pool does not know what a tree is for.
 
 mod mount;
+mod nested;
 mod sweep;
 
 use std::fs::{self, File};
@@ -308,8 +309,9 @@ impl Pool {
         match self.backend {
             Backend::Btrfs => match btrfs::destroy(self.folder(folder), name) {
                 // Not a subvolume: a directory of an earlier, plain pool on the same filesystem.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                    self.to_trash(folder, name)
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.to_trash(folder, name),
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    nested::destroy(self.folder(folder), name)
                 }
                 result => result,
             },

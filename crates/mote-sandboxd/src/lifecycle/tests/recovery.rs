@@ -61,3 +61,34 @@ async fn a_rollback_that_cannot_be_finished_leaves_the_filesystem() {
     assert_eq!((sandbox.state, sandbox.pause), (State::Paused, Some(PauseKind::Stopped)));
     stage.sandboxes.awake(&id).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_sandbox_that_does_not_answer_keeps_only_its_own_callers_waiting() {
+    let stage = stage();
+    let (one, other) = (stage.create().await, stage.create().await);
+    let Stage { directory, fake, sandboxes } = stage;
+    fake.deafen();
+    drop(sandboxes);
+    let silent = fake.hold("adopt");
+    let sandboxes = daemon(directory.path(), &fake, Vec::new());
+    let (recovered, rest) = sandboxes.remember().await.unwrap();
+    assert_eq!(recovered.adopted, 2);
+    let rest = tokio::spawn(rest.complete(tokio::sync::oneshot::channel().0));
+    // Everything else is served.
+    let stage = Stage { directory, fake, sandboxes };
+    assert_eq!(stage.listed(), 2);
+    let made = stage.create().await;
+    stage.sandboxes.awake(&made).await.unwrap();
+    // Who asks for what is being adopted waits for that, and for no change of its state.
+    let (waiting, id) = (stage.sandboxes.clone(), one.clone());
+    let waiting = tokio::spawn(async move { waiting.awake(&id).await });
+    let (pausing, id) = (stage.sandboxes.clone(), other.clone());
+    let pausing = tokio::spawn(async move { pausing.pause(&id, PauseKind::Frozen).await });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished() && !pausing.is_finished() && !rest.is_finished());
+    drop(silent);
+    waiting.await.unwrap().unwrap();
+    pausing.await.unwrap().unwrap();
+    rest.await.unwrap();
+    assert_eq!([stage.state(&one), stage.state(&other)], [State::Running, State::Paused]);
+}

@@ -23,7 +23,7 @@ use super::super::mounts::{self, Root};
 use super::super::{capability, program};
 use super::orders::Orders;
 use super::prepare::{Inside, RUNTIME_WAITS, exchange_root, make_folder};
-use crate::limits::OPEN_FILES_MAX;
+use crate::limits::{CORE_BYTES, OPEN_FILES_MAX};
 
 /// Environment of the first process; what others get is the daemon's and the image's matter.
 const ENVIRONMENT: [&CStr; 1] = [c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
@@ -247,6 +247,6 @@ fn place_extra(root: &Root, orders: &Orders, extra: Vec<OwnedFd>) -> Result<(), 
 fn limits() -> Result<(), Errno> {
     let hard = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES_MAX).min(OPEN_FILES_MAX);
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(hard.min(1024)), maximum: Some(hard) })?;
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) })?;
     rustix::process::setrlimit(Resource::Rtprio, Rlimit { current: Some(0), maximum: Some(0) })
 }

@@ -128,9 +128,13 @@ impl Cell {
         self.child.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Ends the process and waits for its end.
-    pub fn end(&self) {
+    /// Ends the process.
+    pub fn kill(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.child.descriptor, Signal::KILL);
+    }
+
+    /// Reaps the process, which is ending.
+    pub fn wait(&self) {
         let _ = rustix::process::waitid(WaitId::PidFd(self.child.descriptor.as_fd()), WaitIdOptions::EXITED);
     }
 }

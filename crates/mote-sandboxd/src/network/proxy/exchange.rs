@@ -128,7 +128,9 @@ impl Exchanges {
         {
             parts.headers.insert(HOST, value);
         }
-        for (name, value) in &treatment.headers {
+        // What stands in a rule is most often a key: in the clear it goes only where the rule says so.
+        let headers = if self.is_secure() { &treatment.headers } else { &treatment.plain_headers };
+        for (name, value) in headers {
             parts.headers.insert(name, value.clone());
         }
         if let Some(tape) = &active.tape {
@@ -137,7 +139,7 @@ impl Exchanges {
             }
             return self.taped(&active, tape, &treatment, (parts, body), host).await;
         }
-        let request = self.swapped(&active, &treatment, parts, body, host).await?;
+        let request = self.swapped(&active, &treatment, parts, body, host, upgrade.is_some()).await?;
         let response = self.send(request).await?;
         Ok(self.pass_on(&active, &treatment, response, upgrade))
     }
@@ -203,7 +205,9 @@ impl Exchanges {
             });
         }
         end_to_end(response.headers_mut(), switched);
-        if treatment.secrets && !switched {
+        if treatment.secrets && switched {
+            super::taped::hide(active, response.headers_mut());
+        } else if treatment.secrets {
             return super::taped::hidden(active, response);
         }
         response.map(|body| body.map_err(Into::into).boxed())

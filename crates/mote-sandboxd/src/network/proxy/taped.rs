@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_RANGE, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
@@ -22,10 +22,11 @@ use crate::network::decision::Reason;
 use crate::network::policy::Treatment;
 use crate::network::secret::BodyKind;
 use crate::network::tape::{self, Answer, Key, Recorder, Tape};
+use crate::room::Taken;
 
 impl Exchanges {
-    /// The request with its placeholders swapped, where its host has secrets: in headers, the query, and a body of known
-    /// and moderate length.
+    /// The request with its placeholders swapped, where its host has secrets: in the headers, the query and the body (of known
+    /// and moderate length) that the bindings say. What could hide an echo of a value is asked not to come.
     pub(super) async fn swapped(
         &self,
         active: &Active,
@@ -33,21 +34,27 @@ impl Exchanges {
         mut parts: Parts,
         body: Incoming,
         host: &Host,
+        is_upgrade: bool,
     ) -> Result<Request<Body>, Refusal> {
         let passed = |body: Incoming| body.map_err(Into::into).boxed();
         let (true, true, Some(name)) = (treatment.secrets, self.is_secure(), &host.name) else {
             return Ok(Request::from_parts(parts, passed(body)));
         };
         // So that what the host sends back can be searched for the secret.
-        parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        active.secrets.swap_headers(name, &mut parts.headers);
+        searchable(&mut parts.headers);
+        let binds = active.secrets.swap_headers(name, &mut parts.headers, &treatment.set());
+        if binds && is_upgrade {
+            let detail = "the request carries a secret, which is not looked for in another protocol: `upgrade` of its binding allows it";
+            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, Reason::Protocol, detail));
+        }
         if let Some(target) = active.secrets.swap_query(name, &parts.uri.to_string())
             && let Ok(uri) = target.parse::<Uri>()
         {
             parts.uri = uri;
         }
         let length = body.size_hint().exact().filter(|length| *length <= EGRESS_SWAP_BODY_BYTES_MAX as u64);
-        if length.is_none() || parts.headers.contains_key(CONTENT_ENCODING) {
+        let is_swapped = active.secrets.are_in_bodies(name);
+        if !is_swapped || length.is_none() || parts.headers.contains_key(CONTENT_ENCODING) {
             return Ok(Request::from_parts(parts, passed(body)));
         }
         let bytes = gather(body, EGRESS_SWAP_BODY_BYTES_MAX).await?;
@@ -70,7 +77,8 @@ impl Exchanges {
         (mut parts, body): (Parts, Incoming),
         host: &Host,
     ) -> Result<Response<Body>, Refusal> {
-        let bytes = gather(body, TAPE_BODY_BYTES_MAX).await?;
+        let mut held = self.boundary.taping();
+        let bytes = gather_in(Some(&mut held), body, TAPE_BODY_BYTES_MAX).await?;
         let url = active.secrets.redact(&self.url(host, &parts.uri));
         let digest = match std::str::from_utf8(&bytes) {
             Ok(text) => tape::digest(active.secrets.redact(text).as_bytes()),
@@ -79,7 +87,8 @@ impl Exchanges {
         let key = Key { method: parts.method.to_string(), url, body_sha256: digest };
         let Tape::Recorder(_) = &**tape else { return play(tape, &key) };
         if let (true, true, Some(name)) = (treatment.secrets, self.is_secure(), &host.name) {
-            active.secrets.swap_headers(name, &mut parts.headers);
+            searchable(&mut parts.headers);
+            active.secrets.swap_headers(name, &mut parts.headers, &treatment.set());
             if let Some(target) = active.secrets.swap_query(name, &parts.uri.to_string())
                 && let Ok(uri) = target.parse::<Uri>()
             {
@@ -108,7 +117,7 @@ impl Exchanges {
             .map(|(name, value)| (name.to_string(), active.secrets.redact(&String::from_utf8_lossy(value.as_bytes()))))
             .collect();
         let answer = Answer { status: head.status.as_u16(), headers, body: Vec::new() };
-        let taping = Taping { body, tape: tape.clone(), active: active.clone(), entry: Some((key, answer)) };
+        let taping = Taping { body, tape: tape.clone(), active: active.clone(), entry: Some((key, answer)), held };
         Ok(Response::from_parts(head, taping.boxed()))
     }
 }
@@ -134,14 +143,45 @@ fn play(tape: &Tape, key: &Key) -> Result<Response<Body>, Refusal> {
     Ok(response)
 }
 
-async fn gather(body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
-    match Limited::new(body, limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) => {
-            let detail = format!("the request's body could not be read, up to {limit} bytes: {error}");
-            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Reason::Protocol, detail))
+/// Asks for an answer in which a secret can be found: whole, and not encoded.
+fn searchable(headers: &mut HeaderMap) {
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    for name in [RANGE, IF_RANGE] {
+        headers.remove(name);
+    }
+}
+
+/// Hides values in headers, or in trailers.
+pub(super) fn hide(active: &Active, headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        if let Some(hidden) = active.secrets.hide(value.as_bytes())
+            && let Ok(hidden) = HeaderValue::from_bytes(&hidden)
+        {
+            *value = hidden;
         }
     }
+}
+
+async fn gather(body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+    gather_in(None, body, limit).await
+}
+
+/// The same, told to who counts what is held.
+async fn gather_in(mut held: Option<&mut Taken<2>>, body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+    let (mut body, mut bytes) = (Limited::new(body, limit), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            let detail = format!("the request's body could not be read, up to {limit} bytes: {error}");
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Reason::Protocol, detail)
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if held.as_mut().is_some_and(|held| !held.grow(data.len())) {
+            let detail = "too much is being taped at once";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Reason::Rate, detail));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
 }
 
 fn body_kind(headers: &HeaderMap) -> BodyKind {
@@ -162,16 +202,16 @@ pub(super) fn hidden(active: &Arc<Active>, response: Response<Incoming>) -> Resp
         return response.map(|body| body.map_err(Into::into).boxed());
     }
     let (mut head, body) = response.into_parts();
-    for value in head.headers.values_mut() {
-        if let Some(hidden) = active.secrets.hide(value.as_bytes())
-            && let Ok(hidden) = HeaderValue::from_bytes(&hidden)
-        {
-            *value = hidden;
-        }
-    }
-    // A host that encodes although it was asked not to: its bytes pass as they are.
-    if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") || body.is_end_stream() {
+    hide(active, &mut head.headers);
+    if body.is_end_stream() {
         return Response::from_parts(head, body.map_err(Into::into).boxed());
+    }
+    // A host that encodes, or sends a part, although it was asked not to: a secret in it would not be found.
+    let encoded = head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+    if encoded || head.status == StatusCode::PARTIAL_CONTENT {
+        let detail =
+            "the answer of a host that receives secrets is encoded or a part, so that none could be found in it";
+        return Refusal::new(StatusCode::BAD_GATEWAY, Reason::Protocol, detail).response();
     }
     // A placeholder is not as long as its value.
     head.headers.remove(CONTENT_LENGTH);
@@ -220,7 +260,10 @@ impl hyper::body::Body for Hiding {
             match std::task::ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => this.take(&data),
-                    Err(trailers) => {
+                    Err(mut trailers) => {
+                        if let Some(headers) = trailers.trailers_mut() {
+                            hide(&this.active, headers);
+                        }
                         let held = std::mem::take(&mut this.held);
                         if !held.is_empty() {
                             this.ready.push_back(Frame::data(held.into()));
@@ -247,6 +290,8 @@ struct Taping {
     tape: Arc<Tape>,
     active: Arc<Active>,
     entry: Option<(Key, Answer)>,
+    /// What it holds, the request's body included.
+    held: Taken<2>,
 }
 
 impl Taping {
@@ -277,7 +322,7 @@ impl hyper::body::Body for Taping {
         match &frame {
             Some(Ok(frame)) => {
                 if let (Some(data), Some((key, answer))) = (frame.data_ref(), &mut this.entry) {
-                    if answer.body.len() + data.len() > TAPE_BODY_BYTES_MAX {
+                    if answer.body.len() + data.len() > TAPE_BODY_BYTES_MAX || !this.held.grow(data.len()) {
                         tracing::warn!(url = key.url, limit = TAPE_BODY_BYTES_MAX, "an answer is too long to be taped");
                         this.entry = None;
                     } else {

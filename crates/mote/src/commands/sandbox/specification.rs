@@ -85,6 +85,7 @@ fn specification(create: Create) -> Spec {
         to,
         ports: vec![],
         over_deny: false,
+        plain_http: false,
         inspect: false,
         headers: vec![],
     };

@@ -126,6 +126,19 @@ pub(in crate::config) struct SecretBinding {
     /// Names that may receive the value.
     #[schemars(example = serde_json::json!(["api.github.com"]))]
     pub(in crate::config) hosts: Vec<String>,
+    /// Headers beside `authorization` in which the placeholder is replaced.
+    #[schemars(example = serde_json::json!(["x-api-key"]))]
+    #[serde(default)]
+    pub(in crate::config) headers: Vec<String>,
+    /// Whether it is replaced in the query. Default: `false`.
+    #[serde(default)]
+    pub(in crate::config) query: bool,
+    /// Whether it is replaced in bodies. Default: `false`.
+    #[serde(default)]
+    pub(in crate::config) body: bool,
+    /// Whether a request that carries it may become a WebSocket. Default: `false`.
+    #[serde(default)]
+    pub(in crate::config) upgrade: bool,
 }
 
 /// Bounds on what a sandbox may use.

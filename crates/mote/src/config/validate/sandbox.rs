@@ -175,7 +175,15 @@ fn network(raw: raw::Network, path: &FieldPath, findings: &mut Findings<'_>) -> 
     for (verdict, name, list) in [(Verdict::Allow, "allow", raw.allow), (Verdict::Deny, "deny", raw.deny)] {
         for (index, to) in list.into_iter().enumerate() {
             check_destination(&to, &path.key(name).index(index), findings);
-            rules.push(Rule { verdict, to, ports: Vec::new(), inspect: false, headers: Vec::new(), over_deny: false });
+            rules.push(Rule {
+                verdict,
+                to,
+                ports: Vec::new(),
+                inspect: false,
+                headers: Vec::new(),
+                plain_http: false,
+                over_deny: false,
+            });
         }
     }
     if rules.len() > NETWORK_RULES_MAX {
@@ -199,7 +207,8 @@ fn network(raw: raw::Network, path: &FieldPath, findings: &mut Findings<'_>) -> 
         for (index, host) in raw.hosts.iter().enumerate() {
             check_destination(host, &path.key("hosts").index(index), findings);
         }
-        SecretBinding { secret: raw.secret, env: raw.env, hosts: raw.hosts }
+        let raw::SecretBinding { secret, env, hosts, headers, query, body, upgrade } = raw;
+        SecretBinding { secret, env, hosts, headers, query, body, upgrade }
     };
     let secrets = raw.secrets.into_iter().enumerate().map(bind).collect();
     Policy { rules, secrets, private_ranges: raw.private_ranges, ..Policy::default() }

@@ -8,7 +8,6 @@ use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::StatusCode;
-use http_body_util::{BodyExt as _, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::request::Sandbox;
 use mote_sandbox_api::spec::{ImageSource, OnLeaseEnd, Spec};
@@ -19,6 +18,7 @@ use serde_json::{Value, json};
 use crate::api::e2b::failure::Refused;
 use crate::api::e2b::timestamp::rfc3339_unsigned;
 use crate::api::e2b::{E2b, envd, metrics};
+use crate::api::gather::gathered;
 use crate::limits::BODY_BYTES_MAX;
 
 pub(super) type Answer = Result<Response, Refused>;
@@ -33,9 +33,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Refused;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
-        let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
-        let bytes =
-            body.map_err(|error| Failure::new(Code::Invalid, format!("failed to read the body: {error}")))?.to_bytes();
+        let bytes = gathered(request.into_body(), BODY_BYTES_MAX).await?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let value = serde_json::from_slice(text)
             .map_err(|error| Failure::new(Code::Invalid, format!("failed to read the body: {error}")))?;

@@ -18,7 +18,15 @@ use crate::network::secret::reference;
 const ALL: [&str; 3] = ["0.0.0.0/0", "::/0", "*"];
 
 fn rule(verdict: Verdict, to: &str) -> Rule {
-    Rule { verdict, to: to.to_owned(), ports: Vec::new(), over_deny: false, inspect: false, headers: Vec::new() }
+    Rule {
+        verdict,
+        to: to.to_owned(),
+        ports: Vec::new(),
+        over_deny: false,
+        inspect: false,
+        headers: Vec::new(),
+        plain_http: false,
+    }
 }
 
 /// A destination, with `0.0.0.0/0` as the policy's `*`. A port may follow a name or an address.
@@ -98,7 +106,10 @@ fn secrets(rules: &mut [Rule]) -> Result<Vec<SecretBinding>, Failure> {
             }
         }
     }
-    Ok(bound.into_iter().map(|(secret, hosts)| SecretBinding { env: variable(&secret), secret, hosts }).collect())
+    Ok(bound
+        .into_iter()
+        .map(|(secret, hosts)| SecretBinding { env: variable(&secret), secret, hosts, ..SecretBinding::default() })
+        .collect())
 }
 
 /// The variable inside with a secret's placeholder.

@@ -11,13 +11,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api::e2b::failure::{connect_code, connect_status, message};
+use crate::api::gather::gathered;
 use crate::limits::RPC_MESSAGE_BYTES_MAX;
 
 const COMPRESSED: u8 = 1;
@@ -74,8 +74,7 @@ fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
 
 /// The message of a unary call.
 pub(super) async fn unary<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
-    let body = Limited::new(request.into_body(), RPC_MESSAGE_BYTES_MAX).collect().await;
-    parsed(&body.map_err(|error| unreadable(&error.to_string()))?.to_bytes())
+    parsed(&gathered(request.into_body(), RPC_MESSAGE_BYTES_MAX).await?)
 }
 
 fn unreadable(error: &str) -> Failure {
@@ -195,6 +194,8 @@ pub(super) fn user(headers: &HeaderMap) -> Result<Option<String>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     async fn body(response: Response) -> Bytes {

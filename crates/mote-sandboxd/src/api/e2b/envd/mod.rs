@@ -11,6 +11,7 @@ mod process;
 pub(super) mod watcher;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
 use super::E2b;
@@ -23,7 +24,8 @@ pub(super) fn router() -> Router<E2b> {
     Router::new()
         .route("/process.Process/{method}", post(process::call))
         .route("/filesystem.Filesystem/{method}", post(filesystem::call))
-        .route("/files", get(files::download).post(files::upload))
+        // A form's files pass through in frames; what they may take is the disk's bound.
+        .route("/files", get(files::download).post(files::upload).layer(DefaultBodyLimit::disable()))
         .route("/files/compose", post(files::compose))
         .route("/metrics", get(host::metrics))
         .route("/envs", get(host::environment))

@@ -14,17 +14,21 @@ use super::filesystem;
 use crate::api::e2b::gateway::Inside;
 use crate::clock::new_id;
 use crate::guest::Watching;
-use crate::limits::{WATCHER_EVENTS_MAX, WATCHERS_OF_SANDBOX_MAX};
+use crate::limits::{WATCHER_BYTES_ALL_MAX, WATCHER_BYTES_MAX, WATCHER_EVENTS_MAX, WATCHERS_OF_SANDBOX_MAX};
+use crate::room::{Room, Taken};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Gathered {
     events: VecDeque<Value>,
     is_lossy: bool,
+    held: Taken<2>,
 }
 
 #[derive(Debug)]
 struct Watcher {
     sandbox: String,
+    /// Room for the events of its sandbox.
+    room: Arc<Room>,
     gathered: Arc<Mutex<Gathered>>,
     task: AbortHandle,
 }
@@ -36,9 +40,17 @@ impl Drop for Watcher {
 }
 
 /// The watches of every sandbox, by id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::api::e2b) struct Watchers {
     by_id: Mutex<HashMap<String, Watcher>>,
+    /// Room for the events of all sandboxes.
+    room: Arc<Room>,
+}
+
+impl Default for Watchers {
+    fn default() -> Self {
+        Self { by_id: Mutex::default(), room: Room::new(WATCHER_BYTES_ALL_MAX) }
+    }
 }
 
 impl Watchers {
@@ -58,7 +70,10 @@ impl Watchers {
             let message = format!("the sandbox has {WATCHERS_OF_SANDBOX_MAX} watchers already");
             return Err(Failure::new(Code::Exhausted, message).with("limit", WATCHERS_OF_SANDBOX_MAX));
         }
-        let gathered = Arc::new(Mutex::new(Gathered::default()));
+        let beside = by_id.values().find(|watcher| watcher.sandbox == inside.sandbox);
+        let room = beside.map_or_else(|| Room::new(WATCHER_BYTES_MAX), |watcher| Arc::clone(&watcher.room));
+        let held = Taken::new([Arc::clone(&room), Arc::clone(&self.room)]);
+        let gathered = Arc::new(Mutex::new(Gathered { events: VecDeque::new(), is_lossy: false, held }));
         let (guest, gathering) = (inside.guest.clone(), Arc::clone(&gathered));
         // Ends with the watcher, or with the sandbox.
         let task = tokio::spawn(async move {
@@ -68,12 +83,18 @@ impl Watchers {
                 };
                 let mut gathered = gathering.lock().unwrap_or_else(PoisonError::into_inner);
                 match event {
-                    Ok(event) if gathered.events.len() < WATCHER_EVENTS_MAX => gathered.events.push_back(event),
+                    Ok(event)
+                        if gathered.events.len() < WATCHER_EVENTS_MAX
+                            && gathered.held.grow(event.to_string().len()) =>
+                    {
+                        gathered.events.push_back(event);
+                    }
                     _ => gathered.is_lossy = true,
                 }
             }
         });
-        by_id.insert(id.clone(), Watcher { sandbox: inside.sandbox.clone(), gathered, task: task.abort_handle() });
+        let sandbox = inside.sandbox.clone();
+        by_id.insert(id.clone(), Watcher { sandbox, room, gathered, task: task.abort_handle() });
         Ok(id)
     }
 
@@ -83,6 +104,7 @@ impl Watchers {
         let watcher = by_id.get(id).filter(|watcher| watcher.sandbox == sandbox);
         let watcher = watcher.ok_or_else(|| Failure::not_found("watcher", id))?;
         let mut gathered = watcher.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        gathered.held = Taken::new([Arc::clone(&watcher.room), Arc::clone(&self.room)]);
         if std::mem::take(&mut gathered.is_lossy) {
             gathered.events.clear();
             let message = format!("events were lost: more than {WATCHER_EVENTS_MAX} were not fetched");
