@@ -9,6 +9,7 @@ pub mod guest;
 pub mod lifecycle;
 pub mod limits;
 pub mod network;
+pub mod path;
 pub mod request;
 pub mod spec;
 pub mod units;
