@@ -17,7 +17,8 @@ use super::message::{Message, Printed};
 use crate::limits::CODE_MARK_LINE_BYTES_MAX;
 
 /// What the shell is told first: no history and no expansion of `!`, the streams (60 and 61 are the cells', 62 and 63 the
-/// driver's), and the functions that begin and end a cell. What could be an alias of the code's is said as `\builtin`.
+/// driver's), and the functions that begin and end a cell. What could be an alias of the code's is said as `\builtin` (but `exec`, whose
+/// redirections would then not last).
 ///
 /// `set -e` ends an interactive shell, too: a trap ends the cell before that. It does not see failures in place of a trap of
 /// the code's own for `ERR`. Signal 63 interrupts behind the command that the shell waits for: an interrupt that comes while it
@@ -25,10 +26,10 @@ use crate::limits::CODE_MARK_LINE_BYTES_MAX;
 pub(super) const PREPARATION: &str = r#"set +H +o history; unset HISTFILE PROMPT_COMMAND; exec 60>&1 61>&2 62>&1 63>&2 >/dev/null 2>&1
 __mote_open() { __mote_last=${__mote_status:-0}; __mote_status=; __mote_cell=$2; \builtin printf '\n%s %s begun\n' "$1" "$2" >&62; }
 __mote_begin() { case ${__mote_flags-} in *x*) \builtin set -x ;; esac; case ${__mote_flags-} in *e*) \builtin set -e; return 0 ;; esac; return "$__mote_last"; }
-__mote_end() { __mote_got "$1"; \builtin exec 60>&64 61>&65; }
+__mote_end() { __mote_got "$1"; \exec 60>&64 61>&65; }
 __mote_got() { if [[ -z ${__mote_status-} ]]; then __mote_status=$1; __mote_flags=$-; \builtin set +xe; fi; }
 __mote_failed() { if [[ $- == *e* && $BASHPID == "$$" ]]; then __mote_got "$1"; \builtin kill -INT "$$"; fi; }
-__mote_close() { \builtin printf '\n%s %s %s\n' "$1" "$2" "$__mote_status" >&62; \builtin printf '\n%s %s\n' "$1" "$2" >&63; __mote_cell=; }
+__mote_close() { __mote_got 130; \builtin printf '\n%s %s %s\n' "$1" "$2" "$__mote_status" >&62; \builtin printf '\n%s %s\n' "$1" "$2" >&63; __mote_cell=; }
 trap '__mote_failed "$?"' ERR; trap '__mote_got 130; \builtin kill -INT "$$"' 63; set -E
 "#;
 
@@ -346,8 +347,9 @@ mod tests {
             "set +e; false; echo on",
         ];
         let (out, _, ends) = cells(&codes);
-        assert_eq!(out, "1 0\nor\non\n");
-        assert_eq!(ends, ["1 1", "2 7", "3 1", "4 1", "5 0"]);
+        // A substitution does not inherit `-e` unless bash is told so.
+        assert_eq!(out, "1 0\nor\nsub\non\n");
+        assert_eq!(ends, ["1 1", "2 7", "3 0", "4 1", "5 0"]);
     }
 
     #[test]

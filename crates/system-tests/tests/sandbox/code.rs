@@ -368,8 +368,10 @@ async fn what_a_cell_of_bash_sets_does_not_disturb_its_session() {
     let strict = bash("set -e; echo on; false; echo never").await;
     assert_eq!((strict.out.as_str(), strict.error.unwrap().1.contains("status 1")), ("on\n", true));
     assert_eq!(bash("set +e; false; echo $x").await.out, "41\n");
-    assert_eq!(bash("exec >/tmp/out; echo hidden").await.out, "");
-    assert_eq!(bash("cat /tmp/out >&2; exec >/dev/stderr").await.err, "hidden\n");
+    assert_eq!(bash("exec 3>&1 >/tmp/out; echo hidden").await.out, "");
+    assert_eq!(bash("echo more").await.out, "", "where it leads lasts");
+    let told = bash("exec >&3; cat /tmp/out").await;
+    assert_eq!((told.out.as_str(), &told.error), ("hidden\nmore\n", &None));
 }
 
 /// A program that ignores the interrupt is ended, and the shell that waits for it is kept; so is what earlier cells left.
