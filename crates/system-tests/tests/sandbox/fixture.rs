@@ -3,6 +3,7 @@
 //! `Daemon::start().await` is all that most tests need. The state directory is a temporary one, the port a free one, ids are
 //! random: tests run side by side. It makes no assertion but that the daemon starts and ends.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub(crate) struct Daemon {
     key: String,
     starts: usize,
     uid_base: u32,
+    /// Processes of its range that were there before it: an earlier run that was cut off left them, and they are no leak of this one.
+    strangers: HashSet<u32>,
     /// Holds the range that begins there.
     _uids: std::fs::File,
 }
@@ -78,8 +81,10 @@ impl Daemon {
             key: String::new(),
             starts: 0,
             uid_base,
+            strangers: HashSet::new(),
             _uids: uids,
         };
+        daemon.strangers = daemon.processes().into_iter().collect();
         daemon.serve().await;
         daemon
     }
@@ -289,7 +294,8 @@ impl Daemon {
         let range = self.uid_base..self.uid_base + UIDS;
         let pids =
             std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        pids.filter(|pid: &u32| uid_of(*pid).is_some_and(|uid| range.contains(&uid))).collect()
+        let own = |pid: &u32| !self.strangers.contains(pid) && uid_of(*pid).is_some_and(|uid| range.contains(&uid));
+        pids.filter(own).collect()
     }
 
     /// Ends the daemon in order, its sandboxes with it, and says what is left of them on the host.
@@ -326,7 +332,7 @@ impl Daemon {
             left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")));
             left.extend(loop_devices(self.folder.path()));
             left.extend(cgroups(&self.state()).iter().map(|folder| format!("cgroup {}", folder.display())));
-            left.extend(holders(self.folder.path(), self.uid_base..self.uid_base + UIDS));
+            left.extend(holders(self.folder.path(), self.uid_base..self.uid_base + UIDS, &self.strangers));
             if left.is_empty() || since.elapsed() > PATIENCE {
                 return left;
             }
@@ -402,12 +408,13 @@ fn cgroups(state: &Path) -> Vec<PathBuf> {
 }
 
 /// What other processes hold of this daemon's: descriptors and directories below its folder, and namespaces over its ids.
-fn holders(folder: &Path, ids: std::ops::Range<u32>) -> Vec<String> {
+fn holders(folder: &Path, ids: std::ops::Range<u32>, strangers: &HashSet<u32>) -> Vec<String> {
     let mut held = Vec::new();
     let own = std::process::id().to_string();
     for process in std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok) {
         let pid = process.file_name().to_string_lossy().into_owned();
-        if pid == own || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+        let Ok(number) = pid.parse() else { continue };
+        if pid == own || strangers.contains(&number) {
             continue;
         }
         let links = ["cwd", "root", "exe"].map(|name| process.path().join(name)).into_iter();
