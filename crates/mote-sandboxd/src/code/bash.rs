@@ -108,7 +108,7 @@ pub(super) fn command(mark: &str, cell: u64, code: &str, env: &BTreeMap<String, 
         );
         let _ = write!(
             restore,
-            "if [[ -n ${{__mote_had_{name}-}} ]]; then \\builtin export {name}=\"$__mote_was_{name}\"; \
+            "if [[ -n ${{__mote_had_{name}-}} ]]; then {name}=$__mote_was_{name}; \\builtin export {name}; \
              else \\builtin unset {name}; fi; \\builtin unset __mote_had_{name} __mote_was_{name}; "
         );
     }
@@ -119,10 +119,10 @@ pub(super) fn command(mark: &str, cell: u64, code: &str, env: &BTreeMap<String, 
     );
     let _ = writeln!(
         lines,
-        "__mote_open {mark} {cell}; \\builtin eval {} >&60 2>&61 </dev/null; __mote_got \"$?\"; {end}",
+        "__mote_open {mark} {cell}; \\builtin eval {} >&60 2>&61 </dev/null; __mote_got $?; {end}",
         quoted(&whole)
     );
-    let _ = writeln!(lines, "__mote_got \"$?\"; if [[ $__mote_cell == {cell} ]]; then {end}; fi");
+    let _ = writeln!(lines, "__mote_got $?; if [[ $__mote_cell == {cell} ]]; then {end}; fi");
     let _ = writeln!(lines, "__mote_got 130; if [[ $__mote_cell == {cell} ]]; then {end}; fi");
     lines
 }
