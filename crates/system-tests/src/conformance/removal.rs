@@ -237,3 +237,37 @@ pub async fn a_failed_task_is_resumed_where_its_journal_ends(bench: &dyn Bench) 
     assert_eq!(store.task(None, "a").await.unwrap().unwrap().cost_nano_usd, 10);
     assert_eq!(store.session("", "s").await.unwrap().unwrap().cost_nano_usd, 10);
 }
+
+/// A copy taken while others write is one consistent moment, and a store in its own right.
+pub async fn a_backup_is_readable_while_the_store_goes_on(bench: &dyn Bench) {
+    let store = bench.open().await;
+    for n in 0..50 {
+        finish_at(&*store, &format!("t{n}"), NOW, &"x".repeat(STORE_INLINE_BYTES * 2)).await;
+    }
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for n in 0..50 {
+                store.submit(task(&format!("later{n}"))).await.unwrap();
+            }
+        }
+    });
+    let to = bench.scratch().join("backup");
+    store.backup(&to).await.unwrap();
+    writer.await.unwrap();
+    let copy = bench.open_backup(&to).await;
+    let mut found = 0;
+    let mut cursor = None;
+    loop {
+        let page = copy.list(Filter::default(), cursor, 100).await.unwrap();
+        found += page.tasks.iter().filter(|task| task.status == Status::Queued).count();
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found as u64, copy.counts().await.unwrap().queued);
+    assert_eq!(copy.journal("t49", 0, 8).await.unwrap()[0].payload.as_ref().unwrap().len(), STORE_INLINE_BYTES * 2);
+    copy.submit(task("restored")).await.unwrap();
+    assert_eq!(store.task(None, "restored").await.unwrap(), None);
+    // The next backup takes the older one's place.
