@@ -271,3 +271,7 @@ pub async fn a_backup_is_readable_while_the_store_goes_on(bench: &dyn Bench) {
     copy.submit(task("restored")).await.unwrap();
     assert_eq!(store.task(None, "restored").await.unwrap(), None);
     // The next backup takes the older one's place.
+    drop(copy);
+    store.backup(&to).await.unwrap();
+    assert_eq!(bench.open_backup(&to).await.counts().await.unwrap().queued, 50);
+}
