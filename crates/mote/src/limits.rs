@@ -239,6 +239,11 @@ pub const MODEL_POOL_IDLE_MAX: usize = 32;
 pub const MODEL_POOL_IDLE_S: u64 = 60;
 /// How long a finished stream is read on for its end, so that its connection can be used again, milliseconds.
 pub const MODEL_DRAIN_MS: u64 = 20;
+/// How long a stream whose reply is finished and counted is waited for, while it stays open and says no more, milliseconds.
+pub const MODEL_LINGER_MS: u64 = 500;
+/// How long a stream whose reply is finished is waited for to count its tokens, or to go on if the finish reason came beside a
+/// piece of the reply, milliseconds.
+pub const MODEL_COUNT_WAIT_MS: u64 = 3_000;
 /// Longest wait that an endpoint's `Retry-After` is believed, seconds.
 pub const MODEL_RETRY_AFTER_S_MAX: u64 = 86_400;
 /// Failures in a row after which an endpoint's circuit opens.

@@ -100,6 +100,8 @@ codes! {
         BudgetShared "budget_shared" UNPROCESSABLE_ENTITY "A budget shared with other runs is exhausted",
         RepeatedCalls "repeated_calls" UNPROCESSABLE_ENTITY "The model repeated the same calls too often",
         ModelFailed "model_failed" BAD_GATEWAY "The model gave no reply after every attempt",
+        ModelReplyAborted "model_reply_aborted" BAD_GATEWAY "The model's endpoint ended every reply with a failure",
+        ModelEmptyReply "model_empty_reply" BAD_GATEWAY "The model's reply had neither text nor calls, every time",
         ModelRejected "model_rejected" BAD_GATEWAY "The model's endpoint refused the request",
         ContentFiltered "content_filtered" UNPROCESSABLE_ENTITY "The provider withheld the reply",
         OutputTruncated "output_truncated" UNPROCESSABLE_ENTITY "The reply reached the output limit",

@@ -75,7 +75,8 @@ impl Driver {
             for action in step.actions.iter() {
                 match action {
                     Action::Reserve { tokens, nano_usd } if granted => {
-                        let (lines, output) = (lines(&self.shared, &self.owner, now), step.run.budget().reserved_output);
+                        let (lines, output) =
+                            (lines(&self.shared, &self.owner, now), step.run.budget().reserved_output);
                         batch.budget.push(BudgetOp::Reserve { lines, amount: Amount { tokens, nano_usd }, output });
                     }
                     Action::Conclude { call, outcome: CallOutcome::Unknown } => {
@@ -166,6 +167,7 @@ impl Driver {
         }
     }
 
+    /// How the model last failed, this step included.
     pub(super) fn last_failure(&self, last: &Step) -> Option<ModelSaid> {
         ModelSaid::of(&last.occurrence.payload).or_else(|| self.failure.clone())
     }

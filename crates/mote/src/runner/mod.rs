@@ -29,8 +29,8 @@ mod worker;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, broadcast};

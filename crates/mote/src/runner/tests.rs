@@ -137,6 +137,7 @@ pub(super) fn agent() -> Agent {
         idle_timeout: Duration::from_secs(10),
         temperature: None,
         cache: false,
+        output_limit_field: crate::config::OutputLimitField::Auto,
     };
     Agent {
         name: "test".into(),

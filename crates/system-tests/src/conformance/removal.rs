@@ -8,8 +8,8 @@ use mote::store::{
 
 use super::Bench;
 use super::sample::{
-    NOW, batch, claim, claimed, commit, commit_as, completed, entry, finish, key, line, reserve, settle, spending, start, task,
-    turn, waiting,
+    NOW, batch, claim, claimed, commit, commit_as, completed, entry, finish, key, line, reserve, settle, spending,
+    start, task, turn, waiting,
 };
 
 async fn finish_at(store: &dyn Store, id: &str, now: u64, payload: &str) {

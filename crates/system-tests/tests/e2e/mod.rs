@@ -18,3 +18,4 @@ mod tasks;
 mod telemetry;
 mod tools;
 mod waits;
+mod wire;

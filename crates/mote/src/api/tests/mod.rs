@@ -383,6 +383,7 @@ fn agent() -> config::Agent {
             idle_timeout: second(60),
             temperature: None,
             cache: false,
+            output_limit_field: config::OutputLimitField::Auto,
         }],
         tools: vec![tool()],
         builtins: vec![config::Builtin::WaitForSignal],

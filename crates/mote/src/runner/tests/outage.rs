@@ -126,7 +126,11 @@ async fn what_a_failed_call_used_is_known_where_the_endpoint_said_it_and_uncerta
     let expected = Usage { input: 170, cache_read: 20, output: 15, reasoning: 1, ..Usage::default() };
     assert_eq!(task.usage, expected, "the failed call that told, and the reply");
     assert_eq!(task.cost_nano_usd, 50 * 1_000 + 20 * 100 + 5 * 5_000 + 100 * 1_000 + 10 * 5_000);
-    assert!(task.uncertain.input > 0 && task.uncertain.nano_usd >= task.uncertain.input * 1_000, "{:?}", task.uncertain);
+    assert!(
+        task.uncertain.input > 0 && task.uncertain.nano_usd >= task.uncertain.input * 1_000,
+        "{:?}",
+        task.uncertain
+    );
     kills::assert_adds_up(&world.folder, &task.id);
 }
 

@@ -429,7 +429,14 @@ async fn effects_and_large_payloads_stand_where_a_person_finds_them() {
         let mut first = batch(StatusChange::Running);
         first.entries = vec![entry(payload.clone()), entry(Some("small".to_owned()))];
         let (key, tool) = ("k".to_owned(), "pay".to_owned());
-        first.effects = vec![EffectOp::Reserve { key: key.clone(), tool, class: "write", attempt: 2, step: 1, call: "c".to_owned() }];
+        first.effects = vec![EffectOp::Reserve {
+            key: key.clone(),
+            tool,
+            class: "write",
+            attempt: 2,
+            step: 1,
+            call: "c".to_owned(),
+        }];
         if id == "b" {
             first.effects.push(EffectOp::Finalise { key, outcome: "unknown" });
         }

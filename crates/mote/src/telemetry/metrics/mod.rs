@@ -303,6 +303,8 @@ fn model_error(kind: ErrorKind) -> &'static str {
         ErrorKind::RateLimited => "rate_limited",
         ErrorKind::Overloaded => "overloaded",
         ErrorKind::Broken => "broken",
+        ErrorKind::Aborted => "aborted",
+        ErrorKind::EmptyReply => "empty_reply",
         ErrorKind::TimedOut => "timed_out",
         ErrorKind::ContextLength => "context_length",
         ErrorKind::Rejected => "rejected",
