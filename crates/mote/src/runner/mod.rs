@@ -319,8 +319,12 @@ impl Runner {
         if place.is_some() {
             let (lease, term) = shared.lease();
             // A session's history is read after the claim, when no other task can change it.
-            prepared =
-                submission.owner.session.is_none().then(|| prepared::first_commit(shared, &task, &stored, term)).flatten();
+            prepared = submission
+                .owner
+                .session
+                .is_none()
+                .then(|| prepared::first_commit(shared, &task, &stored, term))
+                .flatten();
             claim = Some((lease, term));
         }
         let term = claim.as_ref().map(|(_, term)| *term);

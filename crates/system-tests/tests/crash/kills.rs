@@ -44,7 +44,10 @@ async fn a_killed_service_finds_its_tasks_again_at_once_and_four_kills_in_one_st
         assert_eq!(usage["input"], sum("input", uncertain), "uncertain {uncertain}: {task}");
         assert_eq!(usage["output"], sum("output", uncertain), "uncertain {uncertain}: {task}");
     }
-    assert!(task["cost"]["uncertain"]["nano_usd"].as_u64() > task["cost"]["nano_usd"].as_u64(), "five lost calls: {task}");
+    assert!(
+        task["cost"]["uncertain"]["nano_usd"].as_u64() > task["cost"]["nano_usd"].as_u64(),
+        "five lost calls: {task}"
+    );
 }
 
 #[tokio::test]

@@ -47,7 +47,10 @@ async fn to_run_a_task_again_that_wrote_something_has_to_be_confirmed() {
     let path = format!("/tasks/{id}/rerun");
     let refused: Value = service.post(&path, &json!({})).send().await.unwrap().json().await.unwrap();
     assert_eq!((refused["status"].as_u64(), &refused["code"]), (Some(409), &json!("writes_repeated")), "{refused}");
-    assert_eq!((&refused["writes"][0]["tool"], &refused["writes"][0]["outcome"]), (&json!("send_note"), &json!("done")));
+    assert_eq!(
+        (&refused["writes"][0]["tool"], &refused["writes"][0]["outcome"]),
+        (&json!("send_note"), &json!("done"))
+    );
     let url = service.url("");
     let asked = run_mote(&stage.path("."), &["task", "rerun", &id, "--url", &url], &[]).await.unwrap();
     assert_eq!(asked.code, Some(4), "{asked:?}");

@@ -12,7 +12,8 @@ use super::*;
 type Sums = [i64; 6];
 
 fn sums(connection: &Connection, sql: &str, task: &str) -> Sums {
-    let read = |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?]);
+    let read =
+        |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?]);
     connection.query_row(sql, [task], read).unwrap()
 }
 
@@ -36,11 +37,11 @@ pub(super) fn assert_adds_up(folder: &Path, task: &str) -> Sums {
         )
     };
     let fields = ["input", "output", "nano_usd"];
-    let all: Vec<String> =
-        [false, true].iter().flat_map(|kind| fields.map(|field| settled(field, *kind))).collect();
+    let all: Vec<String> = [false, true].iter().flat_map(|kind| fields.map(|field| settled(field, *kind))).collect();
     let journal = sums(&connection, &format!("SELECT {} FROM journal WHERE task = ?1", all.join(", ")), task);
     assert_eq!((row, row), (ledger, journal), "task, ledger and journal");
-    let lives: i64 = connection.query_row("SELECT requeues FROM tasks WHERE id = ?1", [task], |row| row.get(0)).unwrap();
+    let lives: i64 =
+        connection.query_row("SELECT requeues FROM tasks WHERE id = ?1", [task], |row| row.get(0)).unwrap();
     let session = "SELECT count(*) FROM tasks WHERE id = ?1 AND session IS NOT NULL";
     if lives == 0 && connection.query_row(session, [task], |row| row.get::<_, i64>(0)).unwrap() == 1 {
         let share = format!("SELECT {columns} FROM sessions WHERE id = (SELECT session FROM tasks WHERE id = ?1)");

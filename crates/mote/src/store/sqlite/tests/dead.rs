@@ -15,7 +15,8 @@ async fn a_dead_letter_tells_what_it_forfeits_and_whose_outcome_nobody_knows() {
         EffectOp::Reserve { key, tool, class, attempt: 1, step: 2, call }
     };
     first.effects = vec![effect("w", "write"), effect("r", "read")];
-    first.budget = vec![BudgetOp::Reserve { lines: Vec::new(), amount: Amount { tokens: 30, nano_usd: 7 }, output: 10 }];
+    first.budget =
+        vec![BudgetOp::Reserve { lines: Vec::new(), amount: Amount { tokens: 30, nano_usd: 7 }, output: 10 }];
     let mut owner = new_task("a").owner;
     owner.session = Some("s".to_owned());
     store.submit(NewTask { owner, claim: Some(lease(1_500)), first: Some(first), ..new_task("a") }).await.unwrap();
