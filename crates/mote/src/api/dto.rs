@@ -12,13 +12,13 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::problem::{Code, Problem};
+use super::spent::{Cost, UsageBody};
 use crate::auth::Principal;
 use crate::config::{Bound, units};
 use crate::limits;
 use crate::message::{Message, Role};
-use crate::model::Usage;
 use crate::runner::Submission;
-use crate::store::{self, Owner, Status, TaskError, Uncertain};
+use crate::store::{self, Owner, Status, TaskError};
 use crate::timestamp::format_rfc3339;
 
 /// A task as a client asks for it. Unknown fields are refused.
@@ -320,72 +320,6 @@ pub(super) struct TaskBody {
     labels: BTreeMap<String, String>,
     /// When what happened.
     times: Times,
-}
-
-/// Tokens. Budgets count the uncertain ones too.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Usage)]
-pub(super) struct UsageBody {
-    /// Of calls whose cost is known.
-    #[serde(flatten)]
-    known: Usage,
-    /// What calls may have used of which nobody said it: lost with their worker, cut off, or failed without a word; left out
-    /// where there are none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uncertain: Option<UncertainTokens>,
-}
-
-/// Tokens of calls of which nobody said what they used.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct UncertainTokens {
-    /// Input tokens at most, by estimate.
-    input: u64,
-    /// Output tokens at most, by estimate.
-    output: u64,
-}
-
-impl UsageBody {
-    pub(super) fn new(known: Usage, uncertain: Uncertain) -> Self {
-        let Uncertain { input, output, .. } = uncertain;
-        let any = uncertain != Uncertain::default();
-        Self { known, uncertain: any.then_some(UncertainTokens { input, output }) }
-    }
-}
-
-/// Money. Budgets count the uncertain cost too.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Cost {
-    /// What is known to be spent.
-    #[serde(flatten)]
-    known: Money,
-    /// What calls may have cost of which nobody said it: lost with their worker, cut off, or failed without a word; left out
-    /// where there are none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uncertain: Option<Money>,
-}
-
-/// A sum.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Money {
-    /// US dollars, for people; rounded as floating point does.
-    usd: f64,
-    /// 1e-9 US dollars, exact.
-    nano_usd: u64,
-}
-
-impl Cost {
-    pub(super) fn new(nano_usd: u64, uncertain: Uncertain) -> Self {
-        let any = uncertain != Uncertain::default();
-        Self { known: Money::new(nano_usd), uncertain: any.then(|| Money::new(uncertain.nano_usd)) }
-    }
-}
-
-impl Money {
-    fn new(nano_usd: u64) -> Self {
-        #[allow(clippy::cast_precision_loss, reason = "nano_usd beside it is exact")]
-        let usd = nano_usd as f64 / 1e9;
-        Self { usd, nano_usd }
-    }
 }
 
 /// Times, RFC 3339 in UTC.

@@ -18,6 +18,7 @@ mod refusals;
 mod request_id;
 mod run;
 mod sessions;
+mod spent;
 mod state;
 mod tasks;
 #[cfg(test)]

@@ -10,10 +10,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::Caller;
-use super::dto::{self, Cost, UsageBody};
+use super::dto;
 use super::path::Places;
 use super::problem::{Code, Problem};
 use super::query::Params;
+use super::spent::{Cost, UsageBody};
 use super::state::Api;
 use crate::auth::Principal;
 use crate::message::Message;

@@ -15,9 +15,11 @@ mod outbox;
 mod outcome;
 pub mod payload;
 mod perform;
+mod prepared;
 mod recover;
 mod redact;
 mod request;
+mod resume;
 mod takes;
 mod transcript;
 mod turn;
@@ -36,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use recover::{Replayed, replay};
+pub use resume::ResumeError;
 pub use takes::Takes;
 pub use waits::PostError;
 
@@ -124,17 +127,6 @@ pub enum SubmitError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] store::Error),
-}
-
-/// Why a task was not resumed.
-#[derive(Debug, thiserror::Error)]
-pub enum ResumeError {
-    /// The store refused: it has neither failed nor been cancelled, or does not exist.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// Its journal cannot be gone on from: 409.
-    #[error("{0}")]
-    NotResumable(String),
 }
 
 /// A live piece of a reply.
@@ -327,7 +319,12 @@ impl Runner {
         if place.is_some() {
             let (lease, term) = shared.lease();
             // A session's history is read after the claim, when no other task can change it.
-            prepared = submission.owner.session.is_none().then(|| first_commit(shared, &task, &stored, term)).flatten();
+            prepared = submission
+                .owner
+                .session
+                .is_none()
+                .then(|| prepared::first_commit(shared, &task, &stored, term))
+                .flatten();
             claim = Some((lease, term));
         }
         let term = claim.as_ref().map(|(_, term)| *term);
@@ -449,19 +446,6 @@ impl Runner {
         Ok(())
     }
 
-    /// Queues a task that failed or was cancelled, to go on from its last good step.
-    ///
-    /// # Errors
-    /// [`ResumeError`]; the task is then as it was.
-    pub async fn resume(&self, task: &str) -> Result<(), ResumeError> {
-        let store = &self.shared.store;
-        match replay(&**store, task, |_| {}).await? {
-            Ok(run) if run.is_open_to_resume() => Ok(store.resume(task, self.now()).await?),
-            Ok(_) => Err(ResumeError::NotResumable("an earlier version of mote wrote its journal".to_owned())),
-            Err(error) => Err(ResumeError::NotResumable(error.message)),
-        }
-    }
-
     /// The run's current text and the deltas that follow, if it is under way in this process.
     #[must_use]
     pub fn live(&self, task: &str) -> Option<LiveView> {
@@ -496,32 +480,4 @@ impl Runner {
     pub async fn drain(&self, deadline: Duration) {
         self.shared.wind_down(deadline).await;
     }
-}
-
-/// A first commit that goes with the submission, and the driver that goes on from it.
-struct Prepared {
-    driver: Box<drive::Driver>,
-    steps: Vec<batch::Step>,
-    batch: store::Batch,
-}
-
-impl Prepared {
-    /// The submission came to nothing.
-    fn abandon(&self, shared: &Shared) {
-        shared.abandoned(&self.driver);
-    }
-}
-
-fn first_commit(shared: &Arc<Shared>, task: &Task, stored: &request::Stored, term: worker::Term) -> Option<Prepared> {
-    // A new task's first claim has epoch 1.
-    let held = shared.holdings.take(&task.id, 1, term);
-    let driver = recover::fresh(shared, task, stored, held);
-    let first = recover::begin(shared, task, stored, Vec::new());
-    let now = shared.clock.now_ms();
-    let Ok(steps) = driver.step_all(first, now) else {
-        shared.abandoned(&driver);
-        return None;
-    };
-    let batch = driver.batch(&steps, now);
-    Some(Prepared { driver, steps, batch })
 }

@@ -1,5 +1,6 @@
 //! Tasks that failed or were cancelled, and go on.
 
+use super::outage::fails;
 use super::*;
 use crate::model::ErrorKind;
 
