@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::problem::{Code, Problem};
+use super::strict::{self, Object};
 use crate::auth::Principal;
 use crate::config::{Bound, units};
 use crate::limits;
@@ -36,12 +37,13 @@ pub(super) struct RunRequest {
     /// Facts for this run that stand beside the input; any JSON.
     #[schema(value_type = Option<serde_json::Value>)]
     context: Option<serde_json::Value>,
-    /// Free labels, at most 16, for listing.
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
+    /// Free labels, at most 16, for listing; one that is null counts as left out.
+    #[serde(default, deserialize_with = "strict::or_default")]
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]
+    labels: BTreeMap<String, Option<String>>,
     /// Narrows the agent's budget of a run; never widens it.
-    #[serde(default)]
-    budget: BudgetRequest,
+    #[schema(value_type = Option<BudgetRequest>)]
+    budget: Option<Object<BudgetRequest>>,
     /// Narrows working time (waits excluded), as in agent.yaml: `90s`, `10m`.
     #[schema(value_type = Option<String>, example = "10m")]
     active: Option<DurationText>,
@@ -107,7 +109,7 @@ impl<'de> Deserialize<'de> for Input {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Input, A::Error> {
                 let mut messages = Vec::new();
-                while let Some(message) = list.next_element()? {
+                while let Some(Object(message)) = list.next_element()? {
                     if messages.len() == limits::INPUT_MESSAGES_MAX {
                         let max = limits::INPUT_MESSAGES_MAX;
                         return Err(de::Error::custom(format_args!("more than {max} messages")));
@@ -136,8 +138,17 @@ impl<'de> Deserialize<'de> for DurationText {
     }
 }
 
-/// Reads JSON strictly; the problem names the field.
+/// Reads a JSON object strictly; the problem names the field.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    read::<Object<T>>(bytes).map(|object| object.0)
+}
+
+/// Reads any JSON.
+pub(super) fn parse_any(bytes: &[u8]) -> Result<serde_json::Value, Problem> {
+    read(bytes)
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -159,9 +170,10 @@ fn invalid(field: impl Into<String>, message: impl std::fmt::Display) -> Problem
 
 /// A tenant, user, session, signal or label: short, not empty, no control characters.
 pub(super) fn check_name(field: &str, text: &str) -> Result<(), Problem> {
-    let max = limits::NAME_BYTES_MAX;
-    if text.is_empty() || text.len() > max {
-        return Err(invalid(field, format_args!("must be 1 to {max} bytes")));
+    let max = limits::NAME_CHARS_MAX;
+    // No character has more than four bytes.
+    if text.is_empty() || text.len() > 4 * max || text.chars().count() > max {
+        return Err(invalid(field, format_args!("must be 1 to {max} characters")));
     }
     if text.chars().any(char::is_control) {
         return Err(invalid(field, "must not contain control characters"));
@@ -177,10 +189,12 @@ impl RunRequest {
                 check_name(field, value)?;
             }
         }
-        if self.labels.len() > limits::LABELS_MAX {
+        let given = |(key, value): (String, Option<String>)| Some((key, value?));
+        let labels: BTreeMap<String, String> = self.labels.into_iter().filter_map(given).collect();
+        if labels.len() > limits::LABELS_MAX {
             return Err(invalid("labels", format_args!("at most {}", limits::LABELS_MAX)));
         }
-        for (key, value) in &self.labels {
+        for (key, value) in &labels {
             check_name("labels", key)?;
             check_name(&format!("labels.{key}"), value)?;
             if key.contains('=') {
@@ -188,12 +202,12 @@ impl RunRequest {
             }
         }
         let tenant = super::tenant_of(principal, self.tenant.as_deref())?;
-        let owner = Owner { tenant, user: self.user, session: self.session, labels: self.labels };
+        let owner = Owner { tenant, user: self.user, session: self.session, labels };
         Ok(Submission {
             owner,
             input: self.input.into_messages()?,
             context: self.context,
-            budget: self.budget.into_bound()?,
+            budget: self.budget.map(|budget| budget.0).unwrap_or_default().into_bound()?,
             active: self.active.map(|duration| duration.0),
             expires: self.expires.map(|duration| duration.0),
             idempotency: None,
@@ -229,19 +243,17 @@ impl Input {
 
 impl BudgetRequest {
     fn into_bound(self) -> Result<Bound, Problem> {
-        /// A sum that nano-USD in 64 bits hold with room to spare.
-        const USD_MAX: f64 = 1e9;
         let nano_usd = match self.usd {
             None => None,
-            Some(usd) if usd > 0.0 && usd <= USD_MAX => {
+            Some(usd) if (limits::BUDGET_USD_MIN..=limits::BUDGET_USD_MAX).contains(&usd) => {
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 < usd <= 1e9")]
                 let nano = (usd * 1e9).round() as u64;
                 Some(nano)
             }
-            Some(_) => return Err(invalid("budget.usd", "must be above 0 and at most 1000000000")),
+            Some(_) => return Err(invalid("budget.usd", "must be 0.000000001 to 1000000000")),
         };
-        if self.tokens == Some(0) {
-            return Err(invalid("budget.tokens", "must be above 0"));
+        if self.tokens.is_some_and(|tokens| tokens == 0 || tokens > limits::BUDGET_TOKENS_MAX) {
+            return Err(invalid("budget.tokens", format_args!("must be 1 to {}", limits::BUDGET_TOKENS_MAX)));
         }
         Ok(Bound { nano_usd, tokens: self.tokens })
     }
@@ -255,26 +267,25 @@ pub(super) struct InputRequest {
     call: Option<String>,
     /// For an approval: granted or not.
     approve: Option<bool>,
-    /// For a question: the answer; any JSON, null too.
-    #[serde(default, deserialize_with = "given")]
+    /// For a question: the answer, any JSON but null, which counts as left out. For an approval: why.
     #[schema(value_type = Option<serde_json::Value>)]
     content: Option<serde_json::Value>,
-}
-
-/// A field that is there, null or not.
-fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<serde_json::Value>, D::Error> {
-    serde_json::Value::deserialize(value).map(Some)
+    /// The person who answers; it stands in the journal beside the name of the API key.
+    user: Option<String>,
 }
 
 impl InputRequest {
-    pub(super) fn into_mail(self) -> Result<store::Mail, Problem> {
+    /// The answer, and the person who gives it.
+    pub(super) fn into_mail(self) -> Result<(store::Mail, Option<String>), Problem> {
         if self.approve.is_none() && self.content.is_none() {
-            return Err(invalid("body", "one of approve and content is needed"));
+            return Err(invalid("body", "one of approve and content is needed, and null is as good as left out"));
         }
-        if let Some(call) = &self.call {
-            check_name("call", call)?;
+        for (field, value) in [("call", &self.call), ("user", &self.user)] {
+            if let Some(value) = value {
+                check_name(field, value)?;
+            }
         }
-        Ok(store::Mail::Input { call: self.call, approve: self.approve, content: self.content })
+        Ok((store::Mail::Input { call: self.call, approve: self.approve, content: self.content }, self.user))
     }
 }
 
@@ -295,8 +306,8 @@ pub(super) struct TaskBody {
     pub(super) error: Option<TaskError>,
     /// What it waits for, while waiting.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<serde_json::Value>)]
-    waiting: Option<Box<RawValue>>,
+    #[schema(value_type = Option<Vec<WaitBody>>)]
+    pub(super) waiting: Option<Box<RawValue>>,
     /// Whether it stands in the dead letters, from where `POST /tasks/{id}/rerun` takes it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dead: bool,
@@ -320,6 +331,45 @@ pub(super) struct TaskBody {
     labels: BTreeMap<String, String>,
     /// When what happened.
     times: Times,
+    /// What it was given; only where one task is looked at, by a key with the scope `read`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<Input>,
+    /// Facts that stand beside the input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    context: Option<serde_json::Value>,
+}
+
+/// One thing that a task waits for.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Wait)]
+pub(super) struct WaitBody {
+    /// The call that waits, by the model's id.
+    call: String,
+    /// `approval`, `question`, `signal` or `timer`.
+    kind: String,
+    /// The call's tool.
+    tool: String,
+    /// The call's arguments.
+    arguments: serde_json::Value,
+    /// When it ends by itself, RFC 3339.
+    until: Option<String>,
+    /// The request that ends it; null where only time does.
+    answer: Option<AnswerBody>,
+}
+
+/// How a wait is answered.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WaitAnswer)]
+pub(super) struct AnswerBody {
+    /// The method.
+    method: String,
+    /// The path; it needs a key with the scope `run`.
+    path: String,
+    /// A body to fill in.
+    body: serde_json::Value,
+    /// What to fill in.
+    how: String,
 }
 
 /// Money.
@@ -379,6 +429,36 @@ impl From<store::Task> for TaskBody {
                 finished: task.finished_at.map(format_rfc3339),
                 expires: task.expires_at.map(format_rfc3339),
             },
+            input: None,
+            context: None,
+        }
+    }
+}
+
+impl TaskBody {
+    /// The task with what it was given.
+    pub(super) fn with_input(task: store::Task) -> Self {
+        /// As much of a stored request as clients gave.
+        #[derive(Deserialize)]
+        struct Given {
+            input: Vec<Message>,
+            context: Option<serde_json::Value>,
+        }
+        let given = serde_json::from_str::<Given>(&task.request).ok();
+        let (input, context) = given.map_or((None, None), |given| (Some(Input::from(given.input)), given.context));
+        Self { input, context, ..task.into() }
+    }
+}
+
+impl From<Vec<Message>> for Input {
+    fn from(messages: Vec<Message>) -> Self {
+        let message = |message: &Message| InputMessage {
+            role: if message.role == Role::User { InputRole::User } else { InputRole::Assistant },
+            content: message.plain_text(),
+        };
+        match messages.as_slice() {
+            [only] => Self::Text(only.plain_text()),
+            all => Self::Messages(all.iter().map(message).collect()),
         }
     }
 }
@@ -436,7 +516,7 @@ mod tests {
 
     #[test]
     fn a_wrong_request_is_refused_naming_the_field() {
-        let long = "x".repeat(limits::NAME_BYTES_MAX + 1);
+        let long = "x".repeat(limits::NAME_CHARS_MAX + 1);
         let labels = (0..=limits::LABELS_MAX).map(|n| format!("\"k{n}\": \"v\"")).collect::<Vec<_>>().join(",");
         for (json, code, part) in [
             ("{", "invalid_json", "EOF"),
@@ -455,7 +535,7 @@ mod tests {
             (r#"{"input": "a", "active": "0s"}"#, "invalid_request", "active: "),
             (r#"{"input": "a", "expires": 10}"#, "invalid_request", "expires: "),
             (r#"{"input": "a", "expires": "99999999999999999999d"}"#, "invalid_request", "expires: "),
-            (r#"{"input": "a", "session": ""}"#, "invalid_request", "session: must be 1 to 128 bytes"),
+            (r#"{"input": "a", "session": ""}"#, "invalid_request", "session: must be 1 to 128 characters"),
             (r#"{"input": "a", "user": "a\u0000b"}"#, "invalid_request", "user: must not contain control"),
             (&format!(r#"{{"input": "a", "tenant": "{long}"}}"#), "invalid_request", "tenant: "),
             (&format!(r#"{{"input": "a", "labels": {{{labels}}}}}"#), "invalid_request", "labels: at most 16"),
@@ -468,6 +548,45 @@ mod tests {
             let refusal = submission(json).unwrap_err();
             assert!(refusal.starts_with(code) && refusal.contains(part), "{json} gave {refusal}");
         }
+    }
+
+    #[test]
+    fn null_is_as_good_as_left_out() {
+        let plain = submission(r#"{"input": "a"}"#).unwrap();
+        let nulls = r#"{"input": "a", "session": null, "tenant": null, "user": null, "context": null, "labels": null,
+            "budget": null, "active": null, "expires": null}"#;
+        let inner = r#"{"input": "a", "labels": {"k": null}, "budget": {"usd": null, "tokens": null}}"#;
+        for json in [nulls, inner] {
+            assert_eq!(format!("{:?}", submission(json).unwrap()), format!("{plain:?}"), "{json}");
+        }
+        let mail = |json: &str| parse::<InputRequest>(json.as_bytes()).and_then(InputRequest::into_mail);
+        assert!(mail(r#"{"approve": true, "call": null, "content": null, "user": null}"#).is_ok());
+        for json in [r#"{"content": null}"#, r#"{"approve": null}"#, "{}"] {
+            assert!(mail(json).unwrap_err().detail().contains("one of approve and content"), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_no_object_wherever_it_stands() {
+        for (json, field) in [
+            (r#"["hello"]"#, "body"),
+            (r#"["hello", null, null, null, null, {}, {}, null, null]"#, "body"),
+            (r#"{"input": "a", "budget": [0.5, 10]}"#, "budget"),
+            (r#"{"input": [["user", "hello"]]}"#, "input[0]"),
+            (r#"{"input": "a", "labels": [["k", "v"]]}"#, "labels"),
+        ] {
+            let refusal = submission(json).unwrap_err();
+            assert!(refusal.starts_with(&format!("invalid_request {field}: invalid type: sequence")), "{json}: {refusal}");
+        }
+        let answer = parse::<InputRequest>(br#"["c", true]"#).unwrap_err();
+        assert!(answer.detail().contains("expected an object"), "{}", answer.detail());
+    }
+
+    #[test]
+    fn names_are_counted_in_characters() {
+        let name = |count: usize| format!(r#"{{"input": "a", "session": "{}"}}"#, "é".repeat(count));
+        assert!(submission(&name(limits::NAME_CHARS_MAX)).is_ok());
+        assert!(submission(&name(limits::NAME_CHARS_MAX + 1)).unwrap_err().contains("1 to 128 characters"));
     }
 
     #[test]

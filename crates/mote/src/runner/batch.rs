@@ -6,9 +6,10 @@ use serde_json::json;
 
 use super::drive::Driver;
 use super::payload::Payload;
+use super::waits::Kind;
 use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
 use crate::clock::UnixMs;
-use crate::cloudevent::{Ended, OutcomeUnknown};
+use crate::cloudevent::{Ended, OutcomeUnknown, Waiting};
 use crate::config::Windowed;
 use crate::limits::CONTEXT_UNITS;
 use crate::message::{Message, Role};
@@ -193,19 +194,33 @@ impl Driver {
         let waits = run.calls().iter().zip(calls).filter_map(|(call, (id, name, arguments))| {
             let arguments: serde_json::Value = serde_json::from_str(&arguments).unwrap_or_default();
             let (kind, until) = match (call.state, call.spec.kind) {
-                (mote_core::CallState::Approving, _) => ("approval", 0),
-                (mote_core::CallState::Waiting { until }, CallKind::Signal { .. }) => ("signal", until),
-                (mote_core::CallState::Waiting { until }, CallKind::Timer { .. }) => ("timer", until),
-                (mote_core::CallState::Waiting { until }, CallKind::Question { .. }) => ("question", until),
+                (mote_core::CallState::Approving, _) => (Kind::Approval, 0),
+                (mote_core::CallState::Waiting { until }, CallKind::Signal { .. }) => (Kind::Signal, until),
+                (mote_core::CallState::Waiting { until }, CallKind::Timer { .. }) => (Kind::Timer, until),
+                (mote_core::CallState::Waiting { until }, CallKind::Question { .. }) => (Kind::Question, until),
                 _ => return None,
             };
             let until = (until != 0).then(|| crate::timestamp::format_rfc3339(until));
-            Some(json!({ "call": id, "kind": kind, "tool": name, "arguments": arguments, "until": until }))
+            let answer = kind.answer(&self.task, &id, &arguments);
+            Some(json!({
+                "call": id, "kind": kind, "tool": name, "arguments": arguments, "until": until, "answer": answer,
+            }))
         });
         serde_json::Value::Array(waits.collect()).to_string()
     }
 
     fn publish(&self, last: &Step, now: UnixMs, batch: &mut Batch) {
+        if let StatusChange::Waiting { waiting, .. } = &batch.status {
+            let waiting = Waiting {
+                task: &self.task,
+                owner: &self.owner,
+                epoch: self.held.epoch,
+                seq: self.seq + batch.entries.len() as u64,
+                waiting,
+            };
+            let events = self.shared.agent.events.is_some();
+            batch.outbox.extend(events.then(|| waiting.message(&self.shared.agent.name, now)).flatten());
+        }
         let StatusChange::Finished { status, result, error, .. } = &batch.status else { return };
         if self.owner.session.is_some() && *status == Status::Completed {
             let mut messages = self.transcript.input().to_vec();

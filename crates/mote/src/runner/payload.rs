@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Message;
 use crate::model::{Finish, Usage};
+use crate::store::By;
 
 /// The text of an event. `type` in the JSON is the entry's kind.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "type")]
 pub enum Payload {
     /// The run was opened.
@@ -133,6 +134,9 @@ pub enum Payload {
         name: String,
         /// What it carries.
         payload: serde_json::Value,
+        /// Who sent it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
     },
     /// A person approved a call.
     #[serde(rename = "call.approved")]
@@ -141,6 +145,9 @@ pub enum Payload {
         call: u16,
         /// The provider's id of the call.
         id: String,
+        /// Who approved it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
     },
     /// A person refused a call.
     #[serde(rename = "call.denied")]
@@ -152,6 +159,9 @@ pub enum Payload {
         /// Why, if the person says.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<serde_json::Value>,
+        /// Who refused it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
     },
     /// A person answered a question.
     #[serde(rename = "input.received")]
@@ -162,10 +172,17 @@ pub enum Payload {
         id: String,
         /// The answer.
         content: serde_json::Value,
+        /// Who gave it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
     },
     /// A client cancelled.
     #[serde(rename = "run.cancelled")]
-    Cancelled,
+    Cancelled {
+        /// Who cancelled it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
+    },
     /// Another worker took over.
     #[serde(rename = "run.recovered")]
     Recovered {
@@ -183,7 +200,7 @@ pub enum Payload {
 }
 
 /// A call that is answered without being performed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RefusedCall {
     /// The provider's id of the call.
     pub id: String,
@@ -210,7 +227,7 @@ impl Payload {
             Self::CallApproved { .. } => "call.approved",
             Self::CallDenied { .. } => "call.denied",
             Self::InputReceived { .. } => "input.received",
-            Self::Cancelled => "run.cancelled",
+            Self::Cancelled { .. } => "run.cancelled",
             Self::Recovered { .. } => "run.recovered",
             Self::Rebound { .. } => "run.rebound",
         }
@@ -219,7 +236,7 @@ impl Payload {
     /// The JSON that the journal keeps; `None` for an event that its kind says all of.
     pub(crate) fn to_json(&self) -> Option<String> {
         match self {
-            Self::Started | Self::BudgetGranted | Self::TimerFired | Self::Cancelled => None,
+            Self::Started | Self::BudgetGranted | Self::TimerFired | Self::Cancelled { by: None } => None,
             other => serde_json::to_string(other).ok(),
         }
     }

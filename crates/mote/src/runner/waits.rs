@@ -5,8 +5,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use mote_core::{Call, CallKind, CallState};
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::Shared;
 use super::drive::Driver;
@@ -28,7 +28,7 @@ pub enum PostError {
 }
 
 /// What a call waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
     /// A person's yes or no.
@@ -42,6 +42,29 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// The request that ends such a wait, for clients; `None` where only time does.
+    pub(super) fn answer(self, task: &str, call: &str, arguments: &Value) -> Option<Value> {
+        let input = format!("/tasks/{task}/input");
+        match self {
+            Self::Approval => Some(json!({
+                "method": "POST", "path": input, "body": {"call": call, "approve": true},
+                "how": "approve is true or false; content may give the reason of a refusal",
+            })),
+            Self::Question => Some(json!({
+                "method": "POST", "path": input, "body": {"call": call, "content": "…"},
+                "how": "content is the answer: a text, or any JSON that the question asks for",
+            })),
+            Self::Signal => {
+                let name = arguments["name"].as_str().unwrap_or_default();
+                Some(json!({
+                    "method": "POST", "path": format!("/tasks/{task}/signals/{name}"), "body": {},
+                    "how": "the body is what the signal carries: any JSON, or none",
+                }))
+            }
+            Self::Timer => None,
+        }
+    }
+
     fn describe(self) -> &'static str {
         match self {
             Self::Approval => "an approval, which takes `approve`",

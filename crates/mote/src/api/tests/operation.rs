@@ -55,7 +55,7 @@ async fn a_check_that_hangs_fails_readiness_by_name() {
 
 #[tokio::test]
 async fn a_keys_file_that_breaks_fails_readiness_and_keeps_the_keys() {
-    let key = crate::auth::generate("k", &[crate::auth::Scope::Read], None).unwrap();
+    let key = crate::auth::generate("k", &[crate::auth::Scope::Read], None, None).unwrap();
     let service = Setup { keys: key.line.clone(), ..passive() }.start();
     std::fs::write(service.folder.path().join("keys"), "nonsense").unwrap();
     service.clock.advance(crate::limits::KEYS_CHECK_MS);

@@ -51,6 +51,7 @@ async fn begun(setup: Setup) -> (Service, Served, String) {
         idempotency: None,
         claim: None,
         first: None,
+        turn_within: None,
     };
     service.store.submit(task).await.unwrap();
     service.claim().await;
@@ -102,7 +103,7 @@ async fn a_client_may_answer_and_cancel() {
 
 #[tokio::test]
 async fn a_key_that_may_only_read_may_not_cancel() {
-    let key = generate("reader", &[Scope::Read], None).unwrap();
+    let key = generate("reader", &[Scope::Read], None, None).unwrap();
     let (service, served, id) = begun(Setup { keys: key.line.clone(), ..passive() }).await;
     let path = format!("/tasks/{id}/ws");
     assert!(matches!(open(&served, &path, &[]).await, Err(SocketError::Http(answer)) if answer.status() == 401));

@@ -14,8 +14,12 @@ pub(super) const APPLICATION_ID: i32 = 0x4d4f_5445;
 
 /// Every step from an empty file to the newest schema; `PRAGMA user_version` counts those applied. A released step is
 /// never edited: a change is a new step.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("schema.sql"), include_str!("sandboxes.sql"), include_str!("agent.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("sandboxes.sql"),
+    include_str!("agent.sql"),
+    include_str!("operators.sql"),
+];
 
 /// Brings the file up to date in one transaction; two processes may do so at once.
 pub(super) fn migrate(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<(), Error> {

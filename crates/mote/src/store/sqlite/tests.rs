@@ -17,6 +17,7 @@ fn new_task(id: &str) -> NewTask {
         idempotency: None,
         claim: None,
         first: None,
+        turn_within: None,
     }
 }
 
