@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, Query, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -34,7 +35,7 @@ pub(super) struct Gate {
 /// guessing is bounded too.
 pub(super) async fn admit(
     State(gate): State<Gate>,
-    places: RawPathParams,
+    places: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -45,8 +46,12 @@ pub(super) async fn admit(
             Err(Problem::new(Code::Unauthenticated, "a key and ?token= are both there; send one"))
         }
         Some(token) => {
-            let task = places.iter().find(|(name, _)| *name == "id").map_or("", |(_, id)| id);
-            token::authenticate(&gate.api, task, &token).await
+            // What is no text names no task.
+            let id = |places: &RawPathParams| {
+                places.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.to_owned())
+            };
+            let task = places.ok().as_ref().and_then(id).unwrap_or_default();
+            token::authenticate(&gate.api, &task, &token).await
         }
         None => authenticate(&gate.api, request.headers()),
     };

@@ -8,6 +8,8 @@ use http::{HeaderValue, header};
 
 #[cfg(test)]
 mod bounds;
+#[cfg(test)]
+mod events;
 
 /// The document, as `docs/openapi.json` holds it.
 pub const DOCUMENT: &str = include_str!("../../../../docs/openapi.json");

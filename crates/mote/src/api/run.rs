@@ -128,11 +128,14 @@ async fn turn(
     mut guard: CancelOnDrop,
     detach: bool,
 ) -> Result<(CancelOnDrop, Option<Task>), Problem> {
+    if accepted.queued.is_none() {
+        return Ok((guard, None));
+    }
     loop {
         match super::turn::come(api, &accepted.task).await {
             Ok(()) => return Ok((guard, None)),
             Err(problem) if problem.code != Code::SessionBusy => return Err(problem),
-            Err(_) if detach || accepted.replayed => {
+            Err(_) if detach => {
                 let task = api.runner.store().task(None, &accepted.task).await?;
                 return Ok((guard, Some(task.ok_or_else(|| Problem::task_not_found(&accepted.task))?)));
             }

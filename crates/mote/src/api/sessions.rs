@@ -217,6 +217,7 @@ pub(super) async fn get(
         (status = 200, description = "Erased.", body = Erased),
         (status = 404, description = "No such session.", body = super::problem::Body, content_type = "application/problem+json"),
         (status = 409, description = "One of its tasks is under way.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 422, description = "The name cannot be a session's.", body = super::problem::Body, content_type = "application/problem+json"),
     ),
     security(("key" = ["admin"]), ("header_key" = ["admin"])),
 )]

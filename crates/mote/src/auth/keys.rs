@@ -386,7 +386,7 @@ mod tests {
             (format!("{hash} ci"), "expected `<sha256-hex>"),
             (format!("{hash} ci run acme more"), "expected `<sha256-hex>"),
             (format!("{hash} ci run expires=tomorrow"), "expires=tomorrow is not an RFC 3339 time"),
-            (format!("{hash} ci run expires=2027-01-31T00:00:00Z acme"), "a name must be"),
+            (format!("{hash} ci run expires=2027-01-31T00:00:00Z acme"), "expected `<sha256-hex>"),
             (format!("{hash} a run\n{hash} a run"), "stands twice"),
         ] {
             let path = folder.write(&format!("# first line\n{line}\n"));

@@ -2,7 +2,9 @@
 
 mod access;
 mod budgets;
+mod clients;
 mod command;
+mod contract;
 mod disconnects;
 mod drain;
 mod misbehaviour;

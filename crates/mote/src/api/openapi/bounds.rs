@@ -21,15 +21,17 @@ const SAYS_SOMETHING: &str = r"\S";
 pub(super) fn state(document: &mut Value) {
     bodies(&mut document["components"]["schemas"]);
     answers(document);
+    streams(document);
     let Some(paths) = document["paths"].as_object_mut() else { return };
     for (path, item) in paths {
         for (_, operation) in item.as_object_mut().into_iter().flatten() {
             let method_erases = operation["operationId"] == "erase_session";
-            for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+            let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+            for parameter in parameters.into_iter().flatten() {
                 let name = parameter["name"].as_str().unwrap_or_default().to_owned();
                 let schema = &mut parameter["schema"];
                 // A parameter that is left out is left out; it has no null.
-                if let Some(kinds) = schema["type"].as_array_mut() {
+                if let Some(kinds) = schema.get_mut("type").and_then(Value::as_array_mut) {
                     kinds.retain(|kind| kind != "null");
                     let only = kinds.first().cloned().filter(|_| kinds.len() == 1);
                     if let Some(only) = only {
@@ -102,6 +104,31 @@ fn bodies(schemas: &mut Value) {
         {"required": ["content"], "properties": {"content": {"not": {"type": "null"}}}},
     ]);
     merge(input, json!({"anyOf": given}));
+}
+
+/// A stream is described by its frames: the message is the JSON text of one frame's `data`.
+fn streams(document: &mut Value) {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let data = json!({
+        "type": "string", "description": "The message, JSON on one line.",
+        "contentMediaType": "application/json", "contentSchema": {"$ref": "#/components/schemas/StreamMessage"},
+    });
+    document["components"]["schemas"]["StreamFrame"] = json!({
+        "type": "object", "description": "One frame of Server-Sent Events.", "required": ["event", "data"],
+        "properties": {
+            "id": text("Position of a journal event; absent on every other message."),
+            "event": text("The journal event's kind, or the message's type."),
+            "data": data,
+        },
+    });
+    for (_, item) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (_, operation) in item.as_object_mut().into_iter().flatten() {
+            let stream = operation.pointer_mut("/responses/200/content/text~1event-stream/schema");
+            if let Some(schema) = stream {
+                *schema = json!({"$ref": "#/components/schemas/StreamFrame"});
+            }
+        }
+    }
 }
 
 /// What is known of answers: codes, and which of them comes with which status.

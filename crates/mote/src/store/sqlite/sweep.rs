@@ -171,6 +171,9 @@ fn erase_task(tx: &mut Tx<'_>, tenant: Option<&str>, id: &str, now: u64) -> Outc
             .prepare("UPDATE ledger SET user = NULL, session = NULL, labels = '{}', deleted_at = ?2 WHERE task = ?1")?
             .execute(params![task.id, sql(now)])?;
         remove(tx, task, now)?;
+        if let Some(session) = &task.owner.session {
+            forget_empty(tx, &task.owner.tenant, session)?;
+        }
     }
     Ok(tasks.len() as u64)
 }
