@@ -27,6 +27,8 @@ pub(crate) fn run(_options: &Options) -> Result<()> {
         let arguments = ["test", "--quiet", "--package", package, "--lib", "--", "--exact", test];
         process::run(process::cargo(&root, &arguments).env("UPDATE", "1"))?;
     }
-    println!("xtask: wrote docs/openapi.json, docs/events.md, docs/agent.schema.json, docs/sandbox-openapi.json and the empty store");
+    println!(
+        "xtask: wrote docs/openapi.json, docs/events.md, docs/agent.schema.json, docs/sandbox-openapi.json and the empty store"
+    );
     Ok(())
 }

@@ -165,7 +165,9 @@ mod tests {
 
     #[test]
     fn a_bound_before_1970_is_1970() {
-        for text in ["1969-12-31T23:59:59Z", "0001-02-03T04:05:06Z", "1970-01-01T00:30:00+01:00", "1970-01-01T00:00:00Z"] {
+        for text in
+            ["1969-12-31T23:59:59Z", "0001-02-03T04:05:06Z", "1970-01-01T00:30:00+01:00", "1970-01-01T00:00:00Z"]
+        {
             assert_eq!(parse_rfc3339_clamped(text), Some(0), "{text}");
         }
         assert_eq!(parse_rfc3339_clamped("1969-02-29T00:00:00Z"), None);

@@ -47,9 +47,8 @@ pub(super) async fn admit(
         }
         Some(token) => {
             // What is no text names no task.
-            let id = |places: &RawPathParams| {
-                places.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.to_owned())
-            };
+            let id =
+                |places: &RawPathParams| places.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.to_owned());
             let task = places.ok().as_ref().and_then(id).unwrap_or_default();
             token::authenticate(&gate.api, &task, &token).await
         }

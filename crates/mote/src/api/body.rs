@@ -33,7 +33,8 @@ impl JsonBytes {
 
 /// Refuses what is sent in an encoding, or as a type, that is not understood.
 fn check_form(headers: &HeaderMap) -> Result<(), Problem> {
-    let refused = |name: HeaderName, message: String| Problem::field(Code::UnsupportedMediaType, name.as_str(), message);
+    let refused =
+        |name: HeaderName, message: String| Problem::field(Code::UnsupportedMediaType, name.as_str(), message);
     for value in headers.get_all(header::CONTENT_ENCODING) {
         let coding = value.to_str().unwrap_or("?");
         if !coding.split(',').all(|coding| coding.trim().eq_ignore_ascii_case("identity")) {
@@ -65,7 +66,11 @@ pub(super) struct OptionalJsonBytes(JsonBytes);
 impl OptionalJsonBytes {
     /// The object that it is, if there is one; null is none.
     pub(super) fn parse<T: DeserializeOwned>(self) -> Result<Option<T>, Problem> {
-        if self.0.bytes.is_empty() || self.0.bytes.trim_ascii() == b"null" { Ok(None) } else { self.0.parse().map(Some) }
+        if self.0.bytes.is_empty() || self.0.bytes.trim_ascii() == b"null" {
+            Ok(None)
+        } else {
+            self.0.parse().map(Some)
+        }
     }
 
     /// What it says, whatever it is; null if there is none.

@@ -126,7 +126,8 @@ async fn inspect(api: &Api) -> Ready {
     let ping = async move { store.ping(limits::READY_CHECK_TIMEOUT).await.map_err(|error| summary(&error)) };
     // A service whose earlier keys hold serves its callers: the log warns, a metric tells, and so does this.
     let keys = api.keys.as_ref().and_then(|keys| keys.problem());
-    let detail = keys.map(|_| "the keys file cannot be read; the keys read before are in force (see the log)".to_owned());
+    let detail =
+        keys.map(|_| "the keys file cannot be read; the keys read before are in force (see the log)".to_owned());
     let configuration = CheckBody { name: "configuration", ok: true, detail };
     let checks = api.checks.iter().map(|check| bounded(check.name, (check.check)()));
     let (store, mut rest) = tokio::join!(bounded("store", ping.boxed()), join_all(checks));

@@ -66,7 +66,10 @@ mod generated {
             let components = document.components.get_or_insert_default();
             components.add_security_scheme("key", SecurityScheme::Http(bearer));
             components.add_security_scheme("header_key", SecurityScheme::ApiKey(header));
-            let token = ApiKeyValue::with_description("token", "A token of `POST /tasks/{id}/stream-token`, for this task alone.");
+            let token = ApiKeyValue::with_description(
+                "token",
+                "A token of `POST /tasks/{id}/stream-token`, for this task alone.",
+            );
             components.add_security_scheme("stream_token", SecurityScheme::ApiKey(ApiKey::Query(token)));
         }
     }
@@ -152,9 +155,12 @@ mod tests {
                     continue;
                 }
                 seen += 1;
-                assert!(operation["security"].as_array().unwrap().iter().all(|one| {
-                    one.as_object().unwrap().values().all(|scopes| scopes.as_array().unwrap().len() == 1)
-                }), "{method} {path} names the scope that it needs");
+                assert!(
+                    operation["security"].as_array().unwrap().iter().all(|one| {
+                        one.as_object().unwrap().values().all(|scopes| scopes.as_array().unwrap().len() == 1)
+                    }),
+                    "{method} {path} names the scope that it needs"
+                );
                 let more: &[&str] = if method == "post" { &["408", "413", "415", "422"] } else { &[] };
                 for status in ["400", "401", "403", "429", "500", "503"].iter().chain(more) {
                     let response = &operation["responses"][status];

@@ -66,8 +66,9 @@ impl Params {
                 Some(at) if at > 18 => format!("{}+{}", &text[..at], &text[at + 1..]),
                 _ => text,
             };
-            parse_rfc3339_clamped(&text)
-                .ok_or_else(|| wrong(name, format_args!("{text:?} is not an RFC 3339 time such as 2026-11-23T09:00:00Z")))
+            parse_rfc3339_clamped(&text).ok_or_else(|| {
+                wrong(name, format_args!("{text:?} is not an RFC 3339 time such as 2026-11-23T09:00:00Z"))
+            })
         };
         value.map(parse).transpose()
     }

@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::access::Caller;
 use super::body::{JsonBytes, OptionalJsonBytes};
-use super::dto::{InputRequest, PageBody, RunRequest, TaskBody};
+use super::dto::{InputRequest, Nothing, PageBody, RunRequest, TaskBody};
 use super::idempotency;
 use super::path::Places;
 use super::problem::{Code, Problem};
@@ -326,9 +326,6 @@ pub(super) async fn rerun(
 
 /// A route that takes no body takes an empty object too, since many clients cannot send less.
 pub(super) fn no_fields(body: OptionalJsonBytes) -> Result<(), Problem> {
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Nothing {}
     body.parse::<Nothing>().map(|_| ())
 }
 

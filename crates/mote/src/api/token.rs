@@ -91,7 +91,8 @@ pub(super) async fn authenticate(api: &Api, task: &str, token: &str) -> Result<P
     };
     let found = tokens(api).await?.check(token, task, api.runner.now(), holder);
     found.ok_or_else(|| {
-        let detail = format!("the stream token is not (or no longer) good for this task; POST /tasks/{task}/stream-token");
+        let detail =
+            format!("the stream token is not (or no longer) good for this task; POST /tasks/{task}/stream-token");
         Problem::new(Code::Unauthenticated, detail)
     })
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tokio_tungstenite::tungstenite;
 
 use super::access::Caller;
-use super::dto::{self, InputRequest};
+use super::dto::{self, InputRequest, Nothing};
 use super::events::{self, Follower, Item, StreamMessage};
 use super::path::Places;
 use super::problem::{Code, Problem};
@@ -31,7 +31,7 @@ use crate::store::Mail;
 #[serde(tag = "type", rename_all = "lowercase")]
 enum ClientMessage {
     /// Cancels the task.
-    Cancel {},
+    Cancel(Nothing),
     /// Answers it.
     Input(InputRequest),
 }
@@ -181,7 +181,7 @@ impl Connection {
             return Err(Problem::new(Code::Forbidden, "the key lacks the scope run"));
         }
         let mail = match dto::parse::<ClientMessage>(text.as_bytes())? {
-            ClientMessage::Cancel {} => (Mail::Cancel, None),
+            ClientMessage::Cancel(Nothing {}) => (Mail::Cancel, None),
             ClientMessage::Input(answer) => answer.into_mail()?,
         };
         tasks::mail(&self.api, &self.principal, &self.id, mail).await.map(|_| ()).map_err(|refusal| refusal.0)

@@ -338,7 +338,8 @@ mod tests {
     #[test]
     fn the_file_is_read_again_when_it_changed_and_a_broken_one_keeps_the_old_keys() {
         let folder = Folder::new("reload");
-        let (old, new) = (generate("old", &[Scope::Run], None, None).unwrap(), generate("new", &[Scope::Run], None, None).unwrap());
+        let (old, new) =
+            (generate("old", &[Scope::Run], None, None).unwrap(), generate("new", &[Scope::Run], None, None).unwrap());
         let path = folder.write(&old.line);
         let clock = Arc::new(Fixed::default());
         let keys = Keys::open(&path, clock.clone()).unwrap();

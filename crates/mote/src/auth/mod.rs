@@ -180,7 +180,10 @@ mod tests {
     #[test]
     fn a_name_that_would_break_the_file_is_refused() {
         for name in ["", "two words", "line\nbreak", "#comment"] {
-            assert!(matches!(generate(name, &[Scope::Run], None, None), Err(Error::Name { field: "name", .. })), "{name:?}");
+            assert!(
+                matches!(generate(name, &[Scope::Run], None, None), Err(Error::Name { field: "name", .. })),
+                "{name:?}"
+            );
         }
         assert!(matches!(generate("ok", &[Scope::Run], Some("a b"), None), Err(Error::Name { field: "tenant", .. })));
         assert!(matches!(generate("ok", &[], None, None), Err(Error::Name { field: "scopes", .. })));

@@ -108,7 +108,9 @@ mod tests {
         assert_eq!(StreamTokens::new(&[8; SECRET_BYTES]).check(&token, "task_1", 0, known), None, "another secret");
         let later = token.replacen("5000", "9000", 1);
         assert_eq!(tokens.check(&later, "task_1", 0, known), None, "its time was changed");
-        for wrong in ["", "motestream_", "motestream_1.2.3", &token[1..], &format!("{token}0"), &token[..token.len() - 2]] {
+        for wrong in
+            ["", "motestream_", "motestream_1.2.3", &token[1..], &format!("{token}0"), &token[..token.len() - 2]]
+        {
             assert_eq!(tokens.check(wrong, "task_1", 0, known), None, "{wrong}");
         }
     }

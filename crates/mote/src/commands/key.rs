@@ -71,8 +71,9 @@ fn expiry(text: &str) -> Result<UnixMs, String> {
     let now = System.now_ms();
     let at = match units::duration(text) {
         Ok(duration) => now.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
-        Err(error) => timestamp::parse_rfc3339(text)
-            .ok_or_else(|| format!("{error}, or a time such as 2027-01-31T00:00:00Z"))?,
+        Err(error) => {
+            timestamp::parse_rfc3339(text).ok_or_else(|| format!("{error}, or a time such as 2027-01-31T00:00:00Z"))?
+        }
     };
     if at <= now { Err(format!("{text} is not in the future")) } else { Ok(at) }
 }

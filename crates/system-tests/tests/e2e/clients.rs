@@ -4,7 +4,7 @@
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use system_tests::backend::Backend;
-use system_tests::fake_model::{Behaviour, Plan};
+use system_tests::fake_model::{Behaviour, Plan, When};
 use system_tests::process::service::{Service, run_mote};
 
 use super::tasks::problem;
@@ -13,7 +13,9 @@ use crate::stage::{Events, Stage};
 /// An agent whose first call needs approval.
 async fn with_approval() -> Stage {
     let call = Behaviour::call("send_note", json!({"name": "lamp", "note": "two of them"}));
-    let stage = Stage::new(Plan::turns([call, Behaviour::text("Sent: {{results}}")])).await;
+    let plan = Plan::turns([call, Behaviour::text("Sent: {{results}}")]);
+    let later = When { input: Some("And now?".to_owned()), ..When::default() };
+    let stage = Stage::new(plan.rule(later, None, Behaviour::text("Later."))).await;
     stage.with(|agent| agent["tools"][2]["approval"] = json!(true))
 }
 
@@ -54,7 +56,8 @@ async fn a_wait_is_told_on_the_stream_and_to_the_sink_with_how_to_answer_and_the
     let answered = service.post(answer["path"].as_str().unwrap(), &body).send().await.unwrap();
     assert_eq!(answered.status(), 202);
     service.finished(&id).await.unwrap();
-    let journal: Value = service.get(&format!("/tasks/{id}/journal?limit=200")).send().await.unwrap().json().await.unwrap();
+    let journal: Value =
+        service.get(&format!("/tasks/{id}/journal?limit=200")).send().await.unwrap().json().await.unwrap();
     let entries = journal["entries"].as_array().unwrap();
     let approved = entries.iter().find(|entry| entry["kind"] == "call.approved").unwrap();
     assert_eq!(approved["payload"]["by"], json!({"key": "anonymous", "user": "ada"}));
@@ -121,7 +124,8 @@ async fn a_browser_streams_with_a_token_made_by_a_key_that_expires_and_no_log_ha
     assert_eq!(Events::of(stream).rest().await.pop().unwrap().event, "end");
     let said = socket(&service, token["ws"].as_str().unwrap()).await;
     assert_eq!(said.last(), Some(&json!({"close": 1000})), "{said:?}");
-    problem(service.get(&format!("/tasks/{id}/events?token=wrong")).send().await.unwrap(), 401, "unauthenticated").await;
+    problem(service.get(&format!("/tasks/{id}/events?token=wrong")).send().await.unwrap(), 401, "unauthenticated")
+        .await;
     // Another process of the same store takes the token too.
     service.terminate().await.unwrap();
     let again = stage.serve().await;
@@ -163,7 +167,8 @@ async fn every_documented_counter_is_at_zero_before_anything_happens() {
     let stage = Stage::new(Plan::answer("Fine.")).await;
     let service = stage.serve().await;
     let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
-    let document = std::fs::read_to_string(system_tests::process::binary::workspace().join("docs/observability.md")).unwrap();
+    let document =
+        std::fs::read_to_string(system_tests::process::binary::workspace().join("docs/observability.md")).unwrap();
     let counters = document.lines().filter_map(|line| {
         let mut cells = line.trim_matches('|').split('|').map(str::trim);
         let name = cells.next()?.strip_prefix("`mote_")?.strip_suffix('`')?;

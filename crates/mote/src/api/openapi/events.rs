@@ -45,7 +45,8 @@ fn gather(schema: &Value, fields: &mut BTreeMap<String, Value>, required: &mut V
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         fields.insert(name.clone(), field.clone());
     }
-    required.extend(schema["required"].as_array().into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned())));
+    required
+        .extend(schema["required"].as_array().into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned())));
 }
 
 fn form(field: &Value) -> String {

@@ -104,13 +104,9 @@ async fn a_bound_key_sees_its_own_tenant_only() {
         let answer = service.send(bearing(request(method, &path, body), &other)).await;
         assert_eq!(answer.status, 404, "{method} {path}");
     }
-    for (holder, query, count) in [
-        (&acme, "", 1),
-        (&acme, "?tenant=acme", 1),
-        (&other, "", 0),
-        (&unbound, "", 1),
-        (&unbound, "?tenant=other", 0),
-    ] {
+    for (holder, query, count) in
+        [(&acme, "", 1), (&acme, "?tenant=acme", 1), (&other, "", 0), (&unbound, "", 1), (&unbound, "?tenant=other", 0)]
+    {
         let answer = service.send(bearing(request("GET", &format!("/tasks{query}"), None), holder)).await;
         assert_eq!(answer.json["tasks"].as_array().unwrap().len(), count, "{} {query}", holder.line);
         let sessions = service.send(bearing(request("GET", &format!("/sessions{query}"), None), holder)).await;

@@ -83,6 +83,8 @@ async fn a_client_may_answer_and_cancel() {
     say(&mut socket, r#"{"type": "input", "call": "c", "content": {"a": 1}}"#).await;
     for (wrong, part) in [
         (r#"{"type": "dance"}"#, "dance"),
+        (r#"{"type": "cancel", "why": "x"}"#, "why"),
+        (r#"["cancel"]"#, "an object"),
         (r#"{"type": "input"}"#, "approve"),
         (r#"{"type": "input", "approve": true, "x": 1}"#, "x"),
         ("nonsense", "JSON"),

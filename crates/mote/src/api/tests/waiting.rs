@@ -22,9 +22,12 @@ async fn a_stream_tells_of_a_wait_once_and_again_to_who_comes_later() {
             let frame = within(http_body_util::BodyExt::frame(frames.body_mut())).await.unwrap().unwrap();
             said.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
         }
-        assert!(said.ends_with(
-            "event: waiting\ndata: {\"type\":\"waiting\",\"seq\":2,\"waiting\":[{\"kind\": \"signal\"}]}\n\n"
-        ), "{said}");
+        assert!(
+            said.ends_with(
+                "event: waiting\ndata: {\"type\":\"waiting\",\"seq\":2,\"waiting\":[{\"kind\": \"signal\"}]}\n\n"
+            ),
+            "{said}"
+        );
         assert_eq!(said.matches("event: waiting").count(), 1, "{said}");
         assert_eq!(said.matches("id: ").count(), 2 - after, "journal events come first: {said}");
     }
@@ -55,7 +58,10 @@ async fn a_journal_is_read_a_page_at_a_time() {
         let entries = answer.json["entries"].as_array().unwrap();
         entries.iter().map(|entry| format!("{} {}", entry["seq"], entry["payload"]["type"].as_str().unwrap())).collect()
     };
-    assert_eq!((kinds(&first), &first.json["next"]), (vec!["1 run.started".into(), "2 model.replied".into()], &2.into()));
+    assert_eq!(
+        (kinds(&first), &first.json["next"]),
+        (vec!["1 run.started".into(), "2 model.replied".into()], &2.into())
+    );
     let rest = service.get(&format!("/tasks/{id}/journal?after=2")).await;
     assert_eq!((kinds(&rest), &rest.json["next"]), (vec!["3 call.answered".into()], &Value::Null));
     assert!(rest.json["entries"][0]["record"].is_null());
@@ -144,7 +150,9 @@ async fn tasks_are_listed_by_date_and_sessions_by_name() {
     let rest = service.get(&format!("/sessions?limit=2&cursor={next}")).await;
     assert_eq!((names(&rest), &rest.json["next"]), (vec!["c".into()], &Value::Null));
     assert_eq!(names(&service.get("/sessions?user=u-c").await), ["c"]);
-    for (query, code) in [("cursor=zz", "cursor_invalid"), ("cursor=abc", "cursor_invalid"), ("limit=0", "invalid_query")] {
+    for (query, code) in
+        [("cursor=zz", "cursor_invalid"), ("cursor=abc", "cursor_invalid"), ("limit=0", "invalid_query")]
+    {
         assert_eq!(service.get(&format!("/sessions?{query}")).await.problem(), code, "{query}");
     }
     assert_eq!(service.get("/tasks?cursor=-1").await.problem(), "cursor_invalid");

@@ -184,8 +184,7 @@ pub(super) fn read(connection: &Connection, tenant: &str, id: &str) -> Outcome<O
     let snapshot = connection.unchecked_transaction()?;
     let sql_text = format!("SELECT {SESSION} FROM sessions s WHERE s.tenant = ?1 AND s.id = ?2");
     let mut query = snapshot.prepare_cached(&sql_text)?;
-    let found =
-        query.query_row((tenant, id), |row| summary(row, tenant.to_owned(), id.to_owned())).optional()?;
+    let found = query.query_row((tenant, id), |row| summary(row, tenant.to_owned(), id.to_owned())).optional()?;
     let Some(mut session) = found else { return Ok(None) };
     let mut query = snapshot
         .prepare_cached("SELECT message FROM session_messages WHERE tenant = ?1 AND session = ?2 ORDER BY n")?;

@@ -289,7 +289,9 @@ async fn what_a_deleted_task_cost_stays_without_its_owner_for_the_retention() {
     let rows = || {
         let connection = Connection::open(dir.path().join("store.db")).unwrap();
         let mut query = connection
-            .prepare("SELECT task || ' ' || nano_usd || ' ' || ifnull(user, '-') || ' ' || ifnull(session, '-') FROM ledger")
+            .prepare(
+                "SELECT task || ' ' || nano_usd || ' ' || ifnull(user, '-') || ' ' || ifnull(session, '-') FROM ledger",
+            )
             .unwrap();
         let found = query.query_map([], |row| row.get::<_, String>(0)).unwrap();
         found.collect::<Result<Vec<_>, _>>().unwrap()

@@ -11,8 +11,7 @@ const BUDGET_LINES: [&str; 5] = ["run", "agent", "tenant", "user", "session"];
 const OVERLOADS: [&str; 2] = ["runs", "queued_tasks"];
 const RETRIED: [&str; 2] = ["model", "tool"];
 const TOKENS: [&str; 5] = ["input", "cache_read", "cache_write", "output", "reasoning"];
-const TOOL_OUTCOMES: [&str; 8] =
-    ["ok", "error", "not_sent", "refused", "unknown", "forbidden", "timeout", "invalid"];
+const TOOL_OUTCOMES: [&str; 8] = ["ok", "error", "not_sent", "refused", "unknown", "forbidden", "timeout", "invalid"];
 const SPANS: [&str; 3] = ["exported", "dropped", "failed"];
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 
@@ -82,20 +81,25 @@ mod tests {
     #[test]
     fn every_documented_counter_is_there_at_zero_with_its_labels() {
         let metrics = Metrics::new("0", 0);
-        let known = Known { models: vec![("openai", "m")], tools: vec!["pay"], routes: &[("GET", "/health"), ("GET", "")] };
+        let known =
+            Known { models: vec![("openai", "m")], tools: vec!["pay"], routes: &[("GET", "/health"), ("GET", "")] };
         metrics.declare(&known);
         let text = metrics.render();
         let counters = documented();
         assert!(counters.len() >= 15, "{counters:?}");
         for (counter, labels) in counters {
-            let samples: Vec<&str> = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(&counter)).collect();
+            let samples: Vec<&str> =
+                text.lines().filter(|line| line.split(['{', ' ']).next() == Some(&counter)).collect();
             assert!(!samples.is_empty(), "{counter} is missing in\n{text}");
             for sample in samples {
                 assert!(sample.ends_with(" 0") || sample.ends_with(" 0.0"), "{sample}");
                 assert!(labels.iter().all(|label| sample.contains(&format!("{label}=\""))), "{sample}: {labels:?}");
             }
         }
-        for sample in ["mote_budget_refusals_total{line=\"session\"} 0", "mote_tool_calls_total{tool=\"pay\",outcome=\"unknown\"} 0"] {
+        for sample in [
+            "mote_budget_refusals_total{line=\"session\"} 0",
+            "mote_tool_calls_total{tool=\"pay\",outcome=\"unknown\"} 0",
+        ] {
             assert!(text.lines().any(|line| line == sample), "{sample}");
         }
     }
