@@ -60,6 +60,7 @@ pub(super) struct BudgetRequest {
     #[schema(example = 0.25)]
     usd: Option<f64>,
     /// Tokens, in and out.
+    #[serde(default, deserialize_with = "strict::whole")]
     tokens: Option<u64>,
 }
 

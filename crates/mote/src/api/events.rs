@@ -438,7 +438,7 @@ pub(super) async fn stream(
     params.finish()?;
     let last = super::text_header(&headers, &LAST_EVENT_ID)?.filter(|text| !text.is_empty());
     let not_ours = || Problem::field(Code::InvalidHeader, LAST_EVENT_ID.as_str(), "is not an id of this stream");
-    let last = last.map(|text| text.parse::<u64>().map_err(|_| not_ours())).transpose()?;
+    let last = last.map(|text| super::query::number(text).ok_or_else(not_ours)).transpose()?;
     let task = super::tasks::visible(&api, &principal, &id).await?;
     let cursor = last.or(after).unwrap_or(0);
     check_cursor(&task, cursor)?;

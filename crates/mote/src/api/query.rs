@@ -42,8 +42,9 @@ impl Params {
     /// A whole number.
     pub(super) fn take_number(&mut self, name: &str) -> Result<Option<u64>, Problem> {
         let value = self.take(name)?;
-        let parse =
-            |text: String| text.parse().map_err(|_| wrong(name, format_args!("{text:?} is not a whole number")));
+        let parse = |text: String| {
+            number(&text).ok_or_else(|| wrong(name, format_args!("{text:?} is not a whole number of at most 63 bits")))
+        };
         value.map(parse).transpose()
     }
 
@@ -89,6 +90,12 @@ impl Params {
             Some((name, _)) => Err(wrong(name, "is not a parameter of this route")),
         }
     }
+}
+
+/// A whole number that the store can keep.
+pub(super) fn number(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && i64::try_from(*number).is_ok())
 }
 
 pub(super) fn wrong(name: &str, message: impl std::fmt::Display) -> Problem {

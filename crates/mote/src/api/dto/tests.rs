@@ -100,6 +100,17 @@ fn a_list_is_no_object_wherever_it_stands() {
 }
 
 #[test]
+fn a_whole_number_may_be_written_with_a_fraction_of_zero() {
+    let tokens = |text: &str| submission(&format!(r#"{{"input": "a", "budget": {{"tokens": {text}}}}}"#));
+    for (text, expected) in [("2", 2), ("2.0", 2), ("2e3", 2_000), ("9007199254740991", limits::BUDGET_TOKENS_MAX)] {
+        assert_eq!(tokens(text).unwrap().budget.tokens, Some(expected), "{text}");
+    }
+    for text in ["2.5", "-1", "1e300", "9007199254740992", "0", "\"2\""] {
+        assert!(tokens(text).unwrap_err().starts_with("invalid_request budget.tokens: "), "{text}");
+    }
+}
+
+#[test]
 fn names_are_counted_in_characters() {
     let name = |count: usize| format!(r#"{{"input": "a", "session": "{}"}}"#, "é".repeat(count));
     assert!(submission(&name(limits::NAME_CHARS_MAX)).is_ok());

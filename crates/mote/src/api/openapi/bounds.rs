@@ -25,7 +25,7 @@ pub(super) fn state(document: &mut Value) {
     let Some(paths) = document["paths"].as_object_mut() else { return };
     for (path, item) in paths {
         for (_, operation) in item.as_object_mut().into_iter().flatten() {
-            let method_erases = operation["operationId"] == "erase_session";
+            let erases = operation["operationId"] == "erase_session";
             let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
             for parameter in parameters.into_iter().flatten() {
                 let name = parameter["name"].as_str().unwrap_or_default().to_owned();
@@ -38,7 +38,7 @@ pub(super) fn state(document: &mut Value) {
                         schema["type"] = only;
                     }
                 }
-                merge(schema, parameter_bounds(path, &name, method_erases));
+                merge(schema, parameter_bounds(path, &name, erases));
             }
         }
     }
