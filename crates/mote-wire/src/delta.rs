@@ -84,6 +84,19 @@ pub enum Delta<'a> {
         /// The piece.
         text: Text<'a>,
     },
+    /// What the provider wants back with a call, as it came (Gemini's `extra_content`): JSON that nobody else reads.
+    CallExtra {
+        /// The call.
+        index: u32,
+        /// The JSON.
+        json: &'a str,
+    },
+    /// Reasoning in a form of the provider's own, wanted back as it came (OpenRouter's `reasoning_details`): a JSON list,
+    /// to be appended to those before it.
+    ReasoningDetails {
+        /// The list.
+        json: &'a str,
+    },
     /// Tokens so far.
     Usage(Usage),
     /// Why the model stopped; usage may follow.

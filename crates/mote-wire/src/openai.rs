@@ -61,8 +61,11 @@ impl Decoder {
 
 fn pieces<'a>(delta: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
     let [first, second] = REASONING_FIELDS;
-    let [content, refusal, calls, reasoning, alias] =
-        delta.fields(["content", "refusal", "tool_calls", first, second])?;
+    let [content, refusal, calls, reasoning, alias, details] =
+        delta.fields(["content", "refusal", "tool_calls", first, second, "reasoning_details"])?;
+    if let Some(details) = details.filter(|details| details.raw().starts_with('[')) {
+        sink(Delta::ReasoningDetails { json: details.raw() });
+    }
     let string = |value: Option<Value<'a>>| {
         value.map(|value| value.text()).transpose().map(|text| text.filter(|text| !text.is_empty()))
     };
@@ -78,7 +81,7 @@ fn pieces<'a>(delta: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), 
     let Some(calls) = calls else { return Ok(()) };
     let mut place = 0;
     calls.items(|call| {
-        let [index, id, function] = call.fields(["index", "id", "function"])?;
+        let [index, id, function, extra] = call.fields(["index", "id", "function", "extra_content"])?;
         let index = index.map_or(Ok(place), |index| index.number())?;
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         place = place.saturating_add(1);
@@ -91,6 +94,9 @@ fn pieces<'a>(delta: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), 
         let arguments = arguments.map(|value| value.text().unwrap_or(Text::plain(value.raw())));
         if let Some(text) = arguments.filter(|text| !text.is_empty()) {
             sink(Delta::Arguments { index, text });
+        }
+        if let Some(extra) = extra {
+            sink(Delta::CallExtra { index, json: extra.raw() });
         }
         Ok::<(), Error>(())
     })

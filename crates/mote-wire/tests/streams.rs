@@ -20,6 +20,8 @@ fn show(delta: Delta<'_>) -> String {
             format!("call {index} {} {}", text(id), text(name))
         }
         Delta::Arguments { index, text } => format!("arguments {index} {text}"),
+        Delta::CallExtra { index, json } => format!("extra {index} {json}"),
+        Delta::ReasoningDetails { json } => format!("details {json}"),
         Delta::Usage(Usage { input, cache_read, cache_write, output, reasoning }) => {
             format!("usage in {input} read {cache_read} write {cache_write} out {output} reasoning {reasoning}")
         }

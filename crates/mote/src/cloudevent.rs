@@ -7,6 +7,7 @@
 use serde_json::{Value, json};
 
 use crate::clock::UnixMs;
+use crate::limits::ERROR_DETAIL_CHARS_MAX;
 use crate::model::Usage;
 use crate::store::{OutboxMessage, Owner, Status, Task, TaskError};
 use crate::timestamp::format_rfc3339;
@@ -119,17 +120,22 @@ pub struct OutcomeUnknown<'a> {
     pub call: &'a str,
     /// The tool.
     pub tool: &'a str,
+    /// What it was called with (JSON), where that is known: whoever looks has to know what for.
+    pub arguments: Option<&'a str>,
 }
 
 impl OutcomeUnknown<'_> {
-    /// `dev.mote.effect.outcome_unknown`. Arguments are content, so they are not told; the task's journal has them.
+    /// `dev.mote.effect.outcome_unknown`. Arguments beyond [`ERROR_DETAIL_CHARS_MAX`] are left out; the journal has them.
     #[must_use]
     pub fn message(&self, agent: &str, now: UnixMs) -> OutboxMessage {
+        let short = self.arguments.filter(|arguments| arguments.len() <= ERROR_DETAIL_CHARS_MAX);
+        let arguments = short.and_then(|arguments| serde_json::from_str::<Value>(arguments).ok());
         let data = json!({
             "task": self.task,
             "step": self.step,
             "call": self.call,
             "tool": self.tool,
+            "arguments": arguments,
             "session": self.owner.session,
             "labels": self.owner.labels,
         });

@@ -5,9 +5,11 @@
 //! run does next; the core does.
 
 pub mod api;
+pub mod arguments;
 pub mod auth;
 pub mod clock;
 pub mod cloudevent;
+pub mod components;
 pub mod config;
 pub mod context;
 pub mod crash;
@@ -15,6 +17,7 @@ pub mod limits;
 pub mod memory;
 pub mod message;
 pub mod model;
+pub mod money;
 pub mod runner;
 pub mod service;
 pub mod store;

@@ -109,6 +109,20 @@ pub const VIOLATIONS_MAX: usize = 20;
 pub const VIOLATION_BYTES_MAX: usize = 400;
 /// Largest arguments of one tool call, bytes of JSON.
 pub const TOOL_ARGUMENTS_BYTES_MAX: usize = 256 << 10;
+/// Most tools that OpenAI takes in a request.
+pub const OPENAI_TOOLS_MAX: usize = 128;
+/// Longest description of a tool that OpenAI takes, characters.
+pub const OPENAI_DESCRIPTION_CHARS_MAX: usize = 1_024;
+/// Longest name of an argument that Anthropic takes, characters.
+pub const PROPERTY_NAME_CHARS_MAX: usize = 64;
+/// Longest number in the arguments of a call, characters.
+pub const ARGUMENT_NUMBER_BYTES_MAX: usize = 1_024;
+/// How much of a key a message about arguments shows, bytes.
+pub const ARGUMENT_KEY_SHOWN_BYTES: usize = 64;
+/// Longest id of a call that goes back to an OpenAI-compatible endpoint, characters (OpenAI's own bound).
+pub const CALL_ID_CHARS_MAX: usize = 40;
+/// Longest name of a tool that goes back to a provider, characters.
+pub const TOOL_NAME_CHARS_MAX: usize = 64;
 /// Longest wait that the built-in tools take.
 pub const WAIT_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// Longest question to a person, characters.
@@ -343,3 +357,15 @@ pub const SANDBOX_RELEASE_DOUBLINGS: u32 = 8;
 pub const SANDBOX_SETTLE_MS: u64 = 60_000;
 /// How long a process that ends takes to give back what its last tasks worked in; the next process does the rest.
 pub const SANDBOX_LAST_RELEASE: Duration = Duration::from_secs(5);
+/// Shortest run of characters in a provider's sentence that counts as a quotation of the prompt and is not logged.
+pub const LOG_QUOTE_CHARS_MIN: usize = 16;
+/// Characters of arguments, or of what a schema refused, that an error quotes.
+pub const ERROR_DETAIL_CHARS_MAX: usize = 1_000;
+/// Lines a second on refused requests; what is beyond is counted in the next one.
+pub const REFUSAL_LINES_PER_SECOND: u32 = 10;
+/// Characters of a call's arguments, or of a question, that `mote run` and `mote task watch` show when they ask.
+pub const ASK_CHARS_MAX: usize = 4_000;
+/// Choices of a question that are numbered; more are shown as their schema.
+pub const ASK_CHOICES_MAX: usize = 30;
+/// How long a task's stream is quiet before its watcher looks what the task waits for.
+pub const ASK_QUIET: Duration = Duration::from_millis(150);

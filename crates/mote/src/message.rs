@@ -42,6 +42,9 @@ pub enum Part {
         name: String,
         /// Arguments as the model wrote them: JSON text, perhaps invalid.
         arguments: String,
+        /// What the provider wants back with the call (a signature of its reasoning), and which provider that is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        opaque: Option<serde_json::Value>,
     },
     /// The result of a call.
     Result {
@@ -84,7 +87,7 @@ impl Message {
     /// The tool calls in it: id, name and arguments of each, in order.
     pub fn calls(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Call { id, name, arguments } => Some((id.as_str(), name.as_str(), arguments.as_str())),
+            Part::Call { id, name, arguments, .. } => Some((id.as_str(), name.as_str(), arguments.as_str())),
             _ => None,
         })
     }
@@ -94,10 +97,16 @@ impl Message {
     pub fn content_bytes(&self) -> usize {
         let size = |part: &Part| match part {
             Part::Text { text } => text.len(),
-            Part::Reasoning { text, opaque } => text.len() + opaque.as_ref().map_or(0, |value| value.to_string().len()),
-            Part::Call { id, name, arguments } => id.len() + name.len() + arguments.len(),
+            Part::Reasoning { text, opaque } => text.len() + opaque_bytes(opaque.as_ref()),
+            Part::Call { id, name, arguments, opaque } => {
+                id.len() + name.len() + arguments.len() + opaque_bytes(opaque.as_ref())
+            }
             Part::Result { id, content, .. } => id.len() + content.len(),
         };
         self.parts.iter().map(size).sum()
     }
+}
+
+fn opaque_bytes(opaque: Option<&serde_json::Value>) -> usize {
+    opaque.map_or(0, |value| value.to_string().len())
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiState, ReadyCheck};
 use crate::auth::Keys;
 use crate::clock::{SharedClock, System, new_id};
+use crate::components::{self, Components, Faults};
 use crate::config::Agent;
 use crate::model::chain::Chain;
 use crate::model::{self, Provider};
@@ -21,8 +22,7 @@ use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{self, Store};
 use crate::telemetry::metrics::Known;
 use crate::telemetry::{self, Exposition, Metrics, Telemetry};
-use crate::tools::http::{BuildError, Clients};
-use crate::tools::registry::Registry;
+use crate::tools::http::BuildError;
 use crate::tools::sandbox::Sandboxes;
 use crate::tools::validation;
 use crate::{auth, limits, memory};
@@ -59,6 +59,9 @@ pub enum Error {
     /// Telemetry cannot be set up.
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
+    /// Parts that the configuration alone makes cannot be built.
+    #[error(transparent)]
+    Faults(#[from] Faults),
 }
 
 /// Opens the store of a state folder, which is made if it is not there.
@@ -91,6 +94,18 @@ async fn opened(opening: Opening) -> Result<SqliteStore, Error> {
 fn write_once(store: &Arc<SqliteStore>) {
     let store = Arc::clone(store);
     tokio::spawn(async move {
+        match store.held().await {
+            Ok(held) if held != store::Held::default() => {
+                let (tasks, messages) = (held.tasks(), held.messages);
+                tracing::warn!(
+                    tasks,
+                    messages,
+                    "held since the store was restored; `mote store release` lets them go on"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "failed to read what the store holds back"),
+        }
         if let Err(error) = store.write_once().await {
             tracing::warn!(%error, "the store cannot be written");
         }
@@ -154,11 +169,7 @@ impl Service {
         let telemetry = telemetry::init(&agent.telemetry, &service, output, Arc::clone(&clock))?;
         // The disk works while the rest is set up.
         let opening = opening(state, store_options(&telemetry.metrics, &agent));
-        let keys =
-            agent.auth.as_ref().map(|auth| Keys::open(&auth.keys, Arc::clone(&clock))).transpose()?.map(Arc::new);
-        let models = Arc::new(model::build(&agent.models, None, Arc::clone(&clock))?);
-        let clients = Arc::new(Clients::default());
-        let mut registry = Registry::build_with(&agent.tools, &agent.builtins, Arc::clone(&clients))?;
+        let Components { keys, models, clients, mut registry } = components::build(&agent, &clock)?;
         let store = Arc::new(opened(opening).await?);
         write_once(&store);
         let store: Arc<dyn Store> = store;

@@ -4,6 +4,7 @@
 //! missed. It does not tune anything: the binary is the one that ships, the machine is as it is.
 
 mod agent;
+mod build;
 mod document;
 mod figure;
 mod footprint;
@@ -34,6 +35,8 @@ pub(crate) struct Options {
 
 #[derive(clap::Subcommand)]
 enum What {
+    /// How long the first build takes; writes it into `README.md`.
+    Build,
     /// Footprint and speed of the service; writes `docs/benchmarks.md`.
     Service(Service),
     /// Speed and density of the sandbox runtime; writes `docs/benchmarks-sandbox.md`. Needs root.
@@ -107,6 +110,7 @@ type Measurement = fn(&Bench) -> Result<Section>;
 /// Measures and writes.
 pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.what {
+        What::Build => build::run(),
         What::Service(options) => service(options),
         What::Sandbox(options) => sandbox::run(options),
     }

@@ -2,11 +2,12 @@
 //!
 //! It does not rotate or ship: the platform does. A line is one write, so that lines of several threads do not mix.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::str::FromStr as _;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
@@ -50,7 +51,7 @@ struct Lines {
 }
 
 #[derive(Debug, Default)]
-struct Fields(Map<String, Value>);
+struct Fields(BTreeMap<String, Value>);
 
 impl Fields {
     fn put(&mut self, field: &Field, value: impl Into<Value>) {
@@ -119,7 +120,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 }
 
-fn line(at: UnixMs, level: &str, target: &str, mut fields: Map<String, Value>) -> String {
+fn line(at: UnixMs, level: &str, target: &str, mut fields: BTreeMap<String, Value>) -> String {
     let message = fields.remove("message").unwrap_or_else(|| Value::from(""));
     let mut text = format!(
         "{{\"time\":\"{}\",\"level\":{},\"target\":{},\"message\":{message}",
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_line_is_one_object_whatever_its_fields_say() {
-        let fields = Map::from_iter([
+        let fields = BTreeMap::from_iter([
             ("message".to_owned(), Value::from("a \"quote\"\nand a break")),
             ("level".to_owned(), Value::from("mine")),
         ]);

@@ -54,6 +54,9 @@ pub(super) async fn admit(
         }
         None => authenticate(&gate.api, request.headers()),
     };
+    if let Ok(principal) = &principal {
+        tracing::Span::current().record("key", &*principal.name);
+    }
     let bucket = match &principal {
         Ok(principal) if gate.api.keys.is_some() => Bucket::Key(Arc::clone(&principal.name)),
         _ => Bucket::of_address(address.unwrap_or(IpAddr::from([0, 0, 0, 0]))),

@@ -14,6 +14,7 @@ mod path;
 mod problem;
 mod query;
 mod ratelimit;
+mod refusals;
 mod request_id;
 mod run;
 mod sessions;

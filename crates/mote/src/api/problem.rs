@@ -183,6 +183,11 @@ impl Problem {
         &self.detail
     }
 
+    /// What the log may say: of a field, which one; its message may quote what the request held.
+    pub(super) fn public_detail(&self) -> &str {
+        self.field.as_deref().unwrap_or(&self.detail)
+    }
+
     pub(super) fn retry_after(self, after: Duration) -> Self {
         Self { retry_after: Some(after), ..self }
     }
@@ -285,6 +290,7 @@ impl From<SubmitError> for Problem {
             }
             SubmitError::Draining => Self::new(Code::Draining, error.to_string()).retry_after(limits::RETRY_AFTER),
             SubmitError::Invalid { field, message } => Self::field(Code::InvalidRequest, field, message),
+            SubmitError::Budget { .. } => Self::new(Code::BudgetExhausted, error.to_string()),
             SubmitError::Store(error) => Self::store(&error),
         }
     }

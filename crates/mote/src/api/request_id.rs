@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue};
 use tracing::Instrument;
 
 use super::problem::{Code, Problem};
+use super::refusals::is_worth_a_line;
 use super::state::Api;
 use crate::{clock, limits};
 
@@ -43,7 +44,8 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, request: Request, next:
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let pattern = route.as_ref().map_or("", MatchedPath::as_str);
-    let span = tracing::info_span!("http", request_id = %id.0, %method, route = pattern);
+    let key = tracing::field::Empty;
+    let span = tracing::info_span!("http", request_id = %id.0, %method, route = pattern, key);
     let mut response = async {
         let response = next.run(request).await;
         let status = response.status().as_u16();
@@ -54,6 +56,7 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, request: Request, next:
             Some(problem) if is_worth_a_warning(problem.code) => {
                 tracing::warn!(status, latency_ms, code = problem.code.as_str(), "answered");
             }
+            Some(problem) if is_worth_a_line(problem.code) => api.refusals.log(problem, status, latency_ms),
             Some(problem) => tracing::debug!(status, latency_ms, code = problem.code.as_str(), "answered"),
             None => tracing::debug!(status, latency_ms, "answered"),
         }

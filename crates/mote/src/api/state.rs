@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::health::{ReadyCache, ReadyCheck};
 use super::problem::{Code, Problem};
 use super::ratelimit::Limiter;
+use super::refusals::Refusals;
 use crate::auth::token::StreamTokens;
 use crate::auth::{Keys, Principal};
 use crate::limits;
@@ -97,6 +98,7 @@ pub(super) struct Api {
     pub(super) metrics: Arc<dyn Metrics>,
     pub(super) closing: CancellationToken,
     pub(super) limiter: Option<Limiter>,
+    pub(super) refusals: Refusals,
     streams: Arc<Semaphore>,
     key_streams: KeyStreams,
     /// Made when the first token is.
@@ -112,7 +114,21 @@ impl Api {
         let streams = Arc::new(Semaphore::new(limits::STREAMS_MAX));
         let bodies = Arc::new(Semaphore::new(limits::BODIES_BYTES_MAX));
         let (ready, key_streams, stream_tokens) = (ReadyCache::default(), KeyStreams::default(), OnceCell::new());
-        Self { runner, keys, checks, ready, metrics, closing, limiter, streams, key_streams, stream_tokens, bodies }
+        let refusals = Refusals::default();
+        Self {
+            runner,
+            keys,
+            checks,
+            ready,
+            metrics,
+            closing,
+            limiter,
+            refusals,
+            streams,
+            key_streams,
+            stream_tokens,
+            bodies,
+        }
     }
 
     /// Room for a body of so many bytes, held until it is parsed.

@@ -26,7 +26,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
                 T::deserialize(MapAccessDeserializer::new(map))
             }
         }
-        deserializer.deserialize_any(Shape(PhantomData)).map(Object)
+        deserializer.deserialize_map(Shape(PhantomData)).map(Object)
     }
 }
 

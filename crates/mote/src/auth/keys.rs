@@ -5,7 +5,7 @@
 //! 9f86d081…0a08 ci run,read acme expires=2027-01-31T00:00:00Z
 //! ```
 //!
-//! It does not write the file; a person or a deployment tool does.
+//! It does not write the file; [`super::append`], a person or a deployment tool does.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -210,16 +210,38 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some(Stamp { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() })
 }
 
-fn read(path: &Path) -> Result<Arc<[Entry]>, Error> {
+fn too_large(path: &Path) -> Error {
+    Error::TooLarge { path: path.to_owned(), max: limits::KEYS_FILE_BYTES_MAX, keys_max: limits::KEYS_MAX }
+}
+
+/// The text of the file, within its bound.
+pub(super) fn read_text(path: &Path) -> Result<String, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
-    let too_large =
-        || Error::TooLarge { path: path.to_owned(), max: limits::KEYS_FILE_BYTES_MAX, keys_max: limits::KEYS_MAX };
     let file = std::fs::File::open(path).map_err(failed)?;
     let mut text = String::new();
     let bound = limits::KEYS_FILE_BYTES_MAX as u64 + 1;
     file.take(bound).read_to_string(&mut text).map_err(failed)?;
     if text.len() > limits::KEYS_FILE_BYTES_MAX {
-        return Err(too_large());
+        return Err(too_large(path));
+    }
+    Ok(text)
+}
+
+/// The keys of a text, each as its line and its name.
+pub(super) fn parse_lines(path: &Path, text: &str) -> Result<Vec<(usize, String)>, Error> {
+    let entries = entries(path, text)?;
+    Ok(entries.into_iter().map(|(line, entry)| (line, entry.principal.name.to_string())).collect())
+}
+
+fn read(path: &Path) -> Result<Arc<[Entry]>, Error> {
+    let entries = entries(path, &read_text(path)?)?;
+    Ok(entries.into_iter().map(|(_, entry)| entry).collect())
+}
+
+/// Every key, and the line that it stands on.
+fn entries(path: &Path, text: &str) -> Result<Vec<(usize, Entry)>, Error> {
+    if text.len() > limits::KEYS_FILE_BYTES_MAX {
+        return Err(too_large(path));
     }
     let mut entries = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -228,16 +250,16 @@ fn read(path: &Path) -> Result<Arc<[Entry]>, Error> {
             continue;
         }
         let entry = parse(line).map_err(|message| Error::Line { path: path.to_owned(), line: index + 1, message })?;
-        if entries.iter().any(|known: &Entry| known.principal.name == entry.principal.name) {
+        if entries.iter().any(|(_, known): &(usize, Entry)| known.principal.name == entry.principal.name) {
             let message = format!("the name {:?} stands twice", entry.principal.name);
             return Err(Error::Line { path: path.to_owned(), line: index + 1, message });
         }
-        entries.push(entry);
+        entries.push((index + 1, entry));
         if entries.len() > limits::KEYS_MAX {
-            return Err(too_large());
+            return Err(too_large(path));
         }
     }
-    Ok(entries.into())
+    Ok(entries)
 }
 
 fn parse(line: &str) -> Result<Entry, String> {

@@ -3,11 +3,13 @@
 //! A key is 256 random bits; only its SHA-256 is stored, so the file of keys is worth nothing to a thief. This module
 //! does not know HTTP: [`crate::api`] takes the key from a header and asks here.
 
+mod append;
 mod keys;
 pub mod token;
 
 use std::sync::Arc;
 
+pub use append::{AppendError, append};
 pub use keys::{Error, Keys, Refused};
 use sha2::{Digest, Sha256};
 

@@ -67,6 +67,11 @@ impl Exit {
         Self { code, error: None }
     }
 
+    /// The error and what caused it, in one line.
+    pub(crate) fn told(&self) -> String {
+        self.error.as_ref().map(told).unwrap_or_default()
+    }
+
     /// Prints the error and what caused it.
     pub(crate) fn report(self, terminal: &mut Terminal) -> Code {
         let Some(error) = self.error else { return self.code };

@@ -17,7 +17,8 @@ erase and re-run).
 Examples:
   mote key new --name ci --scope run --scope read
   mote key new --name acme --tenant acme --json
-  mote key new --name visitor --scope read --expires 30d";
+  mote key new --name visitor --scope read --expires 30d
+  mote key new --name ops --scope admin --append /etc/mote/keys     adds its line to the file";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -46,6 +47,9 @@ struct New {
     /// When it stops to hold: a duration from now (30d) or a time (2027-01-31T00:00:00Z)
     #[arg(long, value_name = "WHEN", value_parser = expiry)]
     expires: Option<UnixMs>,
+    /// Add its line to this file of `auth.keys`, which a running service reads again by itself
+    #[arg(long, value_name = "FILE")]
+    append: Option<std::path::PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -55,13 +59,23 @@ pub(crate) fn execute(arguments: &Arguments, terminal: &mut Terminal) -> Result<
     let Command::New(new) = &arguments.command;
     let scopes: Vec<Scope> = new.scope.iter().filter_map(|scope| Scope::parse(scope)).collect();
     let made = auth::generate(&new.name, &scopes, new.tenant.as_deref(), new.expires).map_err(Exit::usage)?;
+    if let Some(file) = &new.append {
+        auth::append(file, &made).map_err(anyhow::Error::new)?;
+    }
     if new.json {
         terminal.line(&serde_json::json!({"key": made.key, "line": made.line}).to_string())?;
     } else {
         terminal.note("The key, shown this once (send it as `Authorization: Bearer KEY`):")?;
         terminal.line(&made.key)?;
-        terminal.note("Its line for the file of `auth.keys`, which holds no secret:")?;
-        terminal.line(&made.line)?;
+        match &new.append {
+            Some(file) => {
+                terminal.note(&format!("Its line, which holds no secret, was added to {}", file.display()))?
+            }
+            None => {
+                terminal.note("Its line for the file of `auth.keys`, which holds no secret:")?;
+                terminal.line(&made.line)?;
+            }
+        }
     }
     Ok(())
 }

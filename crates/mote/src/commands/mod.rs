@@ -2,6 +2,7 @@
 //!
 //! Commands talk to the library and to the terminal. What an agent does is not decided here.
 
+mod ask;
 mod check;
 mod completions;
 pub(crate) mod exit;
@@ -71,7 +72,7 @@ enum Command {
     Replay(replay::Arguments),
     /// Print the JSON Schema of agent.yaml, or the OpenAPI document of the service
     Schema(schema::Arguments),
-    /// Look after the store: backup, erasure, whose it is
+    /// Look after the store: backup, restoration, erasure, whose it is
     Store(store::Arguments),
     /// Make API keys for a service
     Key(key::Arguments),
@@ -112,7 +113,10 @@ mod tests {
     fn every_command_explains_itself() {
         fn check(command: &clap::Command, path: &str) {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-            assert!(!about.is_empty() && !about.contains("that is meant"), "{path} has no help of its own: {about}");
+            assert!(
+                !about.is_empty() && !about.contains("that is meant") && !about.contains("one of these"),
+                "{path} has no help of its own: {about}"
+            );
             // Longer lines are wrapped once more, at `max_term_width`.
             let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let long = after.lines().find(|line| line.chars().count() > 100);
@@ -129,7 +133,14 @@ mod tests {
             all.get_subcommands().all(|command| command.get_about().is_some()),
             "the list of commands explains each"
         );
+        let listed = |all: &clap::Command| {
+            let about =
+                |command: &clap::Command| (command.get_name().to_owned(), command.get_about().map(ToString::to_string));
+            all.get_subcommands().filter(|command| command.get_name() != "help").map(about).collect::<Vec<_>>()
+        };
+        let before = listed(&all);
         all.build();
+        assert_eq!(listed(&all), before, "a command's own help begins as the list of commands has it");
         assert!(all.get_subcommands().any(|command| command.get_arguments().next().is_some()), "nothing was built");
         check(&all, "mote");
     }

@@ -80,8 +80,11 @@ impl Progress {
         self.text.clear();
         let kind = message["kind"].as_str().unwrap_or_default();
         let room = terminal.width().saturating_sub(4).max(40);
-        let time = message["at"].as_str().and_then(|at| at.get(11..19)).unwrap_or_default();
-        let time = terminal.paint(Style::Dim, time);
+        // UTC, as the journal has it: `Z` says so (RFC 3339).
+        let time = message["at"].as_str().and_then(|at| at.get(11..19)).map(|at| format!("{at}Z")).unwrap_or_default();
+        let time = terminal.paint(Style::Dim, &time);
+        // Why a model gives no reply is worth a second line.
+        let room = if kind == "model.failed" { room * 4 } else { room };
         for (style, line) in lines(kind, &message["payload"]) {
             let line = terminal.paint(style, &shorten(&line, room));
             terminal.note(&format!("{time} {line}"))?;
@@ -122,6 +125,11 @@ fn lines(kind: &str, payload: &Value) -> Vec<(Style, String)> {
     if !shown.is_empty() {
         return shown;
     }
+    if kind == "model.failed" {
+        // The end of the sentence is what went wrong, so that it is not cut at the edge of the screen.
+        let message = payload["message"].as_str().unwrap_or_default();
+        return vec![(Style::Bad, format!("no reply: {message}"))];
+    }
     let name = payload["tool"].as_str().or_else(|| payload["name"].as_str()).unwrap_or_default();
     let content = payload["content"].as_str().or_else(|| payload["message"].as_str()).unwrap_or_default();
     let failed = kind.contains("fail") || payload["is_error"] == true;
@@ -138,7 +146,8 @@ pub(crate) fn spent(task: &Value) -> String {
     let mut text = format!("{steps} step{}, {tokens} tokens", if steps == 1 { "" } else { "s" });
     let usd = task["cost"]["usd"].as_f64().or_else(|| task["cost"].as_f64());
     if let Some(usd) = usd.filter(|usd| *usd > 0.0) {
-        text.push_str(&format!(", ${usd:.4}"));
+        // What is spent is never shown as nothing.
+        text.push_str(&if usd < 0.00005 { ", less than $0.0001".to_owned() } else { format!(", ${usd:.4}") });
     }
     text
 }
@@ -163,6 +172,7 @@ mod tests {
         check("model.replied", reply, &["Looking.", "→ get_ticket {\"id\":\"T-1\"}"]);
         check("tool.finished", json!({"tool": "get_ticket", "content": "{}"}), &["tool finished get_ticket {}"]);
         check("run.recovered", Value::Null, &["run recovered"]);
+        check("model.failed", json!({"message": "failed to call model m"}), &["no reply: failed to call model m"]);
         check("budget.granted", Value::Null, &[]);
     }
 
@@ -170,6 +180,8 @@ mod tests {
     fn money_is_shown_where_there_is_some() {
         let task = json!({"steps": 1, "usage": {"input": 10, "output": 5}, "cost": {"usd": 0.00125}});
         assert_eq!(spent(&task), "1 step, 15 tokens, $0.0013");
+        let little = json!({"steps": 1, "usage": {"input": 1}, "cost": {"usd": 0.000_001}});
+        assert_eq!(spent(&little), "1 step, 1 tokens, less than $0.0001");
         assert_eq!(spent(&json!({"steps": 2})), "2 steps, 0 tokens");
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
+use mote::money::dollars;
 use mote::runner::{Core, Replayed, replay};
 use mote::service::STORE_FILE;
 use mote::store::Store;
@@ -39,7 +40,7 @@ pub(crate) struct Arguments {
 pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
     let path = arguments.state.join(STORE_FILE);
     if !path.is_file() {
-        return Err(Exit::usage(format!("there is no store at {}", path.display())));
+        return Err(Exit::usage(format!("there is no store at {} (--state)", path.display())));
     }
     super::runtime::single()?.block_on(async {
         let store = mote::service::open_store(&arguments.state, Options::default())
@@ -111,11 +112,6 @@ fn describe(action: Action) -> String {
         Action::Suspend { until } => format!("rest until {}", mote::timestamp::format_rfc3339(until)),
         Action::Finish(outcome) => format!("finish: {outcome:?}"),
     }
-}
-
-fn dollars(nano_usd: u64) -> String {
-    // Six decimals: a micro-dollar is the finest step that anybody bills.
-    format!("${}.{:06}", nano_usd / 1_000_000_000, nano_usd % 1_000_000_000 / 1_000)
 }
 
 fn summary(run: &Core) -> serde_json::Value {

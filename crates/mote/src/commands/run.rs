@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use futures_util::StreamExt;
-use mote::config::{Agent, Bound, ModelChoice, Options, Provider};
+use mote::config::{Agent, Bound, Loaded, ModelChoice, Options, Provider};
 use mote::message::{Message, Role};
 use mote::runner::{Runner, Submission, Takes};
 use mote::service::Service;
 use mote::store::{Erase, Mail, Owner};
+use mote::telemetry::logs::Format;
 use mote::telemetry::{self, LogOutput};
 use serde_json::Value;
 use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
+use super::ask::{self, Look, Person, Wait};
+use super::check::not_started;
 use super::exit::{Code, Exit};
 use super::folder::Folder;
 use super::progress::Progress;
@@ -33,7 +36,11 @@ started with the run and stopped with it.
 
 Which model: the one of agent.yaml, unless --model names another or run.yaml lists live models
 (`live`) and one's key is set. For a live model set ANTHROPIC_API_KEY or OPENAI_API_KEY, or name
-any OpenAI-compatible endpoint.
+any OpenAI-compatible endpoint (--model and --base-url, or MOTE_MODEL and MOTE_BASE_URL). A plan
+(`provider: scripted`) answers no task but its own, and the run says so.
+
+What the agent asks (an approval, a question) is asked on the terminal. Where there is none, the
+run says how to answer with --state, and ends where nobody can.
 
 Examples:
   mote run examples/quickstart
@@ -64,11 +71,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     pub(crate) session: Option<String>,
     /// Ask this model instead: PROVIDER/NAME, the provider `anthropic` or `openai`
-    #[arg(long, value_name = "PROVIDER/NAME")]
+    #[arg(long, value_name = "PROVIDER/NAME", env = "MOTE_MODEL")]
     pub(crate) model: Option<String>,
     /// The model's endpoint, such as a local Ollama, vLLM or llama.cpp
-    #[arg(long, value_name = "URL", requires = "model")]
+    #[arg(long, value_name = "URL", requires = "model", env = "MOTE_BASE_URL")]
     pub(crate) base_url: Option<String>,
+    /// What the model costs, in USD per million tokens (0 if it is free): a budget in USD needs to know
+    #[arg(long, value_name = "INPUT,OUTPUT", requires = "model", value_parser = ModelChoice::parse_price)]
+    pub(crate) price: Option<[serde_json::Number; 2]>,
     /// Start this shell command with the run and stop it with the run; repeatable
     #[arg(long = "with", value_name = "CMD")]
     pub(crate) with: Vec<String>,
@@ -82,7 +92,11 @@ impl Arguments {
     /// key is set.
     pub(crate) fn model_choice(&self, run_file: &RunFile) -> Result<Option<ModelChoice>, Exit> {
         match &self.model {
-            Some(text) => ModelChoice::parse(text, self.base_url.clone()).map(Some).map_err(Exit::usage),
+            Some(text) => {
+                let choice = ModelChoice::parse(text, self.base_url.clone());
+                let choice = choice.map_err(|error| Exit::usage(format!("--model: {error}")))?;
+                Ok(Some(ModelChoice { price: self.price.clone(), ..choice }))
+            }
             None => run_file.live_model().map_err(Exit::usage),
         }
     }
@@ -122,9 +136,15 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
         // Signals first: whatever is made from here on goes again.
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         let stop = signals::watch(&kinds).context("failed to watch for signals")?;
-        announce(&loaded.agent, &run_file, terminal)?;
+        announce(&loaded.agent, &run_file, arguments.input.is_some(), terminal)?;
+        if let (Some(session), None) = (&arguments.session, &arguments.state) {
+            let note =
+                format!("--session {session} without --state: the session ends with this run, and nothing is kept");
+            let note = terminal.paint(Style::Care, &note);
+            terminal.note(&note)?;
+        }
         let mut logs = Folder::new(arguments.state.as_ref().map(|state| state.join("logs")), "mote-run")?;
-        let end = beside_services(&arguments, &run_file, loaded.agent, input, logs.path(), &stop, terminal).await;
+        let end = beside_services(&arguments, &run_file, loaded, input, logs.path(), &stop, terminal).await;
         if end.is_err() {
             logs.keep();
         }
@@ -136,7 +156,7 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
 async fn beside_services(
     arguments: &Arguments,
     run_file: &RunFile,
-    agent: Agent,
+    loaded: Loaded,
     input: String,
     logs: &Path,
     stop: &CancellationToken,
@@ -152,7 +172,7 @@ async fn beside_services(
         let line = terminal.paint(Style::Dim, &line);
         terminal.note(&line)?;
     }
-    let end = perform(arguments, agent, input, stop, terminal).await;
+    let end = perform(arguments, loaded, input, stop, terminal).await;
     services.stop().await;
     end
 }
@@ -160,18 +180,28 @@ async fn beside_services(
 /// Carries out the task on a runner of this process.
 async fn perform(
     arguments: &Arguments,
-    mut agent: Agent,
+    loaded: Loaded,
     input: String,
     stop: &CancellationToken,
     terminal: &mut Terminal,
 ) -> Result<(), Exit> {
-    // A person watches the steps; the log is for what went wrong.
-    agent.telemetry.log = "warn".to_owned();
+    let Loaded { mut agent, places, .. } = loaded;
+    // A person watches the steps, and sees in them what the runner tells an operator; the log is for what else went wrong.
+    agent.telemetry.log = "warn,mote::runner::observe=off".to_owned();
+    let answers = answers(&agent);
     let state = Folder::new(arguments.state.clone(), "mote")?;
-    let output = telemetry::Options { output: LogOutput::Stderr, format: None, semconv: super::runtime::semconv() };
-    let service = Service::start(agent, state.path(), output, Takes::Submitted).await.context("failed to start")?;
+    let output = telemetry::Options {
+        output: LogOutput::Stderr,
+        format: Some(Format::Text),
+        semconv: super::runtime::semconv(),
+    };
+    let service = match Service::start(agent, state.path(), output, Takes::Submitted).await {
+        Ok(service) => service,
+        Err(error) => return Err(not_started(error, &arguments.agent, &places, terminal)?),
+    };
     let submission = submission(input, arguments.session.clone());
-    let end = follow(service.runner(), submission, arguments.json, stop, terminal).await;
+    let how = Following { json: arguments.json, agent: &arguments.agent, state: arguments.state.as_deref() };
+    let end = follow(service.runner(), submission, &how, stop, terminal).await;
     if let (Folder::Passing(_), Some(session)) = (&state, &arguments.session) {
         // The session goes with the folder, and what it worked in with it.
         let what = Erase::Session { tenant: String::new(), session: session.clone() };
@@ -180,7 +210,16 @@ async fn perform(
         }
     }
     service.stop().await;
-    report(&end?, arguments.json, terminal)
+    report(&end?, answers.as_deref(), arguments.json, terminal)
+}
+
+/// What answers in place of a model, if something does.
+fn answers(agent: &Agent) -> Option<String> {
+    match &agent.models[0].provider {
+        Provider::Anthropic | Provider::OpenAi | Provider::Cassette { record: Some(_), .. } => None,
+        Provider::Scripted { plan } => Some(format!("the plan {}", plan.display())),
+        Provider::Cassette { file, record: None } => Some(format!("the recording {}", file.display())),
+    }
 }
 
 fn submission(input: String, session: Option<String>) -> Submission {
@@ -200,7 +239,7 @@ fn submission(input: String, session: Option<String>) -> Submission {
 async fn follow(
     runner: &Runner,
     submission: Submission,
-    json: bool,
+    how: &Following<'_>,
     stop: &CancellationToken,
     terminal: &mut Terminal,
 ) -> Result<Value, Exit> {
@@ -214,13 +253,27 @@ async fn follow(
     }
     let mut cancelled = false;
     let mut progress = Progress::default();
+    let mut person = Person::at(terminal);
+    let mut look = Look::default();
     let mut messages = std::pin::pin!(mote::api::watch(runner, &task));
     let mut spinner = tokio::time::interval(SPIN);
     loop {
         let message = tokio::select! {
             message = messages.next() => message,
-            _ = spinner.tick(), if terminal.is_interactive() && !json => {
+            _ = spinner.tick(), if terminal.is_interactive() && !how.json && !person.is_asked() => {
                 progress.spin(terminal);
+                continue;
+            }
+            () = look.due() => {
+                if !cancelled && how.face(runner, &task, &mut person, terminal).await? == Hope::Gone {
+                    cancelled = true;
+                    runner.post(&task, Mail::Cancel).await.context("failed to cancel the task")?;
+                }
+                continue;
+            }
+            line = person.line() => {
+                how.answer(runner, &task, line, &mut person, terminal).await?;
+                look.soon();
                 continue;
             }
             () = stop.cancelled(), if !cancelled => {
@@ -231,9 +284,10 @@ async fn follow(
                 continue;
             }
         };
+        look.soon();
         let message = message.ok_or_else(|| anyhow!("the task's events ended early"))?;
         let event: Value = serde_json::from_str(&message).context("failed to read an event")?;
-        if json {
+        if how.json {
             terminal.line(&message)?;
         } else {
             progress.show(&event, terminal)?;
@@ -246,8 +300,80 @@ async fn follow(
     }
 }
 
+/// How a run is followed.
+struct Following<'a> {
+    json: bool,
+    /// The agent and the state folder as the command line has them.
+    agent: &'a Path,
+    state: Option<&'a Path>,
+}
+
+/// Whether what a task waits for may still come.
+#[derive(Debug, PartialEq, Eq)]
+enum Hope {
+    /// It may.
+    Left,
+    /// Nobody can answer it, here or elsewhere.
+    Gone,
+}
+
+impl Following<'_> {
+    /// Asks the person here what the task waits for, or says how to answer elsewhere.
+    async fn face(
+        &self,
+        runner: &Runner,
+        task: &str,
+        person: &mut Person,
+        terminal: &mut Terminal,
+    ) -> Result<Hope, Exit> {
+        let row = runner.store().task(None, task).await.context("failed to read the task")?;
+        let waiting = row.and_then(|row| row.waiting).and_then(|text| serde_json::from_str(&text).ok());
+        let waits = ask::waits(&waiting.unwrap_or_default());
+        person.face(&waits, |wait| self.elsewhere(task, wait), terminal)?;
+        let hopeless = |wait: &Wait| !wait.is_bounded && !(wait.is_asked() && person.is_there());
+        let gone = self.state.is_none() && !waits.is_empty() && waits.iter().all(hopeless);
+        // Where a person sits, a Ctrl-C is theirs to give.
+        Ok(if gone && !person.is_there() { Hope::Gone } else { Hope::Left })
+    }
+
+    fn elsewhere(&self, task: &str, wait: &Wait) -> String {
+        let agent = self.agent.display();
+        match self.state {
+            Some(state) => format!(
+                "to answer it: `mote serve {agent} --state {}` in another terminal, then `{}`",
+                state.display(),
+                wait.command(task, "")
+            ),
+            None => format!(
+                "nobody can answer it: standard input is no terminal, and without --state no other process knows the task. \
+                 Run it on a terminal, or with `mote serve {agent}`, `mote task submit` and `mote task input`; cancelling…"
+            ),
+        }
+    }
+
+    /// Gives the task what the person typed.
+    async fn answer(
+        &self,
+        runner: &Runner,
+        task: &str,
+        line: Option<String>,
+        person: &mut Person,
+        terminal: &mut Terminal,
+    ) -> Result<(), Exit> {
+        let Some(answer) = person.take(line, |wait| self.elsewhere(task, wait), terminal)? else { return Ok(()) };
+        let call = answer.call.clone();
+        let mail = Mail::Input { call: Some(answer.call), approve: answer.approve, content: answer.content };
+        if let Err(error) = runner.post(task, mail).await {
+            person.refused(&call);
+            let error = terminal.paint(Style::Bad, &format!("the answer was not taken: {error}"));
+            terminal.note(&error)?;
+        }
+        Ok(())
+    }
+}
+
 /// The result on stdout; how it went and what it cost beside it.
-fn report(task: &Value, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
+fn report(task: &Value, answers: Option<&str>, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let completed = task["status"] == "completed";
     if !json {
@@ -262,30 +388,31 @@ fn report(task: &Value, json: bool, terminal: &mut Terminal) -> Result<(), Exit>
             terminal.note(&format!("{}: {}", text(&error["code"]), text(&error["message"])))?;
         }
         let title = terminal.paint(style, &title);
-        terminal.note(&format!("{title}, {}", super::progress::spent(task)))?;
+        let by = answers.map(|answers| format!(" by {answers}, not by a model")).unwrap_or_default();
+        terminal.note(&format!("{title}{by}, {}", super::progress::spent(task)))?;
     }
     if completed { Ok(()) } else { Err(Exit::silent(Code::Failed)) }
 }
 
-/// Says which model answers, and for one that is not live, what to set.
-fn announce(agent: &Agent, run_file: &RunFile, terminal: &mut Terminal) -> std::io::Result<()> {
+/// Says which model answers, and for one that is not live, what to set. `is_asked`: the task stands on the command line, and
+/// a plan answers none but its own.
+fn announce(agent: &Agent, run_file: &RunFile, is_asked: bool, terminal: &mut Terminal) -> std::io::Result<()> {
     let model = &agent.models[0];
     let title = terminal.paint(Style::Strong, &format!("{} {}", agent.name, agent.version));
-    match &model.provider {
-        Provider::Anthropic | Provider::OpenAi => terminal.note(&format!("{title}, model {}", model.name)),
-        Provider::Scripted { plan } => {
-            let plan = plan.display();
-            let replays = "no model is asked: a plan is replayed, its tools are called for real";
-            terminal.note(&format!("{title}, {replays} ({plan})"))?;
-            let hint = format!("for a live model:\n{}", run_file.live_hint());
-            let hint = terminal.paint(Style::Dim, &hint);
-            terminal.note(&hint)
-        }
-        Provider::Cassette { file, record: None } => {
-            terminal.note(&format!("{title}, no model is asked: {} is replayed", file.display()))
-        }
-        Provider::Cassette { file, record: Some(inner) } => {
-            terminal.note(&format!("{title}, model {}, recorded to {}", inner.name, file.display()))
-        }
+    let Some(answers) = answers(agent) else {
+        let recorded = match &model.provider {
+            Provider::Cassette { file, .. } => format!(", recorded to {}", file.display()),
+            _ => String::new(),
+        };
+        return terminal.note(&format!("{title}, model {}{recorded}", model.name));
+    };
+    terminal.note(&format!("{title}, no model is asked: {answers} is replayed, its tools are called for real"))?;
+    if is_asked {
+        let warning = format!("your task is not answered: {answers} says what it says to any task");
+        let warning = terminal.paint(Style::Care, &warning);
+        terminal.note(&warning)?;
     }
+    let hint = format!("for a live model:\n{}", run_file.live_hint());
+    let hint = terminal.paint(Style::Dim, &hint);
+    terminal.note(&hint)
 }

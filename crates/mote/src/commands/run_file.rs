@@ -56,6 +56,9 @@ pub(crate) struct LiveModel {
     /// The endpoint; the provider's own without it.
     #[serde(default)]
     base_url: Option<String>,
+    /// `INPUT,OUTPUT` in USD per million tokens, for a model that the built-in table does not know.
+    #[serde(default)]
+    price: Option<String>,
 }
 
 impl RunFile {
@@ -85,8 +88,12 @@ impl RunFile {
     pub(crate) fn live_model(&self) -> Result<Option<ModelChoice>, String> {
         for live in &self.live {
             if Secret::Env(live.key.clone()).read().is_ok() {
-                let mut choice = ModelChoice::parse(&live.model, live.base_url.clone())?;
+                let origin = format!("{}: live: {}", self.folder.join("run.yaml").display(), live.model);
+                let blamed = |error: String| format!("{origin}: {error}");
+                let mut choice = ModelChoice::parse(&live.model, live.base_url.clone()).map_err(blamed)?;
                 choice.key_variable = Some(live.key.clone());
+                choice.price = live.price.as_deref().map(ModelChoice::parse_price).transpose().map_err(blamed)?;
+                choice.origin = origin;
                 return Ok(Some(choice));
             }
         }

@@ -1,4 +1,4 @@
-//! `mote store`: looks after the store's files: backup and erasure.
+//! `mote store`: looks after the store's files: backup, restoration, erasure.
 //!
 //! It works on the files, beside a running service or without one.
 
@@ -6,19 +6,34 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use mote::limits::PAGE_MAX;
-use mote::store::sqlite::SqliteStore;
+use mote::store::sqlite::{self, SqliteStore};
 use mote::store::{self, Store};
 
 use super::exit::Exit;
 use super::state;
-use super::terminal::Terminal;
+use super::terminal::{Style, Terminal};
 
 const BACKUP_HELP: &str = "\
 The copy is consistent while the service runs. It is an SQLite database: `sqlite3 FILE` opens
-it, and put into an empty state folder under the store's name it is the store again.
+it, and `mote store restore FILE` makes it a store again.
 
 Examples:
   mote store backup /backup/mote-monday.db --state /var/lib/mote";
+
+const RESTORE_HELP: &str = "\
+Stop the service before. A backup is a moment of the past: tasks that were under way then go on
+from there, and what they did since the backup is done again (mails sent, orders placed). With
+--hold nothing of them runs until `mote store release`; new tasks do.
+
+Examples:
+  mote store restore /backup/mote-monday.db --state /var/lib/mote --hold";
+
+const RELEASE_HELP: &str = "\
+Look at what is held first (`mote serve`, then `mote task list --status running`, `queued` and
+`waiting`), and cancel what must not run again. A service that runs takes up the rest at once.
+
+Examples:
+  mote store release --state /var/lib/mote";
 
 const ERASE_HELP: &str = "\
 Tasks, journals, payloads, transcripts and ledger rows go; refused while one of the tasks runs.
@@ -43,6 +58,8 @@ pub(crate) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Backup(Backup),
+    Restore(Restore),
+    Release(Release),
     Erase(Erase),
     Assign(Assign),
 }
@@ -69,6 +86,29 @@ pub(crate) struct Backup {
     pub(crate) state: PathBuf,
 }
 
+/// Make a store of a backup, in a folder that has none
+#[derive(Debug, clap::Args)]
+#[command(after_help = RESTORE_HELP)]
+pub(crate) struct Restore {
+    /// The backup
+    pub(crate) backup: PathBuf,
+    /// The folder of the store; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = ".mote")]
+    pub(crate) state: PathBuf,
+    /// Hold the tasks and messages of the backup until `mote store release`
+    #[arg(long)]
+    pub(crate) hold: bool,
+}
+
+/// Let the tasks and messages go on that a restored store holds
+#[derive(Debug, clap::Args)]
+#[command(after_help = RELEASE_HELP)]
+pub(crate) struct Release {
+    /// The folder of the store
+    #[arg(long, value_name = "DIR", default_value = ".mote")]
+    pub(crate) state: PathBuf,
+}
+
 /// Erase everything of a session or of a user
 #[derive(Debug, clap::Args)]
 #[command(after_help = ERASE_HELP)]
@@ -86,7 +126,8 @@ pub(crate) struct Erase {
     pub(crate) yes: bool,
 }
 
-/// What is erased: one of these.
+// Not a doc comment: that would stand in the help instead of the command's own.
+// What is erased: one of these.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Whose {
@@ -102,6 +143,8 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
     let runtime = super::runtime::single()?;
     match arguments.command {
         Command::Backup(backup) => runtime.block_on(self::backup(&backup, terminal)),
+        Command::Restore(restore) => self::restore(&restore, terminal),
+        Command::Release(release) => runtime.block_on(self::release(&release, terminal)),
         Command::Assign(assign) => runtime.block_on(self::assign(&assign, terminal)),
         Command::Erase(erase) => runtime.block_on(self::erase(&erase, terminal)),
     }
@@ -117,6 +160,51 @@ async fn backup(arguments: &Backup, terminal: &mut Terminal) -> Result<(), Exit>
     let bytes = std::fs::metadata(to).map_or(0, |data| data.len());
     terminal.note(&format!("{}: {bytes} bytes", to.display()))?;
     Ok(())
+}
+
+fn restore(arguments: &Restore, terminal: &mut Terminal) -> Result<(), Exit> {
+    let Restore { backup, state, hold } = arguments;
+    if !backup.is_file() {
+        return Err(Exit::usage(format!("there is no backup at {}", backup.display())));
+    }
+    std::fs::create_dir_all(state).with_context(|| format!("failed to make the folder {}", state.display()))?;
+    let file = state::file(state);
+    let held = match sqlite::restore(backup, &file, *hold) {
+        Ok(held) => held,
+        Err(error @ store::Error::Conflict { .. }) => return Err(Exit::usage(error)),
+        Err(error) => return Err(anyhow::Error::new(error).context("failed to restore").into()),
+    };
+    terminal.note(&format!("{} is restored from {}", file.display(), backup.display()))?;
+    let (what, state) = (counted(&held), state.display());
+    let rest = match (held == store::Held::default(), hold) {
+        (true, _) => return Ok(()),
+        (false, true) => format!("{what} are held: `mote store release --state {state}` lets them go on"),
+        (false, false) => {
+            format!(
+                "{what} go on with the next `mote serve`; what they did since the backup is done again (--hold holds them)"
+            )
+        }
+    };
+    let rest = terminal.paint(Style::Care, &rest);
+    Ok(terminal.note(&rest)?)
+}
+
+async fn release(arguments: &Release, terminal: &mut Terminal) -> Result<(), Exit> {
+    let store = state::open_existing(&arguments.state)?;
+    let held = store.let_go().await.context("failed to release what is held")?;
+    if held == store::Held::default() {
+        return Err(anyhow::anyhow!("nothing is held in {}", arguments.state.display()).into());
+    }
+    Ok(terminal.note(&format!("released: {}", counted(&held)))?)
+}
+
+/// What is held, in words.
+fn counted(held: &store::Held) -> String {
+    let store::Held { queued, running, waiting, messages } = held;
+    format!(
+        "{} unfinished tasks ({queued} queued, {running} running, {waiting} waiting) and {messages} unsent messages",
+        held.tasks()
+    )
 }
 
 async fn assign(arguments: &Assign, terminal: &mut Terminal) -> Result<(), Exit> {
@@ -141,6 +229,9 @@ async fn erase(arguments: &Erase, terminal: &mut Terminal) -> Result<(), Exit> {
         store::Erase::Task { task, .. } => format!("task {task}"),
     };
     let known = is_known(&store, whose, tenant).await?;
+    if !known && count(&store, whose, tenant).await? == 0 && !arguments.yes {
+        return Err(nothing(&whom, tenant, arguments, "").into());
+    }
     if !arguments.yes {
         let count = count(&store, whose, tenant).await?;
         terminal.note(&format!("{whom}: {count} tasks would be erased for good; --yes does it"))?;
@@ -148,15 +239,17 @@ async fn erase(arguments: &Erase, terminal: &mut Terminal) -> Result<(), Exit> {
     }
     let erased = store.erase(what).await.with_context(|| format!("failed to erase {whom}"))?;
     if erased == 0 && !known {
-        // Said only now: the ledger keeps what a task cost for longer than the task.
-        let tenant = if tenant.is_empty() { "the default tenant".to_owned() } else { format!("tenant {tenant}") };
-        let state = arguments.state.display();
-        return Err(
-            anyhow::anyhow!("{whom} of {tenant} has no task in {state}; ledger rows, if any, are erased").into()
-        );
+        // Only now: the ledger keeps what a task cost for longer than the task.
+        return Err(nothing(&whom, tenant, arguments, "; ledger rows, if any, are erased").into());
     }
     terminal.note(&format!("{whom}: {erased} tasks erased"))?;
     Ok(())
+}
+
+/// There is nothing of that name.
+fn nothing(whom: &str, tenant: &str, arguments: &Erase, rest: &str) -> anyhow::Error {
+    let tenant = if tenant.is_empty() { "the default tenant".to_owned() } else { format!("tenant {tenant}") };
+    anyhow::anyhow!("{whom} of {tenant} has no task in {}{rest}", arguments.state.display())
 }
 
 /// Whether there is anything of it but tasks: a session may outlive its own.

@@ -24,6 +24,7 @@ pub(crate) enum Style {
 pub(crate) struct Terminal {
     output_is_terminal: bool,
     notes_are_terminal: bool,
+    is_open_to_questions: bool,
     color: bool,
     width: usize,
     status_shown: bool,
@@ -41,6 +42,7 @@ impl Terminal {
         Self {
             output_is_terminal: io::stdout().is_terminal() && !dumb,
             notes_are_terminal,
+            is_open_to_questions: io::stdin().is_terminal() && io::stderr().is_terminal(),
             color: notes_are_terminal && !set("NO_COLOR"),
             width: terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0)),
             status_shown: false,
@@ -50,6 +52,11 @@ impl Terminal {
     /// Whether a person watches stderr, where progress goes.
     pub(crate) fn is_interactive(&self) -> bool {
         self.notes_are_terminal
+    }
+
+    /// Whether a person can be asked: what is typed comes in, what is noted is seen.
+    pub(crate) fn can_ask(&self) -> bool {
+        self.is_open_to_questions
     }
 
     /// Columns.
@@ -77,6 +84,14 @@ impl Terminal {
     pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
         self.clear_status();
         writeln!(io::stderr().lock(), "{text}")
+    }
+
+    /// The beginning of a line that a person ends.
+    pub(crate) fn prompt(&mut self, text: &str) -> io::Result<()> {
+        self.clear_status();
+        let mut stderr = io::stderr().lock();
+        write!(stderr, "{text}")?;
+        stderr.flush()
     }
 
     /// Shows a line that the next one replaces: only where a person looks on.

@@ -8,7 +8,6 @@ use super::diagnostic::FieldPath;
 use super::findings::Findings;
 use super::sandbox::SANDBOX_KEY_VARIABLE;
 use super::{Agent, HeaderValue, Model, Provider, Secret};
-use crate::model::price;
 use crate::tools::Effect;
 
 /// Adds the warnings. Called only for a file without errors.
@@ -44,8 +43,7 @@ fn advise_model(model: &Model, path: &FieldPath, findings: &mut Findings<'_>) {
             findings.warn(&path.key("record"), "every exchange is written to a file, content included", hint);
         }
         Provider::Anthropic | Provider::OpenAi => {
-            let priced = findings.is_written(&path.key("price")) || price::default_price(&model.name).is_some();
-            if !priced {
+            if !model.is_priced {
                 let hint = "add `price: {input: …, output: …}` in USD per million tokens";
                 let message = format!(
                     "the price of `{}` is not known: its cost counts as 0, and no budget in USD applies",
@@ -101,10 +99,6 @@ fn advise_sandbox(agent: &Agent, findings: &mut Findings<'_>) {
 fn advise_service(agent: &Agent, findings: &mut Findings<'_>) {
     let server = FieldPath::top("server");
     match &agent.auth {
-        Some(auth) if !auth.keys.is_file() => {
-            let message = format!("failed to find the key file {}", auth.keys.display());
-            findings.warn(&FieldPath::top("auth").key("keys").key("file"), message, "`mote key new` makes its lines");
-        }
         None if !agent.server.listen.ip().is_loopback() => {
             let message = format!("everybody who reaches {} may use the agent", agent.server.listen);
             let hint = "add `auth: {keys: {file: PATH}}`, unless something in front of the service authenticates";
@@ -114,7 +108,8 @@ fn advise_service(agent: &Agent, findings: &mut Findings<'_>) {
     }
     let telemetry = FieldPath::top("telemetry");
     match &agent.telemetry.otlp {
-        None => findings.warn(
+        // A collector is a choice: nobody is kept from passing `--strict` without one.
+        None => findings.note(
             &telemetry.key("otlp"),
             "no traces are sent",
             "add `telemetry: {otlp: http://collector:4318}`",

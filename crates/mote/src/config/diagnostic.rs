@@ -15,6 +15,8 @@ pub enum Severity {
     Error,
     /// The file is accepted; production would want better.
     Warning,
+    /// Worth knowing; nothing is wrong with it.
+    Note,
 }
 
 impl fmt::Display for Severity {
@@ -22,6 +24,7 @@ impl fmt::Display for Severity {
         f.write_str(match self {
             Self::Error => "error",
             Self::Warning => "warning",
+            Self::Note => "note",
         })
     }
 }
@@ -42,25 +45,42 @@ pub struct Diagnostic {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The argument of the command line that is at fault, and not the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flag: Option<String>,
 }
 
 impl Diagnostic {
     /// An error that concerns the file as a whole.
     #[must_use]
     pub fn of_file(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, line: 0, column: 0, path: String::new(), message: message.into(), hint: None }
+        Self {
+            severity: Severity::Error,
+            line: 0,
+            column: 0,
+            path: String::new(),
+            message: message.into(),
+            hint: None,
+            flag: None,
+        }
     }
 
-    /// `agent.yaml:12:5: error: tools[0].timeout: …`, the hint on a line of its own.
+    /// `agent.yaml:12:5: error: tools[0].timeout: …`, the hint on a line of its own; of an argument,
+    /// `error: --listen 1.2.3.4:80: …`.
     #[must_use]
     pub fn render(&self, file: &Path) -> String {
-        let mut text = file.display().to_string();
-        if self.line > 0 {
-            text.push_str(&format!(":{}:{}", self.line, self.column));
+        let mut text = String::new();
+        if self.flag.is_none() {
+            text.push_str(&file.display().to_string());
+            if self.line > 0 {
+                text.push_str(&format!(":{}:{}", self.line, self.column));
+            }
+            text.push_str(": ");
         }
-        text.push_str(&format!(": {}: ", self.severity));
-        if !self.path.is_empty() {
-            text.push_str(&format!("{}: ", self.path));
+        text.push_str(&format!("{}: ", self.severity));
+        let subject = self.flag.as_ref().unwrap_or(&self.path);
+        if !subject.is_empty() {
+            text.push_str(&format!("{subject}: "));
         }
         text.push_str(&self.message);
         if let Some(hint) = &self.hint {
@@ -93,6 +113,18 @@ impl FieldPath {
     pub(super) fn key(&self, name: &str) -> Self {
         let mut path = self.clone();
         path.0.push(Segment::Key(name.to_owned()));
+        path
+    }
+
+    /// Reads what [`fmt::Display`] writes: `tools[0].http.url`.
+    pub(super) fn parse(text: &str) -> Self {
+        let mut path = Self::default();
+        for part in text.split('.').filter(|part| !part.is_empty()) {
+            let (name, indices) = part.split_once('[').unwrap_or((part, ""));
+            path.0.push(Segment::Key(name.to_owned()));
+            let indices = indices.split('[').filter_map(|index| index.trim_end_matches(']').parse().ok());
+            path.0.extend(indices.map(Segment::Index));
+        }
         path
     }
 
@@ -183,5 +215,15 @@ mod tests {
             diagnostic.render(Path::new("agent.yaml")),
             "agent.yaml:12:5: error: tools[0].url: failed to read\n    hint: quote it"
         );
+        diagnostic.flag = Some("--listen 1.2.3.4:80".to_owned());
+        let blamed = diagnostic.render(Path::new("agent.yaml"));
+        assert_eq!(blamed, "error: --listen 1.2.3.4:80: failed to read\n    hint: quote it");
+    }
+
+    #[test]
+    fn a_path_is_read_as_it_is_written() {
+        for text in ["", "model", "tools[0].http.url", "model.fallback[2].key"] {
+            assert_eq!(FieldPath::parse(text).to_string(), text);
+        }
     }
 }

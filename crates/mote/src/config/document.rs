@@ -7,7 +7,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
-use super::diagnostic::{Diagnostic, FieldPath, Segment, Severity};
+use super::diagnostic::{Diagnostic, FieldPath, Segment};
 use crate::limits::{CONFIG_ALIASES_MAX, CONFIG_DEPTH_MAX, CONFIG_NODES_MAX};
 
 /// A position in the file, from 1.
@@ -93,11 +93,6 @@ impl Node {
         node.at
     }
 
-    /// The field, if it is written.
-    pub(super) fn find(&self, path: &FieldPath) -> Option<&Self> {
-        path.0.iter().try_fold(self, |node, segment| node.below(segment))
-    }
-
     fn below(&self, segment: &Segment) -> Option<&Self> {
         match (segment, &self.value) {
             (Segment::Key(key), Value::Map(pairs)) => pairs.iter().find(|pair| pair.key == *key).map(|pair| &pair.node),
@@ -121,17 +116,37 @@ pub(super) fn parse(text: &str) -> Result<Node, Diagnostic> {
         with_snippet: false,
     };
     let tree: Spanned<Tree> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let position = error.location().map_or(Position { line: 0, column: 0 }, Position::from);
-        Diagnostic {
-            severity: Severity::Error,
-            line: position.line,
-            column: position.column,
-            path: String::new(),
-            message: format!("failed to parse YAML: {}", sentence(&error)),
-            hint: None,
-        }
+        let noticed = error.location().map_or(Position { line: 0, column: 0 }, Position::from);
+        let (at, said) = match tab(text, noticed.line) {
+            Some(tab) => (tab, "a tab in the indentation; YAML is indented with spaces alone".to_owned()),
+            None => (noticed, sentence(&error)),
+        };
+        let message = format!("failed to parse YAML: {said}");
+        Diagnostic { line: at.line, column: at.column, ..Diagnostic::of_file(message) }
     })?;
     Ok(tree.into())
+}
+
+/// The first tab that indents a line, at the latest just behind the line where the parser noticed something: it tells of the
+/// block that the tab is in, or of what it took the line for.
+fn tab(text: &str, noticed: u64) -> Option<Position> {
+    let mut block = None;
+    for (number, line) in (1..).zip(text.lines()).take_while(|(number, _)| *number <= noticed + 1) {
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        let content = line.trim();
+        // Text of a block scalar may begin with anything; tabs before nothing and before a comment are allowed.
+        let is_text = block.is_some_and(|outer| indent > outer);
+        if is_text || content.is_empty() || content.starts_with('#') {
+            continue;
+        }
+        if line[indent..].starts_with('\t') {
+            return Some(Position { line: number, column: indent as u64 + 1 });
+        }
+        let last = content.rsplit([' ', ':']).next().unwrap_or_default();
+        let opens = last.starts_with(['|', '>']) && last[1..].chars().all(|c| c.is_ascii_digit() || "+-".contains(c));
+        block = opens.then_some(indent);
+    }
+    None
 }
 
 /// What is wrong, in words of our own where the parser has none for people: of its bounds.
@@ -237,6 +252,24 @@ impl<'de> Visitor<'de> for TreeVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tab_is_named_where_it_stands() {
+        for (text, line, column) in [
+            ("a: 1\n\tb: 2\n", 2, 1),
+            ("model:\n  provider: x\n\tname: y\n", 3, 1),
+            ("model:\n\tprovider: x\n\tname: y\n", 2, 1),
+            ("tools:\n  - name: a\n  \tdescription: b\n", 3, 3),
+            ("p: |\n  a\n  \tcode\nq:\n\tr: 1\n", 5, 1),
+        ] {
+            let found = parse(text).unwrap_err();
+            assert!(found.message.contains("a tab"), "{text:?}: {found:?}");
+            assert_eq!((found.line, found.column), (line, column), "{text:?}: {found:?}");
+        }
+        assert!(parse("p: |\n  a\n  \tcode\nq: 1\t# a comment\n").is_ok());
+        let other = parse("p: |\n  a\n  \tcode\nq: [1\nr: 2\n").unwrap_err();
+        assert!(!other.message.contains("a tab"), "{other:?}");
+    }
 
     #[test]
     fn every_node_knows_its_place() {

@@ -11,6 +11,7 @@ mod findings;
 mod json_schema;
 mod load;
 mod raw;
+mod refusals;
 mod sandbox;
 #[cfg(test)]
 mod sandbox_tests;
@@ -32,7 +33,7 @@ use crate::tools::policy::network::Private;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use json_schema::JSON_SCHEMA;
-pub use load::{Loaded, ModelChoice, Options, file_of, load, load_with};
+pub use load::{Loaded, ModelChoice, Options, Places, file_of, load, load_with};
 pub use sandbox::{
     Facility, Release, SANDBOX_KEY_FILE, SANDBOX_KEY_VARIABLE, SANDBOX_URL, SANDBOX_URL_VARIABLE, SandboxTool,
     image_source,
@@ -155,6 +156,9 @@ pub struct Model {
     pub base_url: String,
     /// Price, nano-USD a token.
     pub price: Price,
+    /// Whether the price is known: written, or in the table. What is asked of one that is not counts as free, so that no
+    /// bound on money holds for it.
+    pub is_priced: bool,
     /// Largest reply, tokens.
     pub output_tokens_max: u32,
     /// Bound on one call, start to last byte.
@@ -262,6 +266,14 @@ pub enum OnChange {
     Continue,
     /// Fails.
     Fail,
+}
+
+impl Agent {
+    /// A model that would pass by every bound on money, because its price is not known.
+    #[must_use]
+    pub fn unpriced(&self) -> Option<&Model> {
+        self.models.iter().find(|model| !model.is_priced)
+    }
 }
 
 /// Budgets.

@@ -261,10 +261,10 @@ mod tests {
         check(
             &json!({"type": "objekt", "properties": {"a": {"type": 3}, "b": {"minLength": -1}}, "required": "a"}),
             &[
+                ("type", "`type` must be one of array, boolean, integer, null, number, object, string"),
                 ("properties/a/type", "`type` must be one of array, boolean, integer, null, number, object, string"),
                 ("properties/b/minLength", "`minLength` must be a whole number, 0 or more"),
                 ("required", "`required` must be a list of names, none twice"),
-                ("type", "`type` must be one of array, boolean, integer, null, number, object, string"),
             ],
         );
         check(&json!({"anyOf": []}), &[("anyOf", "`anyOf` must be a list of schemas, not empty")]);

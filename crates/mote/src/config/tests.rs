@@ -241,10 +241,75 @@ fn a_budget_in_usd_that_a_model_without_a_price_never_reaches_is_refused() {
     }
     let free = text.replace("  name: my-llm\n", "  name: my-llm\n  price: {input: 0, output: 0}\n");
     assert!(parse(&free).is_ok());
-    let choice = ModelChoice::parse("openai/llama3.2", Some("http://127.0.0.1:11434/v1".to_owned())).unwrap();
-    let chosen = from_text(GOOD, Path::new("/nonexistent"), &Options { model: Some(choice), ..Options::default() });
-    let warned = chosen.unwrap().warnings;
-    assert!(warned.iter().any(|warning| warning.message.contains("no budget in USD applies")), "{warned:?}");
+}
+
+/// The good file with a model of the command line.
+fn chosen(text: &str, model: &str, price: Option<&str>) -> Result<Loaded, Vec<Diagnostic>> {
+    let mut choice = ModelChoice::parse(model, Some("http://127.0.0.1:11434/v1".to_owned())).unwrap();
+    choice.price = price.map(|price| ModelChoice::parse_price(price).unwrap());
+    from_text(text, Path::new("/nonexistent"), &Options { model: Some(choice), ..Options::default() })
+}
+
+#[test]
+fn another_endpoint_does_not_switch_a_bound_on_money_off() {
+    let price = |loaded: Result<Loaded, Vec<Diagnostic>>| loaded.unwrap().agent.models[0].price;
+    let found = rendered(&chosen(GOOD, "openai/llama3.2", None).unwrap_err());
+    let told = "error: --model openai/llama3.2: its price is not known, so that `budget.per_run.usd` would bound nothing\n    \
+                hint: add --price INPUT,OUTPUT in USD per million tokens (--price 0 if it is free), or bound `tokens` \
+                instead of `usd`";
+    assert_eq!((found[0].as_str(), found.len()), (told, 2), "a bound each: {found:?}");
+    let given = price(chosen(GOOD, "openai/llama3.2", Some("0.5,2")));
+    assert_eq!((given.input, given.output), (500, 2_000));
+    assert_eq!(price(chosen(GOOD, "openai/llama3.2", Some("0"))), Price::default());
+    // The same model elsewhere keeps the price that the file has for it, as primary or as fallback.
+    let priced = with("  name: claude-sonnet-5\n", "  name: my-llm\n  price: {input: 3, output: 9}\n");
+    assert_eq!(price(chosen(&priced, "openai/my-llm", None)).output, 9_000);
+    let fallback = "  base_url: http://127.0.0.1:9999\n  fallback: [{provider: openai, name: my-llm, base_url: \"http://127.0.0.1:1\", \
+                    price: {input: 3, output: 9}}]\n";
+    let fallback = with("  base_url: http://127.0.0.1:9999\n", fallback);
+    assert_eq!(price(chosen(&fallback, "openai/my-llm", None)).output, 9_000);
+    // Tokens bound any model.
+    let tokens =
+        GOOD.replace("{per_run: {usd: 0.50, tokens: 200k}, agent: {usd: 100, every: 1d}}", "{per_run: {tokens: 9k}}");
+    assert!(chosen(&tokens, "openai/llama3.2", None).is_ok());
+    for wrong in ["", "1,", "x", "1,2,3", "-1", "1;2"] {
+        assert!(ModelChoice::parse_price(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn every_unpriced_model_of_a_chain_is_named() {
+    let wrong = with(
+        "  base_url: http://127.0.0.1:9999\n",
+        "  base_url: http://127.0.0.1:9999\n  fallback:\n    - {provider: openai, name: one, base_url: \"http://127.0.0.1:1\"}\n    \
+         - {provider: cassette, file: tape, record: {provider: openai, name: two, base_url: \"http://127.0.0.1:2\"}}\n",
+    );
+    let found = rendered(&parse(&wrong).unwrap_err()).join("\n");
+    assert!(found.contains("the price of `one` is not known"), "{found}");
+    // What is recorded is paid for.
+    assert!(found.contains("the price of `cassette` is not known"), "{found}");
+    let recorded = with(
+        "  base_url: http://127.0.0.1:9999\n",
+        "  base_url: http://127.0.0.1:9999\n  fallback: [{provider: cassette, file: tape, record: {provider: anthropic, name: \
+         claude-sonnet-5, base_url: \"http://127.0.0.1:2\"}}]\n",
+    );
+    let models = parse(&recorded).unwrap().agent.models;
+    assert_eq!(models[1].price, models[0].price);
+}
+
+#[test]
+fn a_wrong_argument_is_blamed_and_not_the_file() {
+    let options = Options { listen: Some("0.0.0.0:80".parse().unwrap()), ..Options::default() };
+    let open = from_text(GOOD, Path::new("."), &options).unwrap_err();
+    assert!(rendered(&open)[0].starts_with("error: --listen 0.0.0.0:80: "), "{open:?}");
+    let choice = ModelChoice::parse("openai/claude-sonnet-5", Some("nonsense".to_owned())).unwrap();
+    let options = Options { model: Some(choice), ..Options::default() };
+    let wrong = from_text(GOOD, Path::new("."), &options).unwrap_err();
+    assert!(rendered(&wrong)[0].starts_with("error: --base-url nonsense: is not a URL"), "{wrong:?}");
+    // What the file says wrongly stays the file's.
+    let file =
+        from_text(&with("listen: \"127.0.0.1:8080\"", "listen: \"0.0.0.0:8080\""), Path::new("."), &Options::default());
+    assert!(rendered(&file.unwrap_err())[0].starts_with("agent.yaml:22:"));
 }
 
 #[test]
@@ -348,4 +413,17 @@ fn the_documented_file_is_valid_and_every_field_is_documented() {
         .filter(|name| !document.contains(&format!("`{name}`")) && !document.contains(&format!("{name}:")))
         .collect();
     assert!(missing.is_empty(), "docs/agent-yaml.md does not mention {missing:?}");
+}
+
+#[test]
+fn the_order_of_properties_is_kept_and_changes_no_digest() {
+    let line = r#"    input: {type: object, required: [id], properties: {id: {type: string}}}"#;
+    let agent = |input: &str| parse(&with(line, &format!("    input: {input}"))).unwrap().agent;
+    let one = agent("{type: object, required: [id], properties: {id: {type: string}, a: {type: string}}}");
+    let other = agent("{properties: {a: {type: string}, id: {type: string}}, required: [id], type: object}");
+    let keys =
+        |agent: &Agent| agent.tools[0].input["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((keys(&one), keys(&other)), (vec!["id".into(), "a".into()], vec!["a".into(), "id".into()]));
+    assert_eq!(one.digest, other.digest);
+    assert_ne!(one.digest, agent("{type: object, required: [id], properties: {id: {type: string}}}").digest);
 }

@@ -11,9 +11,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::assembly::Reasoning;
 use super::endpoint::Endpoint;
+use super::history::{self, Ids};
 use super::schema::{self, Subset};
 use super::transport::Client;
 use super::{BuildError, DeltaSink, Error, Provider, Reply, Request, ToolDefinition};
+use crate::arguments;
 use crate::config;
 use crate::config::SecretValue;
 use crate::message::{Message, Part, Role};
@@ -24,6 +26,8 @@ pub const KIND: &str = "anthropic";
 pub const BASE_URL: &str = "https://api.anthropic.com";
 /// The API's version: <https://docs.claude.com/en/api/versioning>.
 const VERSION: &str = "2023-06-01";
+/// Stands at the beginning of a conversation whose first words were trimmed away: the API wants a user's turn there.
+const BEGINNING: &str = "(The beginning of this conversation was left out.)";
 /// Models (by the beginning of their names) from before structured outputs.
 const UNCONSTRAINED: [&str; 8] = [
     "claude-2",
@@ -35,6 +39,11 @@ const UNCONSTRAINED: [&str; 8] = [
     "claude-sonnet-4-0",
     "claude-sonnet-4-2025",
 ];
+
+/// Whether the host is Anthropic's own service.
+pub(crate) fn is_own_host(host: &str) -> bool {
+    host == "api.anthropic.com"
+}
 
 /// An Anthropic endpoint.
 pub struct Anthropic {
@@ -69,7 +78,7 @@ impl Anthropic {
     }
 
     /// The request's body, and the digest of the conversation that a reply's reasoning will be bound to.
-    fn body(&self, request: &Request) -> (Value, String) {
+    pub(super) fn body(&self, request: &Request) -> (Value, String) {
         let mut system = request.system.to_string();
         let mut body = json!({
             "model": self.endpoint.model,
@@ -89,7 +98,7 @@ impl Anthropic {
         }
         let tools: Vec<Value> = request.tools.iter().map(tool).collect();
         let mut past = Past::new(&self.endpoint.model, &system, &tools);
-        let messages = messages(&request.messages, &mut past);
+        let messages = messages(&history::presentable(&request.messages, Ids::Word), &mut past);
         if !tools.is_empty() {
             body["tools"] = Value::Array(tools);
         }
@@ -117,7 +126,7 @@ impl Provider for Anthropic {
                 Reasoning::Redacted { data } => json!({"provider": KIND, "past": past, "redacted": data}),
             })
         });
-        Ok(super::reply(reply, KIND, &self.endpoint.model))
+        Ok(super::reply(reply, KIND, &self.endpoint.model, request))
     }
 }
 
@@ -145,20 +154,26 @@ impl Past {
 /// The transcript in Anthropic's form: two roles that take turns, results of calls first within a user's turn.
 fn messages(messages: &[Message], past: &mut Past) -> Vec<Value> {
     let speaker = |message: &Message| if message.role == Role::Assistant { "assistant" } else { "user" };
-    let mut sent = Vec::new();
-    for turn in messages.chunk_by(|a, b| speaker(a) == speaker(b)) {
-        let Some(role) = turn.first().map(speaker) else { continue };
+    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+    for said in messages.chunk_by(|a, b| speaker(a) == speaker(b)) {
+        let Some(role) = said.first().map(speaker) else { continue };
         let digest = past.digest();
-        let parts = turn.iter().flat_map(|message| &message.parts);
+        let parts = said.iter().flat_map(|message| &message.parts);
         let content: Vec<Value> = parts.filter_map(|part| block(part, &digest)).collect();
         if content.is_empty() {
             continue;
         }
-        let message = json!({"role": role, "content": content});
-        past.add(&message);
-        sent.push(message);
+        past.add(&json!({"role": role, "content": content}));
+        if turns.is_empty() && role == "assistant" {
+            turns.push(("user", vec![json!({"type": "text", "text": BEGINNING})]));
+        }
+        match turns.last_mut() {
+            // What stood between the two said nothing.
+            Some((before, earlier)) if *before == role => earlier.extend(content),
+            _ => turns.push((role, content)),
+        }
     }
-    sent
+    turns.into_iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
 }
 
 fn block(part: &Part, past: &str) -> Option<Value> {
@@ -172,27 +187,18 @@ fn block(part: &Part, past: &str) -> Option<Value> {
             }
             Some(json!({"type": "thinking", "thinking": text, "signature": opaque["signature"]}))
         }
-        Part::Call { id, name, arguments } => {
-            let input = match serde_json::from_str::<Value>(arguments) {
-                Ok(input @ Value::Object(_)) => input,
-                // The API takes objects only; the model must still see what it wrote.
-                _ => json!({"invalid_arguments": arguments}),
-            };
-            Some(json!({"type": "tool_use", "id": call_id(id), "name": name, "input": input}))
+        Part::Call { id, name, arguments, .. } => {
+            let input = arguments::as_history_value(arguments);
+            Some(json!({"type": "tool_use", "id": id, "name": name, "input": input}))
         }
         Part::Result { id, content, is_error } => {
-            let mut result = json!({"type": "tool_result", "tool_use_id": call_id(id), "content": content});
+            let mut result = json!({"type": "tool_result", "tool_use_id": id, "content": content});
             if *is_error {
                 result["is_error"] = json!(true);
             }
             Some(result)
         }
     }
-}
-
-/// Ids of other providers may have characters that this one refuses.
-fn call_id(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' }).collect()
 }
 
 fn tool(tool: &ToolDefinition) -> Value {
@@ -312,6 +318,32 @@ mod tests {
         let (told, _) = body(false, &asked);
         assert!(told.get("output_config").is_none());
         assert!(told["system"][0]["text"].as_str().unwrap().ends_with("{\"type\":\"object\"}"));
+    }
+
+    #[test]
+    fn schemas_keep_the_authors_order_and_numbers_their_digits() {
+        let written = r#"{"type":"object","additionalProperties":false,"properties":{"z":{"type":"string"},"a":{"type":"string"}}}"#;
+        let mut asked = transcript();
+        asked.output_schema = Some(serde_json::from_str::<Value>(written).unwrap().into());
+        let tool = ToolDefinition { input_schema: serde_json::from_str(written).unwrap(), ..asked.tools[0].clone() };
+        asked.tools = [tool].into();
+        let big = "{\"n\":123456789012345678901234567890}";
+        if let Part::Call { arguments, .. } = &mut asked.messages[1].parts[1] {
+            *arguments = big.to_owned();
+        }
+        let (sent, _) = body(false, &asked);
+        assert_eq!(sent["tools"][0]["input_schema"].to_string(), written);
+        assert_eq!(sent["output_config"]["format"]["schema"].to_string(), written);
+        assert_eq!(sent["messages"][1]["content"][1]["input"].to_string(), big);
+    }
+
+    #[test]
+    fn a_conversation_that_lost_its_beginning_starts_with_the_user() {
+        let mut asked = request("two");
+        asked.messages.insert(0, Message::text(Role::Assistant, "one"));
+        let (sent, _) = body(false, &asked);
+        assert_eq!(sent["messages"][0], json!({"role": "user", "content": [{"type": "text", "text": BEGINNING}]}));
+        assert_eq!(sent["messages"].as_array().unwrap().len(), 3);
     }
 
     #[test]

@@ -2,14 +2,12 @@
 //!
 //! It knows no wire format: [`mote_wire`] has made them one. It does not judge a reply's content.
 
-use std::collections::HashSet;
-
 use mote_wire::delta::{Delta as Piece, Finish as Ended, Usage as Counted};
 use mote_wire::fault::Class;
 use mote_wire::json::Text;
 use serde_json::Value;
 
-use super::{Delta, DeltaSink, Finish, Usage};
+use super::{Delta, DeltaSink, Finish, Usage, history};
 use crate::limits::{MODEL_REPLY_BYTES_MAX, MODEL_REPLY_CALLS_MAX};
 use crate::message::Part;
 
@@ -63,6 +61,7 @@ struct Block {
     signature: String,
     id: String,
     name: String,
+    extra: Option<Value>,
 }
 
 /// A reply under way.
@@ -73,6 +72,7 @@ pub(super) struct Assembly {
     usage: Option<Usage>,
     finish: Option<Finish>,
     done: bool,
+    details: Vec<Value>,
 }
 
 /// A whole reply, before it is somebody's.
@@ -84,6 +84,8 @@ pub(super) struct Assembled {
     pub(super) finish: Finish,
     /// What it used.
     pub(super) usage: Option<Usage>,
+    /// Reasoning in the provider's own form, as it came.
+    pub(super) details: Vec<Value>,
 }
 
 impl Assembly {
@@ -112,6 +114,15 @@ impl Assembly {
                 drop(self.append(Kind::Call, index, text)?);
                 self.check_calls()?;
             }
+            Piece::CallExtra { index, json } => {
+                self.grow(json.len())?;
+                self.block(Kind::Call, index).extra = serde_json::from_str(json).ok();
+                self.check_calls()?;
+            }
+            Piece::ReasoningDetails { json } => {
+                self.grow(json.len())?;
+                history::append_details(&mut self.details, serde_json::from_str(json).unwrap_or_default());
+            }
             Piece::Usage(counted) => self.usage = Some(usage(counted)),
             Piece::Finish(ended) => self.finish = Some(finish(ended)),
             Piece::Done => self.done = true,
@@ -136,10 +147,10 @@ impl Assembly {
 
     /// The reply. `opaque` says what the provider wants back with a reasoning block.
     pub(super) fn into_reply(self, opaque: impl Fn(Reasoning<'_>) -> Option<Value>) -> Assembled {
-        let mut ids = HashSet::new();
+        let mut has_calls = false;
         let mut parts = Vec::with_capacity(self.blocks.len());
-        for (place, block) in self.blocks.into_iter().enumerate() {
-            let Block { kind, index, text, signature, id, name } = block;
+        for block in self.blocks {
+            let Block { kind, index, text, signature, id, name, extra } = block;
             match kind {
                 Kind::Text if text.is_empty() => {}
                 Kind::Text => parts.push(Part::Text { text }),
@@ -152,21 +163,19 @@ impl Assembly {
                     parts.push(Part::Reasoning { text: String::new(), opaque });
                 }
                 Kind::Call => {
-                    // Some servers give no id, or one id to all: results must still find their call.
-                    let id = if id.is_empty() || ids.contains(&id) { format!("call_{place}") } else { id };
-                    ids.insert(id.clone());
+                    has_calls = true;
                     let arguments = if text.trim().is_empty() { "{}".to_owned() } else { text };
-                    parts.push(Part::Call { id, name, arguments });
+                    parts.push(Part::Call { id, name, arguments, opaque: extra });
                 }
             }
         }
         let finish = match self.finish.unwrap_or(Finish::Stop) {
             // Servers differ in what they call the end of a turn that has calls; the calls themselves decide.
-            Finish::Stop | Finish::ToolCalls if !ids.is_empty() => Finish::ToolCalls,
+            Finish::Stop | Finish::ToolCalls if has_calls => Finish::ToolCalls,
             Finish::ToolCalls => Finish::Stop,
             other => other,
         };
-        Assembled { parts, finish, usage: self.usage }
+        Assembled { parts, finish, usage: self.usage, details: self.details }
     }
 
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
@@ -180,7 +189,15 @@ impl Assembly {
         let place = found.unwrap_or(self.blocks.len());
         if found.is_none() {
             let empty = String::new;
-            self.blocks.push(Block { kind, index, text: empty(), signature: empty(), id: empty(), name: empty() });
+            self.blocks.push(Block {
+                kind,
+                index,
+                text: empty(),
+                signature: empty(),
+                id: empty(),
+                name: empty(),
+                extra: None,
+            });
         }
         &mut self.blocks[place]
     }
@@ -205,7 +222,8 @@ impl Assembly {
             if !block.id.is_empty() && !id.is(&block.id) {
                 // Another call under the same index: some servers number them all 0.
                 let (id, empty) = (id.to_string(), String::new);
-                let next = Block { kind: Kind::Call, index, text: empty(), signature: empty(), id, name: empty() };
+                let (text, signature, name) = (empty(), empty(), empty());
+                let next = Block { kind: Kind::Call, index, text, signature, id, name, extra: None };
                 self.blocks.push(next);
                 let last = self.blocks.len() - 1;
                 block = &mut self.blocks[last];
@@ -278,8 +296,8 @@ mod tests {
         let expected = [
             Part::Reasoning { text: "hm".into(), opaque: None },
             Part::Text { text: "ab".into() },
-            Part::Call { id: "x".into(), name: "first".into(), arguments: "{}".into() },
-            Part::Call { id: "y".into(), name: "second".into(), arguments: "{\"n\":2}".into() },
+            Part::Call { id: "x".into(), name: "first".into(), arguments: "{}".into(), opaque: None },
+            Part::Call { id: "y".into(), name: "second".into(), arguments: "{\"n\":2}".into(), opaque: None },
         ];
         assert_eq!(reply.parts, expected);
         assert_eq!(reply.finish, Finish::ToolCalls, "the calls decide, whatever the server called the end");
@@ -290,20 +308,10 @@ mod tests {
     fn calls_of_one_index_are_told_apart_by_their_ids() {
         let (reply, _) = gather(&[call(0, "x", "first"), arguments(0, "1"), call(0, "y", "second"), arguments(0, "2")]);
         let expected = [
-            Part::Call { id: "x".into(), name: "first".into(), arguments: "1".into() },
-            Part::Call { id: "y".into(), name: "second".into(), arguments: "2".into() },
+            Part::Call { id: "x".into(), name: "first".into(), arguments: "1".into(), opaque: None },
+            Part::Call { id: "y".into(), name: "second".into(), arguments: "2".into(), opaque: None },
         ];
         assert_eq!(reply.parts, expected);
-    }
-
-    #[test]
-    fn calls_without_ids_get_ids_of_their_own() {
-        let (reply, _) = gather(&[call(0, "", "first"), call(1, "", "second")]);
-        let ids = reply.parts.iter().map(|part| match part {
-            Part::Call { id, .. } => id.as_str(),
-            _ => "",
-        });
-        assert_eq!(ids.collect::<Vec<_>>(), ["call_0", "call_1"]);
     }
 
     #[test]

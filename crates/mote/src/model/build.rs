@@ -11,7 +11,7 @@ use super::cassette::{CassetteError, Player, Recorder};
 use super::chain::{Chain, Link};
 use super::scripted::{PlanError, Scripted};
 use super::transport::Client;
-use super::{Provider, Reply, Request, anthropic, openai};
+use super::{Provider, Reply, Request, anthropic, history, openai};
 use crate::clock::SharedClock;
 use crate::config;
 use crate::config::{SecretError, SecretValue};
@@ -183,9 +183,10 @@ pub(super) fn with_instruction(system: &str, instruction: &str) -> String {
     if system.is_empty() { instruction.to_owned() } else { format!("{system}\n\n{instruction}") }
 }
 
-/// A reply that is somebody's.
-pub(super) fn reply(assembled: Assembled, provider: &str, model: &str) -> Reply {
-    let Assembled { parts, finish, usage } = assembled;
+/// A reply that is somebody's, to this request.
+pub(super) fn reply(assembled: Assembled, provider: &str, model: &str, request: &Request) -> Reply {
+    let Assembled { mut parts, finish, usage, details: _ } = assembled;
+    history::identify(&mut parts, &request.task, request.step);
     let message = Message { role: Role::Assistant, parts };
     Reply { message, finish, usage, provider: provider.to_owned(), model: model.to_owned() }
 }

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
 use super::scripted::play;
-use super::{Delta, DeltaSink, Error, ErrorKind, Provider, Reply, Request};
+use super::{Answer, Delta, DeltaSink, Error, ErrorKind, Provider, Reply, Request};
 use crate::limits::CASSETTE_BYTES_MAX;
 use crate::message::Part;
 
@@ -161,7 +161,8 @@ impl Provider for Player {
             );
             let (model, endpoint) = (self.model.clone(), self.file.display().to_string());
             let kind = ErrorKind::Rejected;
-            return Err(Error { kind, model, endpoint, message, retry_after: None, alternative: false });
+            let answer = Answer::default();
+            return Err(Error { kind, model, endpoint, message, retry_after: None, alternative: false, answer });
         };
         for part in &reply.message.parts {
             match part {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::breaker::{Breaker, Permit, State};
-use super::{DeltaSink, Error, ErrorKind, Provider, Reply, Request};
+use super::{Answer, DeltaSink, Error, ErrorKind, Provider, Reply, Request};
 use crate::clock::{SharedClock, UnixMs};
 use crate::limits::CHAIN_STEPS_MAX;
 
@@ -179,7 +179,8 @@ impl Chain {
             1 => "its circuit is open after repeated failures".to_owned(),
             all => format!("the circuits of all {all} endpoints are open after repeated failures"),
         };
-        Error { kind: ErrorKind::CircuitOpen, model, endpoint, message, retry_after: wait, alternative: false }
+        let (kind, answer) = (ErrorKind::CircuitOpen, Answer::default());
+        Error { kind, model, endpoint, message, retry_after: wait, alternative: false, answer }
     }
 }
 

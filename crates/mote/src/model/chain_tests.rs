@@ -40,6 +40,7 @@ impl Provider for Told {
                 message: "told to fail".into(),
                 retry_after: None,
                 alternative: false,
+                answer: Answer::default(),
             }),
             None => Ok(Reply {
                 message: Message::text(Role::Assistant, "x"),

@@ -120,14 +120,14 @@ impl Endpoint {
     }
 
     fn error(&self, failure: Failure) -> Error {
-        let Failure { kind, mut message, retry_after } = failure;
+        let Failure { kind, mut message, retry_after, answer } = failure;
         // A shorter one is a stand-in (`none`, `ollama`), and would only garble the words around it.
         let key = self.key.as_ref().map(SecretValue::expose).filter(|key| key.len() >= MODEL_KEY_BYTES_MIN);
         if let Some(key) = key {
             message = message.replace(key, "[key]");
         }
         let (model, endpoint) = (self.model.clone(), self.origin());
-        Error { kind, model, endpoint, message, retry_after, alternative: false }
+        Error { kind, model, endpoint, message, retry_after, alternative: false, answer }
     }
 
     async fn exchange(

@@ -206,7 +206,7 @@ async fn openai_replies_and_what_was_asked() {
     let server = serve(stream(&format!("{OPENAI}data: [DONE]\n\n")), Then::Go).await;
     let (reply, seen) = ask(&openai(&server.origin), &request("hi")).await;
     let reply = reply.unwrap();
-    let call = Part::Call { id: "c1".into(), name: "get".into(), arguments: "{\"id\":1}".into() };
+    let call = Part::Call { id: "c1".into(), name: "get".into(), arguments: "{\"id\":1}".into(), opaque: None };
     assert_eq!(reply.message.parts.last(), Some(&call));
     assert_eq!(reply.usage, Some(Usage { input: 50, cache_read: 32, output: 9, ..Usage::default() }));
     assert_eq!(reply.finish, Finish::ToolCalls);

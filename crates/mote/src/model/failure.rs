@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use mote_wire::fault::{Class, Fault, class_of_status};
 
-use super::ErrorKind;
+use super::{Answer, ErrorKind};
 use crate::clock::UnixMs;
 use crate::limits::{MODEL_MESSAGE_CHARS_MAX, MODEL_RETRY_AFTER_S_MAX};
 
@@ -22,11 +22,13 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// How long the endpoint asked to be left alone.
     pub(super) retry_after: Option<Duration>,
+    /// What it answered with.
+    pub(super) answer: Answer,
 }
 
 impl Failure {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None }
+        Self { kind, message: message.into(), retry_after: None, answer: Answer::default() }
     }
 
     /// A stream that cannot be relied on; something may have been spent.
@@ -47,6 +49,7 @@ impl Failure {
         let class = words.unwrap_or_else(|| class_of_status(status.as_u16()));
         // A redirect is not followed: the request would go where the configuration does not say.
         let kind = if status.is_redirection() { ErrorKind::Rejected } else { kind(class) };
+        let code = fault.code.as_ref().or(fault.kind.as_ref()).map(|code| shorten(&code.to_string()));
         let words = match fault.message.or(fault.kind).or(fault.code) {
             Some(text) => text.to_string(),
             None => body.trim().to_owned(),
@@ -56,7 +59,8 @@ impl Failure {
             (false, true) => format!("HTTP {}", status.as_u16()),
             (false, false) => format!("HTTP {}: {}", status.as_u16(), shorten(&words)),
         };
-        Self { kind, message, retry_after: retry_after(headers, now) }
+        let answer = Answer { status: Some(status.as_u16()), code };
+        Self { kind, message, retry_after: retry_after(headers, now), answer }
     }
 
     /// An error that came within a stream.

@@ -12,6 +12,7 @@ pub mod chain;
 mod endpoint;
 pub mod estimate;
 mod failure;
+mod history;
 pub mod openai;
 pub mod price;
 mod schema;
@@ -177,6 +178,17 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// Whether another endpoint may be tried at once (filled in by the chain).
     pub alternative: bool,
+    /// What the endpoint answered with, if it answered.
+    pub answer: Answer,
+}
+
+/// The head of an endpoint's refusal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// The provider's own word for it: `rate_limit_error`, `insufficient_quota`.
+    pub code: Option<String>,
 }
 
 /// A model endpoint.

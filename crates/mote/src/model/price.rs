@@ -109,6 +109,43 @@ mod tests {
         }
     }
 
+    /// What documents and examples name, one of each provider.
+    const CURRENT: [&str; 2] = ["claude-sonnet-5-5", "gpt-6.1-terra"];
+
+    #[test]
+    fn documents_and_examples_name_current_models_and_all_the_same() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut files = vec![root.join("README.md")];
+        for folder in ["docs", "examples"] {
+            let mut folders = vec![root.join(folder)];
+            while let Some(folder) = folders.pop() {
+                for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                    match path.extension().and_then(|kind| kind.to_str()) {
+                        None if path.is_dir() => folders.push(path),
+                        Some("md" | "yaml") => files.push(path),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        let mut named = 0;
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+            for word in text.split(|c| !is_part(c)).map(|word| word.trim_end_matches('.')) {
+                let is_model = |prefix: &str| {
+                    word.strip_prefix(prefix).is_some_and(|rest| rest.contains(|c: char| c.is_ascii_digit()))
+                };
+                if is_model("claude-") || is_model("gpt-") {
+                    named += 1;
+                    assert!(CURRENT.contains(&word), "{} names {word}, not one of {CURRENT:?}", file.display());
+                }
+            }
+        }
+        assert!(named >= CURRENT.len(), "{named} names were found");
+        assert!(CURRENT.iter().all(|name| default_price(name).is_some()));
+    }
+
     #[test]
     fn the_table_is_sane() {
         for (name, price) in TABLE {

@@ -36,6 +36,12 @@ pub(super) fn fits(schema: &Value, subset: Subset) -> bool {
     schema.get("type").and_then(Value::as_str) == Some("object") && level(schema, subset, 0)
 }
 
+/// Whether the schema is an object's and no combination at its top: what OpenAI takes at all, strict or not.
+pub(super) fn is_plain_object(schema: &Value) -> bool {
+    const COMBINATIONS: [&str; 5] = ["anyOf", "oneOf", "allOf", "enum", "not"];
+    schema.get("type").is_some_and(|kind| kind == "object") && COMBINATIONS.iter().all(|key| schema.get(key).is_none())
+}
+
 fn level(schema: &Value, subset: Subset, depth: usize) -> bool {
     let Some(schema) = schema.as_object() else { return false };
     if depth > DEPTH_MAX {

@@ -30,8 +30,12 @@ pub(crate) fn request(input: &str) -> Request {
 
 /// A request with a turn of calls behind it: one good, one whose arguments are no JSON.
 pub(crate) fn transcript() -> Request {
-    let call =
-        |id: &str, arguments: &str| Part::Call { id: id.into(), name: "get".into(), arguments: arguments.into() };
+    let call = |id: &str, arguments: &str| Part::Call {
+        id: id.into(),
+        name: "get".into(),
+        arguments: arguments.into(),
+        opaque: None,
+    };
     let result = |id: &str, content: &str, is_error| Part::Result { id: id.into(), content: content.into(), is_error };
     let mut request = request("Sort T-1");
     request.messages.extend([
@@ -60,6 +64,7 @@ pub(crate) fn configured(provider: config::Provider, base_url: &str) -> config::
         key: None,
         base_url: base_url.into(),
         price: config::Price::default(),
+        is_priced: true,
         output_tokens_max: 1_024,
         timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(5),

@@ -4,10 +4,12 @@
 use mote_core::{Action, CallKind, CallOutcome, Effect, Event, journal};
 use serde_json::json;
 
+use super::detail::Ending;
 use super::drive::Driver;
 use super::payload::Payload;
 use super::waits::Kind;
 use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
+use crate::arguments;
 use crate::clock::UnixMs;
 use crate::cloudevent::{Ended, OutcomeUnknown, Waiting};
 use crate::config::Windowed;
@@ -144,9 +146,7 @@ impl Driver {
 
     fn status(&self, last: &Step) -> StatusChange {
         if let Some(outcome) = last.actions.finish() {
-            let failure = self.last_failure(last);
-            let (status, error) =
-                ending::of(outcome, last.run.limits(), failure.as_deref(), self.scope(last).as_deref());
+            let Ending { status, error, .. } = self.ending(outcome, last);
             let result = (status == Status::Completed)
                 .then(|| self.final_message(last).map(|message| turn::result(&self.shared, message)))
                 .flatten();
@@ -169,16 +169,16 @@ impl Driver {
         }
     }
 
-    fn last_failure(&self, last: &Step) -> Option<String> {
+    pub(super) fn last_failure(&self, last: &Step) -> Option<String> {
         match &last.occurrence.payload {
             Payload::ModelFailed { message, .. } => Some(message.clone()),
             _ => self.failure.clone(),
         }
     }
 
-    fn scope(&self, last: &Step) -> Option<String> {
+    pub(super) fn scope(&self, last: &Step) -> Option<String> {
         match &last.occurrence.payload {
-            Payload::BudgetRefused { scope } => Some(scope.clone()),
+            Payload::BudgetRefused { scope, .. } => Some(scope.clone()),
             _ => None,
         }
     }
@@ -192,7 +192,7 @@ impl Driver {
             _ => self.transcript.calls().map(|c| (c.id.clone(), c.name.clone(), c.arguments.clone())).collect(),
         };
         let waits = run.calls().iter().zip(calls).filter_map(|(call, (id, name, arguments))| {
-            let arguments: serde_json::Value = serde_json::from_str(&arguments).unwrap_or_default();
+            let arguments = arguments::read(&arguments).map(serde_json::Value::Object).unwrap_or_default();
             let (kind, until) = match (call.state, call.spec.kind) {
                 (mote_core::CallState::Approving, _) => (Kind::Approval, 0),
                 (mote_core::CallState::Waiting { until }, CallKind::Signal { .. }) => (Kind::Signal, until),
@@ -255,6 +255,7 @@ impl Driver {
             step: step.run.steps(),
             call: &known.id,
             tool: &known.name,
+            arguments: Some(&known.arguments),
         };
         batch.outbox.push(unknown.message(&self.shared.agent.name, now));
     }

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use mote_core::{Action, CallKind, Event, Phase};
+use serde_json::Value;
 use tracing::Instrument;
 
 use super::batch::{Occurrence, Step, empty};
@@ -17,7 +18,8 @@ use super::payload::Payload;
 use super::perform::{self, Done, Observer};
 use super::transcript::Transcript;
 use super::worker::Held;
-use super::{Core, Shared, ending, observe, outcome};
+use super::{Core, Shared, detail, ending, observe, outcome};
+use crate::arguments;
 use crate::clock::UnixMs;
 use crate::context;
 use crate::limits::COMMIT_RETRIES_MAX;
@@ -152,8 +154,10 @@ impl Driver {
         match self.commit(&steps, now).await {
             Ok(()) => {}
             Err(CommitError::Budget { scope }) => {
+                let needs = detail::reserved(&steps);
+                let short = Box::pin(detail::short(&self.shared, &self.owner, needs, &scope)).await;
                 steps.retain(|step| step.occurrence.event != Event::BudgetGranted);
-                let refused = Occurrence::new(Event::BudgetRefused, Payload::BudgetRefused { scope });
+                let refused = Occurrence::new(Event::BudgetRefused, Payload::BudgetRefused { scope, short });
                 let occurrences = steps.into_iter().map(|step| step.occurrence).chain([refused]).collect();
                 steps = match self.step_plain(occurrences, now) {
                     Ok(steps) => steps,
@@ -296,7 +300,7 @@ impl Driver {
             return;
         };
         let Some(key) = self.key(call) else { return };
-        let arguments = serde_json::from_str(&named.arguments).unwrap_or_default();
+        let arguments = arguments::read(&named.arguments).map(Value::Object).unwrap_or_default();
         let definition = tool.definition();
         let span = self.span.tool_call(&ToolStart {
             name: &definition.name,
@@ -323,7 +327,8 @@ impl Driver {
 
     fn observer<S>(&self, span: S) -> Observer<S> {
         let provider = self.shared.agent.models[0].provider.kind();
-        Observer { span, metrics: Arc::clone(&self.shared.metrics), provider }
+        let content = self.shared.agent.telemetry.content;
+        Observer { span, metrics: Arc::clone(&self.shared.metrics), provider, content }
     }
 
     /// Idempotency key of a call of the present turn; none for a built-in.
@@ -336,7 +341,7 @@ impl Driver {
     }
 
     pub(super) fn call_key(&self, step: u32, call: u16, name: &str, arguments: &str) -> Option<String> {
-        let arguments = serde_json::from_str(arguments).ok()?;
+        let arguments = Value::Object(arguments::read(arguments).ok()?);
         Some(key::idempotency_key(&self.task, step, call.into(), name, &arguments))
     }
 

@@ -53,7 +53,7 @@ pub(super) fn of(
 
 fn budget(limits: &Limits) -> String {
     let tokens = (limits.budget_tokens != u64::MAX).then(|| format!("{} tokens", limits.budget_tokens));
-    let money = (limits.budget_nano_usd != u64::MAX).then(|| format!("{} nano-USD", limits.budget_nano_usd));
+    let money = (limits.budget_nano_usd != u64::MAX).then(|| crate::money::dollars(limits.budget_nano_usd));
     let bounds: Vec<String> = [tokens, money].into_iter().flatten().collect();
     format!("the run's budget ({}) does not carry another model call", bounds.join(", "))
 }

@@ -4,6 +4,7 @@
 //! one run from event to event. It does not decide what a run does next; the core does.
 
 mod batch;
+mod detail;
 mod drive;
 mod ending;
 mod live;
@@ -14,6 +15,7 @@ mod outcome;
 pub mod payload;
 mod perform;
 mod recover;
+mod redact;
 mod request;
 mod takes;
 mod transcript;
@@ -109,6 +111,14 @@ pub enum SubmitError {
         field: String,
         /// What is wrong.
         message: String,
+    },
+    /// A shared budget does not carry the first call: 429.
+    #[error("budget {scope} is exhausted{}{short}", if short.is_empty() { "" } else { ": " })]
+    Budget {
+        /// Which.
+        scope: String,
+        /// What the call needs and what is left; empty where the store does not say.
+        short: String,
     },
     /// The store refused.
     #[error(transparent)]
@@ -354,7 +364,11 @@ impl Runner {
             }
             Err(error) => {
                 prepared.iter().for_each(|prepared| prepared.abandon(shared));
-                Err(error.into())
+                let needs = prepared.as_ref().and_then(|prepared| detail::reserved(&prepared.steps));
+                drop(prepared);
+                let store::Error::Budget { scope } = error else { return Err(error.into()) };
+                let short = detail::short(shared, &submission.owner, needs, &scope).await.unwrap_or_default();
+                Err(SubmitError::Budget { scope, short })
             }
         }
     }
@@ -365,6 +379,13 @@ impl Runner {
         }
         if submission.input.is_empty() {
             return Err(SubmitError::Invalid { field: "input".into(), message: "it is empty".into() });
+        }
+        if let (Some(_), Some(model)) = (submission.budget.nano_usd, self.shared.agent.unpriced()) {
+            let message = format!(
+                "would bound nothing: the price of the model {} is not known, its cost counts as 0; bound `tokens`",
+                model.name
+            );
+            return Err(SubmitError::Invalid { field: "budget.usd".into(), message });
         }
         let queued = self.shared.backlog.load(Ordering::Relaxed);
         if queued >= QUEUED_TASKS_MAX {
@@ -410,19 +431,6 @@ impl Runner {
         let ttl = request::millis(self.shared.agent.server.idempotency_ttl);
         let fingerprint = request::fingerprint(submission);
         Some(IdempotencyKey { route, key, fingerprint, expires_at: now.saturating_add(ttl) })
-    }
-
-    /// Cancels, answers or signals a task: durable when this returns. An answer is compared with what the task asks, as far
-    /// as that is known here: a run that another process drives, and one that is just being written, take it as it is.
-    ///
-    /// # Errors
-    /// The store's (the task does not exist, is over, or has too much unread mail), or that it asks nothing that this answers.
-    pub async fn post(&self, task: &str, mail: impl Into<store::Letter>) -> Result<(), PostError> {
-        let letter = mail.into();
-        let most = self.shared.admit_mail(task, &letter.mail).await?;
-        self.shared.store.deliver(task, letter, self.now(), most).await?;
-        self.shared.holdings.ring(task);
-        Ok(())
     }
 
     /// The run's current text and the deltas that follow, if it is under way in this process.

@@ -5,12 +5,14 @@ use std::time::Duration;
 use mote_core::{Action, CallOutcome, Event};
 
 use super::batch::Step;
+use super::detail::Ending;
 use super::drive::{Driver, Stop};
 use super::payload::Payload;
-use super::request::Stored;
+use super::request::{Stored, millis};
 use super::worker::Held;
-use super::{Shared, ending};
-use crate::store::Task;
+use super::{Shared, ending, outcome, redact};
+use crate::model::{self, Request};
+use crate::store::{Status, Task};
 use crate::telemetry::metrics::Retried;
 use crate::telemetry::traces::{RunEnd, RunSpan, RunStart};
 
@@ -56,7 +58,7 @@ pub(super) fn step(driver: &Driver, step: &Step) {
             }
         }
     }
-    if let Payload::BudgetRefused { scope } = &step.occurrence.payload {
+    if let Payload::BudgetRefused { scope, .. } = &step.occurrence.payload {
         metrics.budget_refused(budget_line(scope));
     }
     for action in step.actions.iter() {
@@ -64,16 +66,24 @@ pub(super) fn step(driver: &Driver, step: &Step) {
             Action::CallModel { attempt, .. } if attempt > 1 => metrics.retried(Retried::Model),
             Action::CallTool { attempt, .. } if attempt > 1 => metrics.retried(Retried::Tool),
             Action::Conclude { call, outcome: CallOutcome::Unknown } => {
+                let key = driver.key(call);
                 if let Some(call) = driver.transcript.call(call) {
                     metrics.effect_unknown(&call.name);
+                    tracing::warn!(
+                        tool = call.name,
+                        call = call.id,
+                        key,
+                        step = step.run.steps(),
+                        content.arguments = call.arguments,
+                        "the outcome of a call is unknown"
+                    );
                 }
             }
             Action::Finish(outcome) => {
-                let (status, error) = ending::of(outcome, step.run.limits(), None, None);
+                let ending = driver.ending(outcome, step);
                 let lived = Duration::from_millis(step.run.now().saturating_sub(driver.created_at));
-                metrics.task_finished(status.as_str(), lived);
-                let code = error.map(|error| error.code);
-                tracing::info!(status = status.as_str(), code, steps = step.run.steps(), "a task ended");
+                metrics.task_finished(ending.status.as_str(), lived);
+                task_ended(&ending, step.run.steps());
             }
             _ => {}
         }
@@ -81,6 +91,40 @@ pub(super) fn step(driver: &Driver, step: &Step) {
     if matches!(step.occurrence.event, Event::Recovered) {
         tracing::info!(epoch = driver.held.epoch, "a run was taken over");
     }
+}
+
+/// The line on a task's end: why it failed, if it did.
+fn task_ended(ending: &Ending, steps: u32) {
+    let (status, code) = (ending.status.as_str(), ending.error.as_ref().map(|error| error.code.as_str()));
+    if ending.status == Status::Failed {
+        let (cause, detail) = (ending.cause.as_deref(), ending.detail.as_deref());
+        tracing::error!(status, code, cause, content.detail = detail, steps, "a task failed");
+    } else {
+        tracing::info!(status, code, steps, "a task ended");
+    }
+}
+
+/// An attempt at a model call failed: what the endpoint said, without what it quotes of the prompt.
+pub(super) fn attempt_failed(request: &Request, error: &model::Error, content: bool, took: Duration) {
+    let said = if content {
+        error.message.clone()
+    } else {
+        let said = request.messages.iter().flat_map(redact::texts).chain([&*request.system]);
+        redact::hide(&error.message, said)
+    };
+    tracing::warn!(
+        step = request.step,
+        attempt = request.attempt,
+        model = error.model,
+        endpoint = error.endpoint,
+        kind = outcome::error_kind(error.kind),
+        status = error.answer.status,
+        code = error.answer.code,
+        said,
+        took_ms = millis(took),
+        retry_after_ms = error.retry_after.map(millis),
+        "an attempt at a model call failed"
+    );
 }
 
 fn budget_line(scope: &str) -> &'static str {

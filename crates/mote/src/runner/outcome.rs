@@ -36,9 +36,7 @@ fn replied(driver: &Driver, attempt: u16, reply: Reply, took: Duration) -> Occur
         output: context::message_tokens(&reply.message).into(),
         ..Usage::default()
     });
-    let models = &shared.agent.models;
-    let model = models.iter().find(|model| model.name == reply.model).or(models.first());
-    let cost_nano_usd = model.map_or(0, |model| price::cost(&usage, &model.price));
+    let cost_nano_usd = price_of(&shared.agent.models, &reply.model, &usage);
     let reading = turn::read(shared, &reply, shared.clock.now_ms());
     let spend = Spend { input: usage.input, output: usage.output, nano_usd: cost_nano_usd };
     Occurrence::new(
@@ -58,6 +56,14 @@ fn replied(driver: &Driver, attempt: u16, reply: Reply, took: Duration) -> Occur
             feedback: reading.feedback,
         },
     )
+}
+
+/// What the tokens cost at the model that answered. One that is offered under one name at several endpoints costs what the
+/// dearest of them asks.
+fn price_of(models: &[crate::config::Model], name: &str, usage: &Usage) -> u64 {
+    let cost = |model: &crate::config::Model| price::cost(usage, &model.price);
+    let named = models.iter().filter(|model| model.name == name).map(cost).max();
+    named.or_else(|| models.first().map(cost)).unwrap_or_default()
 }
 
 fn failed(driver: &Driver, attempt: u16, error: &model::Error, streamed: usize, took: Duration) -> Occurrence {

@@ -38,6 +38,9 @@ pub enum Payload {
     BudgetRefused {
         /// Which.
         scope: String,
+        /// What the call needs and what is left.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        short: Option<String>,
     },
     /// The model replied.
     #[serde(rename = "model.replied")]
@@ -196,6 +199,9 @@ pub enum Payload {
         digest: String,
         /// `continue`, `fail`, `pending_call`.
         change: String,
+        /// What changed, where the run cannot go on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        what: Option<String>,
     },
 }
 

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::live::LiveRun;
+use super::observe;
 use crate::model::{self, Delta, Provider, Reply, Request};
 use crate::telemetry::Metrics;
 use crate::telemetry::traces::{ModelSpan, ToolSpan};
@@ -49,6 +50,9 @@ pub(super) fn model_call(
         };
         let result = provider.complete(&request, &mut sink).await;
         crate::crash::point("model.after_call");
+        if let Err(error) = &result {
+            observe::attempt_failed(&request, error, observer.content, began.elapsed());
+        }
         observer.model(&result, first, began.elapsed());
         Done::Model { attempt, result, streamed, took: began.elapsed() }
     })
@@ -88,6 +92,8 @@ pub(super) struct Observer<S> {
     pub metrics: Arc<Metrics>,
     /// Kind of the provider that is asked first.
     pub provider: &'static str,
+    /// Whether what was said may stand in the log.
+    pub content: bool,
 }
 
 impl Observer<ModelSpan> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::stream::FuturesUnordered;
 use mote_core::journal::ReplayError;
-use mote_core::{CallKind, CallState, Change, Event};
+use mote_core::{Call, CallKind, CallState, Change, Event};
 
 use super::batch::{HISTORY_UNITS_MAX, Occurrence};
 use super::drive::Driver;
@@ -13,7 +13,7 @@ use super::payload::Payload;
 use super::request::{Stored, bounds};
 use super::transcript::Transcript;
 use super::worker::Held;
-use super::{Actions, Core, CoreEvent, Shared, turn};
+use super::{Actions, Core, CoreEvent, Shared, detail, turn};
 use crate::clock::UnixMs;
 use crate::config::OnChange;
 use crate::context;
@@ -172,9 +172,10 @@ fn taken_over(driver: &Driver) -> Vec<Occurrence> {
             Change::PendingCall => "pending_call",
         };
         let digest = shared.agent.digest;
+        let what = detail::what_changed(driver, change);
         occurrences.push(Occurrence::new(
             Event::Rebound { digest, change },
-            Payload::Rebound { digest: hex(&digest), change: name.to_owned() },
+            Payload::Rebound { digest: hex(&digest), change: name.to_owned(), what },
         ));
         if change != Change::Continue {
             return occurrences;
@@ -191,12 +192,18 @@ fn change(driver: &Driver) -> Change {
     if driver.shared.agent.on_change == OnChange::Fail {
         return Change::Fail;
     }
-    let changed = (0_u16..).zip(driver.run.calls()).any(|(index, call)| {
+    if changed_calls(driver).next().is_some() { Change::PendingCall } else { Change::Continue }
+}
+
+/// Pending calls whose tool is not what it was.
+pub(super) fn changed_calls(driver: &Driver) -> impl Iterator<Item = u16> {
+    let changed = |(index, call): (u16, &Call)| {
         let pending = call.state != CallState::Done && !matches!(call.spec.kind, CallKind::Rejected { .. });
         let name = driver.transcript.call(index).map(|call| call.name.as_str());
-        pending && name.and_then(|name| turn::binding_digest(&driver.shared, name)) != Some(call.spec.tool)
-    });
-    if changed { Change::PendingCall } else { Change::Continue }
+        let now = name.and_then(|name| turn::binding_digest(&driver.shared, name));
+        (pending && now != Some(call.spec.tool)).then_some(index)
+    };
+    (0_u16..).zip(driver.run.calls()).filter_map(changed)
 }
 
 impl Driver {
@@ -215,7 +222,7 @@ fn broken(message: String) -> Error {
     Error::Broken(super::ending::error("internal", message))
 }
 
-fn hex(digest: &[u8; 32]) -> String {
+pub(super) fn hex(digest: &[u8]) -> String {
     use std::fmt::Write as _;
     digest.iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a string cannot fail.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use mote_core::Limits;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{Shared, Submission};
 use crate::clock::UnixMs;
 use crate::config::Agent;
 use crate::message::{Message, Role};
+use crate::tools::key;
 
 /// A task's request, as the store keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,8 +61,8 @@ pub(super) fn fingerprint(submission: &Submission) -> [u8; 32] {
         "labels": submission.owner.labels,
         "expires_ms": submission.expires.map(millis),
     });
-    // `serde_json` keeps object keys sorted, so that equal requests have equal bytes.
-    Sha256::digest(said.to_string().as_bytes()).into()
+    // The canonical form: the same request with its members in another order is the same request.
+    key::digest(&said)
 }
 
 /// Wall time at which a task submitted now ends.
@@ -112,4 +112,30 @@ fn small(limit: usize) -> u16 {
 /// A duration in whole milliseconds.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(context: &str) -> [u8; 32] {
+        fingerprint(&Submission {
+            owner: crate::store::Owner::default(),
+            input: vec![Message::text(Role::User, "go")],
+            context: Some(serde_json::from_str(context).unwrap()),
+            budget: crate::config::Bound::default(),
+            active: None,
+            expires: None,
+            idempotency: None,
+            traceparent: None,
+        })
+    }
+
+    #[test]
+    fn a_fingerprint_ignores_the_order_of_members() {
+        assert_eq!(asked(r#"{"a": 1, "b": {"x": 1.0, "y": 2}}"#), asked(r#"{"b": {"y": 2, "x": 1}, "a": 1}"#));
+        assert_ne!(asked(r#"{"a": 1}"#), asked(r#"{"a": 2}"#));
+        let (one, another) = (r#"{"id": 123456789012345678901234567890}"#, r#"{"id": 123456789012345678901234567891}"#);
+        assert_ne!(asked(one), asked(another), "ids beyond a double stay apart");
+    }
 }

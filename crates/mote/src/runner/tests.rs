@@ -62,7 +62,12 @@ pub(super) fn says(text: &str) -> Result<Reply, model::Error> {
 }
 
 pub(super) fn calls(name: &str, arguments: Value) -> Result<Reply, model::Error> {
-    reply(vec![Part::Call { id: format!("call-{name}"), name: name.into(), arguments: arguments.to_string() }])
+    reply(vec![Part::Call {
+        id: format!("call-{name}"),
+        name: name.into(),
+        arguments: arguments.to_string(),
+        opaque: None,
+    }])
 }
 
 /// A tool that counts its attempts and fails the first `failures` of them.
@@ -123,6 +128,7 @@ pub(super) fn agent() -> Agent {
         key: None,
         base_url: "http://127.0.0.1:9".into(),
         price,
+        is_priced: true,
         output_tokens_max: 1_000,
         timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(10),

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use mote_core::{Action, CallOutcome, Event, Finish};
 
 use super::payload::Payload;
-use super::{Actions, Core};
+use super::{Actions, Core, detail};
 use crate::message::{Message, Part, Role};
 
 /// A call of the present turn.
@@ -104,7 +104,9 @@ impl Transcript {
                     Payload::CallDenied { content, .. } => content.as_ref().map(ToString::to_string),
                     _ => None,
                 };
-                self.observe(call, notice(outcome, reason.as_deref()), outcome != CallOutcome::TimeReached);
+                let named = self.call(call).map(|call| detail::described(&call.name, &call.arguments));
+                let told = notice(outcome, named.as_deref(), reason.as_deref());
+                self.observe(call, told, outcome != CallOutcome::TimeReached);
             }
         }
         self.close_turn();
@@ -125,7 +127,7 @@ impl Transcript {
             Finish::Calls => {
                 self.push(vec![message.clone()]);
                 let call = |part: &Part| match part {
-                    Part::Call { id, name, arguments } => {
+                    Part::Call { id, name, arguments, .. } => {
                         let reason = refused.iter().find(|call| call.id == *id).map(|call| call.reason.clone());
                         let result = reason.map(|content| Part::Result { id: id.clone(), content, is_error: true });
                         Some(TurnCall { id: id.clone(), name: name.clone(), arguments: arguments.clone(), result })
@@ -165,13 +167,16 @@ impl Transcript {
 }
 
 /// What the model is told in place of a result.
-fn notice(outcome: CallOutcome, reason: Option<&str>) -> String {
+fn notice(outcome: CallOutcome, named: Option<&str>, reason: Option<&str>) -> String {
     let (says, detail) = match outcome {
-        CallOutcome::Unknown => (
-            "outcome unknown: the call may or may not have been performed, and it was not repeated. Find out before you \
-             try again",
-            reason,
-        ),
+        CallOutcome::Unknown => {
+            let named = named.unwrap_or("the call");
+            let says = format!(
+                "outcome unknown: {named} may or may not have been performed, and it was not repeated. Find out before you \
+                 try again"
+            );
+            return reason.map_or_else(|| says.clone(), |reason| format!("{says} ({reason})"));
+        }
         CallOutcome::Failed => ("the call failed at every attempt and changed nothing", reason),
         CallOutcome::Forbidden => ("the call is forbidden by policy", reason),
         CallOutcome::Denied => ("a person refused this call", reason),

@@ -47,7 +47,7 @@ pub(super) fn read(shared: &Shared, reply: &Reply, now: UnixMs) -> Reading {
 
 fn read_calls(shared: &Shared, message: &Message, now: UnixMs, reading: &mut Reading) {
     for part in &message.parts {
-        let Part::Call { id, name, arguments } = part else { continue };
+        let Part::Call { id, name, arguments, .. } = part else { continue };
         let spec = match specify(shared, name, arguments, now) {
             Ok(spec) => spec,
             Err(reason) => {
@@ -130,13 +130,19 @@ fn check_answer(shared: &Shared, message: &Message, reading: &mut Reading) {
         },
         Err(error) => format!("it is not JSON: {error}"),
     };
-    let feedback = format!(
-        "Your answer does not satisfy the output schema: {violations}. Answer again with nothing but JSON that satisfies \
-         the schema."
-    );
+    let feedback = format!("{FEEDBACK_BEFORE}{violations}{FEEDBACK_AFTER}");
     reading.tokens = reading.tokens.saturating_add(context::tokens(feedback.len()));
     reading.finish = Finish::Invalid;
     reading.feedback = Some(feedback);
+}
+
+const FEEDBACK_BEFORE: &str = "Your answer does not satisfy the output schema: ";
+const FEEDBACK_AFTER: &str = ". Answer again with nothing but JSON that satisfies the schema.";
+
+/// What the schema refused, of the feedback that tells it to the model.
+pub(super) fn violations(feedback: &str) -> &str {
+    let inner = feedback.strip_prefix(FEEDBACK_BEFORE).and_then(|rest| rest.strip_suffix(FEEDBACK_AFTER));
+    inner.unwrap_or(feedback)
 }
 
 /// A result for the client: JSON that satisfies the output schema, or the text as a JSON string.

@@ -8,10 +8,11 @@ use mote_core::{Call, CallKind, CallState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Shared;
 use super::drive::Driver;
+use super::{Runner, Shared};
+use crate::arguments;
 use crate::limits::{MAIL_AWAITED_MAX, MAIL_MAX};
-use crate::store::{self, Mail, Status};
+use crate::store::{self, Letter, Mail, Status};
 
 /// Why mail was not left for a task.
 #[derive(Debug, thiserror::Error)]
@@ -117,10 +118,25 @@ impl Driver {
         };
         let wait = |(index, call): (u16, &Call)| {
             let (kind, named) = (kind(call)?, self.transcript.call(index)?);
-            let arguments = serde_json::from_str(&named.arguments).unwrap_or_default();
+            let arguments = arguments::read(&named.arguments).map(Value::Object).unwrap_or_default();
             Some(Wait { call: named.id.clone(), kind, arguments })
         };
         (0..).zip(self.run.calls()).filter_map(wait).collect()
+    }
+}
+
+impl Runner {
+    /// Cancels, answers or signals a task: durable when this returns. An answer is compared with what the task asks, as far
+    /// as that is known here: a run that another process drives, and one that is just being written, take it as it is.
+    ///
+    /// # Errors
+    /// The store's (the task does not exist, is over, or has too much unread mail), or that it asks nothing that this answers.
+    pub async fn post(&self, task: &str, mail: impl Into<Letter>) -> Result<(), PostError> {
+        let letter = mail.into();
+        let most = self.shared.admit_mail(task, &letter.mail).await?;
+        self.shared.store.deliver(task, letter, self.now(), most).await?;
+        self.shared.holdings.ring(task);
+        Ok(())
     }
 }
 

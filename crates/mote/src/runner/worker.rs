@@ -127,7 +127,8 @@ impl Shared {
                     Stop::Store
                 }
                 Err(recover::Error::Broken(error)) => {
-                    tracing::error!(task_id = id, code = error.code, message = error.message, "a task cannot go on");
+                    let (code, cause) = (&error.code, &error.message);
+                    tracing::error!(task_id = id, code, cause, dead = true, status = "failed", "a task failed");
                     Box::pin(drive::fail(&shared, &id, epoch, seq, error)).await.unwrap_or(Stop::Store)
                 }
             };

@@ -5,6 +5,7 @@
 
 mod batch;
 mod error;
+mod letter;
 mod sandbox;
 pub mod sqlite;
 
@@ -19,6 +20,7 @@ pub use self::batch::{
     Amount, Batch, BudgetLine, BudgetOp, Commit, EffectOp, NewEntry, OutboxMessage, SessionTurn, StatusChange, Totals,
 };
 pub use self::error::{CommitError, Error};
+pub use self::letter::{By, Letter};
 pub use self::sandbox::{NewSandbox, SandboxChange, SandboxRow, SandboxScope};
 use crate::clock::UnixMs;
 use crate::message::Message;
@@ -239,33 +241,6 @@ pub enum Mail {
     },
 }
 
-/// Who left mail: it stands in the journal beside what the mail brought about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct By {
-    /// Name of the API key; `anonymous` where the service has no keys.
-    pub key: String,
-    /// The person, as the caller names them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-}
-
-/// Mail with its sender.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Letter {
-    /// What it says.
-    #[serde(flatten)]
-    pub mail: Mail,
-    /// Who says it, if that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<By>,
-}
-
-impl From<Mail> for Letter {
-    fn from(mail: Mail) -> Self {
-        Self { mail, by: None }
-    }
-}
-
 /// Mail as read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MailRow {
@@ -381,6 +356,27 @@ pub struct Swept {
     pub keys: u64,
 }
 
+/// What a store that was restored from a backup holds back: unfinished tasks, and messages that were not sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Tasks that had not begun.
+    pub queued: u64,
+    /// Tasks that were under way.
+    pub running: u64,
+    /// Tasks that waited.
+    pub waiting: u64,
+    /// Messages for sinks.
+    pub messages: u64,
+}
+
+impl Held {
+    /// Tasks in all.
+    #[must_use]
+    pub fn tasks(&self) -> u64 {
+        self.queued + self.running + self.waiting
+    }
+}
+
 /// Numbers for metrics and for admission.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -464,6 +460,11 @@ pub trait Store: Send + Sync + 'static {
     async fn change_sandbox(&self, row: i64, change: SandboxChange) -> Result<(), Error>;
     /// Sandboxes that are to be given back by `now`, the longest due first.
     async fn sandboxes_due(&self, now: UnixMs, limit: usize) -> Result<Vec<SandboxRow>, Error>;
+    /// What a shared budget has spent and reserved in its window; `None` where the backend does not say.
+    async fn taken(&self, line: &BudgetLine) -> Result<Option<Amount>, Error> {
+        let _ = line;
+        Ok(None)
+    }
     /// Numbers for metrics and admission.
     async fn counts(&self) -> Result<Counts, Error>;
     /// A consistent copy while the store is in use.

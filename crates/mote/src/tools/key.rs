@@ -7,8 +7,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// The canonical form of a JSON value, after RFC 8785 (JSON Canonicalization Scheme): no white space, keys sorted by
-/// UTF-16 code units, numbers as ECMAScript writes them. One difference: an integer outside the range of a double keeps
-/// all its digits, so that two ids never become one.
+/// UTF-16 code units, numbers as ECMAScript writes them. One difference: a number keeps all its digits, also those that a
+/// double has no room for, so that two ids never become one.
 #[must_use]
 pub fn canonical(value: &Value) -> String {
     let mut text = String::new();
@@ -47,49 +47,65 @@ fn write_value(value: &Value, out: &mut String) {
     }
 }
 
-/// ECMAScript's Number::toString (ECMA-262, 6.1.6.1.20).
+/// A number as ECMAScript lays it out (ECMA-262, 6.1.6.1.20), but with all of its digits: `1`, `1.0` and `10e-1` are one
+/// number, and no two numbers are written alike.
 fn write_number(number: &serde_json::Number, out: &mut String) {
-    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else {
-        out.push_str(&number.to_string());
+    let written = number.to_string();
+    let Some((digits, exponent)) = decimal(&written) else {
+        // An exponent of more digits than any number needs: its own text stands for it.
+        out.push_str(&written);
         return;
     };
-    if float == 0.0 {
+    if digits.is_empty() {
         out.push('0');
         return;
     }
-    // Rust writes the shortest digits that read back as the same double, which is what ECMAScript asks for.
-    let scientific = format!("{:e}", float.abs());
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if float < 0.0 {
+    if written.starts_with('-') {
         out.push('-');
     }
-    let count = i32::try_from(digits.len()).unwrap_or(i32::MAX);
-    if (0..21).contains(&exponent) {
-        let whole = usize::try_from(exponent + 1).unwrap_or(0);
-        if count <= exponent + 1 {
+    let (count, whole) = (digits.len(), usize::try_from(exponent + 1));
+    match whole {
+        Ok(whole @ 1..=21) => {
+            let (before, after) = digits.split_at(whole.min(count));
+            out.push_str(before);
+            out.extend(std::iter::repeat_n('0', whole.saturating_sub(count)));
+            if !after.is_empty() {
+                out.push('.');
+                out.push_str(after);
+            }
+        }
+        _ if (-6..0).contains(&exponent) => {
+            out.push_str("0.");
+            out.extend(std::iter::repeat_n('0', usize::try_from(-exponent - 1).unwrap_or(0)));
             out.push_str(&digits);
-            out.extend(std::iter::repeat_n('0', whole - digits.len()));
-        } else {
-            out.push_str(&digits[..whole]);
-            out.push('.');
-            out.push_str(&digits[whole..]);
         }
-    } else if (-6..0).contains(&exponent) {
-        out.push_str("0.");
-        out.extend(std::iter::repeat_n('0', usize::try_from(-exponent - 1).unwrap_or(0)));
-        out.push_str(&digits);
-    } else {
-        out.push_str(&digits[..1]);
-        if digits.len() > 1 {
-            out.push('.');
-            out.push_str(&digits[1..]);
+        _ => {
+            let (first, rest) = digits.split_at(1);
+            out.push_str(first);
+            if !rest.is_empty() {
+                out.push('.');
+                out.push_str(rest);
+            }
+            out.push('e');
+            out.push(if exponent < 0 { '-' } else { '+' });
+            out.push_str(&exponent.unsigned_abs().to_string());
         }
-        out.push('e');
-        out.push(if exponent < 0 { '-' } else { '+' });
-        out.push_str(&exponent.unsigned_abs().to_string());
     }
+}
+
+/// The significant digits of a JSON number (none if it is zero) and the power of ten of the first of them.
+fn decimal(written: &str) -> Option<(String, i64)> {
+    let unsigned = written.trim_start_matches('-');
+    let (mantissa, power) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = [whole, fraction].concat();
+    let leading = all.len() - all.trim_start_matches('0').len();
+    let digits = all.trim_matches('0');
+    if digits.is_empty() {
+        return Some((String::new(), 0));
+    }
+    let place = i64::try_from(whole.len()).ok()? - 1 - i64::try_from(leading).ok()?;
+    Some((digits.to_owned(), power.parse::<i64>().ok()?.checked_add(place)?))
 }
 
 /// The idempotency key of one call: 64 hexadecimal digits, the same for every attempt, another for any other call.
@@ -145,7 +161,7 @@ mod tests {
 
     #[test]
     fn canonical_form_follows_rfc_8785() {
-        // The example of RFC 8785, 3.2.2 and 3.2.3.
+        // The example of RFC 8785, 3.2.2 and 3.2.3, but for its first number, which keeps its last digit.
         let value: Value = serde_json::from_str(
             r#"{"numbers":[333333333.33333329,1E30,4.50,2e-3,0.000000000000000000000000001],
                 "string":"\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/","literals":[null,true,false]}"#,
@@ -153,7 +169,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             canonical(&value),
-            "{\"literals\":[null,true,false],\"numbers\":[333333333.3333333,1e+30,4.5,0.002,1e-27],\
+            "{\"literals\":[null,true,false],\"numbers\":[333333333.33333329,1e+30,4.5,0.002,1e-27],\
              \"string\":\"€$\\u000f\\nA'B\\\"\\\\\\\\\\\"/\"}"
         );
         // The sorting example of 3.2.3: code units, not code points.
@@ -176,6 +192,16 @@ mod tests {
             ("123.456e5", "12345600"),
             ("-1.5e-9", "-1.5e-9"),
             ("18446744073709551615", "18446744073709551615"),
+            ("-0", "0"),
+            ("0e5", "0"),
+            ("10e-1", "1"),
+            ("100000000000000000000", "100000000000000000000"),
+            ("1000000000000000000000", "1e+21"),
+            ("123456789012345678901234567890", "1.2345678901234567890123456789e+29"),
+            ("123456789012345678901234567891", "1.23456789012345678901234567891e+29"),
+            ("0.1234567890123456789", "0.1234567890123456789"),
+            ("1e400", "1e+400"),
+            ("1e99999999999999999999", "1e+99999999999999999999"),
         ] {
             let value: Value = serde_json::from_str(text).unwrap();
             assert_eq!(canonical(&value), expected, "{text}");

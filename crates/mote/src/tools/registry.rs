@@ -160,7 +160,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Reads and validates arguments as the model wrote them. Empty text counts as no arguments.
+    /// Reads and validates arguments as the model wrote them.
     ///
     /// # Errors
     /// A message for the model: an unknown tool, text that is not JSON, or every violation with its path.
@@ -175,12 +175,7 @@ impl Registry {
                 arguments.len()
             ));
         }
-        let text = if arguments.trim().is_empty() { "{}" } else { arguments };
-        let value: Value =
-            serde_json::from_str(text).map_err(|error| format!("the arguments are not JSON: {error}"))?;
-        if !value.is_object() {
-            return Err("the arguments must be a JSON object".to_owned());
-        }
+        let value = Value::Object(crate::arguments::read(arguments)?);
         binding.schema.validate(&value).map_err(|violations| {
             format!("the arguments do not match the tool's schema:\n{}", validation::describe(&violations))
         })?;

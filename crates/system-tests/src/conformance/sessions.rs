@@ -134,7 +134,7 @@ pub async fn a_transcript_is_bounded_and_never_cut_between_call_and_result(bench
     let store = bench.open().await;
     start(&*store, turn("a", "s")).await;
     let id = "call".to_owned();
-    let call = Part::Call { id: id.clone(), name: "get".to_owned(), arguments: "{}".to_owned() };
+    let call = Part::Call { id: id.clone(), name: "get".to_owned(), arguments: "{}".to_owned(), opaque: None };
     let result = Part::Result { id, content: "1".to_owned(), is_error: false };
     let mut messages = vec![
         Message::text(Role::User, "first"),

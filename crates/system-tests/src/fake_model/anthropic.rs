@@ -12,6 +12,7 @@ use super::asked::{Asked, Offered, Refusal, Wire, text_of};
 use super::delivery::Event;
 use super::plan::{Finish, Tokens};
 use super::said::Said;
+use super::strict;
 
 /// Reads a request.
 pub(crate) fn parse(body: &Value, bytes: usize) -> Result<Asked, Refusal> {
@@ -34,11 +35,11 @@ pub(crate) fn parse(body: &Value, bytes: usize) -> Result<Asked, Refusal> {
         tools: tools(body)?,
         bytes,
     };
-    let mut open = BTreeSet::new();
+    let (mut open, mut seen) = (BTreeSet::new(), BTreeSet::new());
     for (index, message) in messages.iter().enumerate() {
         match message["role"].as_str() {
             Some("user") => read_user(index, &message["content"], &mut open, &mut asked)?,
-            Some("assistant") => read_assistant(index, &message["content"], &mut open, &mut asked)?,
+            Some("assistant") => read_assistant(index, &message["content"], &mut open, &mut seen, &mut asked)?,
             _ => return Err(Refusal::invalid(format!("messages.{index}.role: Input should be 'user' or 'assistant'"))),
         }
     }
@@ -50,9 +51,8 @@ fn tools(body: &Value) -> Result<Vec<Offered>, Refusal> {
     let read = |(index, tool): (usize, &Value)| {
         let name = tool["name"].as_str();
         let name = name.ok_or_else(|| Refusal::invalid(format!("tools.{index}.name: Field required")))?;
-        if tool["input_schema"]["type"] != "object" {
-            return Err(Refusal::invalid(format!("tools.{index}.input_schema.type: Input should be 'object'")));
-        }
+        strict::name(&tool["name"], &format!("tools.{index}.name"))?;
+        strict::input_schema(&tool["input_schema"], index)?;
         Ok(Offered { name: name.to_owned(), schema: tool["input_schema"].clone() })
     };
     listed.iter().enumerate().map(read).collect()
@@ -101,6 +101,7 @@ fn read_assistant(
     index: usize,
     content: &Value,
     open: &mut BTreeSet<String>,
+    seen: &mut BTreeSet<String>,
     asked: &mut Asked,
 ) -> Result<(), Refusal> {
     if !open.is_empty() {
@@ -115,7 +116,9 @@ fn read_assistant(
                         "messages.{index}.content.{at}.tool_use.input: Input should be a valid dictionary"
                     )));
                 }
-                open.insert(block["id"].as_str().unwrap_or_default().to_owned());
+                let at = |field: &str| format!("messages.{index}.content.{at}.tool_use.{field}");
+                strict::name(&block["name"], &at("name"))?;
+                open.insert(strict::anthropic_id(&block["id"], &at("id"), seen)?);
             }
             Some("thinking") => {
                 let expected = signature(block["thinking"].as_str().unwrap_or_default());

@@ -11,6 +11,7 @@ mod openai;
 mod plan;
 mod said;
 mod server;
+mod strict;
 
 pub use anthropic::signature;
 pub use asked::{Asked, Offered, Refusal, Wire};

@@ -11,6 +11,7 @@ use super::asked::{Asked, Offered, Refusal, Wire, text_of};
 use super::delivery::Event;
 use super::plan::{Finish, Tokens};
 use super::said::Said;
+use super::strict;
 
 /// Fixed, so that replies are reproducible.
 const CREATED: u64 = 1_790_000_000;
@@ -37,12 +38,21 @@ pub(crate) fn parse(body: &Value, bytes: usize) -> Result<Asked, Refusal> {
     if !asked.stream && !body["stream_options"].is_null() {
         return Err(Refusal::invalid("The 'stream_options' parameter is only allowed when 'stream' is enabled."));
     }
-    let mut open = BTreeSet::new();
+    let mut calls = Calls::default();
     for (index, message) in messages.iter().enumerate() {
-        read_message(index, message, &mut open, &mut asked)?;
+        read_message(index, message, &mut calls, &mut asked)?;
     }
-    unanswered(&open)?;
+    unanswered(&calls.open)?;
     Ok(asked)
+}
+
+/// Calls of the conversation so far.
+#[derive(Default)]
+struct Calls {
+    /// Those without a result.
+    open: BTreeSet<String>,
+    /// All.
+    seen: BTreeSet<String>,
 }
 
 fn tools(body: &Value) -> Result<Vec<Offered>, Refusal> {
@@ -55,15 +65,17 @@ fn tools(body: &Value) -> Result<Vec<Offered>, Refusal> {
         let function = &tool["function"];
         let name = function["name"].as_str().filter(|_| tool["type"] == "function");
         let name = name.ok_or_else(|| Refusal::invalid("Missing required parameter: 'tools[0].function.name'."))?;
+        strict::name(&function["name"], "tools[0].function.name")?;
+        strict::parameters(name, function)?;
         Ok(Offered { name: name.to_owned(), schema: function["parameters"].clone() })
     };
     listed.iter().map(read).collect()
 }
 
-fn read_message(index: usize, message: &Value, open: &mut BTreeSet<String>, asked: &mut Asked) -> Result<(), Refusal> {
+fn read_message(index: usize, message: &Value, known: &mut Calls, asked: &mut Asked) -> Result<(), Refusal> {
     let role = message["role"].as_str().unwrap_or_default();
     if role != "tool" {
-        unanswered(open)?;
+        unanswered(&known.open)?;
     }
     match role {
         "system" | "developer" => {}
@@ -80,17 +92,19 @@ fn read_message(index: usize, message: &Value, open: &mut BTreeSet<String>, aske
                     "Invalid value for 'content': expected a string, got null. (messages.[{index}].content)"
                 )));
             }
-            for call in &calls {
-                let id = call["id"].as_str().unwrap_or_default();
-                if id.is_empty() || !call["function"]["arguments"].is_string() || call["type"] != "function" {
-                    return Err(Refusal::invalid(format!("Invalid 'messages[{index}].tool_calls'.")));
+            for (place, call) in calls.iter().enumerate() {
+                let at = |field: &str| format!("messages[{index}].tool_calls[{place}].{field}");
+                if call["type"] != "function" {
+                    return Err(Refusal::invalid(format!("Invalid '{}'.", at("type"))));
                 }
-                open.insert(id.to_owned());
+                strict::name(&call["function"]["name"], &at("function.name"))?;
+                strict::arguments(&call["function"]["arguments"], &at("function.arguments"))?;
+                known.open.insert(strict::openai_id(&call["id"], &at("id"), &mut known.seen)?);
             }
         }
         "tool" => {
             let id = message["tool_call_id"].as_str().unwrap_or_default();
-            if !open.remove(id) {
+            if !known.open.remove(id) {
                 return Err(Refusal::invalid(
                     "messages with role 'tool' must be a response to a preceeding message with 'tool_calls'.",
                 ));
@@ -197,8 +211,11 @@ pub(crate) fn events(said: &Said, include_usage: bool) -> Vec<Event> {
         events.push(Event::data(delta(json!({"content": piece}), None)));
     }
     for (index, call) in said.calls.iter().enumerate() {
-        let head = json!({"index": index, "id": call.id, "type": "function",
+        let mut head = json!({"index": index, "id": call.id, "type": "function",
             "function": {"name": call.name, "arguments": ""}});
+        if let Some(extra) = &call.extra {
+            head["extra_content"] = extra.clone();
+        }
         events.push(Event::data(delta(json!({"tool_calls": [head]}), None)));
         for piece in said.pieces(Some(&call.arguments)) {
             let more = json!({"index": index, "function": {"arguments": piece}});

@@ -116,6 +116,12 @@ pub struct Call {
     pub name: String,
     /// The arguments; a string is sent as it stands, so that it can be invalid JSON.
     pub arguments: Value,
+    /// Its id, as it stands; one of its own where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `extra_content`, in OpenAI's format.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra: Option<Value>,
 }
 
 /// Why the model stops.
@@ -246,7 +252,25 @@ impl Behaviour {
     /// Calls another tool in the same turn.
     #[must_use]
     pub fn and_call(mut self, name: &str, arguments: Value) -> Self {
-        self.reply.calls.push(Call { name: name.to_owned(), arguments });
+        self.reply.calls.push(Call { name: name.to_owned(), arguments, ..Call::default() });
+        self
+    }
+
+    /// The same, its last call under this id.
+    #[must_use]
+    pub fn under_id(mut self, id: &str) -> Self {
+        if let Some(call) = self.reply.calls.last_mut() {
+            call.id = Some(id.to_owned());
+        }
+        self
+    }
+
+    /// The same, its last call with this `extra_content`.
+    #[must_use]
+    pub fn with_extra(mut self, extra: Value) -> Self {
+        if let Some(call) = self.reply.calls.last_mut() {
+            call.extra = Some(extra);
+        }
         self
     }
 

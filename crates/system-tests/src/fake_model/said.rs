@@ -1,5 +1,7 @@
 //! A reply made ready: texts filled in, ids given, tokens counted. It does not know a wire format.
 
+use serde_json::Value;
+
 use super::asked::Asked;
 use super::plan::{Behaviour, Finish, Tokens};
 
@@ -19,6 +21,7 @@ pub(crate) struct Said {
 /// A call with its id.
 pub(crate) struct SaidCall {
     pub(crate) id: String,
+    pub(crate) extra: Option<Value>,
     pub(crate) name: String,
     pub(crate) arguments: String,
 }
@@ -45,7 +48,8 @@ impl Said {
             .iter()
             .enumerate()
             .map(|(index, call)| SaidCall {
-                id: format!("{prefix}_{serial}_{index}"),
+                id: call.id.clone().unwrap_or_else(|| format!("{prefix}_{serial}_{index}")),
+                extra: call.extra.clone(),
                 name: call.name.clone(),
                 arguments: call.arguments.as_str().map_or_else(|| call.arguments.to_string(), str::to_owned),
             })

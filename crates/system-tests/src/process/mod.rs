@@ -1,10 +1,11 @@
 //! Processes under test: started, watched, signalled and always ended.
 //!
-//! [`binary`] finds or builds the programs, [`service`] is `mote serve`. It does not parse what a program says beyond
+//! [`binary`] finds or builds the programs, [`service`] is `mote serve`, [`terminal`] has a person before it. It does not parse what a program says beyond
 //! its lines.
 
 pub mod binary;
 pub mod service;
+pub mod terminal;
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -41,6 +41,24 @@ async fn check_names_every_mistake_with_line_and_column() {
 }
 
 #[tokio::test]
+async fn check_says_what_the_provider_refuses_in_a_tools_schema() {
+    let text = "apiVersion: mote/v1\nkind: Agent\nname: picky\nprompt: hello\nmodel: {provider: openai, name: m, key: {env: \
+                K}}\ntools:\n  - name: find\n    description: Finds.\n    effect: read\n    http: {url: \"https://h.example/x\"}\n    \
+                input:\n      type: object\n      properties: {a: {type: string}, b: {type: string}}\n      anyOf:\n        - \
+                {required: [a]}\n        - {required: [b]}\n";
+    let stage = Stage::new(Plan::default()).await;
+    stage.write("sure.yaml", text);
+    let sure = mote(&stage, &["check", "sure.yaml"]).await;
+    assert_eq!(sure.code, Some(2), "{sure:?}");
+    let place = ":15:9: error: tools[0].input.anyOf: OpenAI refuses `anyOf` at the top of a tool's schema";
+    assert!((sure.stdout.clone() + &sure.stderr).contains(place), "{sure:?}");
+    stage.write("perhaps.yaml", &text.replace("name: m,", "name: m, base_url: \"http://127.0.0.1:1/v1\","));
+    let perhaps = mote(&stage, &["check", "perhaps.yaml"]).await;
+    assert_eq!(perhaps.code, Some(0), "{perhaps:?}");
+    assert!((perhaps.stdout.clone() + &perhaps.stderr).contains(":15:9: warning: tools[0].input.anyOf"), "{perhaps:?}");
+}
+
+#[tokio::test]
 async fn run_shows_plain_lines_and_the_result_where_there_is_no_terminal() {
     let stage = Stage::new(three_tools()).await;
     let done = mote(&stage, &["run", "agent.yaml", "Order a lamp"]).await;
@@ -96,6 +114,79 @@ async fn the_quickstart_runs_without_a_key_and_says_that_no_model_is_asked_and_w
     for shown in ["no model is asked", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "base-url", "get_ticket", "T-1042"] {
         assert!(said.contains(shown), "{shown}: {said}");
     }
+}
+
+#[tokio::test]
+async fn a_plan_does_not_pretend_to_answer_a_question() {
+    let folder = quickstart();
+    let done = run_mote(folder.path(), &["run", ".", "What is the capital of France?"], &[]).await.unwrap();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    for shown in ["your task is not answered", "plan.yaml", "not by a model"] {
+        assert!(done.stderr.contains(shown), "{shown}: {done:?}");
+    }
+    let own = run_mote(folder.path(), &["run", "."], &[]).await.unwrap();
+    assert!(!own.stderr.contains("your task is not answered"), "{own:?}");
+    assert!(own.stderr.contains("not by a model"), "{own:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_argument_is_blamed_and_not_the_file() {
+    let stage = Stage::new(Plan::default()).await;
+    for (arguments, expected) in [
+        (&["serve", "agent.yaml", "--listen", "0.0.0.0:0", "--state", "s"][..], "error: --listen 0.0.0.0:0: "),
+        (
+            &["run", "agent.yaml", "x", "--model", "openai/planned", "--base-url", "nonsense"],
+            "error: --base-url nonsense: ",
+        ),
+        (&["run", "agent.yaml", "x", "--model", "planned"], "--model: "),
+        (&["run", "agent.yaml", "x", "--model", "openai/planned", "--price", "cheap"], "--price"),
+        (&["check", "agent.yaml", "--listen", "0.0.0.0:0"], "error: --listen 0.0.0.0:0: "),
+        (&["task", "--url", "nonsense", "list"], "--url"),
+    ] {
+        let done = mote(&stage, arguments).await;
+        assert_eq!(done.code, Some(2), "{arguments:?}: {done:?}");
+        assert!(done.stderr.contains(expected) && !done.stderr.contains("agent.yaml:"), "{arguments:?}: {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn help_begins_with_what_the_command_is_for() {
+    let stage = Stage::new(Plan::default()).await;
+    for (command, first) in [
+        ("task", "Give tasks to a running service"),
+        ("sandbox", "Work with sandboxes"),
+        ("store", "Look after the store"),
+    ] {
+        let help = mote(&stage, &[command, "--help"]).await;
+        assert!(help.stdout.starts_with(first), "{command}: {}", help.stdout);
+    }
+}
+
+#[tokio::test]
+async fn erasing_what_is_not_there_is_told_with_and_without_yes() {
+    let stage = Stage::new(Plan::default()).await;
+    drop(stage.serve().await);
+    for extra in [&[][..], &["--yes"]] {
+        let done =
+            mote(&stage, &[&["store", "erase", "--session", "nobody", "--state", "state"], extra].concat()).await;
+        assert_eq!(done.code, Some(1), "{done:?}");
+        assert!(done.stderr.contains("session nobody of the default tenant has no task in state"), "{done:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_says_in_words_what_went_wrong_and_that_a_session_needs_a_state() {
+    let stage = Stage::new(Plan::turns([Behaviour::status(400)])).await;
+    let done = mote(&stage, &["run", "agent.yaml", "x", "--session", "s"]).await;
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.stderr.contains("--session s without --state"), "{done:?}");
+    assert!(done.stderr.contains("model_"), "{done:?}");
+    assert!(!done.stderr.lines().any(|line| line.starts_with('{')), "no JSON for a person: {done:?}");
+    let time = done.stderr.lines().find_map(|line| line.split_once(' ')).map(|(time, _)| time);
+    assert!(
+        done.stderr.lines().any(|line| line.get(2..3) == Some(":") && line.get(8..9) == Some("Z")),
+        "{time:?}: UTC is marked: {done:?}"
+    );
 }
 
 #[tokio::test]

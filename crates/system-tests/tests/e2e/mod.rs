@@ -1,13 +1,16 @@
 //! The service from end to end: the real binary against real sockets, as its clients and operators see it.
 
 mod access;
+mod asking;
 mod budgets;
 mod clients;
 mod command;
 mod contract;
 mod disconnects;
 mod drain;
+mod history;
 mod misbehaviour;
+mod operator;
 mod run;
 mod service;
 mod sessions;

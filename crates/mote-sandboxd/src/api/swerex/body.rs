@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, Limited};
 use mote_sandbox_api::error::{Code, Failure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Number;
 
 use super::failure::Raised;
 use crate::limits::SWEREX_BODY_BYTES_MAX;
@@ -79,7 +80,7 @@ pub(super) struct BashAction {
     #[serde(default = "default_session")]
     pub(super) session: String,
     #[serde(default)]
-    pub(super) timeout: Option<f64>,
+    pub(super) timeout: Option<Number>,
     #[serde(default)]
     pub(super) is_interactive_command: bool,
     #[serde(default)]
@@ -103,7 +104,7 @@ pub(super) enum Words {
 pub(super) struct Execute {
     pub(super) command: Words,
     #[serde(default)]
-    pub(super) timeout: Option<f64>,
+    pub(super) timeout: Option<Number>,
     #[serde(default)]
     pub(super) shell: bool,
     #[serde(default)]
@@ -134,10 +135,11 @@ pub(super) struct WriteFile {
 }
 
 /// Seconds as a client has them.
-pub(super) fn seconds(timeout: Option<f64>) -> Result<Option<Duration>, Failure> {
+pub(super) fn seconds(timeout: Option<&Number>) -> Result<Option<Duration>, Failure> {
     timeout
         .map(|seconds| {
-            let duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero());
+            let duration = seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            let duration = duration.filter(|duration| !duration.is_zero());
             duration.ok_or_else(|| Failure::invalid("timeout", format!("{seconds} is no time in seconds")))
         })
         .transpose()

@@ -124,7 +124,7 @@ async fn bash(state: &SweRex, sandbox: &str, guest: &Guest, context: &str, actio
     if !action.expect.is_empty() {
         return Err(unsupported("expect", "a command is over when it has ended").into());
     }
-    let timeout = seconds(action.timeout)?;
+    let timeout = seconds(action.timeout.as_ref())?;
     parsed(guest, &action.command).await?;
     let ran = cell(state, sandbox, guest, context, action.command.clone(), timeout).await?;
     if action.check == Check::Raise && ran.exit != 0 {
@@ -213,7 +213,8 @@ pub(super) async fn execute(
         argv = [merging.to_vec(), argv].concat();
     }
     crate::api::native::exec::words("command", &argv)?;
-    let timeout_ms = seconds(timeout)?.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1));
+    let timeout_ms =
+        seconds(timeout.as_ref())?.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1));
     let start = Start { argv, env: env.unwrap_or_default(), cwd, timeout_ms, ..Start::default() };
     let result = gathered(&state.guest(&sandbox).await?, start, None, None).await?;
     if result.timed_out {

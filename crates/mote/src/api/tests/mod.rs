@@ -79,6 +79,7 @@ impl Provider for Model {
                 message: "no".into(),
                 retry_after: None,
                 alternative: false,
+                answer: crate::model::Answer::default(),
             });
         }
         deltas(Delta::Text("lo".into()));
@@ -374,6 +375,7 @@ fn agent() -> config::Agent {
             key: None,
             base_url: "http://model.test".into(),
             price: config::Price::default(),
+            is_priced: true,
             output_tokens_max: 1_000,
             timeout: second(60),
             idle_timeout: second(60),

@@ -45,7 +45,8 @@ pub(crate) struct Arguments {
     connection: Connection,
 }
 
-/// Where the daemon is, and how answers are printed.
+// Not a doc comment: that would stand in the help instead of the command's own.
+// Where the daemon is, and how answers are printed.
 #[derive(Debug, clap::Args)]
 struct Connection {
     /// The daemon

@@ -32,6 +32,11 @@ impl Client {
         Ok(Self { http, base: url.trim_end_matches('/').to_owned(), key: key.map(SecretValue::new) })
     }
 
+    /// The argument that names this service in a command; nothing for the one that is asked without it.
+    pub(super) fn url_argument(&self) -> String {
+        if self.base == super::URL { String::new() } else { format!(" --url {}", self.base) }
+    }
+
     /// GET; the JSON answer.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Exit> {
         let request = self.request(reqwest::Method::GET, path).timeout(CLIENT_ANSWER_TIMEOUT);

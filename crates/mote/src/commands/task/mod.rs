@@ -17,6 +17,9 @@ use super::terminal::{Style, Terminal};
 use client::Client;
 pub(crate) use client::segment;
 
+/// The service that is asked where no other is named.
+const URL: &str = "http://127.0.0.1:8080";
+
 const AFTER_HELP: &str = "\
 Every command takes --url and --key, or MOTE_URL and MOTE_KEY. A key in the environment does not
 show in `ps`.
@@ -39,11 +42,12 @@ pub(crate) struct Arguments {
     connection: Connection,
 }
 
-/// Where the service is, and how answers are printed.
+// Not a doc comment, nor above `Answer`: it would stand in the help instead of the command's own.
+// Where the service is, and how answers are printed.
 #[derive(Debug, clap::Args)]
 struct Connection {
     /// The service
-    #[arg(long, global = true, env = "MOTE_URL", value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, global = true, env = "MOTE_URL", value_name = "URL", default_value = URL)]
     url: String,
     /// The API key
     #[arg(long, global = true, env = "MOTE_KEY", value_name = "KEY", hide_env_values = true)]
@@ -89,7 +93,7 @@ struct Submit {
     #[arg(long, value_name = "JSON", value_parser = json_value)]
     context: Option<Value>,
     /// The most the run may spend, in USD; narrows the agent's budget
-    #[arg(long, value_name = "USD", value_parser = usd)]
+    #[arg(long, value_name = "USD", value_parser = usd, allow_negative_numbers = true)]
     usd: Option<f64>,
     /// The most tokens the run may use, such as 50k; narrows the agent's budget
     #[arg(long, value_parser = tokens)]
@@ -170,7 +174,7 @@ struct Input {
     answer: Answer,
 }
 
-/// What is answered: one of these.
+// What is answered: one of these.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Answer {
@@ -243,6 +247,10 @@ async fn perform(command: Command, client: &Client, json: bool, terminal: &mut T
 
 async fn submit(submit: Submit, client: &Client, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
     let input = if submit.input == "-" { read_stdin()? } else { submit.input };
+    // As `mote run` and the service have it.
+    if input.trim().is_empty() {
+        return Err(Exit::usage("the INPUT is empty"));
+    }
     let mut body = json!({ "input": input });
     let mut set = |field: &str, value: Option<Value>| {
         if let Some(value) = value {

@@ -1,17 +1,19 @@
-//! `mote task watch`: a task as it happens, over Server-Sent Events, resumed where a connection broke.
+//! `mote task watch`: a task as it happens, over Server-Sent Events, resumed where a connection broke. What the task waits
+//! for is asked of the person at the terminal.
 //!
 //! It does not interpret events; [`super::super::progress`] says what they look like.
 
 use anyhow::anyhow;
 use mote::limits::{CLIENT_EVENT_BYTES_MAX, CLIENT_RESUME_PAUSE, CLIENT_RESUMES_MAX};
 use mote_wire::sse::{Buffer, Framer, Full};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client::{Client, segment};
 use super::print;
+use crate::commands::ask::{self, Look, Person, Wait};
 use crate::commands::exit::{Code, Exit};
 use crate::commands::progress::Progress;
-use crate::commands::terminal::Terminal;
+use crate::commands::terminal::{Style, Terminal};
 
 /// How a stream went on.
 enum Pass {
@@ -29,28 +31,26 @@ pub(super) async fn follow(
     json: bool,
     terminal: &mut Terminal,
 ) -> Result<(), Exit> {
-    let mut cursor = after;
+    let person = Person::at(terminal);
+    let mut watch = Watch { client, task, json, cursor: after, progress: Progress::default(), person };
     let mut failures = 0;
-    let mut progress = Progress::default();
     loop {
-        let before = cursor;
-        let ended = match client.events(task, cursor).await {
+        let before = watch.cursor;
+        let ended = match client.events(task, watch.cursor).await {
             // All of a finished task was seen: only its end is missing.
-            Ok(response) if response.status() == reqwest::StatusCode::NO_CONTENT => {
-                Some(client.get(&format!("/tasks/{}", segment(task))).await?)
-            }
-            Ok(response) => match read(response, &mut cursor, json, &mut progress, terminal).await? {
+            Ok(response) if response.status() == reqwest::StatusCode::NO_CONTENT => Some(watch.get().await?),
+            Ok(response) => match watch.read(response, terminal).await? {
                 Pass::Ended(task) => Some(task),
                 Pass::Broken => None,
             },
             // Before the first event a service that is not there is an error at once.
-            Err(exit) if cursor == after || failures >= CLIENT_RESUMES_MAX => return Err(exit),
+            Err(exit) if watch.cursor == after || failures >= CLIENT_RESUMES_MAX => return Err(exit),
             Err(_) => None,
         };
         if let Some(task) = ended {
             return finish(&task, json, terminal);
         }
-        failures = if cursor > before { 0 } else { failures + 1 };
+        failures = if watch.cursor > before { 0 } else { failures + 1 };
         if failures > CLIENT_RESUMES_MAX {
             return Err(Exit::new(
                 Code::Unreachable,
@@ -62,35 +62,96 @@ pub(super) async fn follow(
     }
 }
 
-async fn read(
-    mut response: reqwest::Response,
-    cursor: &mut u64,
+/// One task that is watched.
+struct Watch<'a> {
+    client: &'a Client,
+    task: &'a str,
     json: bool,
-    progress: &mut Progress,
-    terminal: &mut Terminal,
-) -> Result<Pass, Exit> {
-    let mut framer = Framer::new(Growing::default());
-    while let Ok(Some(chunk)) = response.chunk().await {
-        let mut input = chunk.as_ref();
+    /// The last event that was shown.
+    cursor: u64,
+    progress: Progress,
+    person: Person,
+}
+
+impl Watch<'_> {
+    async fn get(&self) -> Result<Value, Exit> {
+        self.client.get(&format!("/tasks/{}", segment(self.task))).await
+    }
+
+    async fn read(&mut self, mut response: reqwest::Response, terminal: &mut Terminal) -> Result<Pass, Exit> {
+        let mut framer = Framer::new(Growing::default());
+        let mut look = Look::default();
+        // A task may have waited since long before.
+        look.soon();
         loop {
-            let event = framer.next(&mut input).map_err(|error| anyhow!("failed to read the stream: {error}"))?;
-            let Some(event) = event else { break };
-            let message: Value = serde_json::from_str(event.data)
-                .map_err(|error| anyhow!("failed to read an event of the stream: {error}"))?;
-            if let Some(seq) = message["seq"].as_u64() {
-                *cursor = seq;
-            }
-            if message["type"] == "end" {
-                return Ok(Pass::Ended(message["task"].clone()));
-            }
-            if json {
-                terminal.line(event.data)?;
-            } else {
-                progress.show(&message, terminal)?;
+            let chunk = tokio::select! {
+                chunk = response.chunk() => chunk,
+                () = look.due() => {
+                    self.face(terminal).await?;
+                    continue;
+                }
+                line = self.person.line() => {
+                    self.answer(line, terminal).await?;
+                    look.soon();
+                    continue;
+                }
+            };
+            let Ok(Some(chunk)) = chunk else { return Ok(Pass::Broken) };
+            let mut input = chunk.as_ref();
+            loop {
+                let event = framer.next(&mut input).map_err(|error| anyhow!("failed to read the stream: {error}"))?;
+                let Some(event) = event else { break };
+                let message: Value = serde_json::from_str(event.data)
+                    .map_err(|error| anyhow!("failed to read an event of the stream: {error}"))?;
+                if let Some(seq) = message["seq"].as_u64() {
+                    self.cursor = seq;
+                }
+                if message["type"] == "end" {
+                    return Ok(Pass::Ended(message["task"].clone()));
+                }
+                look.soon();
+                if self.json {
+                    terminal.line(event.data)?;
+                } else {
+                    self.progress.show(&message, terminal)?;
+                }
             }
         }
     }
-    Ok(Pass::Broken)
+
+    /// Asks the person here what the task waits for, or says how to answer elsewhere.
+    async fn face(&mut self, terminal: &mut Terminal) -> Result<(), Exit> {
+        // The stream goes on: a look that fails is made again with the next event.
+        let Ok(task) = self.get().await else { return Ok(()) };
+        let elsewhere = elsewhere(self.client, self.task);
+        Ok(self.person.face(&ask::waits(&task["waiting"]), elsewhere, terminal)?)
+    }
+
+    /// Gives the task what the person typed.
+    async fn answer(&mut self, line: Option<String>, terminal: &mut Terminal) -> Result<(), Exit> {
+        let elsewhere = elsewhere(self.client, self.task);
+        let Some(answer) = self.person.take(line, elsewhere, terminal)? else { return Ok(()) };
+        let mut body = json!({"call": answer.call});
+        if let Some(approve) = answer.approve {
+            body["approve"] = json!(approve);
+        }
+        if let Some(content) = answer.content {
+            body["content"] = content;
+        }
+        let path = format!("/tasks/{}/input", segment(self.task));
+        if let Err(exit) = self.client.post(&path, &body, None).await {
+            self.person.refused(&answer.call);
+            let error = terminal.paint(Style::Bad, &format!("the answer was not taken: {}", exit.told()));
+            terminal.note(&error)?;
+        }
+        Ok(())
+    }
+}
+
+/// How to answer from anywhere else.
+fn elsewhere(client: &Client, task: &str) -> impl Fn(&Wait) -> String {
+    let (url, task) = (client.url_argument(), task.to_owned());
+    move |wait| format!("to answer it: `{}`", wait.command(&task, &url))
 }
 
 fn finish(task: &Value, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {

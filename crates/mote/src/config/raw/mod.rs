@@ -188,6 +188,13 @@ pub(super) struct Price {
     pub(super) cache_write: Option<Number>,
 }
 
+impl Price {
+    /// Of input and output alone.
+    pub(super) fn of([input, output]: [Number; 2]) -> Self {
+        Self { input, output, cache_read: None, cache_write: None }
+    }
+}
+
 /// A tool: `{builtin: NAME}`, `{sandbox: …}`, or one that is declared here.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::diagnostic::FieldPath;
 use super::super::findings::Findings;
-use super::super::{Agent, Bound, Budgets, Context, Model, Provider, RunLimits, Windowed, raw, units};
+use super::super::{Agent, Bound, Budgets, Context, Model, RunLimits, Windowed, raw, units};
 use super::{duration, tokens, tokens_32};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -79,15 +79,30 @@ fn bound(
 
 /// A bound in USD that the cost of a model without a price never reaches bounds nothing.
 pub(super) fn check_prices(agent: &Agent, findings: &mut Findings<'_>) {
-    let top = FieldPath::top("model");
-    let model_path = |index: usize| if index == 0 { top.clone() } else { top.key("fallback").index(index - 1) };
-    let unpriced = |(index, model): &(usize, &Model)| {
-        let is_written = |field: &str| findings.is_written(&model_path(*index).key(field));
-        let live = matches!(model.provider, Provider::Anthropic | Provider::OpenAi);
-        live && is_written("name") && !is_written("price") && !is_priced(&model.name)
-    };
-    let Some((_, model)) = agent.models.iter().enumerate().find(unpriced) else { return };
-    let Budgets { per_run, agent, per_tenant, per_user, per_session } = &agent.budget;
+    for (index, model) in agent.models.iter().enumerate().filter(|(_, model)| !model.is_priced) {
+        let top = FieldPath::top("model");
+        let at = if index == 0 { top } else { top.key("fallback").index(index - 1) };
+        for bound in money_bounds(&agent.budget) {
+            let path = FieldPath::top("budget").key(bound).key("usd");
+            if findings.flag(&at).is_some() {
+                let message = format!("its price is not known, so that `{path}` would bound nothing");
+                let hint = "add --price INPUT,OUTPUT in USD per million tokens (--price 0 if it is free), or bound \
+                            `tokens` instead of `usd`";
+                findings.error_hint(&at, message, hint);
+            } else {
+                let message =
+                    format!("bounds nothing: the price of `{}` is not known, its cost counts as 0", model.name);
+                let hint = "give the model a `price: {input: …, output: …}` in USD per million tokens (zeros if it is \
+                            free), or bound `tokens`";
+                findings.error_hint(&path, message, hint);
+            }
+        }
+    }
+}
+
+/// The budgets that bound money.
+fn money_bounds(budgets: &Budgets) -> Vec<&'static str> {
+    let Budgets { per_run, agent, per_tenant, per_user, per_session } = budgets;
     let windowed = |windowed: &Option<Windowed>| windowed.as_ref().map(|windowed| windowed.bound);
     let bounds = [
         ("per_run", Some(*per_run)),
@@ -96,19 +111,8 @@ pub(super) fn check_prices(agent: &Agent, findings: &mut Findings<'_>) {
         ("per_user", windowed(per_user)),
         ("per_session", *per_session),
     ];
-    for (name, bound) in bounds {
-        if bound.is_some_and(|bound| bound.nano_usd.is_some()) {
-            let path = FieldPath::top("budget").key(name).key("usd");
-            let message = format!("bounds nothing: the price of `{}` is not known, its cost counts as 0", model.name);
-            let hint = "give the model a `price: {input: …, output: …}` in USD per million tokens (zeros if it is free), \
-                        or bound `tokens`";
-            findings.error_hint(&path, message, hint);
-        }
-    }
-}
-
-fn is_priced(model: &str) -> bool {
-    crate::model::price::default_price(model).is_some()
+    let bounds = bounds.into_iter().filter(|(_, bound)| bound.is_some_and(|bound| bound.nano_usd.is_some()));
+    bounds.map(|(name, _)| name).collect()
 }
 
 /// The context packet.

@@ -24,8 +24,6 @@ pub(super) struct Surroundings<'a> {
     pub(super) folder: &'a Path,
     /// Whether validators are built for the schemas that the file carries.
     pub(super) compile_schemas: bool,
-    /// Whether the command line named the model.
-    pub(super) is_model_chosen: bool,
 }
 
 impl Surroundings<'_> {
@@ -80,10 +78,7 @@ pub(super) fn agent(raw: raw::Agent, around: &Surroundings<'_>, findings: &mut F
         digest: [0; 32],
         folder: around.folder.to_owned(),
     };
-    // A model of the command line comes without a price; that is advice's matter.
-    if !around.is_model_chosen {
-        bounds::check_prices(&agent, findings);
-    }
+    bounds::check_prices(&agent, findings);
     agent.digest = super::digest::capabilities(&agent);
     agent
 }

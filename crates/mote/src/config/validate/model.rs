@@ -47,10 +47,11 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
         raw::Provider::Scripted => "scripted".to_owned(),
         _ => "cassette".to_owned(),
     });
-    let price = match &raw.price {
-        Some(price) => self::price(price, &path.key("price"), findings),
-        None => crate::model::price::default_price(&name).unwrap_or_default(),
+    let known_price = match &raw.price {
+        Some(price) => Some(self::price(price, &path.key("price"), findings)),
+        None => crate::model::price::default_price(&name),
     };
+    let is_named = known && !findings.is_broken(&path.key("name")) && !findings.is_broken(&path.key("price"));
     let provider = match raw.provider {
         raw::Provider::Anthropic => Provider::Anthropic,
         raw::Provider::Openai => Provider::OpenAi,
@@ -77,12 +78,20 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
             Provider::Cassette { file, record }
         }
     };
+    // What is replayed costs nothing; what is recorded costs what the model behind it does.
+    let (price, is_priced) = match (&provider, known_price) {
+        (_, Some(price)) => (price, true),
+        (Provider::Cassette { record: Some(inner), .. }, None) => (inner.price, inner.is_priced),
+        (Provider::Anthropic | Provider::OpenAi, None) => (Price::default(), !is_named),
+        (Provider::Scripted { .. } | Provider::Cassette { .. }, None) => (Price::default(), true),
+    };
     Model {
         provider,
         name,
         key: raw.key.map(|key| secret(key, &path.key("key"), around, findings)),
         base_url,
         price,
+        is_priced,
         output_tokens_max: output_max,
         timeout,
         idle_timeout,

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 pub use plan::{Fail, FailKind, Plan, PlanError, Turn};
 
-use super::{Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Request, Usage};
+use super::{Answer, Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Request, Usage};
 use crate::message::{Message, Part, Role};
 
 /// This provider's kind.
@@ -41,7 +41,7 @@ impl Scripted {
 
     fn error(&self, kind: ErrorKind, message: String) -> Error {
         let (model, endpoint) = (self.model.clone(), self.file.display().to_string());
-        Error { kind, model, endpoint, message, retry_after: None, alternative: false }
+        Error { kind, model, endpoint, message, retry_after: None, alternative: false, answer: Answer::default() }
     }
 
     fn turn(&self, request: &Request) -> Result<&Turn, Error> {
@@ -89,7 +89,7 @@ impl Provider for Scripted {
             // The same for every attempt and every replay, and unique within a session.
             let id = format!("{}-{}-{place}", request.task, request.step);
             let arguments = Value::Object(arguments).to_string();
-            parts.push(Part::Call { id, name: call.tool.clone(), arguments });
+            parts.push(Part::Call { id, name: call.tool.clone(), arguments, opaque: None });
         }
         Ok(Reply {
             message: Message { role: Role::Assistant, parts },

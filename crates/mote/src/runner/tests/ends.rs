@@ -16,7 +16,7 @@ fn effects(world: &World, task: &str) -> Vec<(String, String)> {
 /// Ends a run with a read and a write under way, each of which its backend has, and looks at what is told of them.
 async fn cut_off(agent: Agent, active: Option<Duration>, end: impl AsyncFnOnce(&Runner, &str)) -> Task {
     let (read, write) = (Stuck::new("read", Effect::Read), Stuck::new("write", Effect::Write));
-    let call = |name: &str| Part::Call { id: name.into(), name: name.into(), arguments: "{}".into() };
+    let call = |name: &str| Part::Call { id: name.into(), name: name.into(), arguments: "{}".into(), opaque: None };
     let world = World::new(agent, vec![], &[]);
     world.runner.drain(Duration::from_secs(5)).await;
     let events = Some(config::EventSink { url: "http://127.0.0.1:9/events".to_owned(), authorization: None });

@@ -104,6 +104,7 @@ async fn a_question_beside_a_call_under_way_takes_its_answer_and_no_other() {
             id: id.into(),
             name: name.into(),
             arguments: arguments.to_string(),
+            opaque: None,
         };
         reply(vec![call("c-look", "look", json!({})), call("c-ask", "ask_person", json!({"question": "Which?"}))])
     };

@@ -11,7 +11,7 @@ use super::{Settings, connection};
 use crate::limits::{STORE_BACKUP_PAGES, STORE_READER_CACHE_KIB};
 use crate::store::Error;
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -43,7 +43,7 @@ pub(super) fn copy(settings: &Settings, to: &Path) -> Result<(), Error> {
     result
 }
 
-fn remove(path: &Path) -> std::io::Result<()> {
+pub(super) fn remove(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -2,7 +2,7 @@
 //!
 //! A run's own budget is the core's; it is not kept here.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::row::{Standing, native, sql};
@@ -79,6 +79,17 @@ fn decode(text: &str) -> Outcome<Reservation> {
     serde_json::from_str(text).map_err(|error| {
         Fault::Refused(Error::Backend { operation: "read an open reservation", detail: error.to_string() })
     })
+}
+
+/// What a budget has spent and reserved.
+pub(super) fn taken(connection: &Connection, line: &BudgetLine) -> Outcome<Amount> {
+    let mut query = connection.prepare_cached(
+        "SELECT spent_tokens + reserved_tokens, spent_nano_usd + reserved_nano_usd FROM budgets
+         WHERE scope = ?1 AND window_start = ?2",
+    )?;
+    let taken = query.query_row(params![line.scope, sql(line.window_start)], |row| Ok((row.get(0)?, row.get(1)?)));
+    let (tokens, nano_usd) = taken.optional()?.unwrap_or_default();
+    Ok(Amount { tokens: native(tokens), nano_usd: native(nano_usd) })
 }
 
 fn reserve(tx: &Tx<'_>, line: &BudgetLine, amount: Amount, now: u64) -> Outcome<(), CommitError> {

@@ -4,6 +4,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::hold::TASK_IS_FREE;
 use super::row::{self, Standing, TASK, TASK_COLUMNS, sql, standing};
 use super::writer::{Outcome, Tx};
 use super::{budget, commit, list, sandbox, session};
@@ -29,7 +30,7 @@ pub(super) fn claim(tx: &mut Tx<'_>, lease: &Lease, now: u64, limit: usize) -> O
 
 /// Claims one task, if it is due.
 pub(super) fn claim_task(tx: &mut Tx<'_>, task: &str, lease: &Lease, now: u64) -> Outcome<Option<Claim>> {
-    let sql_text = format!("SELECT {TASK}, n, claims FROM tasks WHERE id = ?1 AND due_at <= ?2");
+    let sql_text = format!("SELECT {TASK}, n, claims FROM tasks WHERE id = ?1 AND due_at <= ?2 AND {TASK_IS_FREE}");
     let found = tx.connection.prepare_cached(&sql_text)?.query_row((task, sql(now)), due_row).optional()?;
     found.map_or(Ok(None), |due| take_or_bury(tx, due, lease, now))
 }
@@ -42,7 +43,9 @@ fn due_row(found: &rusqlite::Row<'_>) -> rusqlite::Result<Due> {
 }
 
 fn due(tx: &Tx<'_>, now: u64, limit: i64) -> Outcome<Vec<Due>> {
-    let sql_text = format!("SELECT {TASK}, n, claims FROM tasks WHERE due_at <= ?1 ORDER BY due_at, n LIMIT ?2");
+    let sql_text = format!(
+        "SELECT {TASK}, n, claims FROM tasks WHERE due_at <= ?1 AND {TASK_IS_FREE} ORDER BY due_at, n LIMIT ?2"
+    );
     let mut query = tx.connection.prepare_cached(&sql_text)?;
     let rows = query.query_map((sql(now), limit), due_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -84,6 +87,8 @@ fn bury(tx: &mut Tx<'_>, task: &Task, claims: u32, now: u64) -> Outcome<()> {
     let message = format!("{claims} workers in a row claimed the task and got nowhere; requeue it to try again");
     finish(tx, &task.id, &standing, "failed", Some(("dead_letter", &message)), now)?;
     tx.dead(1);
+    let code = "dead_letter";
+    tracing::error!(task_id = task.id, code, cause = message, dead = true, status = "failed", "a task failed");
     Ok(())
 }
 

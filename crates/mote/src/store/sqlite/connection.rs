@@ -43,6 +43,15 @@ pub(super) fn open(settings: &Settings, cache_kib: u32) -> Result<Connection, Er
     Ok(connection)
 }
 
+/// Opens a file that is looked at and not changed.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection, Error> {
+    let failed = |error| translate("read the store", path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(Duration::from_millis(crate::limits::STORE_LOCK_WAIT_MS)).map_err(failed)?;
+    Ok(connection)
+}
+
 /// Switches the file to a write-ahead log; waits at most `lock_wait` for others who are opening it.
 pub(super) fn enter_wal(connection: &Connection, settings: &Settings) -> Result<(), Error> {
     let pause = Duration::from_millis(10);

@@ -5,6 +5,7 @@
 use rusqlite::{Connection, params};
 
 use super::claim;
+use super::hold::MESSAGE_IS_FREE;
 use super::row::{json, number, sql, standing};
 use super::writer::{Outcome, Tx};
 use crate::store::{Error, Letter, Mail, MailRow, OutboxMessage, Status};
@@ -66,8 +67,10 @@ pub(super) fn unread(connection: &Connection, task: &str) -> Outcome<Vec<MailRow
 
 /// Outbox messages that are due, oldest first.
 pub(super) fn outbox(connection: &Connection, now: u64, limit: usize) -> Outcome<Vec<(i64, OutboxMessage)>> {
-    let mut query = connection
-        .prepare_cached("SELECT id, message_id, body FROM outbox WHERE due_at <= ?1 ORDER BY due_at, id LIMIT ?2")?;
+    let sql_text = format!(
+        "SELECT id, message_id, body FROM outbox WHERE due_at <= ?1 AND {MESSAGE_IS_FREE} ORDER BY due_at, id LIMIT ?2"
+    );
+    let mut query = connection.prepare_cached(&sql_text)?;
     let rows = query.query_map((sql(now), sql(limit as u64)), |row| {
         Ok((row.get(0)?, OutboxMessage { id: row.get(1)?, body: row.get(2)? }))
     })?;

@@ -10,10 +10,12 @@ mod claim;
 mod commit;
 mod connection;
 mod create;
+mod hold;
 mod list;
 mod mail;
 mod owner;
 mod reader;
+mod restore;
 mod row;
 mod sandbox;
 mod schema;
@@ -32,6 +34,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch as channel};
 
+pub use self::restore::restore;
+
 use self::checkpoint::Checkpointer;
 use self::commit::Prepared;
 use self::reader::Readers;
@@ -39,8 +43,9 @@ use self::submit::Submission;
 use self::watch::Watchers;
 use self::writer::{WhenFull, Writer};
 use super::{
-    Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Lease, Letter, MailRow, NewSandbox, NewTask,
-    OutboxMessage, Page, SandboxChange, SandboxRow, SandboxScope, Session, SessionPage, Store, Submitted, Swept, Task,
+    Amount, BudgetLine, Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Held, Lease, Letter, MailRow,
+    NewSandbox, NewTask, OutboxMessage, Page, SandboxChange, SandboxRow, SandboxScope, Session, SessionPage, Store,
+    Submitted, Swept, Task,
 };
 use crate::clock::UnixMs;
 use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITE_FRESH, STORE_WRITER_CACHE_KIB};
@@ -155,6 +160,22 @@ impl SqliteStore {
         self.writer.run("assign the store", WhenFull::Refuse, work).await
     }
 
+    /// What is held since the store was restored.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn held(&self) -> Result<Held, Error> {
+        self.readers.run("read what is held", |connection| Ok(hold::held(connection)?)).await
+    }
+
+    /// Lets go of what is held; says how much it was.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn let_go(&self) -> Result<Held, Error> {
+        self.writer.run("release what is held", WhenFull::Refuse, hold::release).await
+    }
+
     /// Reads the whole file for damage (`PRAGMA quick_check`).
     ///
     /// # Errors
@@ -168,6 +189,16 @@ impl SqliteStore {
             })
             .await
     }
+}
+
+/// Whether an agent could use the file; nothing in it is changed.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it is not a store, [`Error::SchemaTooNew`], [`Error::Foreign`], and what reading it says.
+pub fn probe(path: &Path, agent: &str) -> Result<(), Error> {
+    let connection = connection::open_to_read(path)?;
+    schema::found(&connection, path, schema::MIGRATIONS)?;
+    owner::check(&connection, path, agent).map(|_| ())
 }
 
 fn encode<T: serde::Serialize + ?Sized>(operation: &'static str, value: &T) -> Result<String, Error> {
@@ -310,6 +341,11 @@ impl Store for SqliteStore {
 
     async fn sandboxes_due(&self, now: UnixMs, limit: usize) -> Result<Vec<SandboxRow>, Error> {
         self.readers.run("read sandboxes", move |connection| sandbox::due(connection, now, limit)).await
+    }
+
+    async fn taken(&self, line: &BudgetLine) -> Result<Option<Amount>, Error> {
+        let line = line.clone();
+        self.readers.run("read a budget", move |connection| budget::taken(connection, &line).map(Some)).await
     }
 
     async fn counts(&self) -> Result<Counts, Error> {

@@ -1,4 +1,4 @@
--- Version 4: listing by date, deleting one task, and secrets that the processes of one store share.
+-- Version 5: listing by date, deleting one task, and secrets that the processes of one store share.
 
 CREATE INDEX tasks_created ON tasks (created_at);
 

@@ -2,9 +2,10 @@
 //!
 //! It does not decide what is logged, only that content fields are dropped and long values cut.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing::Metadata;
 use tracing::field::{Field, Visit};
 
@@ -20,12 +21,12 @@ const RESERVED: [&str; 4] = ["time", "level", "target", "message"];
 #[derive(Debug)]
 pub(super) struct Fields {
     content: bool,
-    values: Map<String, Value>,
+    values: BTreeMap<String, Value>,
 }
 
 impl Fields {
     pub(super) fn new(content: bool) -> Self {
-        Self { content, values: Map::new() }
+        Self { content, values: BTreeMap::new() }
     }
 
     fn put(&mut self, field: &Field, value: impl Into<Value>) {
@@ -85,7 +86,7 @@ impl Visit for Fields {
 pub(super) struct Line<'a> {
     at: UnixMs,
     metadata: &'a Metadata<'a>,
-    fields: Map<String, Value>,
+    fields: BTreeMap<String, Value>,
 }
 
 impl<'a> Line<'a> {
@@ -132,7 +133,8 @@ impl<'a> Line<'a> {
 
     pub(super) fn text(&self) -> Vec<u8> {
         let time = format_rfc3339(self.at);
-        let mut text = format!("{} {:5} {}", &time[11..23], self.metadata.level().as_str(), self.message());
+        // UTC: `Z` says so.
+        let mut text = format!("{}Z {:5} {}", &time[11..23], self.metadata.level().as_str(), self.message());
         for (name, value) in self.ordered() {
             match value {
                 Value::String(value) if !value.contains([' ', '"']) => {

@@ -117,7 +117,7 @@ fn part(part: &Part) -> serde_json::Value {
     match part {
         Part::Text { text } => json!({"type": "text", "content": text}),
         Part::Reasoning { text, .. } => json!({"type": "reasoning", "content": text}),
-        Part::Call { id, name, arguments } => {
+        Part::Call { id, name, arguments, .. } => {
             let arguments = serde_json::from_str(arguments).unwrap_or_else(|_| json!(arguments));
             json!({"type": "tool_call", "id": id, "name": name, "arguments": arguments})
         }

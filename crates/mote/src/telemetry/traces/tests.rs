@@ -125,6 +125,7 @@ fn record_a_run(tracer: &Tracer, traceparent: Option<&str>) {
         message: String::new(),
         retry_after: None,
         alternative: false,
+        answer: model::Answer::default(),
     };
     run.model_call("openai", "gpt", "https://api.example/v1", &request()).end(Err(&error), None);
     let arguments = json!({"card": "secret argument"});

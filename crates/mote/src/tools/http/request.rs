@@ -112,6 +112,9 @@ impl Recipe {
 
     /// The request that validated arguments ask for; the error is a sentence for the model.
     pub(super) fn first_hop(&self, arguments: &Value) -> Result<Hop, String> {
+        // In order of names: equal arguments make equal requests, in whichever order the model wrote them.
+        let mut arguments = arguments.clone();
+        arguments.sort_all_objects();
         let arguments = arguments.as_object().ok_or("the arguments must be a JSON object")?;
         let mut url = self.template.expand(arguments)?;
         let used: &BTreeSet<String> = self.template.names();

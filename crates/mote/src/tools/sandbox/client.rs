@@ -23,7 +23,7 @@ pub struct Daemon {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Trouble {
     /// No answer came.
-    #[error("failed to reach the sandbox daemon at {base}: {reason}")]
+    #[error("failed to reach the sandbox daemon at {base}: {reason}; is `mote-sandboxd serve` running there?")]
     Unreachable {
         /// The daemon's address.
         base: String,

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::client::{Daemon, Trouble, segment};
 use crate::clock::SharedClock;
-use crate::config::{Release, SandboxTool};
+use crate::config::{Release, SandboxTool, SecretValue};
 use crate::limits::{
     SANDBOX_ANSWER_BYTES_MAX, SANDBOX_ANSWER_TIMEOUT, SANDBOX_CREATE_TIMEOUT, SANDBOX_CREATE_WAIT, TOOL_CONNECT_TIMEOUT,
 };
@@ -76,6 +76,19 @@ pub(super) enum Homeless {
 }
 
 impl Sandboxes {
+    /// What opens the daemon: its key, and a client for a private authority where there is one.
+    ///
+    /// # Errors
+    /// If the key or the authority's certificates cannot be read.
+    pub fn access(config: &SandboxTool) -> Result<(Option<SecretValue>, Option<reqwest::Client>), BuildError> {
+        let fail =
+            |field: &str, message: String| BuildError { tool: "sandbox".to_owned(), field: field.to_owned(), message };
+        let key = config.key.as_ref().map(|key| key.read()).transpose();
+        let key = key.map_err(|error| fail("key", error.to_string()))?;
+        let private = config.ca.as_deref().map(private_client).transpose().map_err(|message| fail("ca", message))?;
+        Ok((key, private))
+    }
+
     /// Sets up what every tool of the sandbox shares: reads the daemon's key. Opens no connection.
     ///
     /// # Errors
@@ -87,16 +100,7 @@ impl Sandboxes {
         clock: SharedClock,
         clients: Arc<Clients>,
     ) -> Result<Arc<Self>, BuildError> {
-        let key = config.key.as_ref().map(|key| key.read()).transpose().map_err(|error| BuildError {
-            tool: "sandbox".to_owned(),
-            field: "key".to_owned(),
-            message: error.to_string(),
-        })?;
-        let private = config.ca.as_deref().map(private_client).transpose().map_err(|message| BuildError {
-            tool: "sandbox".to_owned(),
-            field: "ca".to_owned(),
-            message,
-        })?;
+        let (key, private) = Self::access(config)?;
         Ok(Arc::new(Self {
             private,
             daemon: Daemon::new(&config.url, key),

@@ -79,14 +79,21 @@ impl Answer {
         let content = match (self.body, note) {
             (Body::Fields(mut fields), Some(note)) => {
                 fields.insert("note".to_owned(), note.into());
-                Value::Object(fields).to_string()
+                ordered(fields)
             }
-            (Body::Fields(fields), None) => Value::Object(fields).to_string(),
+            (Body::Fields(fields), None) => ordered(fields),
             (Body::Text(text), Some(note)) => format!("[{note}]\n{text}"),
             (Body::Text(text), None) => text,
         };
         Output { content, is_error: self.is_error }
     }
+}
+
+/// JSON with its keys in order: the same answer is the same text.
+fn ordered(fields: Map<String, Value>) -> String {
+    let mut value = Value::Object(fields);
+    value.sort_all_objects();
+    value.to_string()
 }
 
 /// One call at work.

@@ -192,7 +192,7 @@ pub(super) fn document() -> String {
     let Document { paths, schemas } = document;
     let schemas: Map<String, Value> =
         schemas.into_iter().map(|(name, schema)| (name, serde_json::to_value(schema).unwrap())).collect();
-    let value = json!({
+    let mut value = json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Mote sandbox runtime",
@@ -214,6 +214,8 @@ pub(super) fn document() -> String {
             },
         },
     });
+    // The published file has its keys in order: a diff then shows what changed and nothing else.
+    value.sort_all_objects();
     // Links of the code's own documentation lead nowhere here.
     let mut text = serde_json::to_string_pretty(&value).unwrap().replace("[`", "`").replace("`]", "`");
     text.push('\n');
