@@ -6,6 +6,7 @@ mod bench;
 mod checklist;
 mod dist;
 mod guest;
+mod local_model;
 mod packages;
 mod process;
 mod python;
@@ -31,6 +32,8 @@ struct Line {
 enum Command {
     /// Installs what the tests need, builds what they run, and runs them all.
     Test(test::Options),
+    /// Installs a small model for `examples/local-model`.
+    LocalModel(local_model::Options),
     /// Checks the rules that no compiler checks: arrows between crates, documents, lengths, unsafe, headers.
     Tidy(tidy::Options),
     /// Prints each promised item beside the test that shows it, or `missing`.
@@ -46,6 +49,7 @@ enum Command {
 fn main() -> ExitCode {
     let ended = match Line::parse().command {
         Command::Test(options) => test::run(&options),
+        Command::LocalModel(options) => local_model::run(&options),
         Command::Tidy(options) => tidy::run(&options),
         Command::Checklist(options) => checklist::run(&options),
         Command::Dist(options) => dist::run(&options).map(|_| ()),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::{dist, guest, packages, process, python, workspace};
+use crate::{dist, guest, local_model, packages, process, python, workspace};
 
 /// Targets without an operating system that the core has to build for.
 const BARE_TARGETS: [&str; 2] = ["riscv32imac-unknown-none-elf", "riscv32imc-unknown-none-elf"];
@@ -33,10 +33,15 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("sudo", "sudo"),
 ];
 
+/// The filter that stands for the tests on a live model.
+const LIVE: &str = "live";
+/// The module of those tests. They run by themselves, one at a time: a model takes the processor.
+const LIVE_TESTS: &str = "live_model::";
+
 /// Options of `test`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Runs only tests whose name contains this.
+    /// Runs only tests whose name contains this; `live`: only those on a live model, which other filters leave out.
     filter: Option<String>,
     /// Takes what is installed as it is, and fails where something is missing.
     #[arg(long)]
@@ -47,6 +52,11 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let root = workspace::root();
     let target = workspace::Metadata::read()?.target_directory;
+    let filter = options.filter.as_deref();
+    if filter == Some(LIVE) {
+        let plain = build(&root, &target, "plain", &["--bins"])?;
+        return live(&root, &plain, !options.no_install);
+    }
     if !options.no_install {
         install_programs(&root)?;
         install_targets(&root)?;
@@ -68,9 +78,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     tests.env("MOTE_SANDBOXD_BIN", crash.join("mote-sandboxd"));
     tests.env("MOTE_BIN", plain.join("mote")).env("MOTE_CRASH_BIN", crash.join("mote")).env("MOTE_TEST_VENV", venv);
     // Requests to loopback must not go through a proxy that the surroundings may name.
-    tests.env("NO_PROXY", "127.0.0.1,localhost").args(options.filter.as_deref());
+    tests.env("NO_PROXY", "127.0.0.1,localhost").args(filter).args(["--", "--skip", LIVE_TESTS]);
     process::run(&mut tests)?;
+    if filter.is_none() {
+        live(&root, &plain, !options.no_install)?;
+    }
     println!("xtask: every test passed");
+    Ok(())
+}
+
+/// Installs a small model, and runs the tests on it, which print what they do.
+fn live(root: &Path, plain: &Path, install: bool) -> Result<()> {
+    let model = local_model::ensure(install)?;
+    // With the features of the whole workspace: one package by itself would be compiled anew.
+    let arguments = ["test", "--workspace", "--test", "main", LIVE_TESTS, "--", "--nocapture", "--test-threads", "1"];
+    let mut tests = process::cargo(root, &arguments);
+    tests.env("MOTE_BIN", plain.join("mote")).env("MOTE_LOCAL_MODEL", model).env("NO_PROXY", "127.0.0.1,localhost");
+    process::run(&mut tests)?;
+    println!("xtask: every test on a live model passed");
     Ok(())
 }
 

@@ -33,6 +33,10 @@ pub enum Failure {
     ContextOverflow,
     /// The capability set changed.
     CapabilitiesChanged,
+    /// No model endpoint was available for too long.
+    Outage,
+    /// Work under way was lost with its worker too often.
+    Interrupted,
 }
 
 /// How a run ended.
@@ -61,6 +65,8 @@ pub enum CallOutcome {
     TimedOut,
     /// The time that it waited for has come.
     TimeReached,
+    /// The run ended before it was made.
+    NotMade,
 }
 
 /// One thing to do.
@@ -72,6 +78,8 @@ pub enum Action {
         tokens: Tokens,
         /// Money.
         nano_usd: NanoUsd,
+        /// Whether nobody knows what it cost, so that this is an estimate.
+        uncertain: bool,
     },
     /// Write a notice as a call's result.
     Conclude {

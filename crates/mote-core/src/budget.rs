@@ -19,15 +19,25 @@ impl Spend {
     pub fn tokens(&self) -> Tokens {
         self.input.saturating_add(self.output)
     }
+
+    fn add(&mut self, other: Self) {
+        self.input = self.input.saturating_add(other.input);
+        self.output = self.output.saturating_add(other.output);
+        self.nano_usd = self.nano_usd.saturating_add(other.nano_usd);
+    }
 }
 
 /// Spent and reserved so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Budget {
-    /// Everything that was settled.
+    /// Everything that was settled at a known cost.
     pub spent: Spend,
+    /// What calls are taken to have cost of which nobody said it: lost, cut off, or failed without a word.
+    pub uncertain: Spend,
     /// Tokens of the open reservation; 0 without one.
     pub reserved_tokens: Tokens,
+    /// Of these, for the reply.
+    pub reserved_output: Tokens,
     /// Money of the open reservation.
     pub reserved_nano_usd: NanoUsd,
     /// Tokens that were spent beyond their reservations, in all.
@@ -42,10 +52,11 @@ impl Budget {
     pub(crate) fn reserve(&mut self, limits: &Limits, input: Tokens, output: u32) -> Option<u32> {
         // The input is an estimate: an eighth more is held back for its error.
         let input = input.saturating_add(input / 8);
-        let tokens_left = limits.budget_tokens.saturating_sub(self.spent.tokens()).checked_sub(input)?;
+        let counted = self.counted();
+        let tokens_left = limits.budget_tokens.saturating_sub(counted.tokens()).checked_sub(input)?;
         let money_left = limits
             .budget_nano_usd
-            .saturating_sub(self.spent.nano_usd)
+            .saturating_sub(counted.nano_usd)
             .checked_sub(input.saturating_mul(limits.price_input))?;
         let affordable = money_left.checked_div(limits.price_output).unwrap_or(u64::MAX);
         let output_affordable = u64::from(output).min(tokens_left).min(affordable);
@@ -54,37 +65,49 @@ impl Budget {
             return None;
         }
         self.reserved_tokens = input.saturating_add(u64::from(output_affordable));
+        self.reserved_output = u64::from(output_affordable);
         self.reserved_nano_usd = input
             .saturating_mul(limits.price_input)
             .saturating_add(u64::from(output_affordable).saturating_mul(limits.price_output));
         Some(output_affordable)
     }
 
-    /// Closes the reservation with what was spent.
-    pub(crate) fn settle(&mut self, spend: Spend) {
+    /// What limits count: known and uncertain cost.
+    #[must_use]
+    pub fn counted(&self) -> Spend {
+        let mut counted = self.spent;
+        counted.add(self.uncertain);
+        counted
+    }
+
+    /// Closes the reservation with what was spent, or is taken to have been spent.
+    pub(crate) fn settle(&mut self, spend: Spend, uncertain: bool) {
         self.overshoot_tokens =
             self.overshoot_tokens.saturating_add(spend.tokens().saturating_sub(self.reserved_tokens));
         self.overshoot_nano_usd =
             self.overshoot_nano_usd.saturating_add(spend.nano_usd.saturating_sub(self.reserved_nano_usd));
-        self.spent.input = self.spent.input.saturating_add(spend.input);
-        self.spent.output = self.spent.output.saturating_add(spend.output);
-        self.spent.nano_usd = self.spent.nano_usd.saturating_add(spend.nano_usd);
+        let account = if uncertain { &mut self.uncertain } else { &mut self.spent };
+        account.add(spend);
         self.release();
     }
 
     /// Closes the reservation unspent.
     pub(crate) fn release(&mut self) {
         self.reserved_tokens = 0;
+        self.reserved_output = 0;
         self.reserved_nano_usd = 0;
     }
 
-    /// What a call that was lost in a crash counts as: its whole reservation.
-    pub(crate) fn reservation(&self) -> Spend {
-        Spend { input: self.reserved_tokens, output: 0, nano_usd: self.reserved_nano_usd }
+    /// The open reservation: what a call that is lost is taken to have cost.
+    #[must_use]
+    pub fn reservation(&self) -> Spend {
+        let input = self.reserved_tokens.saturating_sub(self.reserved_output);
+        Spend { input, output: self.reserved_output, nano_usd: self.reserved_nano_usd }
     }
 
     /// Whether more was spent than the run may.
     pub(crate) fn is_exceeded(&self, limits: &Limits) -> bool {
-        self.spent.tokens() > limits.budget_tokens || self.spent.nano_usd > limits.budget_nano_usd
+        let counted = self.counted();
+        counted.tokens() > limits.budget_tokens || counted.nano_usd > limits.budget_nano_usd
     }
 }

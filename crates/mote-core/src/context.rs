@@ -35,6 +35,12 @@ impl<const UNITS: usize> Context<UNITS> {
         self.units.as_slice().first().map_or(self.next, |unit| unit.id)
     }
 
+    /// Id that the next unit gets.
+    #[must_use]
+    pub fn next(&self) -> u32 {
+        self.next
+    }
+
     /// Id of the input's unit.
     #[must_use]
     pub fn input(&self) -> u32 {

@@ -87,12 +87,14 @@ pub enum Finish {
 /// What is known of a failed model call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelFailure {
-    /// May succeed later: unreachable, overloaded, broken stream, time-out.
+    /// A reply came that is of no use: a broken stream, a malformed event, nothing said.
     Transient,
     /// The context is longer than the model takes.
     ContextLength,
     /// The same request will fail again.
     Rejected,
+    /// No reply came: unreachable, overloaded, rate limited, failing.
+    Unavailable,
 }
 
 /// What is known of an attempt at a tool call that gave no answer.
@@ -158,6 +160,10 @@ pub enum Event<const CALLS: usize> {
         failure: ModelFailure,
         /// What it cost all the same.
         spend: Spend,
+        /// Whether nobody said what it cost, so that `spend` is an estimate.
+        uncertain: bool,
+        /// Place of the endpoint in its chain, from 0.
+        endpoint: u8,
         /// What the endpoint asked for.
         retry_after_ms: u32,
         /// 16 random bits for the back-off.
@@ -224,5 +230,13 @@ pub enum Event<const CALLS: usize> {
         digest: [u8; 32],
         /// What the agent says about that.
         change: Change,
+    },
+    /// A person lets a run that failed or was cancelled go on from its last good step, or gives one that is under way new
+    /// bounds. What was spent and done goes on counting; working time begins anew.
+    Resumed {
+        /// The bounds from here on.
+        limits: Limits,
+        /// SHA-256 of the agent's capability set as it is now.
+        digest: [u8; 32],
     },
 }

@@ -19,10 +19,14 @@ use crate::{Action, Actions, Event, Refusal, Run, Time};
 pub const FORMAT: u8 = 1;
 /// Version of the state machine that writes: major in the high byte, minor in the low. A change of behaviour raises it.
 ///
-/// 0x0001: the first. 0x0002: a run that ends concludes the calls that the end cuts off.
-pub const CORE: u16 = 0x0002;
+/// 0x0001: the first. 0x0002: a run that ends concludes the calls that the end cuts off. 0x0003: attempts are counted by
+/// what befell them (a broken reply, an endpoint that is not available, a lost worker), uncertain cost is told apart, a long
+/// back-off is a rest, and a run that ended can be resumed.
+pub const CORE: u16 = 0x0003;
 /// The first version that concludes the calls that an end cuts off.
 const CORE_CONCLUDES_AT_END: u16 = 0x0002;
+/// The first version that counts attempts by what befell them, and can be resumed.
+pub const CORE_COUNTS_APART: u16 = 0x0003;
 /// Bytes that a record takes at most, for a run of `calls` calls a turn.
 #[must_use]
 pub const fn record_bytes_max(calls: usize) -> usize {

@@ -23,7 +23,7 @@ pub use array::{Array, Full};
 pub use budget::{Budget, Spend};
 pub use context::Context;
 pub use event::{CallFailure, CallKind, CallSpec, Change, Effect, Event, Finish, ModelFailure};
-pub use limits::{Limits, NOTICE_TOKENS, OUTPUT_TOKENS_MIN, TURNS_REMEMBERED};
+pub use limits::{ENDPOINTS_COUNTED, Limits, NOTICE_TOKENS, OUTPUT_TOKENS_MIN, TURNS_REMEMBERED};
 pub use run::{Call, CallState, Phase, Refusal, Run};
 
 /// Milliseconds since the Unix epoch, as the driver saw it. Within a run it never goes back: an earlier value is taken

@@ -9,6 +9,8 @@ pub const NOTICE_TOKENS: u32 = 48;
 pub const OUTPUT_TOKENS_MIN: u32 = 256;
 /// Turns whose calls are remembered to detect repetition.
 pub const TURNS_REMEMBERED: usize = 8;
+/// Model endpoints whose attempts are counted apart; those beyond share the last count.
+pub const ENDPOINTS_COUNTED: usize = 8;
 
 /// Bounds of one run. Every count is a maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +25,17 @@ pub struct Limits {
     pub parallel: u16,
     /// Context units kept; at most the run's `UNITS`.
     pub units: u16,
-    /// Attempts at one model step; 0 is taken as 1.
+    /// Replies of one endpoint to one model step that may be broken; 0 is taken as 1. An endpoint that is not available is
+    /// bounded by `model_outage_ms`, an attempt lost with its worker by `interruptions`.
     pub model_attempts: u16,
+    /// Model endpoints that may be called; 0 is taken as 1.
+    pub endpoints: u16,
+    /// How long no endpoint may be available before the run fails.
+    pub model_outage_ms: Millis,
+    /// Times that work under way may be lost with its worker before any of it ends.
+    pub interruptions: u16,
+    /// A run that backs off for at least this long is given back meanwhile; 0 never is.
+    pub rest_ms: u32,
     /// Attempts at one tool call; 0 is taken as 1.
     pub tool_attempts: u16,
     /// Back-off before the second attempt; it doubles from there.
@@ -86,6 +97,10 @@ impl Default for Limits {
             parallel: 4,
             units: 16,
             model_attempts: 4,
+            endpoints: 1,
+            model_outage_ms: 900_000,
+            interruptions: 20,
+            rest_ms: 0,
             tool_attempts: 3,
             backoff_ms: 500,
             backoff_ms_max: 30_000,

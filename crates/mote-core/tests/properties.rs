@@ -43,6 +43,10 @@ fn limits(dice: &mut Dice) -> Limits {
         parallel: 1 + dice.below(4) as u16,
         units: 1 + dice.below(UNITS as u32) as u16,
         model_attempts: 2 + dice.below(4) as u16,
+        endpoints: 1 + dice.below(2) as u16,
+        model_outage_ms: u64::from(dice.below(60_000)),
+        interruptions: 3 + dice.below(20) as u16,
+        rest_ms: [0, 1_500][dice.index(2)],
         tool_attempts: 2 + dice.below(4) as u16,
         backoff_ms: dice.below(1000),
         backoff_ms_max: 2000,
@@ -118,9 +122,16 @@ fn sensible(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
         Phase::Reserving { .. } if dice.rarely(120) => Event::BudgetRefused,
         Phase::Reserving { .. } => Event::BudgetGranted,
         Phase::Thinking { .. } => thinking(run, dice),
+        Phase::Finished(_) if dice.below(2) == 0 => resumed(run),
         Phase::BackingOff { .. } | Phase::Finished(_) => Event::TimerFired,
         Phase::Acting => acting(run, dice),
     }
+}
+
+/// A few steps more, and otherwise the bounds that the run had.
+fn resumed(run: &Subject) -> Event<CALLS> {
+    let limits = *run.limits();
+    Event::Resumed { limits: Limits { steps: limits.steps.saturating_add(3), ..limits }, digest: [3; 32] }
 }
 
 fn change(dice: &mut Dice) -> Change {
@@ -141,9 +152,12 @@ fn thinking(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
             failure: match dice.below(16) {
                 0 => ModelFailure::Rejected,
                 1 => ModelFailure::ContextLength,
+                2..=8 => ModelFailure::Unavailable,
                 _ => ModelFailure::Transient,
             },
             spend: spend(run, dice),
+            uncertain: dice.below(2) == 0,
+            endpoint: dice.below(3) as u8,
             retry_after_ms: dice.below(3_000),
             jitter: dice.below(1 << 16) as u16,
             alternative: dice.below(2) == 0,
@@ -185,7 +199,8 @@ fn acting(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
 
 fn absurd(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
     let call = dice.below(9) as u16;
-    match dice.below(9) {
+    match dice.below(10) {
+        8 => resumed(run),
         0 => Event::Opened { limits: limits(dice), digest: [1; 32] },
         1 => Event::Started { tokens: u32::MAX },
         2 => Event::BudgetGranted,

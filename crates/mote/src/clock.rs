@@ -11,6 +11,9 @@ pub type UnixMs = u64;
 pub trait Clock: Send + Sync + 'static {
     /// Now, milliseconds since the Unix epoch.
     fn now_ms(&self) -> UnixMs;
+    /// Milliseconds since the machine started, on a clock that nobody sets and that goes on while the process or the machine
+    /// stands still: for leases.
+    fn boot_ms(&self) -> u64;
     /// 64 random bits, for ids and jitter; not for secrets.
     fn random(&self) -> u64;
 }
@@ -30,12 +33,25 @@ impl Clock for System {
             .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
     }
 
+    fn boot_ms(&self) -> u64 {
+        let time = rustix::time::clock_gettime(BOOT_CLOCK);
+        let part = |number: i64| u64::try_from(number).unwrap_or(0);
+        part(time.tv_sec).saturating_mul(1_000).saturating_add(part(time.tv_nsec) / 1_000_000)
+    }
+
     fn random(&self) -> u64 {
         use std::hash::{BuildHasher, Hasher};
         // Each `RandomState` is keyed from the operating system's randomness.
         std::collections::hash_map::RandomState::new().build_hasher().finish()
     }
 }
+
+/// Counts the time in which the machine sleeps too.
+#[cfg(target_os = "linux")]
+const BOOT_CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+/// Counts the time in which the machine sleeps, where that is known.
+#[cfg(not(target_os = "linux"))]
+const BOOT_CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
 
 /// A new id: `prefix_` and 26 characters of Crockford base 32, sortable by time (48 bits of milliseconds, 80 random).
 #[must_use]

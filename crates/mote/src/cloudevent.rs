@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 
 use crate::clock::UnixMs;
 use crate::limits::ERROR_DETAIL_CHARS_MAX;
-use crate::model::Usage;
-use crate::store::{OutboxMessage, Owner, Status, Task, TaskError};
+use crate::store::{Account, OutboxMessage, Owner, Status, Task, TaskError};
 use crate::timestamp::format_rfc3339;
 
 /// How a task ended.
@@ -25,13 +24,11 @@ pub struct Ended<'a> {
     pub result: Option<&'a str>,
     /// Why it failed.
     pub error: Option<&'a TaskError>,
-    /// Tokens it took.
-    pub usage: Usage,
-    /// What it cost, nano-USD.
-    pub cost_nano_usd: u64,
+    /// What it spent.
+    pub account: Account,
     /// Model steps it took.
     pub steps: u32,
-    /// Added to the task's id for the event's: a dead letter that is requeued ends again.
+    /// Added to the task's id for the event's: one that is run anew or resumed ends again.
     pub id_suffix: &'a str,
 }
 
@@ -45,8 +42,7 @@ impl<'a> Ended<'a> {
             status: task.status,
             result: task.result.as_deref(),
             error: task.error.as_ref(),
-            usage: task.usage,
-            cost_nano_usd: task.cost_nano_usd,
+            account: Account { usage: task.usage, nano_usd: task.cost_nano_usd, uncertain: task.uncertain },
             steps: task.steps,
             id_suffix,
         }
@@ -60,8 +56,9 @@ impl<'a> Ended<'a> {
             "status": self.status,
             "result": self.result.and_then(|json| serde_json::from_str::<Value>(json).ok()),
             "error": self.error,
-            "usage": self.usage,
-            "cost_nano_usd": self.cost_nano_usd,
+            "usage": self.account.usage,
+            "cost_nano_usd": self.account.nano_usd,
+            "uncertain": self.account.uncertain,
             "steps": self.steps,
             "session": self.owner.session,
             "labels": self.owner.labels,
@@ -91,7 +88,9 @@ impl Waiting<'_> {
     /// `dev.mote.task.waiting`; `None` where it waits for nothing that anybody could see.
     #[must_use]
     pub fn message(&self, agent: &str, now: UnixMs) -> Option<OutboxMessage> {
-        let waiting = serde_json::from_str::<Vec<Value>>(self.waiting).ok().filter(|list| !list.is_empty())?;
+        // A pause before a model or a tool is tried again asks nothing of anybody.
+        let rests = |wait: &Value| !matches!(wait["kind"].as_str(), Some("model" | "retry"));
+        let waiting = serde_json::from_str::<Vec<Value>>(self.waiting).ok().filter(|list| list.iter().any(rests))?;
         let data = json!({
             "id": self.task,
             "status": Status::Waiting,
@@ -120,6 +119,8 @@ pub struct OutcomeUnknown<'a> {
     pub call: &'a str,
     /// The tool.
     pub tool: &'a str,
+    /// Times that the task was run anew or resumed before: its steps may come again.
+    pub lives: u32,
     /// What it was called with (JSON), where that is known: whoever looks has to know what for.
     pub arguments: Option<&'a str>,
 }
@@ -139,9 +140,15 @@ impl OutcomeUnknown<'_> {
             "session": self.owner.session,
             "labels": self.owner.labels,
         });
-        let id = format!("{}/{}/{}", self.task, self.step, self.call);
+        let id = format!("{}{}/{}/{}", self.task, life(self.lives), self.step, self.call);
         event(agent, &id, "dev.mote.effect.outcome_unknown", self.task, now, data)
     }
+}
+
+/// What tells the events of a task's lives apart: nothing for the first.
+#[must_use]
+pub fn life(lives: u32) -> String {
+    if lives == 0 { String::new() } else { format!("/{lives}") }
 }
 
 fn event(agent: &str, id: &str, kind: &str, subject: &str, now: UnixMs, data: Value) -> OutboxMessage {

@@ -87,8 +87,16 @@ pub const MAIL_MAX: usize = 64;
 pub const MAIL_AWAITED_MAX: usize = 2 * MAIL_MAX;
 /// Events that a slow subscriber to a stream may lag behind before it is told to resume from its cursor.
 pub const STREAM_LAG: usize = 256;
-/// Times that a task may be claimed without progress before it goes to the dead letters.
-pub const CLAIMS_WITHOUT_PROGRESS_MAX: u32 = 5;
+/// Times that a task may be claimed without a commit beside others; from then on it is tried alone.
+pub const CLAIMS_TOGETHER_MAX: u32 = 2;
+/// Times that workers may end while they try a task alone, before it commits, until it goes to the dead letters.
+pub const TRIALS_MAX: u32 = 5;
+/// How long a suspected task waits for a worker that holds nothing else, milliseconds; then one that has others takes it.
+pub const SUSPECT_PATIENCE_MS: u64 = 30_000;
+/// Times in a row that work under way may be lost with its worker before the run fails: a model call or tools of one step.
+pub const INTERRUPTIONS_MAX: u16 = 20;
+/// Back-off from which on a run is given back to the store meanwhile, milliseconds.
+pub const REST_MS: u32 = 5_000;
 /// TLS sessions remembered for resumption, for all outgoing connections together.
 pub const TLS_SESSIONS_KEPT: usize = 32;
 /// Largest secret (an environment variable is bounded by the system, a file by this), bytes.
@@ -249,6 +257,11 @@ pub const MODEL_POOL_IDLE_MAX: usize = 32;
 pub const MODEL_POOL_IDLE_S: u64 = 60;
 /// How long a finished stream is read on for its end, so that its connection can be used again, milliseconds.
 pub const MODEL_DRAIN_MS: u64 = 20;
+/// How long a stream whose reply is finished and counted is waited for, while it stays open and says no more, milliseconds.
+pub const MODEL_LINGER_MS: u64 = 500;
+/// How long a stream whose reply is finished is waited for to count its tokens, or to go on if the finish reason came beside a
+/// piece of the reply, milliseconds.
+pub const MODEL_COUNT_WAIT_MS: u64 = 3_000;
 /// Longest wait that an endpoint's `Retry-After` is believed, seconds.
 pub const MODEL_RETRY_AFTER_S_MAX: u64 = 86_400;
 /// Failures in a row after which an endpoint's circuit opens.
@@ -297,8 +310,8 @@ pub const CONNECTION_GRACE: Duration = Duration::from_secs(5);
 pub const TELEMETRY_FLUSH: Duration = Duration::from_secs(3);
 /// Largest `output_max` of a tool, bytes.
 pub const TOOL_OUTPUT_BYTES_MAX: usize = 16 << 20;
-/// How long a service that `mote run` starts may take until it is ready.
-pub const SERVICE_READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a service that `mote run` starts may take until it is ready: the server of a model loads its weights.
+pub const SERVICE_READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// Time between two looks at whether such a service is ready.
 pub const SERVICE_READY_POLL: Duration = Duration::from_millis(50);
 /// Bound on one look.

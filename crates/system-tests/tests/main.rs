@@ -7,5 +7,6 @@ mod conformance;
 mod crash;
 mod e2e;
 mod equipment;
+mod live_model;
 mod sdk;
 mod stage;

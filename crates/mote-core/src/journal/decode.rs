@@ -1,7 +1,7 @@
 //! Bytes to step. Whatever is not exactly a record of this format is an error; nothing is guessed.
 
 use super::bytes::{Malformed, Reader};
-use super::{FORMAT, Record};
+use super::{CORE, CORE_COUNTS_APART, FORMAT, Record};
 use crate::{
     Action, Array, CallFailure, CallKind, CallOutcome, CallSpec, Change, Effect, Event, Failure, Finish, Limits,
     ModelFailure, Outcome, Spend,
@@ -37,7 +37,7 @@ fn read_event<const CALLS: usize>(r: &mut Reader<'_>) -> Result<(Event<CALLS>, u
     let event = match r.byte()? {
         1 => {
             let core = r.fit("core version")?;
-            let limits = read_limits(r)?;
+            let limits = read_limits(r, core)?;
             return Ok((Event::Opened { limits, digest: r.digest()? }, core));
         }
         2 => Event::Loaded { tokens: r.fit("tokens")? },
@@ -45,14 +45,12 @@ fn read_event<const CALLS: usize>(r: &mut Reader<'_>) -> Result<(Event<CALLS>, u
         4 => Event::BudgetGranted,
         5 => Event::BudgetRefused,
         6 => read_reply(r)?,
+        // As cores before 0x0003 wrote it: every spend known, every endpoint one.
         7 => Event::ModelFailed {
-            failure: match r.byte()? {
-                0 => ModelFailure::Transient,
-                1 => ModelFailure::ContextLength,
-                2 => ModelFailure::Rejected,
-                tag => return Err(unknown("model failure", tag)),
-            },
+            failure: read_model_failure(r)?,
             spend: read_spend(r)?,
+            uncertain: false,
+            endpoint: 0,
             retry_after_ms: r.fit("retry_after_ms")?,
             jitter: r.fit("jitter")?,
             alternative: r.flag("alternative")?,
@@ -85,9 +83,29 @@ fn read_event<const CALLS: usize>(r: &mut Reader<'_>) -> Result<(Event<CALLS>, u
                 tag => return Err(unknown("change", tag)),
             },
         },
+        18 => Event::ModelFailed {
+            failure: read_model_failure(r)?,
+            spend: read_spend(r)?,
+            uncertain: r.flag("uncertain")?,
+            endpoint: r.fit("endpoint")?,
+            retry_after_ms: r.fit("retry_after_ms")?,
+            jitter: r.fit("jitter")?,
+            alternative: r.flag("alternative")?,
+        },
+        19 => Event::Resumed { limits: read_limits(r, CORE)?, digest: r.digest()? },
         tag => return Err(unknown("event", tag)),
     };
     Ok((event, 0))
+}
+
+fn read_model_failure(r: &mut Reader<'_>) -> Result<ModelFailure, Malformed> {
+    Ok(match r.byte()? {
+        0 => ModelFailure::Transient,
+        1 => ModelFailure::ContextLength,
+        2 => ModelFailure::Rejected,
+        3 => ModelFailure::Unavailable,
+        tag => return Err(unknown("model failure", tag)),
+    })
 }
 
 fn read_reply<const CALLS: usize>(r: &mut Reader<'_>) -> Result<Event<CALLS>, Malformed> {
@@ -112,8 +130,9 @@ fn read_reply<const CALLS: usize>(r: &mut Reader<'_>) -> Result<Event<CALLS>, Ma
     Ok(Event::ModelReplied { spend, tokens, finish, calls })
 }
 
-fn read_limits(r: &mut Reader<'_>) -> Result<Limits, Malformed> {
-    Ok(Limits {
+/// Bounds as `core` wrote them: those that it did not know are as [`Limits::default`] has them.
+fn read_limits(r: &mut Reader<'_>, core: u16) -> Result<Limits, Malformed> {
+    let limits = Limits {
         steps: r.fit("steps")?,
         tool_calls: r.fit("tool_calls")?,
         calls: r.fit("calls")?,
@@ -136,6 +155,17 @@ fn read_limits(r: &mut Reader<'_>) -> Result<Limits, Malformed> {
         budget_nano_usd: r.number()?,
         price_input: r.number()?,
         price_output: r.number()?,
+        ..Limits::default()
+    };
+    if core < CORE_COUNTS_APART {
+        return Ok(limits);
+    }
+    Ok(Limits {
+        endpoints: r.fit("endpoints")?,
+        interruptions: r.fit("interruptions")?,
+        model_outage_ms: r.number()?,
+        rest_ms: r.fit("rest_ms")?,
+        ..limits
     })
 }
 
@@ -162,7 +192,7 @@ fn read_call(r: &mut Reader<'_>) -> Result<CallSpec, Malformed> {
 
 fn read_action(r: &mut Reader<'_>) -> Result<Action, Malformed> {
     Ok(match r.byte()? {
-        1 => Action::Settle { tokens: r.number()?, nano_usd: r.number()? },
+        1 => Action::Settle { tokens: r.number()?, nano_usd: r.number()?, uncertain: false },
         2 => Action::Conclude {
             call: r.fit("call")?,
             outcome: match r.byte()? {
@@ -172,6 +202,7 @@ fn read_action(r: &mut Reader<'_>) -> Result<Action, Malformed> {
                 3 => CallOutcome::Denied,
                 4 => CallOutcome::TimedOut,
                 5 => CallOutcome::TimeReached,
+                6 => CallOutcome::NotMade,
                 tag => return Err(unknown("call outcome", tag)),
             },
         },
@@ -186,6 +217,7 @@ fn read_action(r: &mut Reader<'_>) -> Result<Action, Malformed> {
         },
         7 => Action::Suspend { until: r.number()? },
         8 => Action::Finish(read_outcome(r)?),
+        9 => Action::Settle { tokens: r.number()?, nano_usd: r.number()?, uncertain: true },
         tag => return Err(unknown("action", tag)),
     })
 }
@@ -208,6 +240,8 @@ fn read_outcome(r: &mut Reader<'_>) -> Result<Outcome, Malformed> {
         27 => Failure::Invalid,
         28 => Failure::ContextOverflow,
         29 => Failure::CapabilitiesChanged,
+        30 => Failure::Outage,
+        31 => Failure::Interrupted,
         tag => return Err(unknown("outcome", tag)),
     };
     Ok(Outcome::Failed(failure))

@@ -51,14 +51,17 @@ fn write_event<const CALLS: usize>(w: &mut Writer<'_>, event: &Event<CALLS>) -> 
             w.number(calls.len() as u64)?;
             calls.as_slice().iter().try_for_each(|call| write_call(w, call))
         }
-        Event::ModelFailed { failure, spend, retry_after_ms, jitter, alternative } => {
-            w.byte(7)?;
+        Event::ModelFailed { failure, spend, uncertain, endpoint, retry_after_ms, jitter, alternative } => {
+            w.byte(18)?;
             w.byte(match failure {
                 ModelFailure::Transient => 0,
                 ModelFailure::ContextLength => 1,
                 ModelFailure::Rejected => 2,
+                ModelFailure::Unavailable => 3,
             })?;
             write_spend(w, *spend)?;
+            w.byte(u8::from(*uncertain))?;
+            w.number(*endpoint)?;
             w.number(*retry_after_ms)?;
             w.number(*jitter)?;
             w.byte(u8::from(*alternative))
@@ -90,6 +93,11 @@ fn write_event<const CALLS: usize>(w: &mut Writer<'_>, event: &Event<CALLS>) -> 
             w.raw(digest)?;
             w.byte(change_number(*change))
         }
+        Event::Resumed { limits, digest } => {
+            w.byte(19)?;
+            write_limits(w, limits)?;
+            w.raw(digest)
+        }
     }
 }
 
@@ -110,6 +118,10 @@ fn write_limits(w: &mut Writer<'_>, limits: &Limits) -> Result<(), NoRoom> {
         parallel,
         units,
         model_attempts,
+        endpoints,
+        model_outage_ms,
+        interruptions,
+        rest_ms,
         tool_attempts,
         backoff_ms,
         backoff_ms_max,
@@ -142,7 +154,12 @@ fn write_limits(w: &mut Writer<'_>, limits: &Limits) -> Result<(), NoRoom> {
     for number in [window, reserve, u32::from(low_water), fixed, output] {
         w.number(number)?;
     }
-    [budget_tokens, budget_nano_usd, price_input, price_output].into_iter().try_for_each(|number| w.number(number))
+    [budget_tokens, budget_nano_usd, price_input, price_output].into_iter().try_for_each(|number| w.number(number))?;
+    for number in [endpoints, interruptions] {
+        w.number(number)?;
+    }
+    w.number(model_outage_ms)?;
+    w.number(rest_ms)
 }
 
 fn write_call(w: &mut Writer<'_>, call: &CallSpec) -> Result<(), NoRoom> {
@@ -169,7 +186,8 @@ fn write_call(w: &mut Writer<'_>, call: &CallSpec) -> Result<(), NoRoom> {
 
 fn write_action(w: &mut Writer<'_>, action: Action) -> Result<(), NoRoom> {
     match action {
-        Action::Settle { tokens, nano_usd } => tagged(w, 1, &[tokens, nano_usd]),
+        Action::Settle { tokens, nano_usd, uncertain: false } => tagged(w, 1, &[tokens, nano_usd]),
+        Action::Settle { tokens, nano_usd, uncertain: true } => tagged(w, 9, &[tokens, nano_usd]),
         Action::Conclude { call, outcome } => {
             let outcome = match outcome {
                 CallOutcome::Unknown => 0,
@@ -178,6 +196,7 @@ fn write_action(w: &mut Writer<'_>, action: Action) -> Result<(), NoRoom> {
                 CallOutcome::Denied => 3,
                 CallOutcome::TimedOut => 4,
                 CallOutcome::TimeReached => 5,
+                CallOutcome::NotMade => 6,
             };
             tagged(w, 2, &[u64::from(call), outcome])
         }
@@ -211,6 +230,8 @@ fn outcome_number(outcome: Outcome) -> u64 {
             Failure::Invalid => 27,
             Failure::ContextOverflow => 28,
             Failure::CapabilitiesChanged => 29,
+            Failure::Outage => 30,
+            Failure::Interrupted => 31,
         },
     }
 }

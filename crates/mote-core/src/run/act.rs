@@ -5,13 +5,27 @@ use super::{Call, CallState, Phase, Refusal, Run};
 use crate::{Action, Actions, CallFailure, CallKind, CallOutcome, CallSpec, Effect, NOTICE_TOKENS, Time, retry};
 
 impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
-    /// Whether nothing is under way but waits.
+    /// Whether nothing is under way but waits, long back-offs among them.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         let open = |call: &&Call| call.state != CallState::Done;
-        let rests = |call: &Call| matches!(call.state, CallState::Approving | CallState::Waiting { .. });
+        let rests = |call: &Call| match call.state {
+            CallState::Approving | CallState::Waiting { .. } => true,
+            CallState::BackingOff { until, .. } => self.rests_until(until),
+            CallState::Queued | CallState::Running { .. } | CallState::Done => false,
+        };
         let mut open_calls = self.calls().iter().filter(open).peekable();
-        self.phase == Phase::Acting && open_calls.peek().is_some() && open_calls.all(rests)
+        match self.phase {
+            Phase::BackingOff { until, .. } => self.rests_until(until),
+            Phase::Acting => open_calls.peek().is_some() && open_calls.all(rests),
+            Phase::New | Phase::Open | Phase::Reserving { .. } | Phase::Thinking { .. } | Phase::Finished(_) => false,
+        }
+    }
+
+    /// Whether a back-off that ends then is long enough to give the run back.
+    fn rests_until(&self, until: Time) -> bool {
+        let rest = u64::from(self.limits.rest_ms);
+        rest != 0 && self.counts_apart() && until.saturating_sub(self.now) >= rest
     }
 
     pub(super) fn next_call_time(&self) -> Option<Time> {
@@ -39,12 +53,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         if self.calls().iter().all(|call| call.state == CallState::Done) {
             return self.plan(actions);
         }
-        if self.is_suspended() {
-            let until = [self.next_call_time(), (self.limits.expires_at != 0).then_some(self.limits.expires_at)];
-            let until = until.into_iter().flatten().min().unwrap_or(0);
-            actions.push(Action::Suspend { until })?;
-        }
-        Ok(())
+        self.suspend(actions)
     }
 
     pub(super) fn call_answered(
@@ -71,10 +80,18 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         self.advance(actions)
     }
 
-    /// A worker died: every attempt under way may or may not have been performed.
+    /// A worker died: every attempt under way may or may not have been performed. That is no failed attempt.
     pub(super) fn calls_lost(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let running = |call: &Call| matches!(call.state, CallState::Running { .. });
+        if self.counts_apart() && self.calls().iter().any(running) && self.interrupted(actions)? {
+            return Ok(());
+        }
         for index in 0..self.count() {
             if matches!(self.call(index)?.state, CallState::Running { .. }) {
+                if self.counts_apart() {
+                    let call = self.call(index)?;
+                    call.lost = call.lost.saturating_add(1);
+                }
                 self.retry_or_conclude(index, CallFailure::Unknown, 0, 0, actions)?;
             }
         }
@@ -94,14 +111,15 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         let CallState::Running { attempt, since, doubt } = call.state else { return Err(Refusal::Call(index)) };
         let CallKind::Tool { effect, .. } = call.spec.kind else { return Err(Refusal::Call(index)) };
         let doubt = (doubt || failure == CallFailure::Unknown) && effect != Effect::Read;
-        let until = retry::next_attempt_at(&limits, now, attempt, jitter, retry_after_ms);
+        let failed = attempt.saturating_sub(call.lost);
+        let until = retry::next_attempt_at(&limits, now, failed, jitter, retry_after_ms);
         let may_repeat = match effect {
             Effect::Read => true,
             Effect::Idempotent => !doubt || key_lives(&call.spec, since, until),
             Effect::Write => !doubt,
         };
-        if failure != CallFailure::Forbidden && may_repeat && attempt < limits.tool_attempts {
-            call.state = CallState::BackingOff { attempt: attempt + 1, since, doubt, until };
+        if failure != CallFailure::Forbidden && may_repeat && failed < limits.tool_attempts {
+            call.state = CallState::BackingOff { attempt: attempt.saturating_add(1), since, doubt, until };
             return Ok(());
         }
         let outcome = match (doubt, failure) {
@@ -180,6 +198,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     }
 
     fn observe(&mut self, index: u16, tokens: u32, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        self.interruptions = 0;
         self.call(index)?.state = CallState::Done;
         self.context.grow(tokens);
         self.advance(actions)
@@ -192,7 +211,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     }
 
     /// The run ends, and with it every attempt under way or still to come. What may have changed something is said to be
-    /// unknown; no model reads the notice, so the context does not grow.
+    /// unknown. A model reads the notice only if the run is resumed.
     pub(super) fn cut_off(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         for index in 0..self.count() {
             let call = self.call(index)?;
@@ -205,6 +224,9 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             let reads = matches!(call.spec.kind, CallKind::Tool { effect: Effect::Read, .. });
             call.state = CallState::Done;
             let outcome = if attempted && !reads { CallOutcome::Unknown } else { CallOutcome::Failed };
+            if self.counts_apart() {
+                self.context.grow(NOTICE_TOKENS);
+            }
             actions.push(Action::Conclude { call: index, outcome })?;
         }
         Ok(())

@@ -2,9 +2,13 @@
 //! nothing, and a refused event leaves it exactly as it was.
 
 mod act;
+mod attempts;
 mod plan;
+mod resume;
 
-use crate::journal::CORE;
+use self::attempts::{Attempts, Failed};
+use self::resume::Resumption;
+use crate::journal::{CORE, CORE_COUNTS_APART};
 use crate::{
     Action, Actions, Array, Budget, CallSpec, Change, Context, Event, Failure, Full, Limits, Outcome, Spend,
     TURNS_REMEMBERED, Time,
@@ -86,6 +90,8 @@ pub struct Call {
     pub spec: CallSpec,
     /// Where it stands.
     pub state: CallState,
+    /// Of its attempts, those that were lost with their worker.
+    pub lost: u16,
 }
 
 /// Why an event was refused. The run is as it was.
@@ -147,6 +153,10 @@ pub struct Run<const UNITS: usize, const CALLS: usize> {
     step: u32,
     tool_calls: u32,
     repairs: u16,
+    attempts: Attempts,
+    /// Times that work under way was lost with its worker since any of it last ended.
+    interruptions: u16,
+    resumption: Resumption,
     active_ms: u64,
     budget: Budget,
     context: Context<UNITS>,
@@ -173,6 +183,9 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             step: 0,
             tool_calls: 0,
             repairs: 0,
+            attempts: Attempts::default(),
+            interruptions: 0,
+            resumption: Resumption::None,
             active_ms: 0,
             budget: Budget::default(),
             context: Context::new(),
@@ -214,8 +227,10 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     fn pass_time(&mut self, now: Time, event: &Event<CALLS>) {
         let now = now.max(self.now);
         // Time in which no worker held the run is nobody's work.
-        let unattended = matches!(event, Event::Recovered | Event::Rebound { .. });
-        if self.is_active() && !unattended {
+        let unattended = matches!(event, Event::Recovered | Event::Rebound { .. } | Event::Resumed { .. });
+        if unattended {
+            self.attempts.unattended(now - self.now);
+        } else if self.is_active() {
             self.active_ms = self.active_ms.saturating_add(now - self.now);
         }
         self.now = now;
@@ -224,9 +239,14 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     fn is_active(&self) -> bool {
         match self.phase {
             Phase::New | Phase::Open | Phase::Finished(_) => false,
-            Phase::Reserving { .. } | Phase::Thinking { .. } | Phase::BackingOff { .. } => true,
-            Phase::Acting => !self.is_suspended(),
+            Phase::Reserving { .. } | Phase::Thinking { .. } => true,
+            Phase::BackingOff { .. } | Phase::Acting => !self.is_suspended(),
         }
+    }
+
+    /// Whether attempts are counted by what befell them: not by the cores before.
+    pub(super) fn counts_apart(&self) -> bool {
+        self.core >= CORE_COUNTS_APART
     }
 
     #[rustfmt::skip]
@@ -247,15 +267,16 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             (Thinking { .. }, Event::ModelReplied { spend, tokens, finish, calls }) => {
                 self.reply(*spend, *tokens, *finish, calls, actions)
             }
-            (Thinking { attempt }, Event::ModelFailed { failure, spend, retry_after_ms, jitter, alternative }) => {
-                self.settle(*spend, actions)?;
-                let at = crate::retry::next_attempt_at(&self.limits, self.now, attempt, *jitter, *retry_after_ms);
-                self.model_failed(attempt, *failure, if *alternative { self.now } else { at }, actions)
+            (Thinking { attempt }, Event::ModelFailed {
+                failure, spend, uncertain, endpoint, retry_after_ms, jitter, alternative,
+            }) => {
+                self.settle(*spend, *uncertain, actions)?;
+                let (failure, endpoint, retry_after_ms) = (*failure, *endpoint, *retry_after_ms);
+                let (jitter, alternative) = (*jitter, *alternative);
+                let failed = Failed { attempt, failure, endpoint, retry_after_ms, jitter, alternative };
+                if self.counts_apart() { self.model_failed(failed, actions) } else { self.attempt_failed(failed, actions) }
             }
-            (Thinking { attempt }, Event::Recovered) => {
-                self.settle(self.budget.reservation(), actions)?;
-                self.model_failed(attempt, crate::ModelFailure::Transient, self.now, actions)
-            }
+            (Thinking { attempt }, Event::Recovered) => self.model_call_lost(attempt, actions),
 
             (Acting, Event::CallAnswered { call, tokens, is_error: _ }) => self.call_answered(*call, *tokens, actions),
             (Acting, Event::CallFailed { call, failure, retry_after_ms, jitter }) => {
@@ -268,10 +289,13 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             (Acting, Event::Recovered) => self.calls_lost(actions),
 
             (Open | BackingOff { .. }, Event::Recovered) => Ok(()),
+            (Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting | Finished(_),
+                Event::Resumed { limits, digest }) => self.resumed(limits, digest, actions),
             (Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting, Event::TimerFired) => self.timer(actions),
             (Open | Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting, Event::Cancelled { spend }) => {
                 if matches!(self.phase, Thinking { .. }) {
-                    self.settle(*spend, actions)?;
+                    // What had streamed in is an estimate.
+                    self.settle(*spend, self.counts_apart(), actions)?;
                 }
                 self.finish(Outcome::Cancelled, actions)
             }
@@ -280,8 +304,8 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             }
 
             (New, Event::Loaded { .. } | Event::Started { .. } | Event::TimerFired | Event::Cancelled { .. }
-                | Event::Recovered | Event::Rebound { .. })
-            | (Open, Event::Opened { .. } | Event::TimerFired)
+                | Event::Recovered | Event::Rebound { .. } | Event::Resumed { .. })
+            | (Open, Event::Opened { .. } | Event::TimerFired | Event::Resumed { .. })
             | (Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting,
                 Event::Opened { .. } | Event::Loaded { .. } | Event::Started { .. })
             | (New | Open | Thinking { .. } | BackingOff { .. } | Acting, Event::BudgetGranted | Event::BudgetRefused)
@@ -299,13 +323,17 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         }
     }
 
-    fn open(&mut self, limits: &Limits, digest: &[u8; 32]) -> Result<(), Refusal> {
+    fn check_capacity(&self, limits: &Limits) -> Result<(), Refusal> {
         let check = |what, asked: u16, has: usize| {
             let has = u32::try_from(has).unwrap_or(u32::MAX);
             if u32::from(asked) > has { Err(Refusal::Capacity { what, asked: asked.into(), has }) } else { Ok(()) }
         };
         check("units", limits.units, UNITS)?;
-        check("calls", limits.calls, CALLS)?;
+        check("calls", limits.calls, CALLS)
+    }
+
+    fn open(&mut self, limits: &Limits, digest: &[u8; 32]) -> Result<(), Refusal> {
+        self.check_capacity(limits)?;
         self.limits = *limits;
         self.digest = *digest;
         self.phase = Phase::Open;
@@ -319,7 +347,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             return self.abandon(Outcome::Failed(failure), actions);
         }
         match self.phase {
-            Phase::BackingOff { attempt, until } if until <= self.now => self.reserve(attempt, actions),
+            Phase::BackingOff { attempt, until } if until <= self.now => self.backed_off(attempt, until, actions),
             Phase::Acting => self.calls_due(actions),
             Phase::New
             | Phase::Open
@@ -341,7 +369,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     /// Ends the run whatever is under way; a model call under way counts as its whole reservation.
     fn abandon(&mut self, outcome: Outcome, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         if matches!(self.phase, Phase::Thinking { .. }) {
-            self.settle(self.budget.reservation(), actions)?;
+            self.forfeit(actions)?;
         }
         self.finish(outcome, actions)
     }
@@ -349,13 +377,23 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     fn finish(&mut self, outcome: Outcome, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         self.cut_off(actions)?;
         self.budget.release();
+        self.resumption = Resumption::of(self.phase);
         self.phase = Phase::Finished(outcome);
         Ok(actions.push(Action::Finish(outcome))?)
     }
 
-    fn settle(&mut self, spend: Spend, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
-        self.budget.settle(spend);
-        Ok(actions.push(Action::Settle { tokens: spend.tokens(), nano_usd: spend.nano_usd })?)
+    fn settle(&mut self, spend: Spend, uncertain: bool, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        self.budget.settle(spend, uncertain);
+        Ok(actions.push(Action::Settle { tokens: spend.tokens(), nano_usd: spend.nano_usd, uncertain })?)
+    }
+
+    /// Settles a model call of which nothing is known at its whole reservation.
+    fn forfeit(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let uncertain = self.counts_apart();
+        let reserved = self.budget.reservation();
+        // Cores before 0x0003 booked all of it as known, and as input.
+        let whole = Spend { input: reserved.tokens(), output: 0, nano_usd: reserved.nano_usd };
+        self.settle(if uncertain { reserved } else { whole }, uncertain, actions)
     }
 
     /// Version of the state machine that opened it.

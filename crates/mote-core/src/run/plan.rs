@@ -1,9 +1,9 @@
 //! Plan: the context is trimmed, the call is paid for, the model is called, its reply is taken. It does not look into
 //! calls; `act` does.
 
-use super::{Call, CallState, Phase, Refusal, Run};
+use super::{Attempts, Call, CallState, Failed, Phase, Refusal, Run};
 use crate::{
-    Action, Actions, Array, CallKind, CallSpec, Failure, Finish, ModelFailure, Outcome, Spend, TURNS_REMEMBERED, Time,
+    Action, Actions, Array, CallKind, CallSpec, Failure, Finish, ModelFailure, Outcome, Spend, TURNS_REMEMBERED, retry,
 };
 
 impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
@@ -11,9 +11,12 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     pub(super) fn plan(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         self.calls.clear();
         if self.step >= self.limits.steps {
+            // The step before is over: a run that is resumed begins the next one.
+            self.phase = Phase::Acting;
             return self.finish(Outcome::Failed(Failure::Steps), actions);
         }
         self.step += 1;
+        self.attempts = Attempts::default();
         self.reserve(1, actions)
     }
 
@@ -47,36 +50,51 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         Ok(actions.push(Action::CallModel { step: self.step, attempt, from: self.context.first(), output })?)
     }
 
-    pub(super) fn model_failed(
-        &mut self,
-        attempt: u16,
-        failure: ModelFailure,
-        retry_at: Time,
-        actions: &mut Actions<CALLS>,
-    ) -> Result<(), Refusal> {
+    /// The model call under way was lost with its worker.
+    pub(super) fn model_call_lost(&mut self, attempt: u16, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        self.forfeit(actions)?;
+        if !self.counts_apart() {
+            let failure = ModelFailure::Transient;
+            let failed = Failed { attempt, failure, endpoint: 0, retry_after_ms: 0, jitter: 0, alternative: true };
+            return self.attempt_failed(failed, actions);
+        }
+        // One that is to be made again has an attempt of its own, which no limit counts.
+        if self.interrupted(actions)? { Ok(()) } else { self.reserve(attempt.saturating_add(1), actions) }
+    }
+
+    /// A failed attempt as cores before 0x0003 took it: four in all, whatever befell them and whoever was asked.
+    pub(super) fn attempt_failed(&mut self, failed: Failed, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let attempt = failed.attempt;
         let last = attempt >= self.limits.model_attempts;
-        match failure {
-            ModelFailure::Rejected => self.finish(Outcome::Failed(Failure::ModelRejected), actions),
-            ModelFailure::ContextLength if last => self.finish(Outcome::Failed(Failure::ContextOverflow), actions),
-            ModelFailure::ContextLength => {
-                // Our estimate was too low: halve what we send and hold the run to that from here on.
-                let sent = self.context.tokens();
-                self.context.trim_to(sent / 2);
-                if self.context.tokens() == sent {
-                    return self.finish(Outcome::Failed(Failure::ContextOverflow), actions);
-                }
-                let held =
-                    [sent / 4 * 3, u64::from(self.limits.fixed), u64::from(self.limits.headroom())].iter().sum::<u64>();
-                self.limits.window = self.limits.window.min(u32::try_from(held).unwrap_or(u32::MAX));
-                self.reserve(attempt + 1, actions)
+        match failed.failure {
+            ModelFailure::Rejected if !failed.alternative => {
+                self.finish(Outcome::Failed(Failure::ModelRejected), actions)
             }
-            ModelFailure::Transient if last => self.finish(Outcome::Failed(Failure::Model), actions),
-            ModelFailure::Transient if retry_at <= self.now => self.reserve(attempt + 1, actions),
-            ModelFailure::Transient => {
-                self.phase = Phase::BackingOff { attempt: attempt + 1, until: retry_at };
+            ModelFailure::ContextLength => self.shrink(attempt.saturating_add(1), last, actions),
+            _ if last => self.finish(Outcome::Failed(Failure::Model), actions),
+            _ => {
+                let Failed { jitter, retry_after_ms, .. } = failed;
+                let at = retry::next_attempt_at(&self.limits, self.now, attempt, jitter, retry_after_ms);
+                if failed.alternative || at <= self.now {
+                    return self.reserve(attempt + 1, actions);
+                }
+                self.phase = Phase::BackingOff { attempt: attempt + 1, until: at };
                 Ok(())
             }
         }
+    }
+
+    /// The model finds the context too long: our estimate was too low. Halves what is sent and holds the run to that from
+    /// here on.
+    pub(super) fn shrink(&mut self, attempt: u16, last: bool, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let sent = self.context.tokens();
+        self.context.trim_to(sent / 2);
+        if last || self.context.tokens() == sent {
+            return self.finish(Outcome::Failed(Failure::ContextOverflow), actions);
+        }
+        let held = [sent / 4 * 3, u64::from(self.limits.fixed), u64::from(self.limits.headroom())].iter().sum::<u64>();
+        self.limits.window = self.limits.window.min(u32::try_from(held).unwrap_or(u32::MAX));
+        self.reserve(attempt, actions)
     }
 
     pub(super) fn reply(
@@ -87,7 +105,8 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         calls: &Array<CallSpec, CALLS>,
         actions: &mut Actions<CALLS>,
     ) -> Result<(), Refusal> {
-        self.settle(spend, actions)?;
+        self.settle(spend, false, actions)?;
+        self.interruptions = 0;
         match finish {
             Finish::Final => return self.finish(Outcome::Completed, actions),
             Finish::Length => return self.finish(Outcome::Failed(Failure::Truncated), actions),
@@ -105,11 +124,15 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             }
             Finish::Calls => {}
         }
-        self.context.push(tokens, self.limits.units);
-        self.take_calls(calls, actions)
+        self.take_calls(tokens, calls, actions)
     }
 
-    fn take_calls(&mut self, calls: &Array<CallSpec, CALLS>, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+    fn take_calls(
+        &mut self,
+        tokens: u32,
+        calls: &Array<CallSpec, CALLS>,
+        actions: &mut Actions<CALLS>,
+    ) -> Result<(), Refusal> {
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
         if calls.is_empty() {
             return Err(Refusal::NoCalls);
@@ -118,11 +141,18 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             let has = u32::from(self.limits.calls);
             return Err(Refusal::Capacity { what: "calls", asked: count, has });
         }
+        if !self.counts_apart() {
+            self.context.push(tokens, self.limits.units);
+        }
         if self.tool_calls.saturating_add(count) > self.limits.tool_calls {
             return self.finish(Outcome::Failed(Failure::ToolCalls), actions);
         }
         if self.repeats(calls.as_slice()) {
             return self.finish(Outcome::Failed(Failure::Repeated), actions);
+        }
+        // A turn that is not taken is not in the context: a run that is resumed asks for it again.
+        if self.counts_apart() {
+            self.context.push(tokens, self.limits.units);
         }
         self.tool_calls += count;
         self.phase = Phase::Acting;
@@ -141,7 +171,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             if state == CallState::Approving || matches!(spec.kind, CallKind::Question { .. }) {
                 actions.push(Action::Ask { call: index })?;
             }
-            self.calls.push(Call { spec: *spec, state })?;
+            self.calls.push(Call { spec: *spec, state, lost: 0 })?;
         }
         self.advance(actions)
     }

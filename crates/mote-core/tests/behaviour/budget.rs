@@ -111,7 +111,7 @@ fn an_overshoot_is_recorded_and_stops_the_run_before_its_calls() {
             let mut play = Play::think(limits);
             let reserved = *play.run.budget();
             let actions = play.take(replied_with(finish, spend, 10, &[tool(Effect::Write, 1)]));
-            let settle = Action::Settle { tokens: spend.tokens(), nano_usd: spend.nano_usd };
+            let settle = Action::Settle { tokens: spend.tokens(), nano_usd: spend.nano_usd, uncertain: false };
             assert_eq!(actions, [settle, crate::failed(Failure::BudgetRun)]);
             let budget = play.run.budget();
             assert_eq!(budget.overshoot_tokens, spend.tokens().saturating_sub(reserved.reserved_tokens));

@@ -16,6 +16,10 @@ fn largest_limits() -> Limits {
         parallel: u16::MAX,
         units: u16::MAX,
         model_attempts: u16::MAX,
+        endpoints: u16::MAX,
+        model_outage_ms: u64::MAX,
+        interruptions: u16::MAX,
+        rest_ms: u32::MAX,
         tool_attempts: u16::MAX,
         backoff_ms: u32::MAX,
         backoff_ms_max: u32::MAX,
@@ -62,10 +66,19 @@ fn the_largest_value_of_every_field_survives_and_fits() {
     let (digest, jitter, retry_after_ms) = ([0xff; 32], u16::MAX, u32::MAX);
     there_and_back(Event::Opened { limits: largest_limits(), digest });
     there_and_back(Event::Rebound { digest, change: Change::PendingCall });
+    there_and_back(Event::Resumed { limits: largest_limits(), digest });
     there_and_back(replied_with(Finish::Filtered, MOST, u32::MAX, &[largest_call(); CALLS]));
     there_and_back(replied_with(Finish::Calls, MOST, u32::MAX, &kinds.map(|kind| CallSpec { kind, ..largest_call() })));
     let failure = ModelFailure::Rejected;
-    there_and_back(Event::ModelFailed { failure, spend: MOST, retry_after_ms, jitter, alternative: true });
+    there_and_back(Event::ModelFailed {
+        failure,
+        spend: MOST,
+        uncertain: true,
+        endpoint: u8::MAX,
+        retry_after_ms,
+        jitter,
+        alternative: true,
+    });
     there_and_back(Event::CallAnswered { call: u16::MAX, tokens: u32::MAX, is_error: true });
     there_and_back(Event::Cancelled { spend: MOST });
 }
@@ -103,8 +116,9 @@ fn bytes_that_are_almost_a_record_are_told_apart() {
     check(&[0], Malformed::Format(0));
     check(&[1, 0], Malformed::Truncated);
     check(&[1, 0, 0], Malformed::Tag { what: "event", tag: 0 });
-    check(&[1, 0, 18], Malformed::Tag { what: "event", tag: 18 });
-    check(&[1, 0, 7, 3], Malformed::Tag { what: "model failure", tag: 3 });
+    check(&[1, 0, 20], Malformed::Tag { what: "event", tag: 20 });
+    check(&[1, 0, 7, 4], Malformed::Tag { what: "model failure", tag: 4 });
+    check(&[1, 0, 18, 4], Malformed::Tag { what: "model failure", tag: 4 });
     check(&[1, 0, 9, 0, 3], Malformed::Tag { what: "call failure", tag: 3 });
     check(&[1, 0, 6, 0, 0, 0, 0, 5], Malformed::Tag { what: "finish", tag: 5 });
     check(&[1, 0, 6, 0, 0, 0, 0, 2, 1, 5], Malformed::Tag { what: "call", tag: 5 });
@@ -127,11 +141,11 @@ fn a_number_has_one_spelling_and_sixty_four_bits() {
 
 #[test]
 fn an_action_that_is_none_ends_the_reading() {
-    let (_, mut actions) = journal::decode::<CALLS>(&[1, 0, 10, 7, 0, 9, 7, 0]).unwrap();
+    let (_, mut actions) = journal::decode::<CALLS>(&[1, 0, 10, 7, 0, 10, 7, 0]).unwrap();
     assert_eq!(actions.next(), Some(Ok(mote_core::Action::Suspend { until: 0 })));
-    assert_eq!(actions.next(), Some(Err(Malformed::Tag { what: "action", tag: 9 })));
+    assert_eq!(actions.next(), Some(Err(Malformed::Tag { what: "action", tag: 10 })));
     assert_eq!(actions.next(), None);
-    for (bytes, what) in [(&[2, 0, 6][..], "call outcome"), (&[8, 2], "outcome"), (&[8, 30], "outcome")] {
+    for (bytes, what) in [(&[2, 0, 7][..], "call outcome"), (&[8, 2], "outcome"), (&[8, 32], "outcome")] {
         let record = [&[1, 0, 10], bytes].concat();
         let (_, mut actions) = journal::decode::<CALLS>(&record).unwrap();
         assert!(matches!(actions.next(), Some(Err(Malformed::Tag { what: found, .. })) if found == what));

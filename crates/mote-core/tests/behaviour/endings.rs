@@ -10,7 +10,7 @@ use crate::play::{
 };
 use crate::{Play, limits};
 
-const FAILURES: [Failure; 14] = [
+const FAILURES: [Failure; 16] = [
     Failure::Steps,
     Failure::ToolCalls,
     Failure::Active,
@@ -25,6 +25,8 @@ const FAILURES: [Failure; 14] = [
     Failure::Invalid,
     Failure::ContextOverflow,
     Failure::CapabilitiesChanged,
+    Failure::Outage,
+    Failure::Interrupted,
 ];
 
 /// Plays a run into a failure. The match is whole: a new failure does not compile without its play.
@@ -59,6 +61,10 @@ fn play_into(failure: Failure) -> (Play, Vec<Action>) {
         Failure::Model => {
             (Play::think(Limits { model_attempts: 1, ..limits() }), model_failed(ModelFailure::Transient))
         }
+        Failure::Outage => {
+            (Play::think(Limits { model_outage_ms: 0, ..limits() }), model_failed(ModelFailure::Unavailable))
+        }
+        Failure::Interrupted => (Play::think(Limits { interruptions: 0, ..limits() }), Event::Recovered),
         Failure::ModelRejected => (Play::think(limits()), model_failed(ModelFailure::Rejected)),
         Failure::Filtered => (Play::think(limits()), ended(Finish::Filtered)),
         Failure::Truncated => (Play::think(limits()), ended(Finish::Length)),
@@ -94,7 +100,7 @@ fn a_run_that_is_over_has_no_deadline_and_no_open_reservation() {
 #[test]
 fn a_valid_final_answer_completes_the_run() {
     let mut play = Play::think(limits());
-    let settle = Action::Settle { tokens: SPEND.tokens(), nano_usd: SPEND.nano_usd };
+    let settle = Action::Settle { tokens: SPEND.tokens(), nano_usd: SPEND.nano_usd, uncertain: false };
     assert_eq!(play.take(answer()), [settle, Action::Finish(Outcome::Completed)]);
 }
 
@@ -116,13 +122,13 @@ fn a_client_may_cancel_in_every_phase_that_is_not_over() {
     back_off.take(model_failed(ModelFailure::Transient));
     for mut play in [Play::open(limits()), Play::start(limits()), Play::think(limits()), back_off, act] {
         let thinking = matches!(play.run.phase(), Phase::Thinking { .. });
-        let before = play.run.budget().spent;
+        let before = play.run.budget().uncertain;
         let actions = play.take(Event::Cancelled { spend: SPEND });
         assert_eq!(actions.last(), Some(&Action::Finish(Outcome::Cancelled)));
         // Only a model call under way has a cost to book.
         let settles = actions.iter().filter(|action| matches!(action, Action::Settle { .. })).count();
         assert_eq!(settles, usize::from(thinking));
-        let booked = play.run.budget().spent.tokens() - before.tokens();
+        let booked = play.run.budget().uncertain.tokens() - before.tokens();
         assert_eq!(booked, if thinking { SPEND.tokens() } else { 0 });
     }
 }
@@ -159,8 +165,8 @@ fn a_model_call_that_the_end_cuts_off_settles_at_its_reservation() {
     let mut play = Play::think(Limits { expires_at: START + 100, ..limits() });
     let (tokens, nano_usd) = (play.run.budget().reserved_tokens, play.run.budget().reserved_nano_usd);
     let actions = play.wake();
-    assert_eq!(actions, [Action::Settle { tokens, nano_usd }, crate::failed(Failure::Expired)]);
-    assert_eq!(play.run.budget().spent.tokens(), tokens);
+    assert_eq!(actions, [Action::Settle { tokens, nano_usd, uncertain: true }, crate::failed(Failure::Expired)]);
+    assert_eq!((play.run.budget().spent.tokens(), play.run.budget().uncertain.tokens()), (0, tokens));
 }
 
 #[test]

@@ -6,10 +6,13 @@ mod calls;
 mod codec;
 mod context;
 mod endings;
+mod interruptions;
 mod model;
+mod outage;
 #[path = "../play/mod.rs"]
 mod play;
 mod refusals;
+mod resume;
 mod time;
 
 use mote_core::{Action, CallOutcome, Failure, Limits, Outcome};

@@ -9,6 +9,8 @@ fn transient(retry_after_ms: u32, jitter: u16, alternative: bool) -> Event<{ cra
     Event::ModelFailed {
         failure: ModelFailure::Transient,
         spend: Spend::default(),
+        uncertain: false,
+        endpoint: 0,
         retry_after_ms,
         jitter,
         alternative,
@@ -83,7 +85,7 @@ fn every_attempt_is_paid_for_anew_and_counted_from_one() {
         let granted = play.take(Event::BudgetGranted);
         assert!(matches!(granted[..], [Action::CallModel { step: 1, attempt, .. }] if attempt == expected));
         let actions = play.take(transient(0, 0, true));
-        let last = [Action::Settle { tokens: 0, nano_usd: 0 }, crate::failed(Failure::Model)];
+        let last = [Action::Settle { tokens: 0, nano_usd: 0, uncertain: false }, crate::failed(Failure::Model)];
         assert_eq!(actions == last, expected == 4);
     }
 }
@@ -93,8 +95,16 @@ fn a_failed_call_that_cost_something_is_booked() {
     let mut play = Play::think(limits());
     let spend = Spend { input: 90, output: 4, nano_usd: 7 };
     let failure = ModelFailure::Transient;
-    let actions = play.take(Event::ModelFailed { failure, spend, retry_after_ms: 0, jitter: 0, alternative: false });
-    assert_eq!(actions, [Action::Settle { tokens: 94, nano_usd: 7 }]);
+    let actions = play.take(Event::ModelFailed {
+        failure,
+        spend,
+        uncertain: false,
+        endpoint: 0,
+        retry_after_ms: 0,
+        jitter: 0,
+        alternative: false,
+    });
+    assert_eq!(actions, [Action::Settle { tokens: 94, nano_usd: 7, uncertain: false }]);
     assert_eq!(play.run.budget().spent, spend);
 }
 
@@ -103,7 +113,7 @@ fn a_model_call_lost_with_its_worker_settles_at_its_reservation_and_is_made_agai
     let mut play = Play::think(Limits { price_input: 3, price_output: 15, ..limits() });
     let (tokens, nano_usd) = (play.run.budget().reserved_tokens, play.run.budget().reserved_nano_usd);
     let actions = play.wait(5_000).take(Event::Recovered);
-    assert_eq!(actions[0], Action::Settle { tokens, nano_usd });
+    assert_eq!(actions[0], Action::Settle { tokens, nano_usd, uncertain: true });
     assert!(crate::is_reserve(&actions[1]));
     assert!(matches!(play.take(Event::BudgetGranted)[..], [Action::CallModel { step: 1, attempt: 2, .. }]));
 }

@@ -1,4 +1,4 @@
-//! The files of `golden/v1` (written by core 0x0001) and `golden/v2` (by this one): one record a line as lowercase hex, `#` before a comment, and a `# expect:` trailer that
+//! The files of `golden/v1` and `golden/v2` (written by cores 0x0001 and 0x0002) and `golden/v3` (by this one): one record a line as lowercase hex, `#` before a comment, and a `# expect:` trailer that
 //! says where the run must stand afterwards. It does not know what the records mean.
 
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use mote_core::{Run, journal};
 use crate::scenarios::{CALLS, Golden, Scenario};
 
 /// The versions whose files are kept, with the number of the core that wrote them; the last is this one.
-pub const VERSIONS: [(&str, u16); 2] = [("v1", 0x0001), ("v2", journal::CORE)];
+pub const VERSIONS: [(&str, u16); 3] = [("v1", 0x0001), ("v2", 0x0002), ("v3", journal::CORE)];
 
 pub fn folder(version: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(version)
@@ -56,7 +56,7 @@ pub fn parse(text: &str) -> (Vec<Vec<u8>>, Vec<String>) {
 /// Where a run stands, as the trailer says it.
 pub fn expectations<const UNITS: usize, const CALLS: usize>(run: &Run<UNITS, CALLS>) -> Vec<String> {
     let (budget, context) = (run.budget(), run.context());
-    vec![
+    let mut lines = vec![
         format!(
             "# expect: phase={:?} steps={} tool_calls={} active_ms={}",
             run.phase(),
@@ -81,7 +81,13 @@ pub fn expectations<const UNITS: usize, const CALLS: usize>(run: &Run<UNITS, CAL
             context.folded_tokens(),
             run.digest()[0]
         ),
-    ]
+    ];
+    let mote_core::Spend { input, output, nano_usd } = budget.uncertain;
+    if budget.uncertain != mote_core::Spend::default() {
+        lines
+            .push(format!("# expect: uncertain_input={input} uncertain_output={output} uncertain_nano_usd={nano_usd}"));
+    }
+    lines
 }
 
 /// The name of a variant.

@@ -43,6 +43,11 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "expired", about: "Wall time ends while the run waits for a person.", play: expired },
     Scenario { name: "rebound_continue", about: "The capability set changed; the agent goes on.", play: rebound_continue },
     Scenario { name: "rebound_fail", about: "The capability set changed; the agent's runs fail.", play: rebound_fail },
+    Scenario { name: "outage", about: "No endpoint is available for a while: the run rests between attempts, and the model is back.", play: outage },
+    Scenario { name: "outage_too_long", about: "An endpoint refuses the request and the other is not available for too long.", play: outage_too_long },
+    Scenario { name: "interrupted_again_and_again", about: "Workers die during a model call and a read, more often than attempts may fail.", play: interrupted_again_and_again },
+    Scenario { name: "resumed_after_failure", about: "The model fails for good; a person resumes the run.", play: resumed_after_failure },
+    Scenario { name: "resumed_after_expiry", about: "Wall time ends during a write and before an approval; a person resumes the run.", play: resumed_after_expiry },
     Scenario { name: "rebound_pending_call", about: "The tool of a pending call changed.", play: rebound_pending_call },
 ];
 
@@ -86,6 +91,8 @@ fn retries() -> Golden {
     play.wait(30).take(Event::ModelFailed {
         failure: ModelFailure::Transient,
         spend: Spend::default(),
+        uncertain: false,
+        endpoint: 0,
         retry_after_ms: 7_000,
         jitter: 40_000,
         alternative: false,
@@ -95,6 +102,8 @@ fn retries() -> Golden {
     play.wait(50).take(Event::ModelFailed {
         failure: ModelFailure::Transient,
         spend: Spend { input: 120, output: 3, nano_usd: 405_000 },
+        uncertain: true,
+        endpoint: 0,
         retry_after_ms: 0,
         jitter: 65_535,
         alternative: false,
@@ -117,6 +126,8 @@ fn fallback() -> Golden {
     play.wait(30).take(Event::ModelFailed {
         failure: ModelFailure::Transient,
         spend: Spend::default(),
+        uncertain: false,
+        endpoint: 0,
         retry_after_ms: 60_000,
         jitter: 1,
         alternative: true,
@@ -269,4 +280,75 @@ fn rebound_fail() -> Golden {
 
 fn rebound_pending_call() -> Golden {
     rebound(Change::PendingCall)
+}
+
+fn unavailable(endpoint: u8, retry_after_ms: u32, alternative: bool) -> Event<CALLS> {
+    let (failure, spend) = (ModelFailure::Unavailable, Spend::default());
+    Event::ModelFailed { failure, spend, uncertain: false, endpoint, retry_after_ms, jitter: 20_000, alternative }
+}
+
+fn outage() -> Golden {
+    let mut play = Golden::think(Limits { rest_ms: 5_000, ..limits() });
+    for retry_after_ms in [0, 0, 9_000, 0, 0, 0] {
+        play.wait(40).take(unavailable(0, retry_after_ms, false));
+        play.wake();
+        play.take(Event::BudgetGranted);
+    }
+    play.wait(900).take(answer());
+    play
+}
+
+fn outage_too_long() -> Golden {
+    let limits = Limits { endpoints: 2, model_outage_ms: 20_000, rest_ms: 5_000, ..limits() };
+    let mut play = Golden::think(limits);
+    let (failure, spend) = (ModelFailure::Rejected, Spend::default());
+    let (retry_after_ms, jitter, alternative) = (0, 0, true);
+    let refused =
+        Event::ModelFailed { failure, spend, uncertain: false, endpoint: 0, retry_after_ms, jitter, alternative };
+    play.wait(40).take(refused);
+    play.take(Event::BudgetGranted);
+    play.wait(10_000).take(unavailable(1, 0, false));
+    while play.run.poll_at().is_some() {
+        play.wake();
+        play.take(Event::BudgetGranted);
+        play.wait(40).take(unavailable(1, 0, false));
+    }
+    play
+}
+
+fn interrupted_again_and_again() -> Golden {
+    let mut play = Golden::think(limits());
+    for _ in 0..6 {
+        play.wait(5_000).take(Event::Recovered);
+        play.take(Event::BudgetGranted);
+    }
+    play.wait(900).take(replied(&[read(1)]));
+    for _ in 0..6 {
+        play.wait(5_000).take(Event::Recovered);
+        play.wake();
+    }
+    play.wait(50).take(answered(0));
+    finish(play)
+}
+
+fn resume(play: &mut Golden, limits: Limits) {
+    play.wait(3_600_000).take(Event::Resumed { limits, digest: [0x77; 32] });
+}
+
+fn resumed_after_failure() -> Golden {
+    let mut play = Golden::act(limits(), &[read(1)]);
+    play.wait(50).take(answered(0));
+    play.take(Event::BudgetGranted);
+    play.wait(30).take(model_failed(ModelFailure::Rejected));
+    resume(&mut play, limits());
+    finish(play)
+}
+
+fn resumed_after_expiry() -> Golden {
+    let expiring = Limits { expires_at: START + 60_000, ..limits() };
+    let mut play = Golden::act(expiring, &[tool(Effect::Write, 1), approved_tool(Effect::Write, 2)]);
+    play.wake();
+    let limits = Limits { expires_at: play.now + 7_200_000, ..limits() };
+    resume(&mut play, limits);
+    finish(play)
 }

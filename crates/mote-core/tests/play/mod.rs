@@ -112,7 +112,15 @@ pub fn answer<const CALLS: usize>() -> Event<CALLS> {
 
 /// A failed model call that cost nothing, with the least jitter.
 pub fn model_failed<const CALLS: usize>(failure: ModelFailure) -> Event<CALLS> {
-    Event::ModelFailed { failure, spend: Spend::default(), retry_after_ms: 0, jitter: 0, alternative: false }
+    Event::ModelFailed {
+        failure,
+        spend: Spend::default(),
+        uncertain: false,
+        endpoint: 0,
+        retry_after_ms: 0,
+        jitter: 0,
+        alternative: false,
+    }
 }
 
 pub fn answered<const CALLS: usize>(call: u16) -> Event<CALLS> {

@@ -16,6 +16,8 @@ use sizes::Sizes;
 struct Seen {
     results: u32,
     attempts: u16,
+    /// Of these, lost with their worker.
+    lost: u16,
     first_attempt: Time,
     not_before: Time,
     /// Whether an attempt may have been performed.
@@ -31,6 +33,8 @@ pub struct Watcher {
     calls: BTreeMap<u16, Seen>,
     spent_tokens: u64,
     spent_nano_usd: u64,
+    uncertain_tokens: u64,
+    uncertain_nano_usd: u64,
     active_ms: u64,
     sizes: Sizes,
 }
@@ -43,7 +47,10 @@ impl Watcher {
         actions: &Actions<C>,
         after: &Run<U, C>,
     ) -> Result<(), TestCaseError> {
-        prop_assert!(!self.finished, "an event was taken after the end");
+        prop_assert!(
+            !self.finished || matches!(event, Event::Resumed { .. }),
+            "an event was taken after the end that does not resume the run"
+        );
         self.take(before, event, after.now())?;
         let from_outside = matches!(event, Event::Cancelled { .. } | Event::TimerFired | Event::Rebound { .. });
         if from_outside && actions.finish().is_some() {
@@ -100,7 +107,20 @@ impl Watcher {
             Event::Recovered => {
                 self.thinking = false;
                 for (index, call) in (0..).zip(before.calls()) {
-                    self.seen(index).uncertain |= matches!(call.state, CallState::Running { .. });
+                    let running = matches!(call.state, CallState::Running { .. });
+                    self.seen(index).uncertain |= running;
+                    self.seen(index).lost += u16::from(running);
+                }
+            }
+            Event::Resumed { .. } => {
+                self.active_ms = 0;
+                if before.calls().is_empty() {
+                    // A turn that was refused was never taken.
+                    self.calls.clear();
+                }
+                if matches!(before.phase(), Phase::Finished(_)) {
+                    self.thinking = false;
+                    self.reserved = false;
                 }
             }
             _ => {}
@@ -128,9 +148,10 @@ impl Watcher {
                 prop_assert_eq!(self.seen(call).results, 1, "a call has two results");
             }
             Action::CallTool { call, attempt } => self.call_tool(call, attempt, after)?,
-            Action::CallModel { attempt, from, output, .. } => {
+            Action::CallModel { from, output, .. } => {
                 prop_assert!(std::mem::take(&mut self.reserved), "a model call without a reservation");
-                prop_assert!(attempt <= after.limits().model_attempts.max(1));
+                let all = (1_u64 << after.limits().endpoints.max(1)) - 1;
+                prop_assert!(after.exhausted() & all != all, "a call of endpoints that have used up their attempts");
                 prop_assert!(after.context().tokens() <= u64::from(after.limits().usable()), "context over the window");
                 prop_assert_eq!(from, after.context().first());
                 prop_assert!(u64::from(output) <= after.budget().reserved_tokens);
@@ -147,9 +168,13 @@ impl Watcher {
                 prop_assert!(after.is_suspended());
                 prop_assert_eq!(until, after.poll_at().unwrap_or(0));
             }
-            Action::Settle { tokens, nano_usd } => {
+            Action::Settle { tokens, nano_usd, uncertain: false } => {
                 self.spent_tokens += tokens;
                 self.spent_nano_usd += nano_usd;
+            }
+            Action::Settle { tokens, nano_usd, uncertain: true } => {
+                self.uncertain_tokens += tokens;
+                self.uncertain_nano_usd += nano_usd;
             }
             Action::Ask { .. } | Action::Finish(_) => {}
         }
@@ -169,7 +194,7 @@ impl Watcher {
         let (now, seen) = (after.now(), self.seen(call));
         prop_assert!(!approval || seen.approved, "a call was made without its approval");
         prop_assert_eq!(attempt, seen.attempts + 1, "attempts are counted without gaps");
-        prop_assert!(attempt <= after.limits().tool_attempts.max(1));
+        prop_assert!(attempt - seen.lost <= after.limits().tool_attempts.max(1));
         prop_assert_eq!(seen.results, 0, "a call with a result was made again");
         prop_assert!(now >= seen.not_before, "a call was repeated before its Retry-After");
         if seen.attempts == 0 {
@@ -202,25 +227,20 @@ impl Watcher {
         let (limits, budget) = (after.limits(), after.budget());
         prop_assert_eq!(budget.spent.tokens(), self.spent_tokens);
         prop_assert_eq!(budget.spent.nano_usd, self.spent_nano_usd);
-        prop_assert!(
-            budget.spent.tokens() + budget.reserved_tokens <= limits.budget_tokens,
-            "tokens beyond the budget"
-        );
-        prop_assert!(
-            budget.spent.nano_usd + budget.reserved_nano_usd <= limits.budget_nano_usd,
-            "money beyond the budget"
-        );
+        prop_assert_eq!(budget.uncertain.tokens(), self.uncertain_tokens);
+        prop_assert_eq!(budget.uncertain.nano_usd, self.uncertain_nano_usd);
+        let (tokens, nano_usd) =
+            (self.spent_tokens + self.uncertain_tokens, self.spent_nano_usd + self.uncertain_nano_usd);
+        prop_assert!(tokens + budget.reserved_tokens <= limits.budget_tokens, "tokens beyond the budget");
+        prop_assert!(nano_usd + budget.reserved_nano_usd <= limits.budget_nano_usd, "money beyond the budget");
         let thinks = |run: &Run<U, C>| matches!(run.phase(), Phase::Thinking { .. });
         let settled: Vec<Action> = actions.iter().filter(|action| matches!(action, Action::Settle { .. })).collect();
         let expected = match event {
             _ if !thinks(before) || thinks(after) => vec![],
-            Event::ModelReplied { spend, .. } | Event::ModelFailed { spend, .. } | Event::Cancelled { spend } => {
-                vec![settle(*spend)]
-            }
-            _ => {
-                let reserved = before.budget();
-                vec![Action::Settle { tokens: reserved.reserved_tokens, nano_usd: reserved.reserved_nano_usd }]
-            }
+            Event::ModelReplied { spend, .. } => vec![settle(*spend, false)],
+            Event::ModelFailed { spend, uncertain, .. } => vec![settle(*spend, *uncertain)],
+            Event::Cancelled { spend } => vec![settle(*spend, true)],
+            _ => vec![settle(before.budget().reservation(), true)],
         };
         prop_assert_eq!(settled, expected, "a model call is settled once, when it ends");
         Ok(())
@@ -233,15 +253,20 @@ impl Watcher {
         actions: &Actions<C>,
         after: &Run<U, C>,
     ) -> Result<(), TestCaseError> {
-        let works = |call: &mote_core::Call| {
-            matches!(call.state, CallState::Queued | CallState::Running { .. } | CallState::BackingOff { .. })
+        let rest = u64::from(before.limits().rest_ms);
+        let pauses = |until: Time| rest == 0 || until.saturating_sub(before.now()) < rest;
+        let works = |call: &mote_core::Call| match call.state {
+            CallState::Queued | CallState::Running { .. } => true,
+            CallState::BackingOff { until, .. } => pauses(until),
+            _ => false,
         };
         let worked = match before.phase() {
             Phase::New | Phase::Open | Phase::Finished(_) => false,
-            Phase::Reserving { .. } | Phase::Thinking { .. } | Phase::BackingOff { .. } => true,
+            Phase::Reserving { .. } | Phase::Thinking { .. } => true,
+            Phase::BackingOff { until, .. } => pauses(until),
             Phase::Acting => before.calls().iter().any(works),
         };
-        if worked && !matches!(event, Event::Recovered | Event::Rebound { .. }) {
+        if worked && !matches!(event, Event::Recovered | Event::Rebound { .. } | Event::Resumed { .. }) {
             self.active_ms += after.now() - before.now();
         }
         prop_assert_eq!(after.active_ms(), self.active_ms);
@@ -291,6 +316,6 @@ fn check_limits<const U: usize, const C: usize>(run: &Run<U, C>) -> Result<(), T
     Ok(())
 }
 
-fn settle(spend: Spend) -> Action {
-    Action::Settle { tokens: spend.tokens(), nano_usd: spend.nano_usd }
+fn settle(spend: Spend, uncertain: bool) -> Action {
+    Action::Settle { tokens: spend.tokens(), nano_usd: spend.nano_usd, uncertain }
 }

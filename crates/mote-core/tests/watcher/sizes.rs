@@ -11,6 +11,7 @@ pub struct Sizes {
     input: u64,
     units: VecDeque<u64>,
     folded: (u32, u64),
+    next: u32,
 }
 
 impl Sizes {
@@ -21,11 +22,16 @@ impl Sizes {
         after: &Run<U, C>,
     ) -> Result<(), TestCaseError> {
         let units_max = usize::from(after.limits().units).max(1);
+        // A turn that ends the run before it is taken is no unit of it.
+        let taken = after.context().next() > self.next;
+        self.next = after.context().next();
         match event {
             Event::Loaded { tokens } => self.push(u64::from(*tokens), units_max),
             Event::Started { tokens } => self.input = u64::from(*tokens),
-            Event::ModelReplied { tokens, finish: Finish::Invalid, .. } => self.push(u64::from(*tokens), units_max),
-            Event::ModelReplied { tokens, finish: Finish::Calls, calls, .. } => {
+            Event::ModelReplied { tokens, finish: Finish::Invalid, .. } if taken => {
+                self.push(u64::from(*tokens), units_max)
+            }
+            Event::ModelReplied { tokens, finish: Finish::Calls, calls, .. } if taken => {
                 self.push(u64::from(*tokens), units_max);
                 // A call that the driver rejected has its answer from the beginning.
                 for spec in calls.as_slice() {

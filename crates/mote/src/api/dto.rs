@@ -19,7 +19,7 @@ use crate::limits;
 use crate::message::{Message, Role};
 use crate::model::Usage;
 use crate::runner::Submission;
-use crate::store::{self, Owner, Status, TaskError};
+use crate::store::{self, Owner, Status, TaskError, Uncertain};
 use crate::timestamp::format_rfc3339;
 
 /// A task as a client asks for it. Unknown fields are refused.
@@ -314,11 +314,11 @@ pub(super) struct TaskBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<WaitBody>>)]
     pub(super) waiting: Option<Box<RawValue>>,
-    /// Whether it stands in the dead letters, from where `POST /tasks/{id}/rerun` takes it.
+    /// Whether it stands in the dead letters, from where `POST /tasks/{id}/resume` and `POST /tasks/{id}/rerun` take it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dead: bool,
     /// Tokens so far.
-    usage: Usage,
+    usage: UsageBody,
     /// Cost so far.
     cost: Cost,
     /// Model steps so far.
@@ -352,7 +352,7 @@ pub(super) struct TaskBody {
 pub(super) struct WaitBody {
     /// The call that waits, by the model's id.
     call: String,
-    /// `approval`, `question`, `signal` or `timer`.
+    /// `approval`, `question`, `signal` or `timer`; `model` or `retry` where it tries again by itself.
     kind: String,
     /// The call's tool.
     tool: String,
@@ -362,6 +362,9 @@ pub(super) struct WaitBody {
     until: Option<String>,
     /// The request that ends it; null where only time does.
     answer: Option<AnswerBody>,
+    /// Why it tries again, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 /// How a wait is answered.
@@ -378,9 +381,51 @@ pub(super) struct AnswerBody {
     how: String,
 }
 
-/// Money.
+/// Tokens. Budgets count the uncertain ones too.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Usage)]
+pub(super) struct UsageBody {
+    /// Of calls whose cost is known.
+    #[serde(flatten)]
+    known: Usage,
+    /// What calls may have used of which nobody said it: lost with their worker, cut off, or failed without a word; left out
+    /// where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uncertain: Option<UncertainTokens>,
+}
+
+/// Tokens of calls of which nobody said what they used.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct UncertainTokens {
+    /// Input tokens at most, by estimate.
+    input: u64,
+    /// Output tokens at most, by estimate.
+    output: u64,
+}
+
+impl UsageBody {
+    pub(super) fn new(known: Usage, uncertain: Uncertain) -> Self {
+        let Uncertain { input, output, .. } = uncertain;
+        let any = uncertain != Uncertain::default();
+        Self { known, uncertain: any.then_some(UncertainTokens { input, output }) }
+    }
+}
+
+/// Money. Budgets count the uncertain cost too.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Cost {
+    /// What is known to be spent.
+    #[serde(flatten)]
+    known: Money,
+    /// What calls may have cost of which nobody said it: lost with their worker, cut off, or failed without a word; left out
+    /// where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uncertain: Option<Money>,
+}
+
+/// A sum.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Money {
     /// US dollars, for people; rounded as floating point does.
     usd: f64,
     /// 1e-9 US dollars, exact.
@@ -388,7 +433,14 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    pub(super) fn new(nano_usd: u64) -> Self {
+    pub(super) fn new(nano_usd: u64, uncertain: Uncertain) -> Self {
+        let any = uncertain != Uncertain::default();
+        Self { known: Money::new(nano_usd), uncertain: any.then(|| Money::new(uncertain.nano_usd)) }
+    }
+}
+
+impl Money {
+    fn new(nano_usd: u64) -> Self {
         #[allow(clippy::cast_precision_loss, reason = "nano_usd beside it is exact")]
         let usd = nano_usd as f64 / 1e9;
         Self { usd, nano_usd }
@@ -419,8 +471,8 @@ impl From<store::Task> for TaskBody {
             error: task.error,
             waiting: task.waiting.map(raw),
             dead: task.dead,
-            usage: task.usage,
-            cost: Cost::new(task.cost_nano_usd),
+            usage: UsageBody::new(task.usage, task.uncertain),
+            cost: Cost::new(task.cost_nano_usd, task.uncertain),
             steps: task.steps,
             tool_calls: task.tool_calls,
             seq: task.seq,

@@ -3,6 +3,7 @@
 //! It does not run tasks: it hands them to the [`crate::runner`] and reads the [`crate::store`].
 
 mod access;
+mod again;
 mod body;
 mod dto;
 mod events;
@@ -64,6 +65,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/tasks/{id}/cancel"),
     ("POST", "/tasks/{id}/input"),
     ("POST", "/tasks/{id}/signals/{name}"),
+    ("POST", "/tasks/{id}/resume"),
     ("POST", "/tasks/{id}/rerun"),
     ("GET", "/sessions"),
     ("GET", "/sessions/{id}"),
@@ -104,6 +106,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/run", post(run::run))
         .route("/tasks", post(tasks::submit))
         .route("/tasks/{id}/cancel", post(tasks::cancel))
+        .route("/tasks/{id}/resume", post(again::resume))
         .route("/tasks/{id}/input", post(tasks::input))
         .route("/tasks/{id}/signals/{name}", post(tasks::signal))
         .route_layer(needs(Scope::Run));
@@ -122,7 +125,7 @@ pub fn router(state: ApiState) -> Router {
         .route_layer(gate(Scope::Read, true));
     let admin = Router::new()
         .route("/tasks/{id}", delete(tasks::erase))
-        .route("/tasks/{id}/rerun", post(tasks::rerun))
+        .route("/tasks/{id}/rerun", post(again::rerun))
         .route("/sessions/{id}", delete(sessions::erase))
         .route_layer(needs(Scope::Admin));
     let open = Router::new()

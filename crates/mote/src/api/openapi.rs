@@ -32,7 +32,7 @@ mod generated {
     use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
     use utoipa::{Modify, OpenApi};
 
-    use super::super::{dto, events, health, journal, problem, run, sessions, tasks, token, tools, ws};
+    use super::super::{again, dto, events, health, journal, problem, run, sessions, tasks, token, tools, ws};
 
     #[derive(OpenApi)]
     #[openapi(
@@ -43,8 +43,8 @@ mod generated {
         ),
         paths(
             run::run, tasks::submit, tasks::list, tasks::get, tasks::erase, events::stream, journal::page, ws::socket,
-            token::issue, tasks::cancel, tasks::input, tasks::signal, tasks::rerun, sessions::list, sessions::get,
-            sessions::erase, tools::list, health::health, health::ready, health::metrics, super::serve,
+            token::issue, tasks::cancel, tasks::input, tasks::signal, again::resume, again::rerun, sessions::list,
+            sessions::get, sessions::erase, tools::list, health::health, health::ready, health::metrics, super::serve,
         ),
         components(schemas(problem::Body, events::StreamMessage, dto::TaskBody)),
         tags(

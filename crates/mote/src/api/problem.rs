@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::limits;
 use crate::runner::SubmitError;
-use crate::store;
+use crate::store::{self, EffectRow};
 
 macro_rules! codes {
     ($(#[$meta:meta])* $name:ident { $($variant:ident $text:literal $status:ident $title:literal,)* }) => {
@@ -68,7 +68,9 @@ codes! {
         RequestTimeout "request_timeout" REQUEST_TIMEOUT "The body did not arrive in time",
         TaskFinished "task_finished" CONFLICT "The task has finished",
         NotAsked "not_asked" CONFLICT "The task asks nothing that this answers",
-        NotDead "not_dead" CONFLICT "The task is not in the dead letters",
+        NotFailed "not_failed" CONFLICT "The task has neither failed nor been cancelled",
+        NotResumable "not_resumable" CONFLICT "The task's journal cannot be gone on from",
+        WritesRepeated "writes_repeated" CONFLICT "To run the task again may repeat what it did",
         SessionBusy "session_busy" CONFLICT "A task of the session is in the way",
         TaskRunning "task_running" CONFLICT "The task is running",
         Conflict "conflict" CONFLICT "The state forbids it",
@@ -101,6 +103,8 @@ codes! {
         BudgetShared "budget_shared" UNPROCESSABLE_ENTITY "A budget shared with other runs is exhausted",
         RepeatedCalls "repeated_calls" UNPROCESSABLE_ENTITY "The model repeated the same calls too often",
         ModelFailed "model_failed" BAD_GATEWAY "The model gave no reply after every attempt",
+        ModelReplyAborted "model_reply_aborted" BAD_GATEWAY "The model's endpoint ended every reply with a failure",
+        ModelEmptyReply "model_empty_reply" BAD_GATEWAY "The model's reply had neither text nor calls, every time",
         ModelRejected "model_rejected" BAD_GATEWAY "The model's endpoint refused the request",
         ContentFiltered "content_filtered" UNPROCESSABLE_ENTITY "The provider withheld the reply",
         OutputTruncated "output_truncated" UNPROCESSABLE_ENTITY "The reply reached the output limit",
@@ -108,6 +112,7 @@ codes! {
         ContextOverflow "context_overflow" UNPROCESSABLE_ENTITY "The context does not fit the model's window",
         CapabilitiesChanged "capabilities_changed" UNPROCESSABLE_ENTITY "The agent changed while the task was under way",
         Cancelled "cancelled" CONFLICT "A client cancelled the task",
+        InterruptedTooOften "interrupted_too_often" INTERNAL_SERVER_ERROR "The task's workers ended too often during one step",
         DeadLetter "dead_letter" INTERNAL_SERVER_ERROR "Workers took the task repeatedly without progress",
         Divergence "divergence" INTERNAL_SERVER_ERROR "The journal replays to another state",
         Internal "internal" INTERNAL_SERVER_ERROR "Something failed here",
@@ -131,6 +136,7 @@ pub(super) struct Problem {
     task: Option<String>,
     waiting: Option<String>,
     retry_after: Option<Duration>,
+    writes: Vec<EffectRow>,
 }
 
 /// The body: RFC 9457, `application/problem+json`.
@@ -160,11 +166,22 @@ pub(super) struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<super::dto::WaitBody>>)]
     waiting: Option<Box<RawValue>>,
+    /// With `writes_repeated`: what the task did that may be done again.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    writes: &'a [EffectRow],
 }
 
 impl Problem {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), field: None, task: None, waiting: None, retry_after: None }
+        Self {
+            code,
+            detail: detail.into(),
+            field: None,
+            task: None,
+            waiting: None,
+            retry_after: None,
+            writes: Vec::new(),
+        }
     }
 
     /// A field, header or parameter at fault.
@@ -190,6 +207,11 @@ impl Problem {
 
     pub(super) fn retry_after(self, after: Duration) -> Self {
         Self { retry_after: Some(after), ..self }
+    }
+
+    /// What the task did that may be done again.
+    pub(super) fn writes(self, writes: Vec<EffectRow>) -> Self {
+        Self { writes, ..self }
     }
 
     pub(super) fn task_not_found(id: &str) -> Self {
@@ -238,6 +260,7 @@ impl Problem {
             field: self.field.as_deref(),
             task: self.task.as_deref(),
             waiting: self.waiting.clone().map(super::dto::raw),
+            writes: &self.writes,
         }
     }
 

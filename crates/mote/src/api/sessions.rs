@@ -10,14 +10,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::Caller;
-use super::dto::{self, Cost};
+use super::dto::{self, Cost, UsageBody};
 use super::path::Places;
 use super::problem::{Code, Problem};
 use super::query::Params;
 use super::state::Api;
 use crate::auth::Principal;
 use crate::message::Message;
-use crate::model::Usage;
 use crate::store::{self, Erase};
 use crate::timestamp::format_rfc3339;
 
@@ -38,7 +37,7 @@ pub(super) struct SessionBody {
     /// The task under way.
     active_task: Option<String>,
     /// Tokens of all its tasks.
-    usage: Usage,
+    usage: UsageBody,
     /// Cost of all its tasks.
     cost: Cost,
     /// First use, RFC 3339.
@@ -56,8 +55,8 @@ impl From<store::Session> for SessionBody {
             messages: session.messages,
             turns: session.turns,
             active_task: session.active_task,
-            usage: session.usage,
-            cost: Cost::new(session.cost_nano_usd),
+            usage: UsageBody::new(session.usage, session.uncertain),
+            cost: Cost::new(session.cost_nano_usd, session.uncertain),
             created: format_rfc3339(session.created_at),
             updated: format_rfc3339(session.updated_at),
         }
@@ -79,7 +78,7 @@ pub(super) struct SummaryBody {
     /// The task under way.
     active_task: Option<String>,
     /// Tokens of all its tasks.
-    usage: Usage,
+    usage: UsageBody,
     /// Cost of all its tasks.
     cost: Cost,
     /// First use, RFC 3339.
@@ -96,8 +95,8 @@ impl From<store::Session> for SummaryBody {
             user: session.user,
             turns: session.turns,
             active_task: session.active_task,
-            usage: session.usage,
-            cost: Cost::new(session.cost_nano_usd),
+            usage: UsageBody::new(session.usage, session.uncertain),
+            cost: Cost::new(session.cost_nano_usd, session.uncertain),
             created: format_rfc3339(session.created_at),
             updated: format_rfc3339(session.updated_at),
         }

@@ -1,4 +1,4 @@
-//! `/tasks`: submit, list, look at, cancel, answer, signal, re-run, delete.
+//! `/tasks`: submit, list, look at, cancel, answer, signal, delete.
 //!
 //! It does not run them; a task goes on whether or not anybody looks.
 
@@ -35,7 +35,7 @@ pub(super) async fn visible(api: &Api, principal: &Principal, id: &str) -> Resul
 }
 
 /// 202, the task as it stands and where to find it.
-async fn accepted(api: &Api, principal: &Principal, id: &str) -> Result<Response, Problem> {
+pub(super) async fn accepted(api: &Api, principal: &Principal, id: &str) -> Result<Response, Problem> {
     Ok(accepted_as(visible(api, principal, id).await?))
 }
 
@@ -292,38 +292,6 @@ fn check_signal(api: &Api, name: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Takes a task out of the dead letters and queues it again, with a fresh journal.
-#[utoipa::path(
-    post, path = "/tasks/{id}/rerun", tag = "tasks", operation_id = "rerun_task",
-    params(("id" = String, Path, description = "The task.")),
-    responses(
-        (status = 202, description = "The task is queued.", body = TaskBody),
-        (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
-        (status = 409, description = "The task is not in the dead letters.", body = super::problem::Body, content_type = "application/problem+json"),
-    ),
-    security(("key" = ["admin"]), ("header_key" = ["admin"])),
-)]
-pub(super) async fn rerun(
-    State(api): State<Arc<Api>>,
-    Caller(principal): Caller,
-    Places(id): Places<String>,
-    params: Params,
-    body: OptionalJsonBytes,
-) -> Result<Response, Problem> {
-    params.finish()?;
-    no_fields(body)?;
-    let task = visible(&api, &principal, &id).await?;
-    let not_dead = || Problem::new(Code::NotDead, format!("task {id} is {}, not a dead letter", word(task.status)));
-    if !task.dead {
-        return Err(not_dead());
-    }
-    match api.runner.store().requeue(&id, api.runner.now()).await {
-        Ok(()) => accepted(&api, &principal, &id).await,
-        Err(store::Error::Conflict { .. }) => Err(not_dead()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// A route that takes no body takes an empty object too, since many clients cannot send less.
 pub(super) fn no_fields(body: OptionalJsonBytes) -> Result<(), Problem> {
     body.parse::<Nothing>().map(|_| ())
@@ -367,7 +335,7 @@ fn finished(task: &Task) -> Finished {
     Finished(problem, Some(task.status))
 }
 
-fn word(status: Status) -> &'static str {
+pub(super) fn word(status: Status) -> &'static str {
     match status {
         Status::Queued => "queued",
         Status::Running => "running",

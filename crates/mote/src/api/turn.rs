@@ -30,7 +30,7 @@ pub(super) async fn come(api: &Api, id: &str) -> Result<(), Problem> {
             changes.mark_seen();
             // Read again: it may have changed before it was watched.
             match store.task(None, &head.id).await? {
-                Some(head) if head.status == Status::Waiting => {
+                Some(head) if head.rests() => {
                     return Err(busy(session, &head.id, head.waiting.as_deref()));
                 }
                 Some(head) if !head.status.is_terminal() => before = Some(changes),

@@ -309,6 +309,9 @@ mod tests {
     struct Fixed(AtomicU64);
 
     impl Clock for Fixed {
+        fn boot_ms(&self) -> u64 {
+            self.now_ms()
+        }
         fn now_ms(&self) -> UnixMs {
             self.0.load(Ordering::Relaxed)
         }

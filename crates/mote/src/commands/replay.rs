@@ -85,6 +85,7 @@ fn show(step: &Replayed, waited_ms: u64, json: bool, terminal: &mut Terminal) ->
             "step": step.run.steps(),
             "tokens": spent.tokens(),
             "cost_nano_usd": spent.nano_usd,
+            "uncertain_nano_usd": step.run.budget().uncertain.nano_usd,
             "context_tokens": step.run.context().tokens(),
         });
         return terminal.line(&line.to_string());
@@ -102,7 +103,10 @@ fn show(step: &Replayed, waited_ms: u64, json: bool, terminal: &mut Terminal) ->
 
 fn describe(action: Action) -> String {
     match action {
-        Action::Settle { tokens, nano_usd } => format!("settle {tokens} tokens, {}", dollars(nano_usd)),
+        Action::Settle { tokens, nano_usd, uncertain } => {
+            let kind = if uncertain { "uncertain " } else { "" };
+            format!("settle {kind}{tokens} tokens, {}", dollars(nano_usd))
+        }
         Action::Conclude { call, outcome } => format!("conclude call {call}: {outcome:?}"),
         Action::Ask { call } => format!("ask a person about call {call}"),
         Action::CallTool { call, attempt } => format!("call tool {call}, attempt {attempt}"),
@@ -122,6 +126,8 @@ fn summary(run: &Core) -> serde_json::Value {
         "tool_calls": run.tool_calls(),
         "tokens": spent.tokens(),
         "cost_nano_usd": spent.nano_usd,
+        "uncertain_tokens": run.budget().uncertain.tokens(),
+        "uncertain_nano_usd": run.budget().uncertain.nano_usd,
         "active_ms": run.active_ms(),
     })
 }

@@ -220,7 +220,7 @@ mod tests {
                     together; the backend checks the rest";
         let line = |severity: &str, says: &str| {
             format!(
-                "agent.yaml:18:9: {severity}: tools[0].input.anyOf: Anthropic refuses `anyOf` at the top of a tool's schema{says}{hint}"
+                "agent.yaml:19:9: {severity}: tools[0].input.anyOf: Anthropic refuses `anyOf` at the top of a tool's schema{says}{hint}"
             )
         };
         let home = at_home(&text);
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(warnings(&text), [line("warning", ", and so may this endpoint")]);
         let with_fallback = home.replacen(
             "  name: claude-sonnet-5\n",
-            "  name: claude-sonnet-5\n  fallback: [{provider: openai, name: m, base_url: \"http://127.0.0.1:1/v1\"}]\n",
+            "  name: claude-sonnet-5\n  fallback: [{provider: openai, name: m, base_url: \"http://127.0.0.1:1/v1\", price: {input: 1, output: 1}}]\n",
             1,
         );
         let expected = "Anthropic and OpenAI refuses `anyOf` at the top of a tool's schema: requests to it would fail";
@@ -239,12 +239,16 @@ mod tests {
     fn each_provider_has_its_own_rules() {
         let input = |schema: &str| with(TOOLS, &format!("    input: {schema}"));
         let openai = |text: &str| {
-            at_home(text).replacen("provider: anthropic", "provider: openai", 1).replacen("claude-sonnet-5", "gpt-5", 1)
+            at_home(text).replacen("provider: anthropic", "provider: openai", 1).replacen(
+                "  name: claude-sonnet-5\n",
+                "  name: gpt-5\n  price: {input: 1, output: 1}\n",
+                1,
+            )
         };
         let google = |text: &str| {
             openai(text).replacen(
-                "name: gpt-5\n  key: {env: MOTE_TEST_KEY}\n",
-                "name: gemini-3\n  base_url: https://generativelanguage.googleapis.com/v1beta/openai\n",
+                "  key: {env: MOTE_TEST_KEY}\n",
+                "  base_url: https://generativelanguage.googleapis.com/v1beta/openai\n",
                 1,
             )
         };
@@ -278,7 +282,7 @@ mod tests {
                 let refused = found.iter().any(|line| line.contains(says) && line.contains(name));
                 let also = vendor == "OpenAI" && name == "Google" && says.contains("items")
                     || name == "Google" && says == "`not`";
-                assert_eq!(refused, name == vendor || also, "{name} {schema}: {found:?}");
+                assert_eq!(refused, name == vendor || also, "{name} {schema}: {found:?} {:?}", parse(&text).err());
             }
         }
         let long = with("description: Reads a ticket.", &format!("description: {}", "x".repeat(1025)));

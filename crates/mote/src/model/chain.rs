@@ -122,7 +122,7 @@ impl Chain {
     /// The first endpoint that may be called and has not failed this step in this round.
     fn choose(&self, request: &Request, now: UnixMs) -> Option<(usize, Permit)> {
         let mut memory = self.memory();
-        let failed = memory.round(request).failed;
+        let failed = memory.round(request).failed | request.exhausted;
         let permitted = |(place, breaker): (usize, &mut Breaker)| breaker.permit(now).map(|permit| (place, permit));
         let fresh = |(place, _): &(usize, &mut Breaker)| failed & (1 << place) == 0;
         if let Some(chosen) = memory.breakers.iter_mut().enumerate().filter(fresh).find_map(permitted) {
@@ -130,12 +130,14 @@ impl Chain {
         }
         // A new round: all that may be called have failed once.
         memory.forget(&request.task);
-        memory.breakers.iter_mut().enumerate().find_map(permitted)
+        let asked = |(place, _): &(usize, &mut Breaker)| request.exhausted & (1 << place) == 0;
+        memory.breakers.iter_mut().enumerate().filter(asked).find_map(permitted)
     }
 
     /// Notes the failure, and says in it whether another endpoint may be tried, at once or later.
     fn failed(&self, request: &Request, place: usize, permit: Permit, mut error: Error) -> Error {
         let now = self.clock.now_ms();
+        error.place = place;
         let mut memory = self.memory();
         memory.settle(place, permit, now, &error);
         if error.kind == ErrorKind::ContextLength {
@@ -145,7 +147,11 @@ impl Chain {
         }
         let mut round = memory.round(request);
         round.failed |= 1 << place;
-        let mut others = memory.breakers.iter().enumerate().filter(|(place, _)| round.failed & (1 << place) == 0);
+        let mut others = memory
+            .breakers
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| (round.failed | request.exhausted) & (1 << place) == 0);
         error.alternative = others.clone().any(|(_, breaker)| breaker.permits(now));
         if error.kind != ErrorKind::Rejected {
             round.passing = Some((error.kind, error.retry_after));
@@ -165,9 +171,10 @@ impl Chain {
         error
     }
 
-    fn circuit_open(&self, now: UnixMs) -> Error {
+    fn circuit_open(&self, request: &Request, now: UnixMs) -> Error {
         let memory = self.memory();
-        let until = memory.breakers.iter().map(|breaker| match breaker.state(now) {
+        let asked = memory.breakers.iter().enumerate().filter(|(place, _)| request.exhausted & (1 << place) == 0);
+        let until = asked.map(|(_, breaker)| match breaker.state(now) {
             State::Open { until } => until,
             // A probe is under way: ask again soon.
             _ => now.saturating_add(1_000),
@@ -180,7 +187,8 @@ impl Chain {
             all => format!("the circuits of all {all} endpoints are open after repeated failures"),
         };
         let (kind, answer) = (ErrorKind::CircuitOpen, Answer::default());
-        Error { kind, model, endpoint, message, retry_after: wait, alternative: false, answer }
+        let (retry_after, alternative, place, began, usage) = (wait, false, 0, false, None);
+        Error { kind, model, endpoint, message, retry_after, alternative, place, began, usage, answer }
     }
 }
 
@@ -212,9 +220,9 @@ impl Drop for Held<'_> {
 impl Provider for Chain {
     async fn complete(&self, request: &Request, deltas: DeltaSink<'_>) -> Result<Reply, Error> {
         let now = self.clock.now_ms();
-        let Some((place, permit)) = self.choose(request, now) else { return Err(self.circuit_open(now)) };
+        let Some((place, permit)) = self.choose(request, now) else { return Err(self.circuit_open(request, now)) };
         let held = Held { chain: self, place, permit: Some(permit) };
-        let Some(link) = self.links.get(place) else { return Err(self.circuit_open(now)) };
+        let Some(link) = self.links.get(place) else { return Err(self.circuit_open(request, now)) };
         let result = link.provider.complete(request, deltas).await;
         let Some(permit) = held.take() else { return result };
         match result {

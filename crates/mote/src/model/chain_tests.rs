@@ -13,6 +13,9 @@ use crate::model::test_support::request;
 struct Hand(AtomicU64);
 
 impl crate::clock::Clock for Hand {
+    fn boot_ms(&self) -> u64 {
+        self.now_ms()
+    }
     fn now_ms(&self) -> UnixMs {
         self.0.load(Ordering::SeqCst)
     }
@@ -40,6 +43,9 @@ impl Provider for Told {
                 message: "told to fail".into(),
                 retry_after: None,
                 alternative: false,
+                place: 0,
+                began: false,
+                usage: None,
                 answer: Answer::default(),
             }),
             None => Ok(Reply {

@@ -3,6 +3,7 @@
 //! A provider speaks one wire format to one endpoint. [`chain::Chain`] orders several behind circuit breakers. Retrying
 //! is not done here: the core decides it.
 
+mod adapt;
 pub mod anthropic;
 mod assembly;
 pub mod breaker;
@@ -51,6 +52,8 @@ pub struct Request {
     pub step: u32,
     /// The attempt within the step, from 1.
     pub attempt: u32,
+    /// Endpoints, a bit each by their place in the chain, that are not to be asked again for this step.
+    pub exhausted: u64,
     /// W3C `traceparent` to send along, if tracing is on.
     pub traceparent: Option<String>,
 }
@@ -152,6 +155,10 @@ pub enum ErrorKind {
     Overloaded,
     /// Other 5xx, a broken stream, a malformed event: something may have been spent.
     Broken,
+    /// The reply ended in a failure that the endpoint itself names (`error`, `abort`, no resources): something was spent.
+    Aborted,
+    /// The reply has neither text nor calls: something was spent.
+    EmptyReply,
     /// No answer in time: something may have been spent.
     TimedOut,
     /// The context is longer than the model takes.
@@ -178,6 +185,13 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// Whether another endpoint may be tried at once (filled in by the chain).
     pub alternative: bool,
+    /// The endpoint's place in the chain, from 0 (filled in by the chain).
+    pub place: usize,
+    /// Whether a reply had begun: one that breaks off is not an endpoint that is down.
+    pub began: bool,
+    /// What the failed call used, as far as the endpoint said it before it failed. `None` where it said nothing: the caller
+    /// then estimates.
+    pub usage: Option<Usage>,
     /// What the endpoint answered with, if it answered.
     pub answer: Answer,
 }

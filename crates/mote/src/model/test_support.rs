@@ -24,6 +24,7 @@ pub(crate) fn request(input: &str) -> Request {
         task: "task_1".into(),
         step: 1,
         attempt: 1,
+        exhausted: 0,
         traceparent: None,
     }
 }
@@ -70,5 +71,6 @@ pub(crate) fn configured(provider: config::Provider, base_url: &str) -> config::
         idle_timeout: Duration::from_secs(5),
         temperature: None,
         cache: false,
+        output_limit_field: config::OutputLimitField::Auto,
     }
 }

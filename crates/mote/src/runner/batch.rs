@@ -6,18 +6,19 @@ use serde_json::json;
 
 use super::detail::Ending;
 use super::drive::Driver;
+use super::ending::ModelSaid;
 use super::payload::Payload;
 use super::waits::Kind;
 use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
 use crate::arguments;
 use crate::clock::UnixMs;
-use crate::cloudevent::{Ended, OutcomeUnknown, Waiting};
+use crate::cloudevent::{Ended, OutcomeUnknown, Waiting, life};
 use crate::config::Windowed;
 use crate::limits::CONTEXT_UNITS;
 use crate::message::{Message, Role};
-use crate::model::Usage;
 use crate::store::{
-    Amount, Batch, BudgetLine, BudgetOp, EffectOp, NewEntry, Owner, SessionTurn, Status, StatusChange, Totals,
+    Account, Amount, Batch, BudgetLine, BudgetOp, EffectOp, NewEntry, Owner, SessionTurn, Spending, Status,
+    StatusChange, Totals,
 };
 
 /// One event with its text, and the mail that it came from.
@@ -39,6 +40,8 @@ pub(super) struct Step {
     pub actions: Actions,
     /// The run after the step.
     pub run: Core,
+    /// What it spent.
+    pub spending: Option<Spending>,
 }
 
 /// The empty batch that leaves a run under way.
@@ -60,23 +63,22 @@ impl Driver {
     pub(super) fn batch(&self, steps: &[Step], now: UnixMs) -> Batch {
         let mut batch = empty();
         batch.mail_consumed.extend(&self.dropped);
-        let mut usage = self.usage;
+        let mut account = self.account;
         for (index, step) in steps.iter().enumerate() {
             let granted = steps.get(index + 1).is_some_and(|next| next.occurrence.event == Event::BudgetGranted);
             batch.entries.push(entry(step, now));
             batch.mail_consumed.extend(step.occurrence.mail);
             self.effects(step, &mut batch);
+            if let Some(spending) = &step.spending {
+                account.book(spending);
+                batch.budget.push(BudgetOp::Settle(spending.clone()));
+            }
             for action in step.actions.iter() {
                 match action {
-                    Action::Settle { tokens, nano_usd } => {
-                        let spent = Amount { tokens, nano_usd };
-                        let (model, used) = spent_on(&step.occurrence.payload, tokens);
-                        usage.add(&used);
-                        batch.budget.push(BudgetOp::Settle { spent, model, usage: used, step: step.run.steps() });
-                    }
                     Action::Reserve { tokens, nano_usd } if granted => {
-                        let lines = lines(&self.shared, &self.owner, now);
-                        batch.budget.push(BudgetOp::Reserve { lines, amount: Amount { tokens, nano_usd } });
+                        let (lines, output) =
+                            (lines(&self.shared, &self.owner, now), step.run.budget().reserved_output);
+                        batch.budget.push(BudgetOp::Reserve { lines, amount: Amount { tokens, nano_usd }, output });
                     }
                     Action::Conclude { call, outcome: CallOutcome::Unknown } => {
                         self.publish_unknown(step, call, now, &mut batch);
@@ -86,16 +88,11 @@ impl Driver {
             }
         }
         let run = steps.last().map_or(&*self.run, |step| &step.run);
-        batch.totals = Totals {
-            usage,
-            cost_nano_usd: run.budget().spent.nano_usd,
-            steps: run.steps(),
-            tool_calls: run.tool_calls(),
-        };
+        batch.totals = Totals { steps: run.steps(), tool_calls: run.tool_calls() };
         match steps.last() {
             Some(last) => {
                 batch.status = self.status(last);
-                self.publish(last, now, &mut batch);
+                self.publish(last, account, now, &mut batch);
             }
             // Nothing happened: a run goes back to rest, or mail is dropped.
             None if run.is_suspended() => batch.status = self.at_rest(run, None),
@@ -120,8 +117,9 @@ impl Driver {
                         _ => "read",
                     };
                     let named = self.named_call(step, call);
-                    if let Some((key, tool)) = named {
-                        batch.effects.push(EffectOp::Reserve { key, tool, class, attempt: attempt.into() });
+                    if let Some((key, tool, call)) = named {
+                        let (attempt, step) = (attempt.into(), run.steps());
+                        batch.effects.push(EffectOp::Reserve { key, tool, class, attempt, step, call });
                     }
                 }
                 Action::Conclude { call, outcome } => {
@@ -133,15 +131,16 @@ impl Driver {
         }
     }
 
-    /// Key and tool of a call that `step` asks for; the turn may have begun in this very step.
-    fn named_call(&self, step: &Step, call: u16) -> Option<(String, String)> {
+    /// Key, tool and id of a call that `step` asks for; the turn may have begun in this very step.
+    fn named_call(&self, step: &Step, call: u16) -> Option<(String, String, String)> {
         if let Payload::ModelReplied { message, .. } = &step.occurrence.payload {
-            let (_, name, arguments) = message.calls().nth(usize::from(call))?;
+            let (id, name, arguments) = message.calls().nth(usize::from(call))?;
             let key = self.call_key(step.run.steps(), call, name, arguments)?;
-            return Some((key, name.to_owned()));
+            return Some((key, name.to_owned(), id.to_owned()));
         }
         let named = self.transcript.call(call)?;
-        Some((self.call_key(step.run.steps(), call, &named.name, &named.arguments)?, named.name.clone()))
+        let key = self.call_key(step.run.steps(), call, &named.name, &named.arguments)?;
+        Some((key, named.name.clone(), named.id.clone()))
     }
 
     fn status(&self, last: &Step) -> StatusChange {
@@ -169,11 +168,9 @@ impl Driver {
         }
     }
 
-    pub(super) fn last_failure(&self, last: &Step) -> Option<String> {
-        match &last.occurrence.payload {
-            Payload::ModelFailed { message, .. } => Some(message.clone()),
-            _ => self.failure.clone(),
-        }
+    /// How the model last failed, this step included.
+    pub(super) fn last_failure(&self, last: &Step) -> Option<ModelSaid> {
+        ModelSaid::of(&last.occurrence.payload).or_else(|| self.failure.clone())
     }
 
     pub(super) fn scope(&self, last: &Step) -> Option<String> {
@@ -191,17 +188,27 @@ impl Driver {
             }
             _ => self.transcript.calls().map(|c| (c.id.clone(), c.name.clone(), c.arguments.clone())).collect(),
         };
+        let time = |until: u64| (until != 0).then(|| crate::timestamp::format_rfc3339(until));
+        if let mote_core::Phase::BackingOff { until, .. } = run.phase() {
+            let said = payload.and_then(ModelSaid::of).or_else(|| self.failure.clone());
+            let reason = said.as_ref().map(ModelSaid::message);
+            let wait = json!({
+                "call": "", "kind": "model", "tool": "", "arguments": {}, "until": time(until), "answer": null,
+                "reason": reason,
+            });
+            return serde_json::Value::Array(vec![wait]).to_string();
+        }
         let waits = run.calls().iter().zip(calls).filter_map(|(call, (id, name, arguments))| {
             let arguments = arguments::read(&arguments).map(serde_json::Value::Object).unwrap_or_default();
             let (kind, until) = match (call.state, call.spec.kind) {
+                (mote_core::CallState::BackingOff { until, .. }, _) => (Kind::Retry, until),
                 (mote_core::CallState::Approving, _) => (Kind::Approval, 0),
                 (mote_core::CallState::Waiting { until }, CallKind::Signal { .. }) => (Kind::Signal, until),
                 (mote_core::CallState::Waiting { until }, CallKind::Timer { .. }) => (Kind::Timer, until),
                 (mote_core::CallState::Waiting { until }, CallKind::Question { .. }) => (Kind::Question, until),
                 _ => return None,
             };
-            let until = (until != 0).then(|| crate::timestamp::format_rfc3339(until));
-            let answer = kind.answer(&self.task, &id, &arguments);
+            let (until, answer) = (time(until), kind.answer(&self.task, &id, &arguments));
             Some(json!({
                 "call": id, "kind": kind, "tool": name, "arguments": arguments, "until": until, "answer": answer,
             }))
@@ -209,7 +216,7 @@ impl Driver {
         serde_json::Value::Array(waits.collect()).to_string()
     }
 
-    fn publish(&self, last: &Step, now: UnixMs, batch: &mut Batch) {
+    fn publish(&self, last: &Step, account: Account, now: UnixMs, batch: &mut Batch) {
         if let StatusChange::Waiting { waiting, .. } = &batch.status {
             let waiting = Waiting {
                 task: &self.task,
@@ -235,10 +242,9 @@ impl Driver {
                 status: *status,
                 result: result.as_deref(),
                 error: error.as_ref(),
-                usage: batch.totals.usage,
-                cost_nano_usd: batch.totals.cost_nano_usd,
+                account,
                 steps: batch.totals.steps,
-                id_suffix: "",
+                id_suffix: &life(self.lives),
             };
             let message = ended.message(&self.shared.agent.name, now);
             batch.outbox.push(message);
@@ -255,19 +261,10 @@ impl Driver {
             step: step.run.steps(),
             call: &known.id,
             tool: &known.name,
+            lives: self.lives,
             arguments: Some(&known.arguments),
         };
         batch.outbox.push(unknown.message(&self.shared.agent.name, now));
-    }
-}
-
-/// Which model was paid, and for what; a call that was lost counts as input.
-fn spent_on(payload: &Payload, tokens: u64) -> (String, Usage) {
-    let lost = Usage { input: tokens, ..Usage::default() };
-    match payload {
-        Payload::ModelReplied { model, usage, .. } => (model.clone(), *usage),
-        Payload::ModelFailed { model, .. } => (model.clone(), lost),
-        _ => (String::new(), lost),
     }
 }
 
@@ -278,7 +275,8 @@ fn entry(step: &Step, now: UnixMs) -> NewEntry {
         // Cannot be: the buffer holds the largest record. An empty record would be refused on replay, not misread.
         Err(journal::NoRoom) => Vec::new(),
     };
-    NewEntry { at: now, kind: step.occurrence.payload.kind(), record, payload: step.occurrence.payload.to_json() }
+    let payload = step.occurrence.payload.to_json_settled(step.spending.as_ref());
+    NewEntry { at: now, kind: step.occurrence.payload.kind(), record, payload }
 }
 
 /// The shared budgets of a run, at `now`.

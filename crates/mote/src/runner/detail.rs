@@ -26,7 +26,7 @@ impl Driver {
     /// How the run ended with its `last` step.
     pub(super) fn ending(&self, outcome: Outcome, last: &Step) -> Ending {
         let (failure, scope) = (self.last_failure(last), self.scope(last));
-        let (status, error) = ending::of(outcome, last.run.limits(), failure.as_deref(), scope.as_deref());
+        let (status, error) = ending::of(outcome, last.run.limits(), failure.as_ref(), scope.as_deref());
         let Some(error) = error else { return Ending { status, error: None, cause: None, detail: None } };
         let sentence = match numbers(outcome, last) {
             Some(numbers) => format!("{}: {numbers}", error.message),
@@ -74,14 +74,13 @@ fn numbers(outcome: Outcome, last: &Step) -> Option<String> {
 
 /// What another call would need at least, and what the run's own budget has left; the core reserves alike.
 fn run_shortfall(run: &Core) -> Shortfall {
-    let (limits, budget) = (run.limits(), run.budget());
+    let (limits, spent) = (run.limits(), run.budget().counted());
     let input = run.context().tokens().saturating_add(limits.fixed.into());
     let input = input.saturating_add(input / 8);
     let output = u64::from(limits.output.min(OUTPUT_TOKENS_MIN));
     let money = input.saturating_mul(limits.price_input).saturating_add(output.saturating_mul(limits.price_output));
     let left = |max: u64, spent: u64| (max != u64::MAX).then(|| max.saturating_sub(spent));
-    let (nano_usd, tokens) =
-        (left(limits.budget_nano_usd, budget.spent.nano_usd), left(limits.budget_tokens, budget.spent.tokens()));
+    let (nano_usd, tokens) = (left(limits.budget_nano_usd, spent.nano_usd), left(limits.budget_tokens, spent.tokens()));
     Shortfall::new(money, nano_usd, input.saturating_add(output), tokens)
 }
 

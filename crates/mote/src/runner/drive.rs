@@ -2,7 +2,6 @@
 //! for. One driver holds one task under one epoch; what it may not commit, it does not perform.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -13,21 +12,23 @@ use serde_json::Value;
 use tracing::Instrument;
 
 use super::batch::{Occurrence, Step, empty};
+use super::ending::ModelSaid;
 use super::live::LiveRun;
+use super::outcome::Seen;
 use super::payload::Payload;
 use super::perform::{self, Done, Observer};
 use super::transcript::Transcript;
 use super::worker::Held;
-use super::{Core, Shared, detail, ending, observe, outcome};
+use super::{Core, Shared, account, detail, ending, observe, outcome};
 use crate::arguments;
 use crate::clock::UnixMs;
 use crate::context;
 use crate::limits::COMMIT_RETRIES_MAX;
-use crate::model::{Request, Usage};
-use crate::store::{self, Commit, CommitError, MailRow, Owner, StatusChange};
+use crate::model::Request;
+use crate::store::{self, Account, Commit, CommitError, MailRow, Owner, StatusChange};
 use crate::telemetry::traces::{RunSpan, ToolStart};
 use crate::tools::registry::Target;
-use crate::tools::{Invocation, key};
+use crate::tools::{Invocation, LeaseGuard, key};
 
 /// Why a driver stopped. In every case but `Finished` the journal tells the next worker how to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +55,11 @@ pub(super) struct Driver {
     pub(super) seq: u64,
     pub(super) run: Box<Core>,
     pub(super) transcript: Transcript,
-    pub(super) usage: Usage,
+    pub(super) account: Account,
+    /// Times that the task was run anew or resumed before.
+    pub(super) lives: u32,
     pub(super) created_at: UnixMs,
-    pub(super) failure: Option<String>,
+    pub(super) failure: Option<ModelSaid>,
     /// Newest mail that was read.
     pub(super) mail_seen: i64,
     /// Signals that came before anybody waited for them.
@@ -127,8 +130,8 @@ impl Driver {
 
     fn take(&mut self, done: Done) -> Option<BoxFuture<'_, Option<Stop>>> {
         let occurrence = match done {
-            Done::Model { attempt, result, streamed, took } => {
-                let occurrence = outcome::of_model(self, attempt, result, streamed, took);
+            Done::Model { attempt, result, streamed, began, took } => {
+                let occurrence = outcome::of_model(self, attempt, result, &Seen { streamed, began }, took);
                 self.live.end();
                 occurrence
             }
@@ -228,8 +231,8 @@ impl Driver {
     async fn settle_in(&mut self, steps: Vec<Step>) -> Option<Stop> {
         self.seq += u64::try_from(steps.len()).unwrap_or(u64::MAX);
         for step in steps {
-            if let Payload::ModelReplied { usage, .. } = &step.occurrence.payload {
-                self.usage.add(usage);
+            if let Some(spending) = &step.spending {
+                self.account.book(spending);
             }
             // Before the transcript closes the turn: what is told names the calls of it.
             observe::step(self, &step);
@@ -270,7 +273,13 @@ impl Driver {
 
     /// Whether this worker's lease is still good: one that was paused must not act on what it once committed.
     fn lease_holds(&self) -> bool {
-        self.shared.clock.now_ms() < self.held.until.load(Ordering::Acquire)
+        self.held.is_good(&*self.shared.clock)
+    }
+
+    /// The same question, for whoever is about to send a request.
+    fn lease_guard(&self) -> LeaseGuard {
+        let (held, clock) = (Arc::clone(&self.held), Arc::clone(&self.shared.clock));
+        LeaseGuard::new(move || held.is_good(&*clock))
     }
 
     fn call_model(&mut self, step: u32, attempt: u16, from: u32, output: u32) {
@@ -284,6 +293,7 @@ impl Driver {
             task: self.task.clone(),
             step,
             attempt: attempt.into(),
+            exhausted: self.run.exhausted(),
             traceparent: None,
         };
         let first = &agent.models[0];
@@ -320,6 +330,7 @@ impl Driver {
             arguments,
             attempt: attempt.into(),
             traceparent: span.traceparent(),
+            lease: self.lease_guard(),
         };
         let observer = self.observer(span);
         self.under_way.push(perform::tool_call(Arc::clone(tool), invocation, call, observer));
@@ -373,9 +384,7 @@ impl Driver {
 
     /// Gives the task back at a step boundary.
     async fn release(&mut self) -> Option<Stop> {
-        if let Err(error) = self.shared.store.release(&self.task, self.held.epoch).await {
-            tracing::warn!(task_id = self.task, %error, "failed to release a task; its lease runs out instead");
-        }
+        self.shared.give_back(&self.task, self.held.epoch).await;
         Some(Stop::Released)
     }
 
@@ -388,6 +397,8 @@ impl Driver {
 
     fn lost(&self, error: &CommitError) -> Stop {
         match error {
+            // At the drain's deadline this process gave the task up itself.
+            CommitError::Fenced { .. } if self.held.lost.is_cancelled() => Stop::Fenced,
             CommitError::Fenced { .. } | CommitError::Sequence { .. } => {
                 observe::lease_lost(&self.shared);
                 tracing::warn!(task_id = self.task, %error, "another worker holds the task; nothing was committed");
@@ -408,8 +419,10 @@ pub(super) fn step_from(
     now: UnixMs,
 ) -> Result<Vec<Step>, mote_core::Refusal> {
     let step = |occurrence: Occurrence| {
+        let before = run;
         let actions = run.step(now, &occurrence.event)?;
-        Ok(Step { occurrence, actions, run })
+        let spending = account::spending(&before, &run, &actions, &occurrence.payload);
+        Ok(Step { occurrence, actions, run, spending })
     };
     occurrences.into_iter().map(step).collect()
 }

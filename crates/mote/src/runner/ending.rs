@@ -2,14 +2,53 @@
 
 use mote_core::{CallOutcome, Failure, Limits, Outcome};
 
+use super::outcome;
+use super::payload::Payload;
+use crate::model::ErrorKind;
 use crate::store::{Status, TaskError};
+
+/// How a model call last failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ModelSaid {
+    /// The failure's kind, as the journal has it.
+    kind: String,
+    /// What happened.
+    message: String,
+}
+
+impl ModelSaid {
+    /// What an event says of a model's failure, if it is one.
+    pub(super) fn of(payload: &Payload) -> Option<Self> {
+        match payload {
+            Payload::ModelFailed { kind, message, .. } => Some(Self { kind: kind.clone(), message: message.clone() }),
+            _ => None,
+        }
+    }
+
+    /// The code of a task whose attempts all failed, the last of them so.
+    fn code(&self) -> &'static str {
+        let is = |kind: ErrorKind| self.kind == outcome::error_kind(kind);
+        if is(ErrorKind::EmptyReply) {
+            "model_empty_reply"
+        } else if is(ErrorKind::Aborted) {
+            "model_reply_aborted"
+        } else {
+            "model_failed"
+        }
+    }
+
+    /// What happened.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+}
 
 /// Status and error of an outcome; `last_failure` is what the model's endpoint last said, `scope` the shared budget that
 /// refused.
 pub(super) fn of(
     outcome: Outcome,
     limits: &Limits,
-    last_failure: Option<&str>,
+    last_failure: Option<&ModelSaid>,
     scope: Option<&str>,
 ) -> (Status, Option<TaskError>) {
     let failure = match outcome {
@@ -19,7 +58,7 @@ pub(super) fn of(
         }
         Outcome::Failed(failure) => failure,
     };
-    let said = last_failure.unwrap_or("no detail");
+    let said = last_failure.map_or("no detail", ModelSaid::message);
     let (code, message) = match failure {
         Failure::Steps => ("limit_steps", format!("the run used all of its {} steps", limits.steps)),
         Failure::ToolCalls => {
@@ -33,8 +72,22 @@ pub(super) fn of(
         }
         Failure::Repeated => ("repeated_calls", format!("the same calls came more than {} times", limits.repeats)),
         Failure::Model => {
-            ("model_failed", format!("the model failed at all {} attempts; the last: {said}", limits.model_attempts))
+            let attempts = u32::from(limits.model_attempts.max(1)) * u32::from(limits.endpoints.max(1));
+            let code = last_failure.map_or("model_failed", ModelSaid::code);
+            (code, format!("the model failed at all {attempts} attempts; the last: {said}"))
         }
+        Failure::Outage => {
+            let minutes = limits.model_outage_ms / 1_000;
+            ("model_failed", format!("no model was available for {minutes} s (limits.model_outage); the last: {said}"))
+        }
+        Failure::Interrupted => (
+            "interrupted_too_often",
+            format!(
+                "the workers of the task ended {} times in a row while the same step was under way (limit \
+                 INTERRUPTIONS_MAX)",
+                u32::from(limits.interruptions) + 1
+            ),
+        ),
         Failure::ModelRejected => ("model_rejected", format!("the model's endpoint refused the request: {said}")),
         Failure::Filtered => ("content_filtered", "the provider withheld the answer".into()),
         Failure::Truncated => ("output_truncated", "the answer reached the output limit".into()),
@@ -71,6 +124,7 @@ pub(super) fn effect_outcome(outcome: CallOutcome) -> &'static str {
         | CallOutcome::Forbidden
         | CallOutcome::Denied
         | CallOutcome::TimedOut
-        | CallOutcome::TimeReached => "failed",
+        | CallOutcome::TimeReached
+        | CallOutcome::NotMade => "failed",
     }
 }

@@ -3,6 +3,7 @@
 //! [`Runner`] is the handle that the API and the command line hold. `worker` claims tasks and keeps leases, `drive` takes
 //! one run from event to event. It does not decide what a run does next; the core does.
 
+mod account;
 mod batch;
 mod detail;
 mod drive;
@@ -26,8 +27,8 @@ mod worker;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, broadcast};
@@ -125,6 +126,17 @@ pub enum SubmitError {
     Store(#[from] store::Error),
 }
 
+/// Why a task was not resumed.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// The store refused: it has neither failed nor been cancelled, or does not exist.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Its journal cannot be gone on from: 409.
+    #[error("{0}")]
+    NotResumable(String),
+}
+
 /// A live piece of a reply.
 #[derive(Debug, Clone)]
 pub struct Live {
@@ -183,6 +195,8 @@ struct Shared {
     output_schema: Option<Arc<serde_json::Value>>,
     fixed_tokens: u32,
     worker: String,
+    /// That this worker is alive, as others may see it.
+    presence: OnceLock<store::Presence>,
     live: live::LiveRuns,
     holdings: worker::Holdings,
     places: Arc<Semaphore>,
@@ -220,6 +234,7 @@ impl Runner {
         let shared = Arc::new(Shared {
             fixed_tokens: context::fixed_tokens(&agent, registry.definitions()),
             worker: new_id("worker", &*clock),
+            presence: OnceLock::new(),
             places: Arc::new(Semaphore::new(agent.server.runs.min(Semaphore::MAX_PERMITS))),
             prompt: agent.prompt.as_str().into(),
             output_schema: agent.output.clone().map(Arc::new),
@@ -324,13 +339,12 @@ impl Runner {
         let task = self.task(&submission, &stored, now)?;
         let (mut claim, mut prepared) = (None, None);
         if place.is_some() {
-            let lease = shared.lease();
+            let (lease, term) = shared.lease();
             // A session's history is read after the claim, when no other task can change it.
-            prepared =
-                submission.owner.session.is_none().then(|| first_commit(shared, &task, &stored, &lease)).flatten();
-            claim = Some(lease);
+            prepared = submission.owner.session.is_none().then(|| first_commit(shared, &task, &stored, term)).flatten();
+            claim = Some((lease, term));
         }
-        let until = claim.as_ref().map_or(0, |lease| lease.until);
+        let term = claim.as_ref().map(|(_, term)| *term);
         let new = NewTask {
             id: task.id.clone(),
             owner: task.owner.clone(),
@@ -338,7 +352,7 @@ impl Runner {
             now,
             expires_at: task.expires_at,
             idempotency: self.idempotency(&submission, now),
-            claim,
+            claim: claim.map(|(lease, _)| lease),
             first: prepared.as_ref().map(|prepared| prepared.batch.clone()),
             turn_within,
         };
@@ -352,10 +366,13 @@ impl Runner {
                 Ok(Accepted { task: first, replayed: true, queued: None })
             }
             Ok(Submitted::Created { epoch }) => {
-                if let (Some(epoch), Some(place)) = (epoch, place) {
+                if let (Some(epoch), Some(place), Some(term)) = (epoch, place, term) {
                     match prepared {
                         Some(prepared) => shared.run_submitted(prepared.driver, prepared.steps, place),
-                        None => shared.run_claimed(Task { epoch, ..task.clone() }, epoch, until, place),
+                        None => {
+                            let task = Task { epoch, ..task.clone() };
+                            shared.run_claimed(store::Claim { task, epoch, suspect: false }, term, place);
+                        }
                     }
                 }
                 shared.metrics.task_submitted();
@@ -416,6 +433,8 @@ impl Runner {
             dead: false,
             usage: crate::model::Usage::default(),
             cost_nano_usd: 0,
+            uncertain: store::Uncertain::default(),
+            lives: 0,
             steps: 0,
             tool_calls: 0,
             created_at: now,
@@ -431,6 +450,19 @@ impl Runner {
         let ttl = request::millis(self.shared.agent.server.idempotency_ttl);
         let fingerprint = request::fingerprint(submission);
         Some(IdempotencyKey { route, key, fingerprint, expires_at: now.saturating_add(ttl) })
+    }
+
+    /// Queues a task that failed or was cancelled, to go on from its last good step.
+    ///
+    /// # Errors
+    /// [`ResumeError`]; the task is then as it was.
+    pub async fn resume(&self, task: &str) -> Result<(), ResumeError> {
+        let store = &self.shared.store;
+        match replay(&**store, task, |_| {}).await? {
+            Ok(run) if run.is_open_to_resume() => Ok(store.resume(task, self.now()).await?),
+            Ok(_) => Err(ResumeError::NotResumable("an earlier version of mote wrote its journal".to_owned())),
+            Err(error) => Err(ResumeError::NotResumable(error.message)),
+        }
     }
 
     /// The run's current text and the deltas that follow, if it is under way in this process.
@@ -483,9 +515,9 @@ impl Prepared {
     }
 }
 
-fn first_commit(shared: &Arc<Shared>, task: &Task, stored: &request::Stored, lease: &store::Lease) -> Option<Prepared> {
+fn first_commit(shared: &Arc<Shared>, task: &Task, stored: &request::Stored, term: worker::Term) -> Option<Prepared> {
     // A new task's first claim has epoch 1.
-    let held = shared.holdings.take(&task.id, 1, lease.until);
+    let held = shared.holdings.take(&task.id, 1, term);
     let driver = recover::fresh(shared, task, stored, held);
     let first = recover::begin(shared, task, stored, Vec::new());
     let now = shared.clock.now_ms();

@@ -48,8 +48,10 @@ pub(super) fn lease_lost(shared: &Shared) {
 /// A step is durable; the driver's transcript still stands before it.
 pub(super) fn step(driver: &Driver, step: &Step) {
     let metrics = &driver.shared.metrics;
-    if let Payload::ModelReplied { cost_nano_usd, .. } = &step.occurrence.payload {
-        metrics.cost(*cost_nano_usd);
+    if let Some(spending) = &step.spending {
+        let models = &driver.shared.agent.models;
+        let provider = models.iter().find(|model| model.name == spending.model);
+        metrics.spent(provider.map_or("unknown", |model| model.provider.kind()), spending);
     }
     if let Payload::ModelReplied { refused, message, .. } = &step.occurrence.payload {
         for (_, name, _) in message.calls().filter(|(id, ..)| refused.iter().any(|call| call.id == *id)) {
@@ -140,7 +142,9 @@ fn budget_line(scope: &str) -> &'static str {
 /// This worker's stretch of a run is over.
 pub(super) fn ended(driver: Driver, stop: Stop) {
     let outcome = match driver.run.phase() {
-        mote_core::Phase::Finished(outcome) => Some(ending::of(outcome, driver.run.limits(), None, None)),
+        mote_core::Phase::Finished(outcome) => {
+            Some(ending::of(outcome, driver.run.limits(), driver.failure.as_ref(), None))
+        }
         _ => None,
     };
     let status = match (&outcome, stop) {
@@ -152,8 +156,8 @@ pub(super) fn ended(driver: Driver, stop: Stop) {
     driver.span.end(&RunEnd {
         status,
         error: error.as_deref(),
-        usage: &driver.usage,
-        cost_nano_usd: driver.run.budget().spent.nano_usd,
+        usage: &driver.account.usage,
+        cost_nano_usd: driver.account.nano_usd,
         steps: driver.run.steps(),
     });
 }

@@ -14,17 +14,25 @@ use crate::context;
 use crate::model::{self, ErrorKind, Reply, Usage, price};
 use crate::tools::{self, FailureKind};
 
+/// What was seen of a reply before it ended.
+pub(super) struct Seen {
+    /// Bytes that had streamed in.
+    pub(super) streamed: usize,
+    /// Whether a piece of it had come.
+    pub(super) began: bool,
+}
+
 /// A model call's end.
 pub(super) fn of_model(
     driver: &Driver,
     attempt: u16,
     result: Result<Reply, model::Error>,
-    streamed: usize,
+    seen: &Seen,
     took: Duration,
 ) -> Occurrence {
     match result {
         Ok(reply) => replied(driver, attempt, reply, took),
-        Err(error) => failed(driver, attempt, &error, streamed, took),
+        Err(error) => failed(driver, attempt, &error, seen, took),
     }
 }
 
@@ -36,9 +44,9 @@ fn replied(driver: &Driver, attempt: u16, reply: Reply, took: Duration) -> Occur
         output: context::message_tokens(&reply.message).into(),
         ..Usage::default()
     });
-    let cost_nano_usd = price_of(&shared.agent.models, &reply.model, &usage);
+    let spend = spend_of(driver, &reply.model, &usage);
+    let cost_nano_usd = spend.nano_usd;
     let reading = turn::read(shared, &reply, shared.clock.now_ms());
-    let spend = Spend { input: usage.input, output: usage.output, nano_usd: cost_nano_usd };
     Occurrence::new(
         Event::ModelReplied { spend, tokens: reading.tokens, finish: reading.finish, calls: reading.calls },
         Payload::ModelReplied {
@@ -66,31 +74,41 @@ fn price_of(models: &[crate::config::Model], name: &str, usage: &Usage) -> u64 {
     named.or_else(|| models.first().map(cost)).unwrap_or_default()
 }
 
-fn failed(driver: &Driver, attempt: u16, error: &model::Error, streamed: usize, took: Duration) -> Occurrence {
+fn failed(driver: &Driver, attempt: u16, error: &model::Error, seen: &Seen, took: Duration) -> Occurrence {
+    let began = seen.began || error.began;
     let failure = match error.kind {
         ErrorKind::ContextLength => ModelFailure::ContextLength,
-        ErrorKind::Rejected if !error.alternative => ModelFailure::Rejected,
-        ErrorKind::Rejected
-        | ErrorKind::Unreachable
+        ErrorKind::Rejected => ModelFailure::Rejected,
+        // A reply that breaks off is one attempt; an endpoint that does not answer may be back in a while.
+        ErrorKind::Broken | ErrorKind::TimedOut if began => ModelFailure::Transient,
+        ErrorKind::Aborted | ErrorKind::EmptyReply => ModelFailure::Transient,
+        ErrorKind::Unreachable
         | ErrorKind::RateLimited
         | ErrorKind::Overloaded
         | ErrorKind::Broken
         | ErrorKind::TimedOut
-        | ErrorKind::CircuitOpen => ModelFailure::Transient,
+        | ErrorKind::CircuitOpen => ModelFailure::Unavailable,
     };
-    let spend = match error.kind {
-        ErrorKind::Broken | ErrorKind::TimedOut => spend_estimate(driver, streamed),
-        _ => Spend::default(),
+    let may_cost =
+        matches!(error.kind, ErrorKind::Broken | ErrorKind::Aborted | ErrorKind::EmptyReply | ErrorKind::TimedOut);
+    // What the provider says it used counts as it is; where it may have used something and says nothing, an estimate does.
+    let (spend, uncertain) = match &error.usage {
+        Some(usage) => (spend_of(driver, &error.model, usage), false),
+        None if may_cost => (spend_estimate(driver, seen.streamed), true),
+        None => (Spend::default(), false),
     };
     let retry_after_ms = error.retry_after.map_or(0, |after| u32::try_from(millis(after)).unwrap_or(u32::MAX));
+    let endpoint = u8::try_from(error.place).unwrap_or(u8::MAX);
+    let (jitter, alternative) = (jitter(driver), error.alternative);
     Occurrence::new(
-        Event::ModelFailed { failure, spend, retry_after_ms, jitter: jitter(driver), alternative: error.alternative },
+        Event::ModelFailed { failure, spend, uncertain, endpoint, retry_after_ms, jitter, alternative },
         Payload::ModelFailed {
             step: driver.run.steps(),
             attempt,
             model: error.model.clone(),
             kind: error_kind(error.kind).to_owned(),
             message: error.to_string(),
+            usage: error.usage,
             duration_ms: millis(took),
         },
     )
@@ -103,6 +121,8 @@ pub(super) fn error_kind(kind: ErrorKind) -> &'static str {
         ErrorKind::RateLimited => "rate_limited",
         ErrorKind::Overloaded => "overloaded",
         ErrorKind::Broken => "broken",
+        ErrorKind::Aborted => "aborted",
+        ErrorKind::EmptyReply => "empty_reply",
         ErrorKind::TimedOut => "timed_out",
         ErrorKind::ContextLength => "context_length",
         ErrorKind::Rejected => "rejected",
@@ -116,6 +136,12 @@ pub(super) fn spend_estimate(driver: &Driver, streamed: usize) -> Spend {
     let (input, output) = (input_estimate(driver), u64::from(context::tokens(streamed)));
     let nano_usd = input.saturating_mul(limits.price_input).saturating_add(output.saturating_mul(limits.price_output));
     Spend { input, output, nano_usd }
+}
+
+/// What these tokens cost with a model, at its configured prices.
+fn spend_of(driver: &Driver, model: &str, usage: &Usage) -> Spend {
+    let nano_usd = price_of(&driver.shared.agent.models, model, usage);
+    Spend { input: usage.input, output: usage.output, nano_usd }
 }
 
 fn input_estimate(driver: &Driver) -> u64 {

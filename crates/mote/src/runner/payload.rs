@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Message;
 use crate::model::{Finish, Usage};
-use crate::store::By;
+use crate::store::{By, Spending};
 
 /// The text of an event. `type` in the JSON is the entry's kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -86,6 +86,9 @@ pub enum Payload {
         kind: String,
         /// What happened.
         message: String,
+        /// Tokens, where the endpoint said them before it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
         /// How long it took, ms.
         duration_ms: u64,
     },
@@ -203,6 +206,12 @@ pub enum Payload {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         what: Option<String>,
     },
+    /// A run that had ended goes on, or one under way has new bounds.
+    #[serde(rename = "run.resumed")]
+    Resumed {
+        /// Digest of the capability set that it goes on under, hex.
+        digest: String,
+    },
 }
 
 /// A call that is answered without being performed.
@@ -236,6 +245,7 @@ impl Payload {
             Self::Cancelled { .. } => "run.cancelled",
             Self::Recovered { .. } => "run.recovered",
             Self::Rebound { .. } => "run.rebound",
+            Self::Resumed { .. } => "run.resumed",
         }
     }
 
@@ -247,11 +257,49 @@ impl Payload {
         }
     }
 
+    /// The same with what the event's step spent, as `settled`: the sum over a journal is what its task spent.
+    pub(crate) fn to_json_settled(&self, spending: Option<&Spending>) -> Option<String> {
+        let json = self.to_json();
+        let Some(spending) = spending else { return json };
+        let usage = &spending.usage;
+        let settled = serde_json::json!({
+            "input": usage.input,
+            "output": usage.output,
+            "nano_usd": spending.nano_usd,
+            "uncertain": spending.uncertain,
+        });
+        // Put behind the rest as text: a reply's message is not encoded twice.
+        let json = json.unwrap_or_else(|| serde_json::json!({ "type": self.kind() }).to_string());
+        let open = json.strip_suffix('}').unwrap_or(&json);
+        Some(format!("{open},\"settled\":{settled}}}"))
+    }
+
     /// Reads what [`Self::to_json`] wrote.
     pub(crate) fn from_entry(kind: &str, payload: Option<&str>) -> Result<Self, serde_json::Error> {
         match (kind, payload) {
             (_, Some(json)) => serde_json::from_str(json),
             (kind, None) => serde_json::from_value(serde_json::json!({ "type": kind })),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Mail;
+
+    #[test]
+    fn numbers_keep_their_digits_in_the_journal_and_in_the_mail() {
+        const WRITTEN: &str = r#"{"z":123456789012345678901234567890,"a":[0.12345678901234567890,-1,1.0]}"#;
+        let payload: serde_json::Value = serde_json::from_str(WRITTEN).unwrap();
+        let signal = Payload::SignalReceived { call: 3, name: "ci".to_owned(), payload: payload.clone(), by: None };
+        let read: Payload = serde_json::from_str(&serde_json::to_string(&signal).unwrap()).unwrap();
+        assert_eq!(read, signal);
+        let Payload::SignalReceived { payload: kept, .. } = read else { panic!("a signal") };
+        assert_eq!(kept.to_string(), WRITTEN);
+        let mail = Mail::Signal { name: "ci".to_owned(), payload };
+        let read: Mail = serde_json::from_str(&serde_json::to_string(&mail).unwrap()).unwrap();
+        let Mail::Signal { payload: kept, .. } = read else { panic!("a signal") };
+        assert_eq!(kept.to_string(), WRITTEN);
     }
 }

@@ -22,6 +22,8 @@ pub(super) enum Done {
         result: Result<Reply, model::Error>,
         /// Bytes that had streamed in.
         streamed: usize,
+        /// Whether a piece of a reply had come.
+        began: bool,
         took: Duration,
     },
     /// An attempt at a tool call.
@@ -54,7 +56,7 @@ pub(super) fn model_call(
             observe::attempt_failed(&request, error, observer.content, began.elapsed());
         }
         observer.model(&result, first, began.elapsed());
-        Done::Model { attempt, result, streamed, took: began.elapsed() }
+        Done::Model { attempt, result, streamed, began: first.is_some(), took: began.elapsed() }
     })
 }
 
@@ -103,9 +105,6 @@ impl Observer<ModelSpan> {
                 self.metrics.model_call(&reply.provider, &reply.model, Ok(()), took);
                 if let Some(first) = first {
                     self.metrics.model_first_token(&reply.provider, &reply.model, first);
-                }
-                if let Some(usage) = &reply.usage {
-                    self.metrics.tokens(&reply.provider, &reply.model, usage);
                 }
             }
             Err(error) => self.metrics.model_call(self.provider, &error.model, Err(error.kind), took),

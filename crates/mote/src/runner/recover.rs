@@ -4,22 +4,24 @@
 use std::sync::Arc;
 
 use futures_util::stream::FuturesUnordered;
+use mote_core::journal::CORE_COUNTS_APART as CORE_RESUMES;
 use mote_core::journal::ReplayError;
-use mote_core::{Call, CallKind, CallState, Change, Event};
+use mote_core::{Call, CallKind, CallState, Change, Event, Phase};
 
 use super::batch::{HISTORY_UNITS_MAX, Occurrence};
 use super::drive::Driver;
+use super::ending::ModelSaid;
 use super::payload::Payload;
 use super::request::{Stored, bounds};
 use super::transcript::Transcript;
 use super::worker::Held;
-use super::{Actions, Core, CoreEvent, Shared, detail, turn};
+use super::{Actions, Core, CoreEvent, Shared, account, detail, turn};
 use crate::clock::UnixMs;
 use crate::config::OnChange;
 use crate::context;
 use crate::limits::PAGE_MAX;
 use crate::message::Message;
-use crate::store::{self, Entry, Store, Task, TaskError};
+use crate::store::{self, Account, Entry, Spending, Store, Task, TaskError};
 
 /// Why a claimed task cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,8 @@ pub struct Replayed {
     pub actions: Actions,
     /// The run after it.
     pub run: Core,
+    /// What it spent.
+    pub spending: Option<Spending>,
 }
 
 /// Replays a task's whole journal, a step at a time, through this build's core.
@@ -62,8 +66,12 @@ pub async fn replay(
         let Some(last) = page.last() else { return Ok(Ok(run)) };
         after = last.seq;
         for entry in page {
+            let before = run;
             match replay_entry(&mut run, &entry) {
-                Ok((event, actions, payload)) => each(Replayed { entry, payload, event, actions, run }),
+                Ok((event, actions, payload)) => {
+                    let spending = account::spending(&before, &run, &actions, &payload);
+                    each(Replayed { entry, payload, event, actions, run, spending });
+                }
                 Err(error) => return Ok(Err(error)),
             }
         }
@@ -94,6 +102,9 @@ pub(super) async fn driver(
     let replayed = replay(&*shared.store, &task.id, |step| {
         steps += 1;
         *driver.run = step.run;
+        if let Some(spending) = &step.spending {
+            driver.account.book(spending);
+        }
         driver.transcript.apply(&step.event, &step.payload, &step.actions, &step.run);
         driver.note(&step.event, &step.payload, step.entry.at);
     });
@@ -106,7 +117,7 @@ pub(super) async fn driver(
         let history = history(shared, &task).await?;
         begin(shared, &task, &stored, history)
     } else {
-        taken_over(&driver)
+        taken_over(&driver, &task, &stored)
     };
     Ok((driver, first))
 }
@@ -120,7 +131,8 @@ pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Ar
         seq: 0,
         run: Box::new(Core::new()),
         transcript: Transcript::new(stored.messages()),
-        usage: task.usage,
+        account: Account::default(),
+        lives: task.lives,
         created_at: task.created_at,
         failure: None,
         mail_seen: 0,
@@ -161,9 +173,21 @@ async fn history(shared: &Shared, task: &Task) -> Result<Vec<Message>, store::Er
 }
 
 /// What a run is told that another worker, or another configuration, had before.
-fn taken_over(driver: &Driver) -> Vec<Occurrence> {
+fn taken_over(driver: &Driver, task: &Task, stored: &Stored) -> Vec<Occurrence> {
     let (shared, run) = (&driver.shared, &driver.run);
     let mut occurrences = Vec::new();
+    let ended = matches!(run.phase(), Phase::Finished(_));
+    // A task that was resumed has a wall time of its own from then on.
+    if run.core() >= CORE_RESUMES && (ended || run.limits().expires_at != task.expires_at.unwrap_or(0)) {
+        let digest = shared.agent.digest;
+        occurrences.push(Occurrence::new(
+            Event::Resumed { limits: bounds(shared, stored, task.expires_at), digest },
+            Payload::Resumed { digest: hex(&digest) },
+        ));
+        if ended {
+            return occurrences;
+        }
+    }
     if *run.digest() != shared.agent.digest {
         let change = change(driver);
         let name = match change {
@@ -209,8 +233,8 @@ pub(super) fn changed_calls(driver: &Driver) -> impl Iterator<Item = u16> {
 impl Driver {
     /// Keeps what the driver needs to know of an event beside the core and the transcript.
     pub(super) fn note(&mut self, event: &CoreEvent, payload: &Payload, at: UnixMs) {
-        if let Payload::ModelFailed { message, .. } = payload {
-            self.failure = Some(message.clone());
+        if let Some(said) = ModelSaid::of(payload) {
+            self.failure = Some(said);
         }
         if matches!(event, Event::ModelReplied { .. }) {
             self.turn_began = at;
@@ -270,7 +294,7 @@ mod tests {
             // Format, time (LEB128), tag, then the version of the core that wrote it.
             let tag = 1 + opened[1..].iter().position(|byte| *byte < 0x80).unwrap() + 1;
             assert_eq!(u16::from(opened[tag + 1]), mote_core::journal::CORE);
-            opened[tag + 1] = 0;
+            opened[tag + 1] += 1;
             put(store, task, 1, &opened);
         });
         assert_eq!(task.await.result.as_deref(), Some("\"went\""));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Shared, Submission};
 use crate::clock::UnixMs;
 use crate::config::Agent;
+use crate::limits::{INTERRUPTIONS_MAX, REST_MS};
 use crate::message::{Message, Role};
 use crate::tools::key;
 
@@ -85,6 +86,10 @@ pub(super) fn bounds(shared: &Shared, stored: &Stored, expires_at: Option<UnixMs
         parallel: limits.parallel,
         units: small(crate::limits::CONTEXT_UNITS),
         model_attempts: limits.model_attempts,
+        endpoints: small(agent.models.len()),
+        model_outage_ms: millis(limits.model_outage),
+        interruptions: INTERRUPTIONS_MAX,
+        rest_ms: REST_MS,
         tool_attempts: limits.tool_attempts,
         backoff_ms: u32::try_from(millis(limits.backoff)).unwrap_or(u32::MAX),
         backoff_ms_max: u32::try_from(millis(limits.backoff_max)).unwrap_or(u32::MAX),

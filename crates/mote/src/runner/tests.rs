@@ -1,6 +1,9 @@
 //! Runs on a real store with a model and tools that the test plays: what a client would notice.
 
 mod ends;
+mod kills;
+mod lives;
+mod outage;
 mod places;
 mod stuck;
 mod waits;
@@ -55,6 +58,22 @@ fn reply(parts: Vec<Part>) -> Result<Reply, model::Error> {
         provider: "test".into(),
         model: "test".into(),
     })
+}
+
+/// A model call that fails.
+pub(super) fn fails(kind: model::ErrorKind) -> model::Error {
+    model::Error {
+        kind,
+        model: "test".into(),
+        endpoint: "http://127.0.0.1:9".into(),
+        message: "it does not work".into(),
+        retry_after: None,
+        alternative: false,
+        place: 0,
+        began: false,
+        usage: None,
+        answer: model::Answer::default(),
+    }
 }
 
 pub(super) fn says(text: &str) -> Result<Reply, model::Error> {
@@ -134,6 +153,7 @@ pub(super) fn agent() -> Agent {
         idle_timeout: Duration::from_secs(10),
         temperature: None,
         cache: false,
+        output_limit_field: crate::config::OutputLimitField::Auto,
     };
     Agent {
         name: "test".into(),
@@ -150,6 +170,7 @@ pub(super) fn agent() -> Agent {
             tool_calls: 20,
             parallel: 4,
             model_attempts: 3,
+            model_outage: Duration::from_millis(50),
             tool_attempts: 3,
             backoff: Duration::from_millis(1),
             backoff_max: Duration::from_millis(10),
@@ -376,7 +397,7 @@ async fn a_client_cancels_a_run_while_the_model_thinks() {
     world.runner.post(&task, Mail::Cancel).await.unwrap();
     let task = world.end(&task).await;
     assert_eq!(task.status, Status::Cancelled);
-    assert!(task.cost_nano_usd > 0, "what was sent to the model is paid for");
+    assert!(task.uncertain.nano_usd > 0, "what was sent to the model may have to be paid for");
 }
 
 #[tokio::test]

@@ -83,7 +83,9 @@ impl Transcript {
                 self.next += 1;
             }
             (Event::ModelReplied { finish, .. }, Payload::ModelReplied { message, refused, feedback, .. }) => {
-                self.reply(*finish, message, refused, feedback.as_deref());
+                // A turn that ended the run before it was taken is no unit of the context.
+                let taken = run.context().next() > self.next;
+                self.reply(*finish, taken, message, refused, feedback.as_deref());
             }
             (Event::CallAnswered { call, .. }, Payload::CallAnswered { content, is_error, .. }) => {
                 self.observe(*call, content.clone(), *is_error);
@@ -118,13 +120,14 @@ impl Transcript {
     fn reply(
         &mut self,
         finish: Finish,
+        taken: bool,
         message: &Message,
         refused: &[super::payload::RefusedCall],
         feedback: Option<&str>,
     ) {
         self.last = Some(message.clone());
         match finish {
-            Finish::Calls => {
+            Finish::Calls if taken => {
                 self.push(vec![message.clone()]);
                 let call = |part: &Part| match part {
                     Part::Call { id, name, arguments, .. } => {
@@ -136,11 +139,11 @@ impl Transcript {
                 };
                 self.turn = message.parts.iter().filter_map(call).collect();
             }
-            Finish::Invalid => {
+            Finish::Invalid if taken => {
                 let feedback = Message::text(Role::User, feedback.unwrap_or_default());
                 self.push(vec![message.clone(), feedback]);
             }
-            Finish::Final | Finish::Length | Finish::Filtered => {}
+            Finish::Calls | Finish::Invalid | Finish::Final | Finish::Length | Finish::Filtered => {}
         }
     }
 
@@ -182,6 +185,7 @@ fn notice(outcome: CallOutcome, named: Option<&str>, reason: Option<&str>) -> St
         CallOutcome::Denied => ("a person refused this call", reason),
         CallOutcome::TimedOut => ("nothing came before the time-out", None),
         CallOutcome::TimeReached => ("the time has come", None),
+        CallOutcome::NotMade => ("the call was not made: the task had ended before, and was resumed since", None),
     };
     detail.map_or_else(|| says.to_owned(), |detail| format!("{says} ({detail})"))
 }

@@ -8,6 +8,7 @@ use super::payload::RefusedCall;
 use super::request::millis;
 use super::{CALLS, Shared};
 use crate::clock::UnixMs;
+use crate::limits::TOOL_NAME_CHARS_MAX;
 use crate::message::{Message, Part};
 use crate::model::{self, Reply};
 use crate::tools::builtin::Wait;
@@ -73,7 +74,7 @@ fn refusal(name: &str, arguments: &str, reason: &str) -> CallSpec {
 fn specify(shared: &Shared, name: &str, arguments: &str, now: UnixMs) -> Result<CallSpec, String> {
     let binding = shared.registry.get(name).ok_or_else(|| {
         let known: Vec<&str> = shared.registry.definitions().iter().map(|tool| tool.name.as_str()).collect();
-        format!("there is no tool {name}; the tools are: {}", known.join(", "))
+        no_tool(name, &known.join(", "))
     })?;
     let arguments = shared.registry.validate(name, arguments)?;
     let digest = key::call_digest(name, &arguments);
@@ -91,6 +92,15 @@ fn specify(shared: &Shared, name: &str, arguments: &str, now: UnixMs) -> Result<
         Target::Builtin(builtin) => (wait_kind(*builtin, &arguments, now)?, 0),
     };
     Ok(CallSpec { kind, tool: short(&binding.digest()), digest, timeout_ms })
+}
+
+/// What a call of no tool gets.
+fn no_tool(name: &str, known: &str) -> String {
+    match name.char_indices().nth(TOOL_NAME_CHARS_MAX) {
+        _ if name.is_empty() => format!("the call names no tool; the tools are: {known}"),
+        Some((end, _)) => format!("there is no tool {}…; the tools are: {known}", &name[..end]),
+        None => format!("there is no tool {name}; the tools are: {known}"),
+    }
 }
 
 fn wait_kind(builtin: Builtin, arguments: &Value, now: UnixMs) -> Result<CallKind, String> {
@@ -157,4 +167,17 @@ fn unfenced(text: &str) -> &str {
     let text = text.trim();
     let inner = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```"));
     inner.map_or(text, |inner| inner.strip_prefix("json").unwrap_or(inner).trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::no_tool;
+
+    #[test]
+    fn a_call_of_no_tool_is_told_so_in_few_words() {
+        assert_eq!(no_tool("", "a, b"), "the call names no tool; the tools are: a, b");
+        assert_eq!(no_tool("c.d", "a, b"), "there is no tool c.d; the tools are: a, b");
+        let long = no_tool(&"é".repeat(10_000), "a");
+        assert_eq!(long, format!("there is no tool {}…; the tools are: a", "é".repeat(64)));
+    }
 }

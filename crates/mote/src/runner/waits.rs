@@ -40,6 +40,10 @@ pub(super) enum Kind {
     Signal,
     /// A time.
     Timer,
+    /// A model that is not available.
+    Model,
+    /// Another attempt at a call.
+    Retry,
 }
 
 impl Kind {
@@ -62,7 +66,7 @@ impl Kind {
                     "how": "the body is what the signal carries: any JSON, or none",
                 }))
             }
-            Self::Timer => None,
+            Self::Timer | Self::Model | Self::Retry => None,
         }
     }
 
@@ -72,6 +76,8 @@ impl Kind {
             Self::Question => "a question, which takes `content`",
             Self::Signal => "a wait for a signal, which takes no input",
             Self::Timer => "a wait for a time, which takes no input",
+            Self::Model => "a wait for a model, which takes no input",
+            Self::Retry => "a wait for another attempt, which takes no input",
         }
     }
 }
@@ -202,7 +208,7 @@ impl Answer<'_> {
         match wait.kind {
             Kind::Approval => self.approves,
             Kind::Question => self.says,
-            Kind::Signal | Kind::Timer => false,
+            Kind::Signal | Kind::Timer | Kind::Model | Kind::Retry => false,
         }
     }
 

@@ -14,12 +14,12 @@ use super::drive::{self, Driver, Stop};
 use super::request::millis;
 use super::waits::{Standing, Wait};
 use super::{Shared, recover};
-use crate::clock::UnixMs;
+use crate::clock::{Clock, UnixMs};
 use crate::limits::{
     CLAIM_BATCH, RENEWAL_MAIL_MAX, SANDBOX_LAST_RELEASE, SANDBOX_RELEASE_POLL, SWEEP_BATCH, SWEEP_EVERY,
     WIND_DOWN_LOOPS, WORK_POLL,
 };
-use crate::store::{Lease, Task};
+use crate::store::{self, Claim, Lease};
 use crate::tools::sandbox::Sandboxes;
 
 /// A task that this process holds.
@@ -27,8 +27,10 @@ use crate::tools::sandbox::Sandboxes;
 pub(super) struct Held {
     /// Under which epoch.
     pub epoch: u64,
-    /// Until when, ms since the epoch.
+    /// Until when, ms since the epoch: by this everybody else goes.
     pub until: AtomicU64,
+    /// The same on the clock that nobody sets.
+    pub boot_until: AtomicU64,
     /// Cancelled when the lease is lost, or given up by force.
     pub lost: CancellationToken,
     /// There may be mail.
@@ -37,15 +39,36 @@ pub(super) struct Held {
     pub waits: Standing,
 }
 
+/// For how long a task is held, by the clock that all share and by the one that nobody sets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Term {
+    pub until: UnixMs,
+    boot_until: u64,
+}
+
+impl Held {
+    /// Whether the lease is still good: by both clocks, as either may say that it is over.
+    pub(super) fn is_good(&self, clock: &dyn Clock) -> bool {
+        let (until, boot_until) = (self.until.load(Ordering::Acquire), self.boot_until.load(Ordering::Acquire));
+        clock.now_ms() < until && clock.boot_ms() < boot_until
+    }
+
+    fn extend(&self, term: Term) {
+        self.until.store(term.until, Ordering::Release);
+        self.boot_until.store(term.boot_until, Ordering::Release);
+    }
+}
+
 /// All tasks that this process holds.
 #[derive(Debug, Default)]
 pub(super) struct Holdings(Mutex<HashMap<String, Arc<Held>>>);
 
 impl Holdings {
-    pub(super) fn take(&self, task: &str, epoch: u64, until: UnixMs) -> Arc<Held> {
+    pub(super) fn take(&self, task: &str, epoch: u64, term: Term) -> Arc<Held> {
         let held = Arc::new(Held {
             epoch,
-            until: AtomicU64::new(until),
+            until: AtomicU64::new(term.until),
+            boot_until: AtomicU64::new(term.boot_until),
             lost: CancellationToken::new(),
             mail: Notify::new(),
             waits: Standing::default(),
@@ -83,9 +106,24 @@ impl Holdings {
 
 impl Shared {
     /// A lease from now on.
-    pub(super) fn lease(&self) -> Lease {
-        let until = self.clock.now_ms().saturating_add(millis(self.agent.server.lease));
-        Lease { worker: self.worker.clone(), until }
+    pub(super) fn lease(&self) -> (Lease, Term) {
+        let length = millis(self.agent.server.lease);
+        let until = self.clock.now_ms().saturating_add(length);
+        let term = Term { until, boot_until: self.clock.boot_ms().saturating_add(length) };
+        (Lease { worker: self.worker.clone(), until }, term)
+    }
+
+    /// Gives a task back; whether this process still held it. One that has ended, rests or was given back already is no
+    /// longer held, which is no fault.
+    pub(super) async fn give_back(&self, task: &str, epoch: u64) -> bool {
+        match self.store.release(task, epoch).await {
+            Ok(()) => true,
+            Err(store::Error::Conflict { .. } | store::Error::NotFound { .. }) => false,
+            Err(error) => {
+                tracing::warn!(task_id = task, %error, "failed to release a task; its lease runs out instead");
+                false
+            }
+        }
     }
 
     /// Starts the worker's loops.
@@ -108,11 +146,12 @@ impl Shared {
     }
 
     /// Drives a claimed task until it ends, rests or is lost.
-    pub(super) fn run_claimed(self: &Arc<Self>, task: Task, epoch: u64, until: UnixMs, place: OwnedSemaphorePermit) {
+    pub(super) fn run_claimed(self: &Arc<Self>, claim: Claim, term: Term, place: OwnedSemaphorePermit) {
+        let Claim { task, epoch, suspect } = claim;
         let shared = Arc::clone(self);
         let active = self.metrics.run_active();
         // Held before anything else: from here on the lease is renewed.
-        let held = self.holdings.take(&task.id, epoch, until);
+        let held = self.holdings.take(&task.id, epoch, term);
         // Mail may have come before the claim.
         held.mail.notify_one();
         // Boxed, so that a run that waits does not keep the room of its start.
@@ -120,6 +159,9 @@ impl Shared {
         self.runs.spawn(async move {
             let _active = active;
             let (id, seq) = (task.id.clone(), task.seq);
+            if suspect && let Err(error) = shared.store.begin_trial(&id, epoch).await {
+                tracing::warn!(task_id = id, %error, "failed to note the trial of a task on which workers died");
+            }
             let stop = match Box::pin(recover::driver(&shared, *task, Arc::clone(&held))).await {
                 Ok((driver, first)) => driver.drive(first).await,
                 Err(recover::Error::Store(error)) => {
@@ -210,13 +252,19 @@ impl Shared {
         self.drain.cancel();
         self.runs.close();
         if tokio::time::timeout(deadline, self.runs.wait()).await.is_err() {
-            let held = self.holdings.all();
-            tracing::warn!(runs = held.len(), "the drain's deadline has come; giving up what is under way");
-            for (task, held) in &held {
+            let mut given_up = 0;
+            for (task, held) in &self.holdings.all() {
                 held.lost.cancel();
-                if let Err(error) = self.store.release(task, held.epoch).await {
-                    tracing::warn!(task_id = task, %error, "failed to release a task; its lease runs out instead");
+                if self.give_back(task, held.epoch).await {
+                    given_up += 1;
+                    tracing::info!(
+                        task_id = task,
+                        "a run was given up at the drain's deadline; the next worker goes on"
+                    );
                 }
+            }
+            if given_up > 0 {
+                tracing::warn!(runs = given_up, "the drain's deadline has come; what was under way is given up");
             }
             self.runs.wait().await;
         }
@@ -229,10 +277,36 @@ impl Shared {
     }
 }
 
+/// Says to the store that this worker is alive, and keeps that said until the process ends.
+async fn attend(shared: &Shared) {
+    match shared.store.attend(&shared.worker).await {
+        // It cannot be set already: this runs once.
+        Ok(presence) => drop(shared.presence.set(presence)),
+        Err(error) => tracing::warn!(%error, "failed to note this worker; if it dies, its leases run out instead"),
+    }
+}
+
+/// Ends the leases of workers that are dead, where this one takes their tasks.
+async fn end_dead_leases(shared: &Shared) {
+    if shared.submitted.is_some() || shared.drain.is_cancelled() {
+        return;
+    }
+    match shared.store.end_dead_leases(shared.clock.now_ms()).await {
+        Ok(0) => {}
+        Ok(ended) => tracing::info!(ended, "tasks of a worker that is dead are taken up at once"),
+        Err(error) => tracing::warn!(%error, "failed to look for dead workers; their leases run out instead"),
+    }
+}
+
 async fn claim_loop(shared: Arc<Shared>) {
     let work = shared.store.work();
+    attend(&shared).await;
+    end_dead_leases(&shared).await;
     let mut by_clock = false;
     loop {
+        if by_clock {
+            end_dead_leases(&shared).await;
+        }
         let more = claim(&shared).await;
         if by_clock {
             shared.looked.notify_waiters();
@@ -270,8 +344,7 @@ async fn claim(shared: &Arc<Shared>) -> bool {
         places.push(first);
     }
     let limit = places.len();
-    let lease = shared.lease();
-    let until = lease.until;
+    let (lease, term) = shared.lease();
     let claims = match shared.claim_due(lease, shared.clock.now_ms(), limit).await {
         Ok(claims) => claims,
         Err(error) => {
@@ -286,7 +359,7 @@ async fn claim(shared: &Arc<Shared>) -> bool {
     }
     let full = claims.len() == limit;
     for (claim, place) in claims.into_iter().zip(places.drain(..)) {
-        shared.run_claimed(claim.task, claim.epoch, until, place);
+        shared.run_claimed(claim, term, place);
     }
     drop(look);
     full
@@ -304,7 +377,7 @@ async fn renew_loop(shared: Arc<Shared>) {
         if held.is_empty() {
             continue;
         }
-        let lease = shared.lease();
+        let (lease, term) = shared.lease();
         let leases: Vec<(String, u64)> = held.iter().map(|(task, held)| (task.clone(), held.epoch)).collect();
         match shared.store.renew(&lease.worker, &leases, lease.until).await {
             Ok(lost) => {
@@ -313,7 +386,7 @@ async fn renew_loop(shared: Arc<Shared>) {
                         super::observe::lease_lost(&shared);
                         held.lost.cancel();
                     } else {
-                        held.until.store(lease.until, Ordering::Release);
+                        held.extend(term);
                         if leases.len() <= RENEWAL_MAIL_MAX {
                             held.mail.notify_one();
                         }

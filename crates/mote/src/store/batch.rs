@@ -33,6 +33,10 @@ pub enum EffectOp {
         class: &'static str,
         /// Attempt, from 1.
         attempt: u32,
+        /// The model step that asks for it.
+        step: u32,
+        /// The call's id, as the model gave it.
+        call: String,
     },
     /// The attempt's end is known: `done`, `failed` or `unknown`.
     Finalise {
@@ -77,18 +81,64 @@ pub enum BudgetOp {
         lines: Vec<BudgetLine>,
         /// How much.
         amount: Amount,
+        /// Of its tokens, those for the reply.
+        output: u64,
     },
-    /// Release the task's open reservation and book what was spent on the same lines.
-    Settle {
-        /// What was spent.
-        spent: Amount,
-        /// The model that it was spent on, for the ledger.
-        model: String,
-        /// Tokens by kind, for the ledger.
-        usage: Usage,
-        /// The step.
-        step: u32,
-    },
+    /// Release the task's open reservation and book what was spent: on the same lines, in the ledger, on the task and on its
+    /// session. Nothing else changes what these say was spent.
+    Settle(Spending),
+}
+
+/// What one model call cost, or is taken to have cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spending {
+    /// The step.
+    pub step: u32,
+    /// The model that it was spent on; `unknown` where nobody knows which was asked.
+    pub model: String,
+    /// Tokens by kind.
+    pub usage: Usage,
+    /// Nano-USD.
+    pub nano_usd: u64,
+    /// Whether nobody said what it cost, so that this is an estimate.
+    pub uncertain: bool,
+}
+
+/// What calls are taken to have cost of which nobody said it: lost with their worker, cut off, or failed without a word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uncertain {
+    /// Input tokens.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Nano-USD.
+    pub nano_usd: u64,
+}
+
+/// What a task spent, known and uncertain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Tokens at a known cost.
+    pub usage: Usage,
+    /// Known cost, nano-USD.
+    pub nano_usd: u64,
+    /// What nobody knows.
+    pub uncertain: Uncertain,
+}
+
+impl Account {
+    /// Adds what a call cost.
+    pub fn book(&mut self, spending: &Spending) {
+        if spending.uncertain {
+            let uncertain = &mut self.uncertain;
+            uncertain.input = uncertain.input.saturating_add(spending.usage.input);
+            uncertain.output = uncertain.output.saturating_add(spending.usage.output);
+            uncertain.nano_usd = uncertain.nano_usd.saturating_add(spending.nano_usd);
+        } else {
+            self.usage.add(&spending.usage);
+            self.nano_usd = self.nano_usd.saturating_add(spending.nano_usd);
+        }
+    }
 }
 
 /// Where a commit leaves the task.
@@ -156,13 +206,9 @@ pub struct Batch {
     pub totals: Totals,
 }
 
-/// Running totals on a task's row.
+/// Running totals on a task's row. What was spent is not among them: [`BudgetOp::Settle`] adds it up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Tokens.
-    pub usage: Usage,
-    /// Nano-USD.
-    pub cost_nano_usd: u64,
     /// Model steps.
     pub steps: u32,
     /// Tool calls.

@@ -17,7 +17,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use self::batch::{
-    Amount, Batch, BudgetLine, BudgetOp, Commit, EffectOp, NewEntry, OutboxMessage, SessionTurn, StatusChange, Totals,
+    Account, Amount, Batch, BudgetLine, BudgetOp, Commit, EffectOp, NewEntry, OutboxMessage, SessionTurn, Spending,
+    StatusChange, Totals, Uncertain,
 };
 pub use self::error::{CommitError, Error};
 pub use self::letter::{By, Letter};
@@ -155,6 +156,25 @@ pub struct Claim {
     pub task: Task,
     /// The fencing epoch of this attempt.
     pub epoch: u64,
+    /// Whether workers died that held it: it is tried alone, and the worker says so with [`Store::begin_trial`].
+    pub suspect: bool,
+}
+
+/// An effect of a task, as read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct EffectRow {
+    /// The tool.
+    pub tool: String,
+    /// `idempotent` or `write`.
+    pub class: String,
+    /// `reserved`, `done`, `failed`, `unknown`.
+    pub outcome: String,
+    /// The model step that asked for it.
+    pub step: u32,
+    /// The call's id, as the model gave it.
+    pub call: String,
+    /// When its outcome became known.
+    pub at: UnixMs,
 }
 
 /// A task's row.
@@ -180,10 +200,14 @@ pub struct Task {
     pub waiting: Option<String>,
     /// Whether it stands in the dead letters.
     pub dead: bool,
-    /// Tokens so far.
+    /// Tokens so far, of calls whose cost is known.
     pub usage: Usage,
-    /// Cost so far, nano-USD.
+    /// Known cost so far, nano-USD.
     pub cost_nano_usd: u64,
+    /// What calls may have cost of which nobody said it.
+    pub uncertain: Uncertain,
+    /// Times that it was run anew, or resumed, after it had ended.
+    pub lives: u32,
     /// Model steps so far.
     pub steps: u32,
     /// Tool calls so far.
@@ -198,6 +222,17 @@ pub struct Task {
     pub finished_at: Option<UnixMs>,
     /// Wall-time limit.
     pub expires_at: Option<UnixMs>,
+}
+
+impl Task {
+    /// Whether it waits for a person, a signal or a time: only that ends such a rest. A pause before a model or a tool is
+    /// tried again is none.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        let waits = self.waiting.as_deref().and_then(|json| serde_json::from_str::<Vec<serde_json::Value>>(json).ok());
+        let tries_again = |wait: &serde_json::Value| matches!(wait["kind"].as_str(), Some("model" | "retry"));
+        self.status == Status::Waiting && !waits.is_some_and(|all| !all.is_empty() && all.iter().all(tries_again))
+    }
 }
 
 /// One journal entry as read.
@@ -308,10 +343,12 @@ pub struct Session {
     pub turns: u64,
     /// The task under way, if any.
     pub active_task: Option<String>,
-    /// Tokens of all its tasks.
+    /// Tokens of all its tasks, of calls whose cost is known.
     pub usage: Usage,
-    /// Nano-USD of all its tasks.
+    /// Known cost of all its tasks, nano-USD.
     pub cost_nano_usd: u64,
+    /// What calls of its tasks may have cost of which nobody said it.
+    pub uncertain: Uncertain,
     /// First and last use.
     pub created_at: UnixMs,
     /// Last use.
@@ -392,17 +429,47 @@ pub struct Counts {
     pub outbox: u64,
 }
 
+/// Keeps a worker's presence known; dropping it, or the end of the process in whatever way, ends that.
+pub struct Presence(Option<Box<dyn std::any::Any + Send + Sync>>);
+
+impl Presence {
+    /// A presence that lasts as long as what is kept.
+    pub fn kept(kept: impl std::any::Any + Send + Sync) -> Self {
+        Self(Some(Box::new(kept)))
+    }
+
+    /// A presence that nobody can see the end of: leases run out.
+    #[must_use]
+    pub fn unseen() -> Self {
+        Self(None)
+    }
+
+    /// Whether its end can be seen.
+    #[must_use]
+    pub fn is_seen(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// A durable store of runs. One conformance suite (`crates/system-tests/src/conformance`) holds for every backend.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Makes a task durable. With a known idempotency key it returns the first task instead.
     async fn submit(&self, task: NewTask) -> Result<Submitted, Error>;
     /// Claims up to `limit` tasks that are due: queued, woken (timer or mail) or with an expired lease; oldest first, never
-    /// two of one session. Each claim raises the epoch. A task claimed [`crate::limits::CLAIMS_WITHOUT_PROGRESS_MAX`]
-    /// times without a commit becomes a dead letter instead.
+    /// two of one session. Each claim raises the epoch. A task that was claimed [`crate::limits::CLAIMS_TOGETHER_MAX`] times
+    /// without a commit is a suspect: it is handed out alone. One whose trials ended [`crate::limits::TRIALS_MAX`] times
+    /// without a commit becomes a dead letter instead.
     async fn claim(&self, lease: Lease, now: UnixMs, limit: usize) -> Result<Vec<Claim>, Error>;
     /// The same for one task; nothing if it is not due.
     async fn claim_task(&self, task: &str, lease: Lease, now: UnixMs) -> Result<Option<Claim>, Error>;
+    /// The worker begins with a suspect that it has claimed: if it ends before it commits, that counts against the task.
+    async fn begin_trial(&self, task: &str, epoch: u64) -> Result<(), Error>;
+    /// Says that this process is the worker, for as long as what is returned lives. Where the store can tell that a worker
+    /// is dead, its leases end then, see [`Store::end_dead_leases`]; where it cannot, they run out.
+    async fn attend(&self, worker: &str) -> Result<Presence, Error>;
+    /// Ends the leases of workers that are known to be dead; returns how many.
+    async fn end_dead_leases(&self, now: UnixMs) -> Result<u64, Error>;
     /// Extends leases; returns those tasks that the worker no longer holds.
     async fn renew(&self, worker: &str, held: &[(String, u64)], until: UnixMs) -> Result<Vec<String>, Error>;
     /// Gives a task back at a step boundary: claimable at once, its epoch unchanged until the next claim.
@@ -440,8 +507,14 @@ pub trait Store: Send + Sync + 'static {
     async fn session_head(&self, tenant: &str, session: &str) -> Result<Option<Task>, Error>;
     /// The secret of that name, which every process of this store has alike; `fresh` becomes it if there is none yet.
     async fn secret(&self, name: &'static str, fresh: Vec<u8>) -> Result<Vec<u8>, Error>;
-    /// Puts a dead letter back in the queue with a fresh journal; its old journal is kept under `<id>.<n>`.
+    /// Puts a task that failed or was cancelled back in the queue with a fresh journal; its old journal is kept under
+    /// `<id>.<n>`. [`Error::Conflict`] for any other.
     async fn requeue(&self, task: &str, now: UnixMs) -> Result<(), Error>;
+    /// Puts a task that failed or was cancelled back in the queue, to go on where its journal ends. [`Error::Conflict`] for any
+    /// other.
+    async fn resume(&self, task: &str, now: UnixMs) -> Result<(), Error>;
+    /// What a task did through tools that change something, oldest first.
+    async fn effects(&self, task: &str) -> Result<Vec<EffectRow>, Error>;
     /// Erases; returns how many tasks went. Refused with [`Error::Conflict`] while one of them runs.
     async fn erase(&self, what: Erase) -> Result<u64, Error>;
     /// Removes terminal tasks finished before `before`, at most `limit`, with the blobs that nobody uses then, and at most

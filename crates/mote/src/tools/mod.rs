@@ -6,6 +6,7 @@
 pub mod builtin;
 pub mod http;
 pub mod key;
+mod lease;
 pub mod policy;
 pub mod registry;
 pub mod sandbox;
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+
+pub use lease::{LeaseGuard, LeaseLost, SendError};
 
 use crate::model::ToolDefinition;
 
@@ -49,6 +52,8 @@ pub struct Invocation {
     pub attempt: u32,
     /// W3C `traceparent`, if tracing is on.
     pub traceparent: Option<String>,
+    /// Whether the worker still holds the task: asked again directly before a request goes out.
+    pub lease: LeaseGuard,
 }
 
 /// A tool's answer, good or bad: both are shown to the model.

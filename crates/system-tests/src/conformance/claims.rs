@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use mote::limits::CLAIMS_WITHOUT_PROGRESS_MAX;
+use mote::limits::{CLAIMS_TOGETHER_MAX, TRIALS_MAX};
 use mote::store::{CommitError, Error, Filter, Lease, NewTask, Status, StatusChange};
 
 use super::Bench;
 use super::sample::{
-    LEASE, NOW, batch, claim, claimed, commit, commit_as, lease, line, reserve, spending, start, task,
+    LEASE, NOW, batch, claim, claimed, commit, commit_as, completed, lease, line, perish, reserve, spending, start,
+    task,
 };
 
 /// First come, first served.
@@ -103,7 +104,7 @@ pub async fn a_renewed_lease_is_kept_and_a_lost_one_reported(bench: &dyn Bench) 
 pub async fn a_released_task_is_claimable_at_once(bench: &dyn Bench) {
     let store = bench.open().await;
     start(&*store, task("a")).await;
-    for round in 1..=u64::from(CLAIMS_WITHOUT_PROGRESS_MAX) + 2 {
+    for round in 1..=u64::from(FATAL) + 2 {
         store.release("a", round).await.unwrap();
         let released = store.task(None, "a").await.unwrap().unwrap();
         assert_eq!((released.status, released.epoch), (Status::Queued, round));
@@ -121,21 +122,21 @@ pub async fn a_task_past_its_expiry_is_still_handed_out(bench: &dyn Bench) {
     assert_eq!(claimed(&*store, 8).await, ["a"]);
 }
 
+/// Workers in a row until one that finds nothing but a dead letter.
+const FATAL: u32 = CLAIMS_TOGETHER_MAX + TRIALS_MAX;
+
 /// A task that brings down every worker stops going round.
 pub async fn claims_in_vain_end_in_the_dead_letters(bench: &dyn Bench) {
     let store = bench.open().await;
     store.submit(task("a")).await.unwrap();
-    let mut now = NOW;
-    for epoch in 1..=u64::from(CLAIMS_WITHOUT_PROGRESS_MAX) {
-        let claims = store.claim(Lease { worker: "w".to_owned(), until: now + 10 }, now, 8).await.unwrap();
-        assert_eq!(claims[0].epoch, epoch);
-        now += 10;
-    }
-    store.submit(NewTask { now: now + 1, ..task("b") }).await.unwrap();
-    let claims = store.claim(Lease { worker: "w".to_owned(), until: now + 10 }, now + 1, 1).await.unwrap();
+    let last = perish(&*store, NOW, FATAL).await;
+    assert_eq!((last[0].task.id.as_str(), last[0].epoch), ("a", FATAL.into()));
+    let now = NOW + u64::from(FATAL) * 10;
+    store.submit(NewTask { now, ..task("b") }).await.unwrap();
+    let claims = store.claim(Lease { worker: "w".to_owned(), until: now + 10 }, now, 1).await.unwrap();
     assert_eq!(claims[0].task.id, "b", "a dead letter takes nobody's place");
     let dead = store.task(None, "a").await.unwrap().unwrap();
-    assert_eq!((dead.status, dead.dead, dead.finished_at), (Status::Failed, true, Some(now + 1)));
+    assert_eq!((dead.status, dead.dead, dead.finished_at), (Status::Failed, true, Some(now)));
     assert_eq!(dead.error.unwrap().code, "dead_letter");
     let counts = store.counts().await.unwrap();
     assert_eq!((counts.dead, counts.running, counts.queued), (1, 1, 0));
@@ -147,29 +148,96 @@ pub async fn claims_in_vain_end_in_the_dead_letters(bench: &dyn Bench) {
 pub async fn progress_forgives_earlier_claims(bench: &dyn Bench) {
     let store = bench.open().await;
     store.submit(task("a")).await.unwrap();
-    let mut now = NOW;
-    for epoch in 1..=u64::from(CLAIMS_WITHOUT_PROGRESS_MAX) * 2 {
-        let claims = store.claim(Lease { worker: "w".to_owned(), until: now + 10 }, now, 8).await.unwrap();
-        assert_eq!(claims[0].epoch, epoch);
-        if epoch == u64::from(CLAIMS_WITHOUT_PROGRESS_MAX) {
-            let batch = batch(StatusChange::Running);
-            let commit = mote::store::Commit { task: "a".to_owned(), epoch, expected_seq: 0, now, batch };
-            store.commit(commit).await.unwrap();
-        }
-        now += 10;
-    }
+    let last = perish(&*store, NOW, FATAL - 1).await;
+    let now = NOW + u64::from(FATAL) * 10;
+    let claims = store.claim(Lease { worker: "w".to_owned(), until: now + 10 }, now, 8).await.unwrap();
+    store.begin_trial("a", claims[0].epoch).await.unwrap();
+    assert!(last[0].suspect && claims[0].suspect);
+    let (epoch, batch) = (claims[0].epoch, batch(StatusChange::Running));
+    store.commit(mote::store::Commit { task: "a".to_owned(), epoch, expected_seq: 0, now, batch }).await.unwrap();
+    let again = perish(&*store, now + 10, FATAL).await;
+    assert_eq!(again[0].task.id, "a", "it is as good as new");
+    assert!(!store.task(None, "a").await.unwrap().unwrap().dead);
 }
 
-/// Nobody knows what the last model call of a dead task cost, so it counts in full.
+/// A crash loop of the process, whatever else causes it, buries nothing that was not being worked on.
+pub async fn workers_that_end_before_they_begin_bury_nothing(bench: &dyn Bench) {
+    let store = bench.open().await;
+    for id in ["a", "b", "c"] {
+        store.submit(task(id)).await.unwrap();
+    }
+    for n in 0..200 {
+        let now = NOW + n * 10;
+        store.claim(Lease { worker: format!("w{n}"), until: now + 10 }, now, 8).await.unwrap();
+    }
+    assert_eq!(store.counts().await.unwrap().dead, 0);
+}
+
+/// Of two tasks that were under way when their worker died neither is known to have killed it: each is tried alone.
+pub async fn tasks_on_which_workers_died_are_tried_alone(bench: &dyn Bench) {
+    let store = bench.open().await;
+    for id in ["poison", "healthy"] {
+        store.submit(task(id)).await.unwrap();
+    }
+    let together = perish(&*store, NOW, CLAIMS_TOGETHER_MAX).await;
+    assert_eq!(together.len(), 2);
+    let now = NOW + 100;
+    let lease = |until| Lease { worker: "w".to_owned(), until };
+    let alone = store.claim(lease(now + 50), now, 8).await.unwrap();
+    assert_eq!((alone.len(), alone[0].suspect), (1, true));
+    // Whatever comes meanwhile is left to others until the trial is over.
+    store.submit(NewTask { now, ..task("new") }).await.unwrap();
+    assert!(store.claim(lease(now + 50), now + 1, 8).await.unwrap().is_empty());
+    let elsewhere = Lease { worker: "elsewhere".to_owned(), until: now + 50 };
+    assert_eq!(store.claim(elsewhere, now + 1, 8).await.unwrap().len(), 1, "the other suspect, alone too");
+    let (id, epoch, batch) = (alone[0].task.id.clone(), alone[0].epoch, batch(StatusChange::Running));
+    store.commit(mote::store::Commit { task: id, epoch, expected_seq: 0, now: now + 2, batch }).await.unwrap();
+    let next = store.claim(lease(now + 50), now + 3, 8).await.unwrap();
+    assert_eq!(next.iter().map(|claim| claim.task.id.as_str()).collect::<Vec<_>>(), ["new"], "it has committed: go on");
+}
+
+/// A poison and healthy tasks in one store: the poison alone is buried.
+pub async fn a_poison_is_buried_and_what_stood_beside_it_is_not(bench: &dyn Bench) {
+    let store = bench.open().await;
+    for id in ["healthy-1", "poison", "healthy-2"] {
+        store.submit(task(id)).await.unwrap();
+    }
+    let mut done = std::collections::BTreeSet::new();
+    for n in 0..40 {
+        let now = NOW + n * 100;
+        let worker = format!("w{n}");
+        loop {
+            let lease = Lease { worker: worker.clone(), until: now + 50 };
+            let claims = store.claim(lease, now, 8).await.unwrap();
+            // The process dies with whatever it holds as soon as it looks at the poison.
+            let dies = claims.iter().any(|claim| claim.task.id == "poison");
+            for claim in claims.iter().filter(|claim| claim.suspect) {
+                store.begin_trial(&claim.task.id, claim.epoch).await.unwrap();
+            }
+            if dies || claims.is_empty() {
+                break;
+            }
+            for claim in claims {
+                let (task, epoch, batch) = (claim.task.id.clone(), claim.epoch, batch(completed()));
+                store.commit(mote::store::Commit { task, epoch, expected_seq: 0, now, batch }).await.unwrap();
+                done.insert(claim.task.id);
+            }
+        }
+    }
+    assert!(store.task(None, "poison").await.unwrap().unwrap().dead);
+    assert_eq!(done.len(), 2, "{done:?}");
+}
+
+/// Nobody knows what the last model call of a dead task cost, so it counts in full, and is told as uncertain.
 pub async fn a_dead_letter_forfeits_what_it_had_reserved(bench: &dyn Bench) {
     let store = bench.open().await;
     start(&*store, task("a")).await;
     commit(&*store, "a", 0, spending(vec![reserve(&[line("agent", 100)], 60)])).await.unwrap();
-    let mut now = LEASE;
-    while !store.task(None, "a").await.unwrap().unwrap().dead {
-        store.claim(Lease { worker: "w".to_owned(), until: now + 10 }, now, 8).await.unwrap();
-        now += 10;
-    }
+    perish(&*store, LEASE, FATAL + 1).await;
+    let dead = store.task(None, "a").await.unwrap().unwrap();
+    assert!(dead.dead);
+    assert_eq!((dead.cost_nano_usd, dead.uncertain.nano_usd), (0, 60));
+    assert_eq!((dead.uncertain.input, dead.uncertain.output), (480, 120));
     start(&*store, task("b")).await;
     let refused = commit(&*store, "b", 0, spending(vec![reserve(&[line("agent", 100)], 41)])).await.unwrap_err();
     assert!(matches!(refused, CommitError::Budget { .. }), "{refused}");

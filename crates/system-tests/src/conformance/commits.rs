@@ -2,10 +2,13 @@
 
 use mote::limits::{MAIL_MAX, STORE_INLINE_BYTES};
 use mote::model::Usage;
-use mote::store::{CommitError, EffectOp, Error, Mail, OutboxMessage, Status, StatusChange, Store, TaskError, Totals};
+use mote::store::{
+    BudgetOp, CommitError, EffectOp, Error, Mail, OutboxMessage, Spending, Status, StatusChange, Store, TaskError,
+    Totals,
+};
 
 use super::Bench;
-use super::sample::{NOW, batch, commit, completed, entry, line, reserve, settle, start, task};
+use super::sample::{NOW, batch, commit, completed, entry, line, reserve, start, task};
 
 fn message(id: &str) -> OutboxMessage {
     OutboxMessage { id: id.to_owned(), body: r#"{"specversion":"1.0"}"#.to_owned() }
@@ -16,13 +19,15 @@ pub async fn a_commit_applies_all_of_its_batch(bench: &dyn Bench) {
     let store = bench.open().await;
     start(&*store, task("a")).await;
     let usage = Usage { input: 10, cache_read: 4, cache_write: 3, output: 5, reasoning: 2 };
+    let spent = Spending { step: 1, model: "m".to_owned(), usage, nano_usd: 7, uncertain: false };
     let mut work = batch(StatusChange::Running);
     work.entries = vec![entry(r#"{"n":1}"#), entry(r#"{"n":2}"#)];
     let (key, tool) = ("k".to_owned(), "get".to_owned());
-    work.effects = vec![EffectOp::Reserve { key: key.clone(), tool, class: "write", attempt: 1 }];
+    work.effects =
+        vec![EffectOp::Reserve { key: key.clone(), tool, class: "write", attempt: 1, step: 1, call: "c".to_owned() }];
     work.budget = vec![reserve(&[line("agent", 100)], 10)];
     work.outbox = vec![message("m")];
-    work.totals = Totals { usage, cost_nano_usd: 7, steps: 2, tool_calls: 3 };
+    work.totals = Totals { steps: 2, tool_calls: 3 };
     commit(&*store, "a", 0, work).await.unwrap();
     let mut last = batch(StatusChange::Finished {
         status: Status::Failed,
@@ -31,8 +36,8 @@ pub async fn a_commit_applies_all_of_its_batch(bench: &dyn Bench) {
         dead: true,
     });
     last.effects = vec![EffectOp::Finalise { key, outcome: "done" }];
-    last.budget = vec![settle(5)];
-    last.totals = Totals { usage, cost_nano_usd: 7, steps: 2, tool_calls: 3 };
+    last.budget = vec![BudgetOp::Settle(spent)];
+    last.totals = Totals { steps: 2, tool_calls: 3 };
     commit(&*store, "a", 2, last).await.unwrap();
     let task = store.task(None, "a").await.unwrap().unwrap();
     assert_eq!((task.status, task.dead, task.seq, task.epoch), (Status::Failed, true, 2, 1));

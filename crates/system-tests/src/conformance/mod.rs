@@ -57,6 +57,9 @@ macro_rules! store_conformance {
                 a_task_past_its_expiry_is_still_handed_out,
                 claims_in_vain_end_in_the_dead_letters,
                 progress_forgives_earlier_claims,
+                workers_that_end_before_they_begin_bury_nothing,
+                tasks_on_which_workers_died_are_tried_alone,
+                a_poison_is_buried_and_what_stood_beside_it_is_not,
                 a_dead_letter_forfeits_what_it_had_reserved,
                 work_is_announced,
             }
@@ -124,7 +127,8 @@ macro_rules! store_conformance {
                 nothing_is_erased_while_a_task_runs,
                 erasing_a_head_lets_the_next_one_in,
                 a_dead_letter_is_requeued_with_a_fresh_journal,
-                only_dead_letters_are_requeued,
+                only_what_failed_or_was_cancelled_lives_again,
+                a_failed_task_is_resumed_where_its_journal_ends,
                 a_backup_is_readable_while_the_store_goes_on,
             }
             sandboxes {

@@ -8,8 +8,8 @@ use mote::store::{
 
 use super::Bench;
 use super::sample::{
-    NOW, batch, claim, claimed, commit, commit_as, completed, entry, finish, key, line, reserve, spending, start, task,
-    turn, waiting,
+    NOW, batch, claim, claimed, commit, commit_as, completed, entry, finish, key, line, reserve, settle, spending,
+    start, task, turn, waiting,
 };
 
 async fn finish_at(store: &dyn Store, id: &str, now: u64, payload: &str) {
@@ -187,8 +187,8 @@ pub async fn a_dead_letter_is_requeued_with_a_fresh_journal(bench: &dyn Bench) {
     let mut work = batch(died());
     work.entries = vec![entry("\"first life\"")];
     let (key, tool) = ("k".to_owned(), "t".to_owned());
-    work.effects = vec![EffectOp::Reserve { key, tool, class: "write", attempt: 1 }];
-    work.totals.cost_nano_usd = 7;
+    work.effects = vec![EffectOp::Reserve { key, tool, class: "write", attempt: 1, step: 1, call: "c".to_owned() }];
+    work.budget = vec![settle(7)];
     work.totals.steps = 3;
     commit(&*store, "a", 0, work.clone()).await.unwrap();
     assert_eq!(claimed(&*store, 8).await, ["b"]);
@@ -215,53 +215,55 @@ pub async fn a_dead_letter_is_requeued_with_a_fresh_journal(bench: &dyn Bench) {
     assert!(store.journal("a.1", 0, 8).await.unwrap().is_empty(), "old journals go with their task");
 }
 
-/// Nothing else may be run twice.
-pub async fn only_dead_letters_are_requeued(bench: &dyn Bench) {
+/// What has not ended, and what ended well, has no other life.
+pub async fn only_what_failed_or_was_cancelled_lives_again(bench: &dyn Bench) {
     let store = bench.open().await;
-    let refused = store.requeue("a", NOW).await.unwrap_err();
-    assert_eq!(refused, Error::NotFound { what: "task", id: "a".to_owned() });
+    let refused = [store.requeue("a", NOW).await.unwrap_err(), store.resume("a", NOW).await.unwrap_err()];
+    for refused in refused {
+        assert_eq!(refused, Error::NotFound { what: "task", id: "a".to_owned() });
+    }
     start(&*store, task("a")).await;
     for _ in 0..2 {
-        let refused = store.requeue("a", NOW).await.unwrap_err();
-        assert!(matches!(refused, Error::Conflict { .. }), "{refused}");
+        for refused in [store.requeue("a", NOW).await.unwrap_err(), store.resume("a", NOW).await.unwrap_err()] {
+            assert!(matches!(refused, Error::Conflict { .. }), "{refused}");
+        }
         let _ = commit(&*store, "a", 0, batch(completed())).await;
     }
+    store.submit(task("b")).await.unwrap();
+    store.post("b", Mail::Cancel, NOW, MAIL_MAX).await.unwrap();
+    store.resume("b", NOW).await.unwrap();
+    assert_eq!(claimed(&*store, 8).await, ["b"], "one that was cancelled in the queue too");
 }
 
-/// A copy taken while others write is one consistent moment, and a store in its own right.
-pub async fn a_backup_is_readable_while_the_store_goes_on(bench: &dyn Bench) {
+/// A resumed task keeps its journal, its effects and what it spent; its wall time starts again, and it waits for its session.
+pub async fn a_failed_task_is_resumed_where_its_journal_ends(bench: &dyn Bench) {
     let store = bench.open().await;
-    for n in 0..50 {
-        finish_at(&*store, &format!("t{n}"), NOW, &"x".repeat(STORE_INLINE_BYTES * 2)).await;
-    }
-    let writer = tokio::spawn({
-        let store = store.clone();
-        async move {
-            for n in 0..50 {
-                store.submit(task(&format!("later{n}"))).await.unwrap();
-            }
-        }
-    });
-    let to = bench.scratch().join("backup");
-    store.backup(&to).await.unwrap();
-    writer.await.unwrap();
-    let copy = bench.open_backup(&to).await;
-    let mut found = 0;
-    let mut cursor = None;
-    loop {
-        let page = copy.list(Filter::default(), cursor, 100).await.unwrap();
-        found += page.tasks.iter().filter(|task| task.status == Status::Queued).count();
-        cursor = page.next;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    assert_eq!(found as u64, copy.counts().await.unwrap().queued);
-    assert_eq!(copy.journal("t49", 0, 8).await.unwrap()[0].payload.as_ref().unwrap().len(), STORE_INLINE_BYTES * 2);
-    copy.submit(task("restored")).await.unwrap();
-    assert_eq!(store.task(None, "restored").await.unwrap(), None);
-    // The next backup takes the older one's place.
-    drop(copy);
-    store.backup(&to).await.unwrap();
-    assert_eq!(bench.open_backup(&to).await.counts().await.unwrap().queued, 50);
+    start(&*store, NewTask { expires_at: Some(NOW + 100), ..turn("a", "s") }).await;
+    store.submit(turn("b", "s")).await.unwrap();
+    let error = Some(TaskError { code: "model_failed".to_owned(), message: "no".to_owned() });
+    let mut work = batch(StatusChange::Finished { status: Status::Failed, result: None, error, dead: false });
+    work.entries = vec![entry("1"), entry("2")];
+    let (key, tool, call) = ("k".to_owned(), "send".to_owned(), "c".to_owned());
+    work.effects = vec![
+        EffectOp::Reserve { key: key.clone(), tool, class: "write", attempt: 1, step: 2, call },
+        EffectOp::Finalise { key, outcome: "done" },
+    ];
+    work.budget = vec![settle(7)];
+    work.totals.steps = 2;
+    commit(&*store, "a", 0, work).await.unwrap();
+    assert_eq!(claimed(&*store, 8).await, ["b"]);
+    store.resume("a", NOW + 1_000).await.unwrap();
+    let again = store.task(None, "a").await.unwrap().unwrap();
+    assert_eq!((again.status, again.seq, again.lives, again.error), (Status::Queued, 2, 1, None));
+    assert_eq!((again.cost_nano_usd, again.steps, again.finished_at), (7, 2, None));
+    assert_eq!(again.expires_at, Some(NOW + 1_100));
+    let effects = store.effects("a").await.unwrap();
+    assert_eq!((effects[0].tool.as_str(), effects[0].outcome.as_str(), effects[0].step), ("send", "done", 2));
+    assert!(store.claim(super::sample::lease("w"), NOW + 1_000, 8).await.unwrap().is_empty(), "its session is busy");
+    finish(&*store, "b").await;
+    let claims = store.claim(super::sample::lease("w"), NOW + 1_000, 8).await.unwrap();
+    assert_eq!((claims[0].task.id.as_str(), claims[0].epoch, claims[0].task.seq), ("a", 2, 2));
+    commit_as(&*store, "a", 2, 2, spending(vec![settle(3)])).await.unwrap();
+    assert_eq!(store.task(None, "a").await.unwrap().unwrap().cost_nano_usd, 10);
+    assert_eq!(store.session("", "s").await.unwrap().unwrap().cost_nano_usd, 10);
 }

@@ -2,11 +2,12 @@
 
 use mote::limits::{CONTEXT_UNITS, MAIL_MAX};
 use mote::message::{Message, Part, Role};
-use mote::model::Usage;
-use mote::store::{Mail, NewTask, SessionTurn, StatusChange, Submitted, Totals};
+use mote::store::{Mail, NewTask, SessionTurn, StatusChange, Submitted};
 
 use super::Bench;
-use super::sample::{NOW, batch, claim, claimed, commit, commit_as, completed, finish, lease, start, turn, waiting};
+use super::sample::{
+    NOW, batch, claim, claimed, commit, commit_as, completed, finish, lease, lose, settle, start, turn, waiting,
+};
 
 /// The order of submission is the order of the conversation.
 pub async fn tasks_of_a_session_run_one_at_a_time_in_order(bench: &dyn Bench) {
@@ -111,19 +112,24 @@ pub async fn a_turn_is_added_to_the_transcript(bench: &dyn Bench) {
     let said = [Message::text(Role::User, "hello"), Message::text(Role::Assistant, "good day")];
     for (n, id) in ["a", "b"].into_iter().enumerate() {
         start(&*store, NewTask { now: NOW + n as u64, ..turn(id, "s") }).await;
-        let usage = Usage { input: 10, output: 5, ..Usage::default() };
         let mut work = batch(StatusChange::Running);
-        work.totals = Totals { usage, cost_nano_usd: 7, ..Totals::default() };
+        work.budget = vec![settle(7), lose(3)];
         commit(&*store, id, 0, work.clone()).await.unwrap();
         work.status = completed();
         work.session = Some(SessionTurn { messages: said.to_vec() });
-        work.totals.cost_nano_usd = 9;
+        work.budget = vec![settle(2)];
         commit(&*store, id, 0, work).await.unwrap();
     }
     let session = bench.open().await.session("", "s").await.unwrap().unwrap();
     assert_eq!(session.messages, [&said[..], &said[..]].concat());
     assert_eq!((session.turns, session.cost_nano_usd), (2, 18));
-    assert_eq!((session.usage.input, session.usage.output), (20, 10));
+    assert_eq!((session.usage.input, session.usage.output), (2 * 72, 2 * 18));
+    let uncertain = session.uncertain;
+    assert_eq!(
+        (uncertain.input, uncertain.output, uncertain.nano_usd),
+        (2 * 24, 2 * 6, 6),
+        "told apart from what is known"
+    );
     assert_eq!((session.user.as_deref(), session.active_task), (Some("ada"), None));
     assert_eq!((session.created_at, session.updated_at), (NOW, NOW + 1));
     assert_eq!(store.session("acme", "s").await.unwrap(), None);

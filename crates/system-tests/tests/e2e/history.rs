@@ -54,7 +54,7 @@ async fn whatever_a_model_wrote_goes_back_in_a_form_that_is_taken() {
         for text in ["invalid_arguments", "no tool multi_tool_use.parallel", "written twice"] {
             assert!(sent.contains(text), "{wire:?}: {text}: {sent}");
         }
-        assert_eq!(stage.backend.count("/read/lamp").requests, 1, "what was right is performed");
+        assert_eq!(stage.backend.count("read/lamp").requests, 1, "what was right is performed");
     }
 }
 
@@ -73,7 +73,7 @@ async fn ids_that_are_made_up_are_new_in_the_conversation_and_find_their_results
     let fallback = FakeModel::start(Plan::answer("From the second.")).await.unwrap();
     let other = endpoint(Wire::Anthropic, &fallback);
     let step = |name: &str| Behaviour::call("look_up", json!({"name": name})).under_id("");
-    let plan = Plan::turns([step("r0"), step("r1"), step("r2"), Behaviour::status(500)]);
+    let plan = Plan::turns([step("r0"), step("r1"), step("r2"), Behaviour::status(503)]);
     let stage = Stage::new(plan).await.with(|agent| agent["model"]["fallback"] = json!([other]));
     let task = completes(&stage).await;
     assert_eq!(task["result"], "From the second.");
@@ -93,7 +93,7 @@ async fn a_calls_signature_goes_back_to_its_endpoint_and_to_no_other() {
     let other = endpoint(Wire::OpenAi, &fallback);
     let extra = json!({"google": {"thought_signature": "SIG123"}});
     let call = |name: &str| Behaviour::call("look_up", json!({"name": name})).with_extra(extra.clone());
-    let plan = Plan::turns([call("a"), call("b"), Behaviour::status(500)]);
+    let plan = Plan::turns([call("a"), call("b"), Behaviour::status(503)]);
     let stage = Stage::new(plan).await.with(|agent| agent["model"]["fallback"] = json!([other]));
     completes(&stage).await;
     let third = &stage.model.requests()[2].body["messages"];
@@ -148,7 +148,7 @@ async fn a_number_of_any_length_keeps_its_digits_on_every_way() {
     assert_eq!(read.target, format!("/read/x?d=0.12345678901234567890&n={BIG}"));
     let sent = Value::from(last_messages(&stage.model)).to_string();
     assert!(sent.contains(&format!("{{\\\"id\\\":{BIG}}}")), "the context: {sent}");
-    assert_eq!(sent.matches(BIG).count(), 3, "the context and two calls: {sent}");
+    assert!(sent.matches(BIG).count() >= 3, "the context and two calls: {sent}");
 }
 
 #[tokio::test]

@@ -54,6 +54,7 @@ async fn every_route_asks_for_its_scope() {
         ("POST", "/tasks/x/cancel", Scope::Run),
         ("POST", "/tasks/x/input", Scope::Run),
         ("POST", "/tasks/x/signals/s", Scope::Run),
+        ("POST", "/tasks/x/resume", Scope::Run),
         ("GET", "/tasks", Scope::Read),
         ("GET", "/tasks/x", Scope::Read),
         ("GET", "/tasks/x/events", Scope::Read),
@@ -95,6 +96,7 @@ async fn a_bound_key_sees_its_own_tenant_only() {
         ("POST", format!("/tasks/{id}/cancel"), None),
         ("POST", format!("/tasks/{id}/input"), Some(r#"{"approve": true}"#)),
         ("POST", format!("/tasks/{id}/signals/s"), None),
+        ("POST", format!("/tasks/{id}/resume"), None),
         ("POST", format!("/tasks/{id}/rerun"), None),
         ("POST", format!("/tasks/{id}/stream-token"), None),
         ("GET", format!("/tasks/{id}/journal"), None),
@@ -241,6 +243,7 @@ async fn a_path_that_is_no_text_and_a_parameter_that_nobody_knows_are_problems()
         ("POST", "/tasks/x/cancel?force=true"),
         ("POST", "/tasks/x/input?force=true"),
         ("POST", "/tasks/x/signals/go?force=true"),
+        ("POST", "/tasks/x/resume?force=true"),
         ("POST", "/tasks/x/rerun?force=true"),
     ] {
         let answer = service.send(request(method, path, (method == "POST").then_some("{}"))).await;

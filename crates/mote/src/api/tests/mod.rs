@@ -79,6 +79,9 @@ impl Provider for Model {
                 message: "no".into(),
                 retry_after: None,
                 alternative: false,
+                place: 0,
+                began: false,
+                usage: None,
                 answer: crate::model::Answer::default(),
             });
         }
@@ -104,6 +107,9 @@ impl Shifted {
 }
 
 impl Clock for Shifted {
+    fn boot_ms(&self) -> u64 {
+        self.now_ms()
+    }
     fn now_ms(&self) -> UnixMs {
         System.now_ms() + self.0.load(Ordering::Relaxed)
     }
@@ -381,6 +387,7 @@ fn agent() -> config::Agent {
             idle_timeout: second(60),
             temperature: None,
             cache: false,
+            output_limit_field: config::OutputLimitField::Auto,
         }],
         tools: vec![tool()],
         builtins: vec![config::Builtin::WaitForSignal],
@@ -391,6 +398,7 @@ fn agent() -> config::Agent {
             tool_calls: 5,
             parallel: 2,
             model_attempts: 1,
+            model_outage: Duration::from_millis(1),
             tool_attempts: 1,
             backoff: Duration::from_millis(1),
             backoff_max: Duration::from_millis(1),

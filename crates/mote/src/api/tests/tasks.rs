@@ -108,6 +108,7 @@ async fn a_task_that_does_not_exist_is_a_404_on_every_route() {
         ("POST", "/tasks/nope/cancel", None),
         ("POST", "/tasks/nope/input", Some(r#"{"approve": true}"#)),
         ("POST", "/tasks/nope/signals/go", None),
+        ("POST", "/tasks/nope/resume", None),
         ("POST", "/tasks/nope/rerun", None),
     ] {
         let answer = service.send(request(method, path, body)).await;
@@ -233,12 +234,15 @@ async fn a_dead_letter_is_listed_and_run_again() {
     let service = passive().start();
     let id = service.submit(BODY).await;
     let refused = service.send(request("POST", &format!("/tasks/{id}/rerun"), None)).await;
-    assert_eq!((refused.status.as_u16(), refused.problem()), (409, "not_dead"));
+    assert_eq!((refused.status.as_u16(), refused.problem()), (409, "not_failed"));
 
     let start = service.runner.now();
-    for claims in 0..=u64::from(limits::CLAIMS_WITHOUT_PROGRESS_MAX) {
+    for claims in 0..=u64::from(limits::CLAIMS_TOGETHER_MAX + limits::TRIALS_MAX) {
         let now = start + 10 * claims;
-        service.store.claim(Lease { worker: "dying".into(), until: now }, now + 1, 10).await.unwrap();
+        let lease = Lease { worker: format!("dying-{claims}"), until: now };
+        for claim in service.store.claim(lease, now + 1, 10).await.unwrap() {
+            service.store.begin_trial(&claim.task.id, claim.epoch).await.unwrap();
+        }
     }
     let dead = service.get("/tasks?dead=true").await;
     assert_eq!(dead.json["tasks"][0]["id"], id.as_str(), "{:?}", service.task(&id).await);

@@ -52,6 +52,18 @@ impl Client {
         self.answer(request).await
     }
 
+    /// POST of JSON; the JSON answer, or what the service says where it refuses.
+    pub(super) async fn post_or_problem(&self, path: &str, body: &Value) -> Result<Result<Value, Problem>, Exit> {
+        let request = self.request(reqwest::Method::POST, path).timeout(CLIENT_ANSWER_TIMEOUT).json(body);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if !response.status().is_success() {
+            return Ok(Err(Problem::read(response).await));
+        }
+        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        let read = serde_json::from_slice(&bytes);
+        read.map(Ok).map_err(|error| anyhow!("failed to read the answer of {}: {error}", self.base).into())
+    }
+
     /// A stream of events behind `after`.
     pub(super) async fn events(&self, task: &str, after: u64) -> Result<reqwest::Response, Exit> {
         let request = self
@@ -96,29 +108,57 @@ impl Client {
 }
 
 /// What the service said when it refused (RFC 9457).
+pub(super) struct Problem {
+    status: reqwest::StatusCode,
+    retry_after: Option<String>,
+    body: Value,
+}
+
+impl Problem {
+    async fn read(response: reqwest::Response) -> Self {
+        let status = response.status();
+        let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.map(str::to_owned);
+        let body = serde_json::from_slice(&response.bytes().await.unwrap_or_default()).unwrap_or_default();
+        Self { status, retry_after, body }
+    }
+
+    /// Its stable code; empty where it has none.
+    pub(super) fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    /// A list that it carries.
+    pub(super) fn list(&self, field: &str) -> &[Value] {
+        self.body[field].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The same as the program's end.
+    pub(super) fn into_exit(self) -> Exit {
+        let Self { status, retry_after, body } = &self;
+        let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
+        let (title, detail, code) = (text("title"), text("detail"), text("code"));
+        let mut message = format!("{status}");
+        if !code.is_empty() {
+            message = format!("{} {code}", status.as_u16());
+        }
+        let explained = if detail.is_empty() { title } else { detail };
+        if !explained.is_empty() {
+            message.push_str(&format!(": {}", crate::commands::terminal::sanitized(&explained)));
+        }
+        if let Some(seconds) = retry_after {
+            message.push_str(&format!(" (retry after {seconds} s)"));
+        }
+        if *status == reqwest::StatusCode::UNAUTHORIZED {
+            message.push_str(" (--key, MOTE_KEY)");
+        }
+        let overloaded = matches!(status.as_u16(), 429 | 502 | 503 | 504);
+        Exit::new(if overloaded { Code::Unreachable } else { Code::Refused }, anyhow!(message))
+    }
+}
+
 async fn refusal(response: reqwest::Response) -> Exit {
-    let status = response.status();
-    let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let body = response.bytes().await.unwrap_or_default();
-    let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let text = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
-    let (title, detail, code) = (text("title"), text("detail"), text("code"));
-    let mut message = format!("{status}");
-    if !code.is_empty() {
-        message = format!("{} {code}", status.as_u16());
-    }
-    let explained = if detail.is_empty() { title } else { detail };
-    if !explained.is_empty() {
-        message.push_str(&format!(": {}", crate::commands::terminal::sanitized(&explained)));
-    }
-    if let Some(seconds) = retry_after {
-        message.push_str(&format!(" (retry after {seconds} s)"));
-    }
-    if status == reqwest::StatusCode::UNAUTHORIZED {
-        message.push_str(" (--key, MOTE_KEY)");
-    }
-    let overloaded = matches!(status.as_u16(), 429 | 502 | 503 | 504);
-    Exit::new(if overloaded { Code::Unreachable } else { Code::Refused }, anyhow!(message))
+    Problem::read(response).await.into_exit()
 }
 
 /// An idempotency key as a structured-field string (RFC 8941).

@@ -2,6 +2,7 @@
 //!
 //! A file each for the connection, for watching, for printing. It speaks HTTP alone and never touches the store.
 
+mod again;
 mod client;
 mod print;
 mod watch;
@@ -68,8 +69,9 @@ enum Command {
     Cancel(One),
     Input(Input),
     Signal(Signal),
-    /// Take a task out of the dead letters and queue it again
-    Rerun(One),
+    /// Let a failed or cancelled task go on from its last good step
+    Resume(One),
+    Rerun(Rerun),
 }
 
 /// Give the service a task
@@ -161,6 +163,17 @@ struct Watch {
     after: u64,
 }
 
+/// Run a failed or cancelled task again from its beginning
+#[derive(Debug, clap::Args)]
+struct Rerun {
+    /// The task's id
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    task: String,
+    /// Do not ask, although what it did through tools may then be done again
+    #[arg(long)]
+    yes: bool,
+}
+
 /// Answer an approval or a question of a waiting task
 #[derive(Debug, clap::Args)]
 struct Input {
@@ -238,10 +251,11 @@ async fn perform(command: Command, client: &Client, json: bool, terminal: &mut T
             let answer = client.post(&path, &signal.payload, None).await?;
             told(&answer, "signalled", &signal.task, json, terminal)
         }
-        Command::Rerun(one) => {
-            let answer = client.post(&format!("/tasks/{}/rerun", segment(&one.task)), &json!({}), None).await?;
-            told(&answer, "queued again", &one.task, json, terminal)
+        Command::Resume(one) => {
+            let answer = client.post(&format!("/tasks/{}/resume", segment(&one.task)), &json!({}), None).await?;
+            told(&answer, "queued; it goes on from its last good step", &one.task, json, terminal)
         }
+        Command::Rerun(rerun) => again::rerun(&rerun, client, json, terminal).await,
     }
 }
 

@@ -168,6 +168,8 @@ pub(super) struct Model {
     pub(super) temperature: Option<f64>,
     /// Whether to mark what the provider may cache. Default: `true`.
     pub(super) cache: Option<bool>,
+    /// `openai`: the name of the limit of a reply. Default: `auto`, which finds out what the endpoint takes.
+    pub(super) output_limit_field: Option<super::OutputLimitField>,
 }
 
 /// Prices in USD per million tokens.
@@ -358,9 +360,11 @@ pub(super) struct Limits {
     /// Tool calls of one turn that run at once. Default: 8.
     #[schemars(range(min = 1, max = 32))]
     pub(super) parallel: Option<u16>,
-    /// Attempts at one model step. Default: 4.
+    /// Broken replies of one model to one step before it is not asked again for it. Default: 4.
     #[schemars(range(min = 1, max = 100))]
     pub(super) model_attempts: Option<u16>,
+    /// How long no model may be available (unreachable, overloaded, failing) before the run fails. Default: `15m`.
+    pub(super) model_outage: Option<Duration>,
     /// Attempts at one tool call, where its effect class allows more than one. Default: 3.
     #[schemars(range(min = 1, max = 100))]
     pub(super) tool_attempts: Option<u16>,

@@ -19,6 +19,12 @@ pub(super) fn limits(raw: raw::Limits, findings: &mut Findings<'_>) -> RunLimits
         tool_calls: raw.tool_calls.unwrap_or(60),
         parallel: raw.parallel.unwrap_or(8),
         model_attempts: raw.model_attempts.unwrap_or(4),
+        model_outage: duration(
+            raw.model_outage.as_ref(),
+            Duration::from_secs(900),
+            &path.key("model_outage"),
+            findings,
+        ),
         tool_attempts: raw.tool_attempts.unwrap_or(3),
         backoff: duration(raw.backoff.as_ref(), Duration::from_millis(500), &path.key("backoff"), findings),
         backoff_max: duration(raw.backoff_max.as_ref(), Duration::from_secs(30), &path.key("backoff_max"), findings),

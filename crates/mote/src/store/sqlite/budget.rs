@@ -2,18 +2,21 @@
 //!
 //! A run's own budget is the core's; it is not kept here.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use serde::{Deserialize, Serialize};
 
 use super::row::{Standing, native, sql};
 use super::writer::{Fault, Outcome, Tx};
 use crate::model::Usage;
-use crate::store::{Amount, BudgetLine, BudgetOp, CommitError, Error};
+use crate::store::{Account, Amount, BudgetLine, BudgetOp, CommitError, Error, Spending};
 
 /// A task's open reservation, as its row keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Reservation {
     amount: Amount,
+    /// Of its tokens, those for the reply.
+    #[serde(default)]
+    output: u64,
     lines: Vec<BudgetLine>,
 }
 
@@ -26,9 +29,10 @@ pub(super) fn apply(
     now: u64,
 ) -> Outcome<Option<Reservation>, CommitError> {
     let mut open = standing.reservation.as_deref().map(decode).transpose()?;
+    let mut forfeited = standing.forfeited;
     for operation in operations {
         match operation {
-            BudgetOp::Reserve { lines, amount } => {
+            BudgetOp::Reserve { lines, amount, output } => {
                 if open.is_some() {
                     let what = format!("task {task} has an open reservation");
                     return Err(CommitError::from(Error::Conflict { what }).into());
@@ -36,20 +40,80 @@ pub(super) fn apply(
                 for line in lines {
                     reserve(tx, line, *amount, now)?;
                 }
-                open = Some(Reservation { amount: *amount, lines: lines.clone() });
+                open = Some(Reservation { amount: *amount, output: *output, lines: lines.clone() });
             }
-            BudgetOp::Settle { spent, model, usage, step } => {
-                let reservation = open.take();
-                let reserved = reservation.as_ref().map(|reservation| reservation.amount).unwrap_or_default();
-                if let Some(reservation) = reservation {
-                    book(tx, &reservation, *spent, now)?;
-                }
-                let entry = LedgerEntry { step: *step, model, usage: *usage, spent: *spent, reserved };
-                write_ledger(tx, task, standing, &entry, now)?;
+            // The call that was under way when the task became a dead letter: booked then.
+            BudgetOp::Settle(spending) if forfeited && spending.uncertain => {
+                tx.connection.prepare_cached("UPDATE tasks SET forfeited = 0 WHERE n = ?1")?.execute([standing.n])?;
+                forfeited = false;
             }
+            BudgetOp::Settle(spending) => settle(tx, task, standing, open.take().as_ref(), spending, now)?,
         }
     }
     Ok(open)
+}
+
+/// Books what a call cost, or is taken to have cost: on the lines of its reservation, in the ledger, on the task and on its
+/// session. The one place that does.
+fn settle(
+    tx: &Tx<'_>,
+    task: &str,
+    standing: &Standing,
+    reservation: Option<&Reservation>,
+    spending: &Spending,
+    now: u64,
+) -> Outcome<()> {
+    let usage = &spending.usage;
+    let spent = Amount { tokens: usage.input.saturating_add(usage.output), nano_usd: spending.nano_usd };
+    let reserved = reservation.map(|reservation| reservation.amount).unwrap_or_default();
+    if let Some(reservation) = reservation {
+        book(tx, reservation, spent, now)?;
+    }
+    write_ledger(tx, task, standing, spending, reserved, now)?;
+    let mut account = Account::default();
+    account.book(spending);
+    let (known, uncertain) = (account.usage, account.uncertain);
+    let added = [
+        known.input,
+        known.cache_read,
+        known.cache_write,
+        known.output,
+        known.reasoning,
+        account.nano_usd,
+        uncertain.input,
+        uncertain.output,
+        uncertain.nano_usd,
+    ]
+    .map(sql);
+    let [input, cache_read, cache_write, output, reasoning, nano_usd, lost_input, lost_output, lost_nano_usd] = added;
+    let add = "tokens_input = tokens_input + ?3, tokens_cache_read = tokens_cache_read + ?4,
+        tokens_cache_write = tokens_cache_write + ?5, tokens_output = tokens_output + ?6,
+        tokens_reasoning = tokens_reasoning + ?7, cost_nano_usd = cost_nano_usd + ?8,
+        uncertain_input = uncertain_input + ?9, uncertain_output = uncertain_output + ?10,
+        uncertain_nano_usd = uncertain_nano_usd + ?11, updated_at = max(updated_at, ?12)";
+    let run = |sql_text: &str, first: &dyn ToSql, second: &dyn ToSql| {
+        let values = params![
+            first,
+            second,
+            input,
+            cache_read,
+            cache_write,
+            output,
+            reasoning,
+            nano_usd,
+            lost_input,
+            lost_output,
+            lost_nano_usd,
+            sql(now)
+        ];
+        tx.connection.prepare_cached(sql_text)?.execute(values)
+    };
+    run(&format!("UPDATE tasks SET {add} WHERE n = ?1 AND ?2 = ?2"), &standing.n, &0)?;
+    if let Some(session) = &standing.owner.session {
+        let sql_text = format!("UPDATE sessions SET {add} WHERE tenant = ?1 AND id = ?2");
+        run(&sql_text, &standing.owner.tenant, session)?;
+    }
+    Ok(())
 }
 
 /// Gives an open reservation back unspent.
@@ -57,17 +121,18 @@ pub(super) fn release(tx: &Tx<'_>, reservation: &Reservation, now: u64) -> Outco
     book(tx, reservation, Amount::default(), now)
 }
 
-/// Books the open reservation of a task that is given up as spent: nobody knows how much of it was.
+/// Books the open reservation of a task that is given up: nobody knows how much of it was spent.
 pub(super) fn forfeit(tx: &Tx<'_>, task: &str, standing: &Standing, now: u64) -> Outcome<()> {
     let Some(text) = standing.reservation.as_deref() else { return Ok(()) };
     let reservation = decode(text)?;
-    let amount = reservation.amount;
-    book(tx, &reservation, amount, now)?;
-    if amount == Amount::default() {
-        return Ok(());
-    }
-    let entry = LedgerEntry { step: 0, model: "unknown", usage: Usage::default(), spent: amount, reserved: amount };
-    write_ledger(tx, task, standing, &entry, now)
+    let Amount { tokens, nano_usd } = reservation.amount;
+    let output = reservation.output.min(tokens);
+    let usage = Usage { input: tokens - output, output, ..Usage::default() };
+    let spending = Spending { step: 0, model: "unknown".to_owned(), usage, nano_usd, uncertain: true };
+    settle(tx, task, standing, Some(&reservation), &spending, now)?;
+    let sql_text = "UPDATE tasks SET forfeited = 1, reservation = NULL WHERE n = ?1";
+    tx.connection.prepare_cached(sql_text)?.execute([standing.n])?;
+    Ok(())
 }
 
 /// Gives back what the row of a removed task still holds.
@@ -151,38 +216,41 @@ fn book(tx: &Tx<'_>, reservation: &Reservation, spent: Amount, now: u64) -> Outc
     Ok(())
 }
 
-struct LedgerEntry<'a> {
-    step: u32,
-    model: &'a str,
-    usage: Usage,
-    spent: Amount,
+fn write_ledger(
+    tx: &Tx<'_>,
+    task: &str,
+    standing: &Standing,
+    spending: &Spending,
     reserved: Amount,
-}
-
-fn write_ledger(tx: &Tx<'_>, task: &str, standing: &Standing, entry: &LedgerEntry<'_>, now: u64) -> Outcome<()> {
+    now: u64,
+) -> Outcome<()> {
+    let usage = &spending.usage;
     tx.connection
         .prepare_cached(
             "INSERT INTO ledger (task, step, tenant, user, session, labels, model, tokens_input, tokens_cache_read,
-               tokens_cache_write, tokens_output, tokens_reasoning, nano_usd, reserved_tokens, reserved_nano_usd, at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+               tokens_cache_write, tokens_output, tokens_reasoning, nano_usd, reserved_tokens, reserved_nano_usd, at,
+               uncertain, life)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         )?
         .execute(params![
             task,
-            entry.step,
+            spending.step,
             standing.owner.tenant,
             standing.owner.user,
             standing.owner.session,
             standing.labels,
-            entry.model,
-            sql(entry.usage.input),
-            sql(entry.usage.cache_read),
-            sql(entry.usage.cache_write),
-            sql(entry.usage.output),
-            sql(entry.usage.reasoning),
-            sql(entry.spent.nano_usd),
-            sql(entry.reserved.tokens),
-            sql(entry.reserved.nano_usd),
+            spending.model,
+            sql(usage.input),
+            sql(usage.cache_read),
+            sql(usage.cache_write),
+            sql(usage.output),
+            sql(usage.reasoning),
+            sql(spending.nano_usd),
+            sql(reserved.tokens),
+            sql(reserved.nano_usd),
             sql(now),
+            spending.uncertain,
+            standing.requeues,
         ])?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Claims and leases: who may work on a task, until when, and what becomes of one that nobody gets anywhere with.
 //!
-//! It does not know why a worker failed.
+//! A worker that dies says nothing of the tasks that it held: any of them, or something else, may have killed it. So a task
+//! that was claimed in vain is next tried alone, and only such a trial counts against it.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -8,13 +9,23 @@ use super::hold::TASK_IS_FREE;
 use super::row::{self, Standing, TASK, TASK_COLUMNS, sql, standing};
 use super::writer::{Outcome, Tx};
 use super::{budget, commit, list, sandbox, session};
-use crate::cloudevent::Ended;
-use crate::limits::CLAIMS_WITHOUT_PROGRESS_MAX;
+use crate::cloudevent::{Ended, life};
+use crate::limits::{CLAIMS_TOGETHER_MAX, SUSPECT_PATIENCE_MS, TRIALS_MAX};
 use crate::store::{Claim, Error, Lease, Status, Task};
 
 /// Claims what is due. A session's tasks behind its first one have no due time, so nothing here looks at sessions.
 pub(super) fn claim(tx: &mut Tx<'_>, lease: &Lease, now: u64, limit: usize) -> Outcome<Vec<Claim>> {
     let mut claims = Vec::new();
+    if on_trial(tx, &lease.worker)? {
+        return Ok(claims);
+    }
+    // Suspects first: while nothing else is under way here, nothing else is blamed.
+    if let Some(suspect) = next_suspect(tx, lease, now)? {
+        claims.extend(take_or_bury(tx, suspect, lease, now)?);
+        if !claims.is_empty() {
+            return Ok(claims);
+        }
+    }
     while claims.len() < limit {
         let wanted = sql((limit - claims.len()) as u64);
         let due = due(tx, now, wanted)?;
@@ -22,7 +33,7 @@ pub(super) fn claim(tx: &mut Tx<'_>, lease: &Lease, now: u64, limit: usize) -> O
             break;
         }
         for due in due {
-            claims.extend(take_or_bury(tx, due, lease, now)?);
+            claims.push(take(tx, due, lease, now)?);
         }
     }
     Ok(claims)
@@ -30,36 +41,97 @@ pub(super) fn claim(tx: &mut Tx<'_>, lease: &Lease, now: u64, limit: usize) -> O
 
 /// Claims one task, if it is due.
 pub(super) fn claim_task(tx: &mut Tx<'_>, task: &str, lease: &Lease, now: u64) -> Outcome<Option<Claim>> {
-    let sql_text = format!("SELECT {TASK}, n, claims FROM tasks WHERE id = ?1 AND due_at <= ?2 AND {TASK_IS_FREE}");
+    let sql_text = format!("SELECT {TASK}, {DUE} FROM tasks WHERE id = ?1 AND due_at <= ?2 AND {TASK_IS_FREE}");
     let found = tx.connection.prepare_cached(&sql_text)?.query_row((task, sql(now)), due_row).optional()?;
     found.map_or(Ok(None), |due| take_or_bury(tx, due, lease, now))
 }
 
-/// A task that is due, its row's number, and its claims since the last commit.
-type Due = (Task, i64, u32);
-
-fn due_row(found: &rusqlite::Row<'_>) -> rusqlite::Result<Due> {
-    Ok((row::task(found)?, found.get(TASK_COLUMNS)?, found.get(TASK_COLUMNS + 1)?))
+/// A task that is due, and its row's number.
+struct Due {
+    task: Task,
+    n: i64,
+    /// Claims since the last commit.
+    claims: u32,
+    /// Of these, those that were trials.
+    trials: u32,
+    /// Since when it is due.
+    since: u64,
 }
 
+/// What [`due_row`] reads behind a task's columns.
+const DUE: &str = "n, claims, trials, due_at";
+/// What a suspect's row says; the index `tasks_suspect` is for this condition.
+const SUSPECT: &str = "claims >= 2";
+const _: () = assert!(CLAIMS_TOGETHER_MAX == 2, "SUSPECT and the index tasks_suspect say the same number");
+
+impl Due {
+    fn is_suspect(&self) -> bool {
+        self.claims >= CLAIMS_TOGETHER_MAX
+    }
+}
+
+fn due_row(found: &rusqlite::Row<'_>) -> rusqlite::Result<Due> {
+    let (claims, trials) = (found.get(TASK_COLUMNS + 1)?, found.get(TASK_COLUMNS + 2)?);
+    let (n, since) = (found.get(TASK_COLUMNS)?, row::number(found, TASK_COLUMNS + 3)?);
+    Ok(Due { task: row::task(found)?, n, claims, trials, since })
+}
+
+/// The oldest tasks that are due and no suspects.
 fn due(tx: &Tx<'_>, now: u64, limit: i64) -> Outcome<Vec<Due>> {
     let sql_text = format!(
-        "SELECT {TASK}, n, claims FROM tasks WHERE due_at <= ?1 AND {TASK_IS_FREE} ORDER BY due_at, n LIMIT ?2"
+        "SELECT {TASK}, {DUE} FROM tasks WHERE due_at <= ?1 AND NOT ({SUSPECT}) AND {TASK_IS_FREE}
+         ORDER BY due_at, n LIMIT ?2"
     );
     let mut query = tx.connection.prepare_cached(&sql_text)?;
     let rows = query.query_map((sql(now), limit), due_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn take_or_bury(tx: &mut Tx<'_>, (task, n, futile): Due, lease: &Lease, now: u64) -> Outcome<Option<Claim>> {
-    if futile >= CLAIMS_WITHOUT_PROGRESS_MAX {
-        bury(tx, &task, futile, now)?;
-        return Ok(None);
-    }
-    take(tx, task, n, lease, now).map(Some)
+/// Whether the worker has a suspect on trial: it takes nothing else until that has committed.
+fn on_trial(tx: &Tx<'_>, worker: &str) -> Outcome<bool> {
+    let sql_text = format!(
+        "SELECT 1 FROM tasks WHERE {SUSPECT} AND claims > {CLAIMS_TOGETHER_MAX} AND status = 'running' AND worker = ?1
+         LIMIT 1"
+    );
+    Ok(tx.connection.prepare_cached(&sql_text)?.exists([worker])?)
 }
 
-fn take(tx: &mut Tx<'_>, mut task: Task, n: i64, lease: &Lease, now: u64) -> Outcome<Claim> {
+/// The suspect to be tried next: one at a time, and beside none that has not got on since it was claimed. The last trial is
+/// for a worker that holds nothing else at all, unless none is to be had.
+fn next_suspect(tx: &Tx<'_>, lease: &Lease, now: u64) -> Outcome<Option<Due>> {
+    let sql_text = format!(
+        "SELECT {TASK}, {DUE} FROM tasks WHERE {SUSPECT} AND due_at <= ?1 AND {TASK_IS_FREE}
+         ORDER BY trials, due_at, n LIMIT 1"
+    );
+    let mut query = tx.connection.prepare_cached(&sql_text)?;
+    let Some(suspect) = query.query_row([sql(now)], due_row).optional()? else { return Ok(None) };
+    let last = suspect.trials + 1 >= TRIALS_MAX;
+    let strictly = last && now.saturating_sub(suspect.since) < SUSPECT_PATIENCE_MS;
+    let others = if strictly { "" } else { "AND claims > 0" };
+    let sql_text = format!("SELECT 1 FROM tasks WHERE status = 'running' AND worker = ?1 {others} LIMIT 1");
+    let busy = tx.connection.prepare_cached(&sql_text)?.exists([&lease.worker])?;
+    Ok((!busy).then_some(suspect))
+}
+
+fn take_or_bury(tx: &mut Tx<'_>, due: Due, lease: &Lease, now: u64) -> Outcome<Option<Claim>> {
+    if due.trials >= TRIALS_MAX {
+        bury(tx, &due, now)?;
+        return Ok(None);
+    }
+    take(tx, due, lease, now).map(Some)
+}
+
+/// A worker begins the trial of a suspect: from here on it is the task that is worked on.
+pub(super) fn begin_trial(tx: &Tx<'_>, task: &str, epoch: u64) -> Outcome<()> {
+    tx.connection
+        .prepare_cached("UPDATE tasks SET trials = trials + 1 WHERE id = ?1 AND epoch = ?2 AND status = 'running'")?
+        .execute(params![task, sql(epoch)])?;
+    Ok(())
+}
+
+fn take(tx: &mut Tx<'_>, due: Due, lease: &Lease, now: u64) -> Outcome<Claim> {
+    let suspect = due.is_suspect();
+    let Due { mut task, n, .. } = due;
     tx.connection
         .prepare_cached(
             "UPDATE tasks SET status = 'running', due_at = ?2, worker = ?3, epoch = epoch + 1, claims = claims + 1,
@@ -76,15 +148,20 @@ fn take(tx: &mut Tx<'_>, mut task: Task, n: i64, lease: &Lease, now: u64) -> Out
     task.started_at.get_or_insert(now);
     task.updated_at = now;
     let epoch = task.epoch;
-    Ok(Claim { task, epoch })
+    Ok(Claim { task, epoch, suspect })
 }
 
-/// Puts a task that was claimed too often in vain among the dead letters.
-fn bury(tx: &mut Tx<'_>, task: &Task, claims: u32, now: u64) -> Outcome<()> {
+/// Puts a task on which too many workers died, that had nothing else to do, among the dead letters.
+fn bury(tx: &mut Tx<'_>, due: &Due, now: u64) -> Outcome<()> {
+    let task = &due.task;
     let Some(standing) = standing(tx.connection, &task.id)? else { return Ok(()) };
     budget::forfeit(tx, &task.id, &standing, now)?;
-    commit::doubt_effects(tx, &task.id, now)?;
-    let message = format!("{claims} workers in a row claimed the task and got nowhere; requeue it to try again");
+    commit::doubt_effects(tx, &task.id, &standing, now)?;
+    let trials = due.trials;
+    let message = format!(
+        "{trials} workers in a row took the task up alone and ended before they had got on with it (limit TRIALS_MAX); \
+         resume it, or run it anew"
+    );
     finish(tx, &task.id, &standing, "failed", Some(("dead_letter", &message)), now)?;
     tx.dead(1);
     let code = "dead_letter";
@@ -107,7 +184,7 @@ fn finish(
 ) -> Outcome<()> {
     tx.connection
         .prepare_cached(
-            "UPDATE tasks SET status = ?2, due_at = NULL, worker = NULL, waiting = NULL, reservation = NULL,
+            "UPDATE tasks SET status = ?2, due_at = NULL, worker = NULL, waiting = NULL, reservation = NULL, claims = 0,
                error_code = ?3, error_message = ?4, dead = ?5, updated_at = ?6, finished_at = ?6
              WHERE n = ?1",
         )?
@@ -130,11 +207,12 @@ fn finish(
 }
 
 /// Tells the sink of an end that no worker drove to.
-fn publish(tx: &mut Tx<'_>, task: &str, standing: &Standing, dead: bool, now: u64) -> Outcome<()> {
+pub(super) fn publish(tx: &mut Tx<'_>, task: &str, standing: &Standing, dead: bool, now: u64) -> Outcome<()> {
     let Some(agent) = tx.publisher else { return Ok(()) };
     let Some(ended) = list::task(tx.connection, None, task)? else { return Ok(()) };
-    // A dead letter that is requeued ends again; the two ends are two events.
-    let suffix = if dead { format!("/dead/{}", standing.requeues) } else { String::new() };
+    // A task that is run anew or resumed ends again; the two ends are two events.
+    let lives = standing.requeues + standing.resumes;
+    let suffix = if dead { format!("/dead/{lives}") } else { life(lives) };
     let message = Ended::of(&ended, &suffix).message(agent, now);
     commit::send(tx, task, &[message], now)
 }
@@ -158,7 +236,8 @@ pub(super) fn release(tx: &mut Tx<'_>, task: &str, epoch: u64) -> Outcome<()> {
     let released = tx
         .connection
         .prepare_cached(
-            "UPDATE tasks SET status = 'queued', due_at = created_at, worker = NULL, claims = max(0, claims - 1)
+            "UPDATE tasks SET status = 'queued', due_at = created_at, worker = NULL, claims = max(0, claims - 1),
+               trials = max(0, trials - 1)
              WHERE id = ?1 AND epoch = ?2 AND status = 'running'",
         )?
         .execute(params![task, sql(epoch)])?;
@@ -167,42 +246,6 @@ pub(super) fn release(tx: &mut Tx<'_>, task: &str, epoch: u64) -> Outcome<()> {
         return Err(Error::Conflict { what }.into());
     }
     tx.moved(Some(Status::Running), Some(Status::Queued));
-    tx.changed(task);
-    tx.work();
-    Ok(())
-}
-
-/// Puts a dead letter back in the queue.
-pub(super) fn requeue(tx: &mut Tx<'_>, task: &str, now: u64) -> Outcome<()> {
-    let Some(standing) = standing(tx.connection, task)? else {
-        return Err(Error::NotFound { what: "task", id: task.to_owned() }.into());
-    };
-    if !standing.dead {
-        return Err(Error::Conflict { what: format!("task {task} is not a dead letter") }.into());
-    }
-    let old = format!("{task}.{}", standing.requeues + 1);
-    for table in ["journal", "effects"] {
-        let sql_text = format!("UPDATE {table} SET task = ?2 WHERE task = ?1");
-        tx.connection.prepare_cached(&sql_text)?.execute((task, &old))?;
-    }
-    let free = match &standing.owner.session {
-        Some(session) => !session::is_open(tx, &standing.owner.tenant, session)?,
-        None => true,
-    };
-    // Its wall time starts again.
-    let expires_at = standing.expires_at.map(|at| now.saturating_add(at.saturating_sub(standing.created_at)));
-    tx.connection
-        .prepare_cached(
-            "UPDATE tasks SET status = 'queued', due_at = ?2, requeues = requeues + 1, dead = 0, seq = 0, claims = 0,
-               result = NULL, error_code = NULL, error_message = NULL, waiting = NULL, tokens_input = 0,
-               tokens_cache_read = 0, tokens_cache_write = 0, tokens_output = 0, tokens_reasoning = 0,
-               cost_nano_usd = 0, steps = 0, tool_calls = 0, started_at = NULL, updated_at = ?3, finished_at = NULL,
-               expires_at = ?4
-             WHERE n = ?1",
-        )?
-        .execute(params![standing.n, free.then(|| sql(now)), sql(now), expires_at.map(sql)])?;
-    tx.moved(None, Some(Status::Queued));
-    tx.dead(-1);
     tx.changed(task);
     tx.work();
     Ok(())

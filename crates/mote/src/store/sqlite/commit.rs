@@ -5,13 +5,13 @@
 use rusqlite::params;
 use sha2::{Digest, Sha256};
 
-use super::budget;
 use super::row::{Standing, sql, standing};
 use super::sandbox;
-use super::session::{self, Addition};
+use super::session;
 use super::writer::{Outcome, Tx};
-use crate::limits::STORE_INLINE_BYTES;
-use crate::model::Usage;
+use super::{budget, claim};
+use crate::cloudevent::OutcomeUnknown;
+use crate::limits::{CLAIMS_TOGETHER_MAX, STORE_INLINE_BYTES};
 use crate::store::{Batch, Commit, CommitError, EffectOp, Error, NewEntry, OutboxMessage, Status, StatusChange};
 
 /// What of a batch is encoded before it comes to the writer.
@@ -70,14 +70,16 @@ pub(super) fn apply(tx: &mut Tx<'_>, commit: &Commit, prepared: &Prepared) -> Ou
         tx.connection.prepare_cached("DELETE FROM mail WHERE id = ?1 AND task = ?2")?.execute(params![mail, task])?;
     }
     send(tx, task, &batch.outbox, commit.now)?;
-    let addition = Addition {
-        turn: prepared.turn.as_deref(),
-        usage: usage_since(&standing, batch.totals.usage),
-        cost_nano_usd: batch.totals.cost_nano_usd.saturating_sub(standing.cost_nano_usd),
-    };
-    session::add(tx, &standing.owner, task, &addition, commit.now)?;
+    if let Some(turn) = &prepared.turn {
+        session::add(tx, &standing.owner, task, turn, commit.now)?;
+    }
     let reservation = match (&batch.status, open) {
         (_, None) => None,
+        // A run that cannot go on was given up: its last call is not known to have cost nothing.
+        (StatusChange::Finished { dead: true, .. }, Some(_)) => {
+            budget::forfeit(tx, task, &standing, commit.now)?;
+            None
+        }
         (StatusChange::Finished { .. }, Some(open)) => {
             budget::release(tx, &open, commit.now)?;
             None
@@ -87,17 +89,6 @@ pub(super) fn apply(tx: &mut Tx<'_>, commit: &Commit, prepared: &Prepared) -> Ou
     update(tx, commit, &standing, reservation)?;
     tx.changed(task);
     Ok(())
-}
-
-fn usage_since(standing: &Standing, now: Usage) -> Usage {
-    let before = standing.usage;
-    Usage {
-        input: now.input.saturating_sub(before.input),
-        cache_read: now.cache_read.saturating_sub(before.cache_read),
-        cache_write: now.cache_write.saturating_sub(before.cache_write),
-        output: now.output.saturating_sub(before.output),
-        reasoning: now.reasoning.saturating_sub(before.reasoning),
-    }
 }
 
 fn append(tx: &Tx<'_>, commit: &Commit, prepared: &Prepared) -> Outcome<()> {
@@ -133,14 +124,14 @@ fn append(tx: &Tx<'_>, commit: &Commit, prepared: &Prepared) -> Outcome<()> {
 fn keep_effects(tx: &Tx<'_>, task: &str, effects: &[EffectOp], now: u64) -> Outcome<()> {
     for effect in effects {
         match effect {
-            EffectOp::Reserve { key, tool, class, attempt } => tx
+            EffectOp::Reserve { key, tool, class, attempt, step, call } => tx
                 .connection
                 .prepare_cached(
-                    "INSERT INTO effects (task, key, tool, class, attempt, outcome, at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, 'reserved', ?6)
+                    "INSERT INTO effects (task, key, tool, class, attempt, outcome, at, step, call)
+                     VALUES (?1, ?2, ?3, ?4, ?5, 'reserved', ?6, ?7, ?8)
                      ON CONFLICT (task, key) DO UPDATE SET attempt = ?5, outcome = 'reserved', at = ?6",
                 )?
-                .execute(params![task, key, tool, class, attempt, sql(now)])?,
+                .execute(params![task, key, tool, class, attempt, sql(now), step, call])?,
             EffectOp::Finalise { key, outcome } => tx
                 .connection
                 .prepare_cached("UPDATE effects SET outcome = ?3, at = ?4 WHERE task = ?1 AND key = ?2")?
@@ -150,8 +141,24 @@ fn keep_effects(tx: &Tx<'_>, task: &str, effects: &[EffectOp], now: u64) -> Outc
     Ok(())
 }
 
-/// A task goes to the dead letters: whatever it had under way may have been performed, and nobody asks again.
-pub(super) fn doubt_effects(tx: &Tx<'_>, task: &str, now: u64) -> Outcome<()> {
+/// A task goes to the dead letters: whatever it had under way may have been performed, and nobody asks again. The sink is
+/// told of each such call.
+pub(super) fn doubt_effects(tx: &mut Tx<'_>, task: &str, standing: &Standing, now: u64) -> Outcome<()> {
+    if let Some(agent) = tx.publisher {
+        let mut query = tx.connection.prepare_cached(
+            "SELECT tool, step, call FROM effects WHERE task = ?1 AND outcome = 'reserved' AND class <> 'read'
+             ORDER BY step, call",
+        )?;
+        let rows = query.query_map([task], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let doubtful: Vec<(String, u32, String)> = rows.collect::<Result<_, _>>()?;
+        let lives = standing.requeues + standing.resumes;
+        let message = |(tool, step, call): (String, u32, String)| {
+            let (owner, step) = (&standing.owner, step);
+            OutcomeUnknown { task, owner, step, call: &call, tool: &tool, arguments: None, lives }.message(agent, now)
+        };
+        let messages: Vec<OutboxMessage> = doubtful.into_iter().map(message).collect();
+        send(tx, task, &messages, now)?;
+    }
     tx.connection
         .prepare_cached(
             "UPDATE effects SET outcome = iif(class = 'read', 'failed', 'unknown'), at = ?2
@@ -217,10 +224,8 @@ fn update(tx: &mut Tx<'_>, commit: &Commit, standing: &Standing, reservation: Op
     tx.connection
         .prepare_cached(
             "UPDATE tasks SET status = ?2, due_at = iif(?3, ?4, due_at), worker = iif(?3, NULL, worker), seq = ?5,
-               claims = 0, waiting = ?6, reservation = ?7, result = ?8, error_code = ?9, error_message = ?10, dead = ?11,
-               tokens_input = ?12, tokens_cache_read = ?13, tokens_cache_write = ?14, tokens_output = ?15,
-               tokens_reasoning = ?16, cost_nano_usd = ?17, steps = ?18, tool_calls = ?19, updated_at = ?20,
-               finished_at = ?21
+               claims = 0, trials = 0, waiting = ?6, reservation = ?7, result = ?8, error_code = ?9,
+               error_message = ?10, dead = ?11, steps = ?12, tool_calls = ?13, updated_at = ?14, finished_at = ?15
              WHERE n = ?1",
         )?
         .execute(params![
@@ -235,23 +240,19 @@ fn update(tx: &mut Tx<'_>, commit: &Commit, standing: &Standing, reservation: Op
             rest.error.map(|error| &error.code),
             rest.error.map(|error| &error.message),
             rest.dead,
-            sql(totals.usage.input),
-            sql(totals.usage.cache_read),
-            sql(totals.usage.cache_write),
-            sql(totals.usage.output),
-            sql(totals.usage.reasoning),
-            sql(totals.cost_nano_usd),
             totals.steps,
             totals.tool_calls,
             sql(commit.now),
             finished.then(|| sql(commit.now)),
         ])?;
     tx.moved(Some(Status::Running), Some(rest.status));
-    if rest.due_at.flatten().is_some_and(|due| due <= sql(commit.now)) {
+    // A suspect that commits is none any more: its worker may take others again.
+    if rest.due_at.flatten().is_some_and(|due| due <= sql(commit.now)) || standing.claims > CLAIMS_TOGETHER_MAX {
         tx.work();
     }
     if rest.dead {
-        doubt_effects(tx, &commit.task, commit.now)?;
+        doubt_effects(tx, &commit.task, standing, commit.now)?;
+        claim::publish(tx, &commit.task, standing, true, commit.now)?;
     }
     if finished {
         tx.dead(i64::from(rest.dead));

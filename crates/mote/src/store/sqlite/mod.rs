@@ -12,6 +12,7 @@ mod connection;
 mod create;
 mod hold;
 mod list;
+mod lives;
 mod mail;
 mod owner;
 mod reader;
@@ -25,6 +26,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod workers;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -43,9 +45,9 @@ use self::submit::Submission;
 use self::watch::Watchers;
 use self::writer::{WhenFull, Writer};
 use super::{
-    Amount, BudgetLine, Claim, Commit, CommitError, Counts, Entry, Erase, Error, Filter, Held, Lease, Letter, MailRow,
-    NewSandbox, NewTask, OutboxMessage, Page, SandboxChange, SandboxRow, SandboxScope, Session, SessionPage, Store,
-    Submitted, Swept, Task,
+    Amount, BudgetLine, Claim, Commit, CommitError, Counts, EffectRow, Entry, Erase, Error, Filter, Held, Lease,
+    Letter, MailRow, NewSandbox, NewTask, OutboxMessage, Page, Presence, SandboxChange, SandboxRow, SandboxScope,
+    Session, SessionPage, Store, Submitted, Swept, Task,
 };
 use crate::clock::UnixMs;
 use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITE_FRESH, STORE_WRITER_CACHE_KIB};
@@ -222,6 +224,33 @@ impl Store for SqliteStore {
         self.writer.run("claim a task", WhenFull::Wait, move |tx| claim::claim_task(tx, &task, &lease, now)).await
     }
 
+    async fn begin_trial(&self, task: &str, epoch: u64) -> Result<(), Error> {
+        let task = task.to_owned();
+        self.writer.run("begin a trial", WhenFull::Wait, move |tx| claim::begin_trial(tx, &task, epoch)).await
+    }
+
+    async fn attend(&self, worker: &str) -> Result<Presence, Error> {
+        const DOING: &str = "note a worker";
+        let (folder, worker) = (workers::folder(&self.settings.path), worker.to_owned());
+        self.readers.run(DOING, move |_| workers::done(DOING, workers::attend(&folder, &worker))).await
+    }
+
+    async fn end_dead_leases(&self, now: UnixMs) -> Result<u64, Error> {
+        const DOING: &str = "look for dead workers";
+        let folder = workers::folder(&self.settings.path);
+        // On a reader's thread, which is there anyway.
+        let dead = self.readers.run(DOING, move |_| workers::done(DOING, workers::dead(&folder))).await?;
+        if dead.is_empty() {
+            return Ok(0);
+        }
+        let names: Vec<String> = dead.iter().map(|(name, _)| name.clone()).collect();
+        let work = move |tx: &mut writer::Tx<'_>| workers::end_leases(tx, &names, now);
+        let ended = self.writer.run("end a dead worker's leases", WhenFull::Wait, work).await?;
+        // Only now: until the leases have ended, the next look must find it again.
+        self.readers.run(DOING, move |_| workers::done(DOING, workers::forget(dead))).await?;
+        Ok(ended)
+    }
+
     async fn renew(&self, worker: &str, held: &[(String, u64)], until: UnixMs) -> Result<Vec<String>, Error> {
         let mut lost = Vec::new();
         // In pieces, so that ten thousand leases do not hold up everybody's commits.
@@ -306,7 +335,17 @@ impl Store for SqliteStore {
 
     async fn requeue(&self, task: &str, now: UnixMs) -> Result<(), Error> {
         let task = task.to_owned();
-        self.writer.run("requeue a task", WhenFull::Refuse, move |tx| claim::requeue(tx, &task, now)).await
+        self.writer.run("requeue a task", WhenFull::Refuse, move |tx| lives::rerun(tx, &task, now)).await
+    }
+
+    async fn resume(&self, task: &str, now: UnixMs) -> Result<(), Error> {
+        let task = task.to_owned();
+        self.writer.run("resume a task", WhenFull::Refuse, move |tx| lives::resume(tx, &task, now)).await
+    }
+
+    async fn effects(&self, task: &str) -> Result<Vec<EffectRow>, Error> {
+        let task = task.to_owned();
+        self.readers.run("read effects", move |connection| lives::effects(connection, &task)).await
     }
 
     async fn erase(&self, what: Erase) -> Result<u64, Error> {

@@ -1,4 +1,4 @@
--- Version 5: listing by date, deleting one task, and secrets that the processes of one store share.
+-- Version 6: listing by date, deleting one task, and secrets that the processes of one store share.
 
 CREATE INDEX tasks_created ON tasks (created_at);
 

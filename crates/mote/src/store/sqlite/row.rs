@@ -8,18 +8,20 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::model::Usage;
-use crate::store::{Owner, Status, Task, TaskError};
+use crate::store::{Owner, Status, Task, TaskError, Uncertain};
 
 /// The columns that [`task`] reads, in its order.
 pub(super) const TASK: &str = "id, tenant, user, session, labels, status, request, epoch, seq, result, error_code, \
      error_message, waiting, dead, tokens_input, tokens_cache_read, tokens_cache_write, tokens_output, \
-     tokens_reasoning, cost_nano_usd, steps, tool_calls, created_at, started_at, updated_at, finished_at, expires_at";
+     tokens_reasoning, cost_nano_usd, steps, tool_calls, created_at, started_at, updated_at, finished_at, expires_at, \
+     uncertain_input, uncertain_output, uncertain_nano_usd, requeues + resumes AS lives";
 /// The same without the request, which may be large and which a listing does not show.
 pub(super) const TASK_LISTED: &str = "id, tenant, user, session, labels, status, '' AS request, epoch, seq, result, \
      error_code, error_message, waiting, dead, tokens_input, tokens_cache_read, tokens_cache_write, tokens_output, \
-     tokens_reasoning, cost_nano_usd, steps, tool_calls, created_at, started_at, updated_at, finished_at, expires_at";
+     tokens_reasoning, cost_nano_usd, steps, tool_calls, created_at, started_at, updated_at, finished_at, expires_at, \
+     uncertain_input, uncertain_output, uncertain_nano_usd, requeues + resumes AS lives";
 /// How many they are.
-pub(super) const TASK_COLUMNS: usize = 27;
+pub(super) const TASK_COLUMNS: usize = 31;
 
 /// A number as SQLite keeps it: 63 bits; more is as good as never.
 pub(super) fn sql(value: u64) -> i64 {
@@ -78,6 +80,11 @@ pub(super) fn usage(row: &Row<'_>, first: usize) -> rusqlite::Result<Usage> {
     })
 }
 
+/// Three columns of what is uncertain from `first` on.
+pub(super) fn uncertain(row: &Row<'_>, first: usize) -> rusqlite::Result<Uncertain> {
+    Ok(Uncertain { input: number(row, first)?, output: number(row, first + 1)?, nano_usd: number(row, first + 2)? })
+}
+
 /// A task from the columns of [`TASK`].
 pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
     let labels: BTreeMap<String, String> = json(row, 4)?;
@@ -98,6 +105,8 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
         dead: row.get(13)?,
         usage: usage(row, 14)?,
         cost_nano_usd: number(row, 19)?,
+        uncertain: uncertain(row, 27)?,
+        lives: small(row, 30)?,
         steps: small(row, 20)?,
         tool_calls: small(row, 21)?,
         created_at: number(row, 22)?,
@@ -120,20 +129,21 @@ pub(super) struct Standing {
     pub(super) epoch: u64,
     pub(super) seq: u64,
     pub(super) reservation: Option<String>,
-    pub(super) usage: Usage,
-    pub(super) cost_nano_usd: u64,
+    /// Whether that of a dead letter was booked when it was given up.
+    pub(super) forfeited: bool,
     pub(super) created_at: u64,
     pub(super) expires_at: Option<u64>,
     pub(super) dead: bool,
     pub(super) requeues: u32,
+    pub(super) resumes: u32,
+    pub(super) claims: u32,
 }
 
 /// Reads a task's standing.
 pub(super) fn standing(connection: &Connection, id: &str) -> rusqlite::Result<Option<Standing>> {
     let mut query = connection.prepare_cached(
-        "SELECT n, tenant, user, session, labels, status, due_at, epoch, seq, reservation, tokens_input,
-           tokens_cache_read, tokens_cache_write, tokens_output, tokens_reasoning, cost_nano_usd, created_at,
-           expires_at, dead, requeues
+        "SELECT n, tenant, user, session, labels, status, due_at, epoch, seq, reservation, forfeited, created_at,
+           expires_at, dead, requeues, resumes, claims
          FROM tasks WHERE id = ?1",
     )?;
     let read = |row: &Row<'_>| {
@@ -148,12 +158,13 @@ pub(super) fn standing(connection: &Connection, id: &str) -> rusqlite::Result<Op
             epoch: number(row, 7)?,
             seq: number(row, 8)?,
             reservation: row.get(9)?,
-            usage: usage(row, 10)?,
-            cost_nano_usd: number(row, 15)?,
-            created_at: number(row, 16)?,
-            expires_at: maybe(row, 17)?,
-            dead: row.get(18)?,
-            requeues: small(row, 19)?,
+            forfeited: row.get(10)?,
+            created_at: number(row, 11)?,
+            expires_at: maybe(row, 12)?,
+            dead: row.get(13)?,
+            requeues: small(row, 14)?,
+            resumes: small(row, 15)?,
+            claims: small(row, 16)?,
         })
     };
     query.query_row([id], read).optional()

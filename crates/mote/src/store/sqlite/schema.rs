@@ -19,6 +19,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("sandboxes.sql"),
     include_str!("agent.sql"),
     include_str!("hold.sql"),
+    include_str!("accounts.sql"),
     include_str!("operators.sql"),
 ];
 

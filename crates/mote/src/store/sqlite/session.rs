@@ -5,12 +5,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::row::{self, TASK, json, native, number, sql, usage};
+use super::row::{self, TASK, json, native, number, sql, uncertain, usage};
 use super::writer::{Outcome, Tx};
 use crate::limits::{CONTEXT_UNITS, PAGE_MAX};
 use crate::message::{Message, Role};
-use crate::model::Usage;
-use crate::store::{Error, NewTask, Owner, Session, SessionPage, Status, Task};
+use crate::store::{Error, NewTask, Owner, Session, SessionPage, Task};
 
 /// A new task comes to its session: whether the session is free.
 pub(super) fn enter(tx: &Tx<'_>, task: &NewTask, session: &str) -> Outcome<bool> {
@@ -36,10 +35,11 @@ pub(super) fn admit(tx: &Tx<'_>, tenant: &str, session: &str, within: u64) -> Ou
     let Some(head) = head(tx.connection, tenant, session)? else { return Ok(()) };
     let open = "SELECT count(*) FROM tasks WHERE tenant = ?1 AND session = ?2 AND finished_at IS NULL";
     let open = tx.connection.prepare_cached(open)?.query_row((tenant, session), |row| row.get(0).map(native))?;
-    if head.status != Status::Waiting && open < within {
+    let rests = head.rests();
+    if !rests && open < within {
         return Ok(());
     }
-    let waiting = head.waiting.filter(|_| head.status == Status::Waiting);
+    let waiting = head.waiting.filter(|_| rests);
     Err(Error::SessionBusy { session: session.to_owned(), task: head.id, waiting, open }.into())
 }
 
@@ -69,48 +69,16 @@ pub(super) fn leave(tx: &mut Tx<'_>, owner: &Owner, now: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// What a commit adds to its session.
-pub(super) struct Addition<'a> {
-    /// Messages of a finished turn, encoded; `None` while it goes on.
-    pub(super) turn: Option<&'a [String]>,
-    /// Tokens since the last commit.
-    pub(super) usage: Usage,
-    /// Nano-USD since the last commit.
-    pub(super) cost_nano_usd: u64,
-}
-
-/// Books a commit on its session.
-pub(super) fn add(tx: &Tx<'_>, owner: &Owner, task: &str, addition: &Addition<'_>, now: u64) -> Outcome<()> {
+/// Adds a finished turn's messages, encoded.
+pub(super) fn add(tx: &Tx<'_>, owner: &Owner, task: &str, messages: &[String], now: u64) -> Outcome<()> {
     let Some(session) = &owner.session else { return Ok(()) };
-    let messages = addition.turn.unwrap_or_default();
-    if addition.turn.is_none() && addition.usage == Usage::default() && addition.cost_nano_usd == 0 {
-        return Ok(());
-    }
     let last: i64 = tx
         .connection
         .prepare_cached(
-            "UPDATE sessions SET turns = turns + ?3, messages = messages + ?4, tokens_input = tokens_input + ?5,
-               tokens_cache_read = tokens_cache_read + ?6, tokens_cache_write = tokens_cache_write + ?7,
-               tokens_output = tokens_output + ?8, tokens_reasoning = tokens_reasoning + ?9,
-               cost_nano_usd = cost_nano_usd + ?10, updated_at = max(updated_at, ?11)
+            "UPDATE sessions SET turns = turns + 1, messages = messages + ?3, updated_at = max(updated_at, ?4)
              WHERE tenant = ?1 AND id = ?2 RETURNING messages",
         )?
-        .query_row(
-            params![
-                owner.tenant,
-                session,
-                i64::from(addition.turn.is_some()),
-                sql(messages.len() as u64),
-                sql(addition.usage.input),
-                sql(addition.usage.cache_read),
-                sql(addition.usage.cache_write),
-                sql(addition.usage.output),
-                sql(addition.usage.reasoning),
-                sql(addition.cost_nano_usd),
-                sql(now),
-            ],
-            |row| row.get(0),
-        )?;
+        .query_row(params![owner.tenant, session, sql(messages.len() as u64), sql(now)], |row| row.get(0))?;
     let mut insert = tx.connection.prepare_cached(
         "INSERT INTO session_messages (tenant, session, n, task, message) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
@@ -128,7 +96,7 @@ pub(super) fn add(tx: &Tx<'_>, owner: &Owner, task: &str, addition: &Addition<'_
 
 /// The columns that [`summary`] reads, in its order.
 const SESSION: &str = "s.user, s.turns, s.tokens_input, s.tokens_cache_read, s.tokens_cache_write, s.tokens_output, \
-     s.tokens_reasoning, s.cost_nano_usd, s.created_at, s.updated_at, \
+     s.tokens_reasoning, s.cost_nano_usd, s.created_at, s.updated_at, s.uncertain_input, s.uncertain_output, s.uncertain_nano_usd, \
      (SELECT t.id FROM tasks t WHERE t.tenant = s.tenant AND t.session = s.id AND t.finished_at IS NULL \
         AND t.status IN ('running', 'waiting') LIMIT 1)";
 
@@ -140,9 +108,10 @@ fn summary(row: &Row<'_>, tenant: String, id: String) -> rusqlite::Result<Sessio
         user: row.get(0)?,
         messages: Vec::new(),
         turns: number(row, 1)?,
-        active_task: row.get(10)?,
+        active_task: row.get(13)?,
         usage: usage(row, 2)?,
         cost_nano_usd: row.get(7).map(native)?,
+        uncertain: uncertain(row, 10)?,
         created_at: number(row, 8)?,
         updated_at: number(row, 9)?,
     })
@@ -167,7 +136,7 @@ pub(super) fn list(
     // One more than asked for tells whether there is a next page.
     let more = sql(limit as u64) + 1;
     let rows = query.query_map(params![after_tenant, after_id, tenant, user, more], |row| {
-        let (tenant, id) = (row.get(11)?, row.get(12)?);
+        let (tenant, id) = (row.get(14)?, row.get(15)?);
         summary(row, tenant, id)
     })?;
     let mut sessions = rows.collect::<Result<Vec<_>, _>>()?;

@@ -14,6 +14,9 @@ use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_QUEUE};
 struct Noon;
 
 impl Clock for Noon {
+    fn boot_ms(&self) -> u64 {
+        self.now_ms()
+    }
     fn now_ms(&self) -> UnixMs {
         1_795_262_691_007
     }
@@ -89,7 +92,7 @@ fn the_filter_holds_by_target() {
 #[test]
 fn text_is_short_and_cannot_steer_a_terminal() {
     let text = logged("info", Format::Text, false, || tracing::info!(who = "a\u{1b}[2Jb", n = 1, "hello\nworld"));
-    assert_eq!(text, "12:04:51.007 INFO  hello world n=1 who=a [2Jb\n");
+    assert_eq!(text, "12:04:51.007Z INFO  hello world n=1 who=a [2Jb\n");
 }
 
 #[test]

@@ -77,7 +77,9 @@ pub(super) struct Families {
     pub(super) model_duration: Histograms<ModelOutcome>,
     pub(super) model_first_token: Histograms<ModelLabels>,
     pub(super) tokens: Family<TokenLabels, Counter>,
+    pub(super) tokens_uncertain: Family<TokenLabels, Counter>,
     pub(super) cost: Counter<f64, AtomicU64>,
+    pub(super) cost_uncertain: Counter<f64, AtomicU64>,
     pub(super) retries: Family<Name, Counter>,
     pub(super) circuit: Family<ModelLabels, Gauge>,
     pub(super) tool_calls: Family<ToolOutcome, Counter>,
@@ -132,7 +134,9 @@ impl Families {
             model_duration: Family::new_with_constructor(call_seconds),
             model_first_token: Family::new_with_constructor(call_seconds),
             tokens: Family::default(),
+            tokens_uncertain: Family::default(),
             cost: Counter::default(),
+            cost_uncertain: Counter::default(),
             retries: Family::default(),
             circuit: Family::default(),
             tool_calls: Family::default(),
@@ -181,7 +185,11 @@ impl Families {
         to.register_with_unit("mote_model_first_token", help, Unit::Seconds, self.model_first_token.clone());
         let help = "Tokens; input includes cache_read and cache_write, output includes reasoning";
         to.register("mote_model_tokens", help, self.tokens.clone());
+        let help = "Tokens that calls may have used of which nobody said it: lost, cut off, failed";
+        to.register("mote_model_tokens_uncertain", help, self.tokens_uncertain.clone());
         to.register("mote_cost_usd", "Money spent on model calls at configured prices", self.cost.clone());
+        let help = "Money that calls may have cost of which nobody said it";
+        to.register("mote_cost_uncertain_usd", help, self.cost_uncertain.clone());
         to.register("mote_retries", "Calls that were tried again", self.retries.clone());
         let help = "Circuit breaker of a model endpoint: 0 closed, 1 half open, 2 open";
         to.register("mote_model_circuit_state", help, self.circuit.clone());

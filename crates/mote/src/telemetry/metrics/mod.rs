@@ -19,7 +19,7 @@ pub use declare::Known;
 
 use crate::clock::UnixMs;
 use crate::model::{ErrorKind, Usage};
-use crate::store::Counts;
+use crate::store::{Counts, Spending};
 use crate::tools::{Failure, FailureKind, Output};
 use families::{Families, HttpLabels, ModelLabels, ModelOutcome, TokenLabels, ToolLabels, ToolOutcome, name};
 
@@ -55,6 +55,7 @@ pub struct Metrics {
     families: Families,
     /// Exact, because a sum of doubles would drift.
     cost_nano_usd: AtomicU64,
+    cost_uncertain_nano_usd: AtomicU64,
 }
 
 impl Metrics {
@@ -67,7 +68,7 @@ impl Metrics {
         #[allow(clippy::cast_precision_loss)]
         let start_time = started as f64 / 1000.0;
         registry.register_collector(Box::new(process::Process { start_time }));
-        Self { registry, families, cost_nano_usd: AtomicU64::new(0) }
+        Self { registry, families, cost_nano_usd: AtomicU64::new(0), cost_uncertain_nano_usd: AtomicU64::new(0) }
     }
 
     /// The exposition in the Prometheus text format ([`PROMETHEUS_TEXT`]).
@@ -148,6 +149,24 @@ impl Metrics {
     pub fn model_first_token(&self, provider: &str, model: &str, delay: Duration) {
         let labels = ModelLabels { provider: provider.to_owned(), model: model.to_owned() };
         self.families.model_first_token.get_or_create(&labels).observe(delay.as_secs_f64());
+    }
+
+    /// A model call was settled: what it used and cost, or is taken to.
+    pub fn spent(&self, provider: &str, spending: &Spending) {
+        let (usage, model) = (&spending.usage, &spending.model);
+        if !spending.uncertain {
+            self.tokens(provider, model, usage);
+            self.cost(spending.nano_usd);
+            return;
+        }
+        for (kind, tokens) in [("input", usage.input), ("output", usage.output)] {
+            let labels = TokenLabels { provider: provider.to_owned(), model: model.clone(), r#type: kind };
+            self.families.tokens_uncertain.get_or_create(&labels).inc_by(tokens);
+        }
+        let nano_usd = spending.nano_usd;
+        let total = self.cost_uncertain_nano_usd.fetch_add(nano_usd, Ordering::Relaxed).saturating_add(nano_usd);
+        #[allow(clippy::cast_precision_loss, reason = "as of `cost`")]
+        self.families.cost_uncertain.inner().store((total as f64 / 1e9).to_bits(), Ordering::Relaxed);
     }
 
     /// Tokens that were used. `input` counts cached tokens too, `output` reasoning too, as [`Usage`] does.
@@ -293,6 +312,8 @@ fn model_error(kind: ErrorKind) -> &'static str {
         ErrorKind::RateLimited => "rate_limited",
         ErrorKind::Overloaded => "overloaded",
         ErrorKind::Broken => "broken",
+        ErrorKind::Aborted => "aborted",
+        ErrorKind::EmptyReply => "empty_reply",
         ErrorKind::TimedOut => "timed_out",
         ErrorKind::ContextLength => "context_length",
         ErrorKind::Rejected => "rejected",

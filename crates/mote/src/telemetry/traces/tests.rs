@@ -97,6 +97,7 @@ fn request() -> Request {
         task: "task_1".to_owned(),
         step: 1,
         attempt: 1,
+        exhausted: 0,
         traceparent: None,
     }
 }
@@ -125,6 +126,9 @@ fn record_a_run(tracer: &Tracer, traceparent: Option<&str>) {
         message: String::new(),
         retry_after: None,
         alternative: false,
+        place: 0,
+        began: false,
+        usage: None,
         answer: model::Answer::default(),
     };
     run.model_call("openai", "gpt", "https://api.example/v1", &request()).end(Err(&error), None);

@@ -18,6 +18,7 @@ use reqwest::Url;
 
 pub use client::{Clients, Policy};
 
+use super::lease::SendError;
 use super::policy::hosts::Allowlist;
 use super::policy::network;
 use super::{Effect, Failure, FailureKind, Invocation, Output, Tool};
@@ -126,7 +127,10 @@ impl Http {
             let attempt = async {
                 self.vet(&hop.url)?;
                 let request = self.recipe.request(&client, &hop, invocation, own);
-                request.send().await.map_err(|error| self.send_failure(&hop.url, error))
+                invocation.lease.send(request).await.map_err(|error| match error {
+                    SendError::Client(error) => self.send_failure(&hop.url, error),
+                    SendError::LeaseLost(lost) => self.failure(FailureKind::NotSent, lost.to_string()),
+                })
             };
             let response = attempt.await.map_err(|failure| after_effect(failure, performed))?;
             match self.next(&hop, &response) {

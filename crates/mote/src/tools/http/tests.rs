@@ -127,6 +127,7 @@ fn invocation(arguments: Value) -> Invocation {
         key: "abc123".to_owned(),
         arguments,
         attempt: 1,
+        lease: crate::tools::LeaseGuard::always(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
     }
 }

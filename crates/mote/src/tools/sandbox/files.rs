@@ -21,7 +21,7 @@ pub(super) async fn read(work: &Work<'_>) -> Worked {
     let offset = work.number("offset").unwrap_or(0);
     // One more byte than is shown tells whether there is more.
     let query = format!("&offset={offset}&length={}", length + 1);
-    let response = daemon.send(work.file(Method::GET, "", &query)?.timeout(SANDBOX_GRACE)).await?;
+    let response = work.send(work.file(Method::GET, "", &query)?.timeout(SANDBOX_GRACE)).await?;
     let (mut bytes, _) = daemon.bytes(response, length + 1).await?;
     let more = bytes.len() > length;
     bytes.truncate(length);
@@ -49,7 +49,7 @@ pub(super) async fn list(work: &Work<'_>) -> Worked {
     let daemon = &work.sandboxes.daemon;
     let depth = work.number("depth").unwrap_or(1);
     let request = work.file(Method::GET, "/list", &format!("&depth={depth}"))?.timeout(SANDBOX_GRACE);
-    let response = daemon.send(request).await?;
+    let response = work.send(request).await?;
     let (bytes, more) = daemon.bytes(response, SANDBOX_LISTING_BYTES_MAX).await?;
     if more {
         return Ok(Answer::refused("there are too many entries: list fewer levels, or a directory below"));
@@ -100,12 +100,12 @@ pub(super) async fn write(work: &Work<'_>) -> Worked {
 async fn put(work: &Work<'_>, query: &str, content: String) -> Result<Entry, super::Trouble> {
     let daemon = &work.sandboxes.daemon;
     let request = work.file(Method::PUT, "", query)?.body(content).timeout(SANDBOX_GRACE);
-    daemon.json(daemon.send(request).await?, SANDBOX_ANSWER_BYTES_MAX).await
+    daemon.json(work.send(request).await?, SANDBOX_ANSWER_BYTES_MAX).await
 }
 
 pub(super) async fn edit(work: &Work<'_>) -> Worked {
     let daemon = &work.sandboxes.daemon;
-    let response = daemon.send(work.file(Method::GET, "", "")?.timeout(SANDBOX_GRACE)).await?;
+    let response = work.send(work.file(Method::GET, "", "")?.timeout(SANDBOX_GRACE)).await?;
     let (bytes, more) = daemon.bytes(response, SANDBOX_EDIT_BYTES_MAX).await?;
     if more {
         let message = format!("the file is longer than {SANDBOX_EDIT_BYTES_MAX} bytes: edit it with a program");

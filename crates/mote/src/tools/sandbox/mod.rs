@@ -25,7 +25,7 @@ pub use home::Sandboxes;
 use self::client::{Trouble, segment};
 use self::definition::Kind;
 use self::home::{Homeless, Place};
-use super::{Effect, Failure, FailureKind, Invocation, Output, Tool, key};
+use super::{Effect, Failure, FailureKind, Invocation, Output, SendError, Tool, key};
 use crate::limits::{SANDBOX_CREATE_WAIT, SANDBOX_GRACE};
 use crate::model::ToolDefinition;
 
@@ -131,6 +131,20 @@ impl Work<'_> {
         let path = format!("/v1/sandboxes/{}/{below}", segment(&self.place.id));
         let http = self.sandboxes.http(self.fresh)?;
         Ok(home::traced(self.sandboxes.daemon.request(&http, method, &path), self.invocation))
+    }
+
+    /// Sends a request while the worker holds the task; an answer that is no success is trouble.
+    async fn send(&self, request: RequestBuilder) -> Result<reqwest::Response, Trouble> {
+        let daemon = &self.sandboxes.daemon;
+        match self.invocation.lease.send(request).await {
+            Ok(response) if response.status().is_success() => Ok(response),
+            Ok(response) => Err(daemon.refusal(response).await),
+            Err(SendError::Client(error)) => Err(daemon.unreachable(&error)),
+            Err(SendError::LeaseLost(lost)) => {
+                let (base, reason) = (daemon.base().to_owned(), lost.to_string());
+                Err(Trouble::Unreachable { base, reason, sent: false })
+            }
+        }
     }
 
     /// A request about the file that the call names.

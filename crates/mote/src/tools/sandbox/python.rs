@@ -55,7 +55,7 @@ pub(super) async fn run(work: &Work<'_>) -> Worked {
     let millis = u64::try_from(work.timeout().as_millis()).unwrap_or(u64::MAX);
     let cell = json!({"code": work.argument("code"), "language": "python", "timeout_ms": millis});
     let request = work.request(Method::POST, "code/execute")?.json(&cell).timeout(work.timeout() + SANDBOX_GRACE);
-    let response = work.sandboxes.daemon.send(request).await?;
+    let response = work.send(request).await?;
     let cell = follow(work, response).await?;
     if !cell.ended {
         return Err(work.sandboxes.daemon.broken("it ended before the code did"));

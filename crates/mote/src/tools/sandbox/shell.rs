@@ -28,7 +28,7 @@ pub(super) async fn run(work: &Work<'_>) -> Worked {
     };
     let request = work.request(Method::POST, "exec")?.json(&exec).timeout(work.timeout() + SANDBOX_GRACE);
     let daemon = &work.sandboxes.daemon;
-    let response = daemon.send(request).await?;
+    let response = work.send(request).await?;
     let most = 2 * ESCAPED * output_max + SANDBOX_ANSWER_BYTES_MAX;
     let result: ExecResult = daemon.json(response, most).await?;
     Ok(told(&result, output_max))
