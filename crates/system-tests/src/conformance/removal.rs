@@ -112,6 +112,36 @@ pub async fn a_user_is_erased_and_others_stay(bench: &dyn Bench) {
     assert_eq!(shared.user, None);
 }
 
+/// A deleted task leaves nothing but what it cost; one that runs is not deleted, nor is another tenant's.
+pub async fn a_task_is_deleted_and_its_session_goes_with_the_last(bench: &dyn Bench) {
+    let store = bench.open().await;
+    for id in ["a", "b"] {
+        start(&*store, NewTask { idempotency: Some(key(id, 1)), ..turn(id, "s") }).await;
+        let delete = Erase::Task { tenant: None, task: id.to_owned(), now: NOW };
+        assert!(matches!(store.erase(delete).await.unwrap_err(), Error::Conflict { .. }), "it runs");
+        let mut work = batch(completed());
+        work.entries = vec![entry("said")];
+        work.session = Some(SessionTurn { messages: vec![Message::text(Role::User, id)] });
+        commit(&*store, id, 0, work).await.unwrap();
+    }
+    let delete = |tenant: Option<&str>, id: &str| Erase::Task {
+        tenant: tenant.map(str::to_owned),
+        task: id.to_owned(),
+        now: NOW,
+    };
+    assert_eq!(store.erase(delete(Some("acme"), "a")).await.unwrap(), 0);
+    assert_eq!(store.erase(delete(Some(""), "a")).await.unwrap(), 1);
+    assert_eq!(store.task(None, "a").await.unwrap(), None);
+    assert!(store.journal("a", 0, 8).await.unwrap().is_empty());
+    let left = store.session("", "s").await.unwrap().unwrap();
+    assert_eq!(left.messages, [Message::text(Role::User, "b")], "the others' words stay");
+    // Its key is free.
+    store.submit(NewTask { idempotency: Some(key("a", 9)), ..task("c") }).await.unwrap();
+    assert_eq!(store.erase(delete(None, "b")).await.unwrap(), 1);
+    assert_eq!(store.session("", "s").await.unwrap(), None);
+    assert_eq!(store.erase(delete(None, "b")).await.unwrap(), 0);
+}
+
 /// What a worker holds cannot be pulled from under it.
 pub async fn nothing_is_erased_while_a_task_runs(bench: &dyn Bench) {
     let store = bench.open().await;
