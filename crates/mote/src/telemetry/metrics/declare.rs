@@ -11,6 +11,7 @@ const BUDGET_LINES: [&str; 5] = ["run", "agent", "tenant", "user", "session"];
 const OVERLOADS: [&str; 2] = ["runs", "queued_tasks"];
 const RETRIED: [&str; 2] = ["model", "tool"];
 const TOKENS: [&str; 5] = ["input", "cache_read", "cache_write", "output", "reasoning"];
+const TOKENS_UNCERTAIN: [&str; 2] = ["input", "output"];
 const TOOL_OUTCOMES: [&str; 8] = ["ok", "error", "not_sent", "refused", "unknown", "forbidden", "timeout", "invalid"];
 const SPANS: [&str; 3] = ["exported", "dropped", "failed"];
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
@@ -45,6 +46,10 @@ impl Metrics {
             for kind in TOKENS {
                 let (provider, model) = ((*provider).to_owned(), (*model).to_owned());
                 drop(families.tokens.get_or_create(&TokenLabels { provider, model, r#type: kind }));
+            }
+            for kind in TOKENS_UNCERTAIN {
+                let (provider, model) = ((*provider).to_owned(), (*model).to_owned());
+                drop(families.tokens_uncertain.get_or_create(&TokenLabels { provider, model, r#type: kind }));
             }
         }
         for tool in &known.tools {
