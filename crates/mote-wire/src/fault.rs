@@ -47,8 +47,8 @@ const BAD_OUTPUT: [&str; 4] =
 
 impl<'a> Fault<'a> {
     /// Reads an error's body: `{"error": {…}}` (Anthropic, OpenAI), `[{"error": {…}}]` (Gemini), `{"error": "…"}` (Ollama),
-    /// `{"error": "…", "code": "…"}` (xAI), `{"errors": [{…}]}`, `{"object": "error", "message": …}` (vLLM), or `{"detail": …}` at
-    /// the top. Of anything else, nothing is known.
+    /// `{"error": "…", "code": "…"}` (xAI), `{"errors": [{…}]}`, `{"object": "error", "message": …}` (vLLM), or
+    /// `{"detail": …}` at the top. Of anything else, nothing is known.
     #[must_use]
     pub fn parse(body: &'a str) -> Self {
         Value::parse(body).map(|value| Self::read(&value)).unwrap_or_default()

@@ -45,7 +45,7 @@ pub use waits::PostError;
 use crate::clock::{SharedClock, UnixMs, new_id};
 use crate::config::Agent;
 use crate::context;
-use crate::limits::{CALLS_PER_TURN, CONTEXT_UNITS, QUEUED_TASKS_MAX};
+use crate::limits::{CALLS_PER_TURN, CONTEXT_UNITS, QUEUED_TASKS_MAX, SESSION_RUNS_MAX};
 use crate::message::Message;
 use crate::model::{Delta, Provider, ToolDefinition};
 use crate::store::{self, IdempotencyKey, NewTask, Owner, Status, Store, Submitted, Task};
@@ -302,6 +302,20 @@ impl Runner {
     /// # Errors
     /// [`SubmitError`]; nothing was submitted then.
     pub async fn submit(&self, submission: Submission, at_once: bool) -> Result<Accepted, SubmitError> {
+        let turn_within = at_once.then_some(SESSION_RUNS_MAX);
+        self.submit_in_turn(submission, at_once, turn_within).await
+    }
+
+    /// [`Self::submit`] that says how long the queue of its session may be: `None` takes any place in it.
+    ///
+    /// # Errors
+    /// [`SubmitError`], with [`store::Error::SessionBusy`] among them; nothing was submitted then.
+    pub async fn submit_in_turn(
+        &self,
+        submission: Submission,
+        at_once: bool,
+        turn_within: Option<u64>,
+    ) -> Result<Accepted, SubmitError> {
         let shared = &self.shared;
         self.admit(&submission)?;
         let place = if at_once {
@@ -337,6 +351,7 @@ impl Runner {
             idempotency: self.idempotency(&submission, now),
             claim: claim.map(|(lease, _)| lease),
             first: prepared.as_ref().map(|prepared| prepared.batch.clone()),
+            turn_within,
         };
         shared.submitting(&new.id);
         crate::crash::point("submit.before");
@@ -432,18 +447,6 @@ impl Runner {
         let ttl = request::millis(self.shared.agent.server.idempotency_ttl);
         let fingerprint = request::fingerprint(submission);
         Some(IdempotencyKey { route, key, fingerprint, expires_at: now.saturating_add(ttl) })
-    }
-
-    /// Cancels, answers or signals a task: durable when this returns. An answer is compared with what the task asks, as far
-    /// as that is known here: a run that another process drives, and one that is just being written, take it as it is.
-    ///
-    /// # Errors
-    /// The store's (the task does not exist, is over, or has too much unread mail), or that it asks nothing that this answers.
-    pub async fn post(&self, task: &str, mail: store::Mail) -> Result<(), PostError> {
-        let most = self.shared.admit_mail(task, &mail).await?;
-        self.shared.store.post(task, mail, self.now(), most).await?;
-        self.shared.holdings.ring(task);
-        Ok(())
     }
 
     /// The run's current text and the deltas that follow, if it is under way in this process.

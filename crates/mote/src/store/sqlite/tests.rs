@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::limits::{CLAIMS_TOGETHER_MAX, MAIL_MAX, TRIALS_MAX};
-use crate::store::{Batch, NewEntry, Owner, Status, StatusChange, Totals};
+use crate::store::{Batch, Mail, NewEntry, Owner, Status, StatusChange, Totals};
 
 fn new_task(id: &str) -> NewTask {
     NewTask {
@@ -19,6 +19,7 @@ fn new_task(id: &str) -> NewTask {
         idempotency: None,
         claim: None,
         first: None,
+        turn_within: None,
     }
 }
 
@@ -269,6 +270,42 @@ async fn erased_text_is_not_left_in_the_file() {
     drop(store);
     let bytes = std::fs::read(dir.path().join("store.db")).unwrap();
     assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+}
+
+#[tokio::test]
+async fn what_a_deleted_task_cost_stays_without_its_owner_for_the_retention() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let first = Batch {
+        budget: vec![crate::store::BudgetOp::Settle(crate::store::Spending {
+            step: 1,
+            model: "m".to_owned(),
+            usage: crate::model::Usage::default(),
+            nano_usd: 9,
+            uncertain: false,
+        })],
+        ..batch(StatusChange::Finished { status: Status::Completed, result: None, error: None, dead: false })
+    };
+    let owner = Owner { user: Some("ada".to_owned()), session: Some("s".to_owned()), ..Owner::default() };
+    let task = NewTask { owner, claim: Some(lease(9_000)), first: Some(first), ..new_task("a") };
+    store.submit(task).await.unwrap();
+    let delete = crate::store::Erase::Task { tenant: None, task: "a".to_owned(), now: 5_000 };
+    assert_eq!(store.erase(delete).await.unwrap(), 1);
+    let rows = || {
+        let connection = Connection::open(dir.path().join("store.db")).unwrap();
+        let mut query = connection
+            .prepare(
+                "SELECT task || ' ' || nano_usd || ' ' || ifnull(user, '-') || ' ' || ifnull(session, '-') FROM ledger",
+            )
+            .unwrap();
+        let found = query.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        found.collect::<Result<Vec<_>, _>>().unwrap()
+    };
+    assert_eq!(rows(), ["a 9 - -"]);
+    store.sweep(5_000, 6_000, 9).await.unwrap();
+    assert_eq!(rows().len(), 1, "kept for the retention, from its deletion on");
+    store.sweep(5_001, 6_000, 9).await.unwrap();
+    assert!(rows().is_empty());
 }
 
 #[tokio::test]
