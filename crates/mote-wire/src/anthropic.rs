@@ -1,17 +1,19 @@
 //! Decodes the events of Anthropic's Messages stream (API version 2023-06-01).
 //!
 //! Events: `message_start`, `content_block_start | _delta | _stop`, `message_delta`, `message_stop`, `ping`, `error`.
-//! Unknown events, blocks and deltas are passed over. It does not check that events come in order.
+//! Unknown events, blocks and deltas are passed over. A whole message that comes instead of a stream is read as well. It does
+//! not check that events come in order.
 
 use crate::Error;
-use crate::delta::{Delta, Finish, Usage};
+use crate::delta::{Delta, Usage};
 use crate::fault::Fault;
+use crate::finish;
 use crate::json::{Text, Value};
 
 /// The decoder of one reply: it holds the tokens counted so far.
 ///
 /// Anthropic leaves cached tokens out of `input_tokens`; the [`Usage`] that comes out has them in. Counts in
-/// `message_delta` are cumulative and replace those of `message_start`.
+/// `message_delta` are cumulative: of two, the larger stands.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Decoder {
     uncached: u64,
@@ -22,14 +24,28 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Decodes one event; its deltas go to `sink` in order.
+    /// Decodes one event; its deltas go to `sink` in order. An event without data is a heartbeat.
     ///
     /// # Errors
     /// When the data is not JSON, or a known field has a type that the format does not have.
     pub fn event<'a>(&mut self, name: &str, data: &'a str, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
+        let data = data.trim_ascii();
+        if data.is_empty() {
+            return Ok(());
+        }
+        if data == "[DONE]" {
+            // Gateways that come from the other format end streams so.
+            sink(Delta::Done);
+            return Ok(());
+        }
         let event = Value::parse(data)?;
-        let [kind, index, block, delta, message, usage] =
-            event.fields(["type", "index", "content_block", "delta", "message", "usage"])?;
+        if !event.is_object() {
+            let fault = event.first().filter(Value::is_object).map(|_| Fault::read(&event));
+            sink(Delta::Fault(fault.ok_or(Error::unexpected())?));
+            return Ok(());
+        }
+        let [kind, index, block, delta, message, usage, error] =
+            event.fields(["type", "index", "content_block", "delta", "message", "usage", "error"])?;
         let kind = kind.map_or(Ok(Text::plain("")), |value| value.text())?;
         let is = |wanted: &str| kind.is(wanted) || (kind.is_empty() && name == wanted);
         // Read only where it means something: an unknown event may hold anything.
@@ -50,21 +66,41 @@ impl Decoder {
         } else if is("message_delta") {
             self.usage(usage, sink)?;
             if let Some(delta) = delta {
-                let [reason] = delta.fields(["stop_reason"])?;
-                if let Some(reason) = reason {
-                    sink(Delta::Finish(finish(reason.text()?)));
-                }
+                stop_reason(&delta, sink)?;
             }
         } else if is("message_stop") {
             sink(Delta::Done);
-        } else if is("error") {
+        } else if is("error") || error.is_some() || (kind.is_empty() && message.is_some()) {
             sink(Delta::Fault(Fault::read(&event)));
         }
         Ok(())
     }
 
+    /// Decodes an answer that came as one JSON text instead of a stream.
+    ///
+    /// # Errors
+    /// As [`Decoder::event`]'s.
+    pub fn whole<'a>(&mut self, body: &'a str, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
+        let message = Value::parse(body)?;
+        let content = if message.is_object() { message.fields(["content", "usage"])? } else { [None, None] };
+        let [Some(content), usage] = content else { return self.event("error", body, sink) };
+        self.usage(usage, sink)?;
+        let mut index = 0;
+        content.items(|block| {
+            block_start(index, &block, sink)?;
+            index += 1;
+            Ok::<(), Error>(())
+        })?;
+        stop_reason(&message, sink)?;
+        sink(Delta::Done);
+        Ok(())
+    }
+
     fn usage<'a>(&mut self, usage: Option<Value<'a>>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
         let Some(usage) = usage else { return Ok(()) };
+        if !usage.is_object() {
+            return Ok(());
+        }
         let [uncached, read, write, output, details] = usage.fields([
             "input_tokens",
             "cache_read_input_tokens",
@@ -72,7 +108,7 @@ impl Decoder {
             "output_tokens",
             "output_tokens_details",
         ])?;
-        let [reasoning] = details.map_or(Ok([None]), |details| details.fields(["thinking_tokens"]))?;
+        let [reasoning] = details.and_then(|details| details.fields(["thinking_tokens"]).ok()).unwrap_or_default();
         let slots = [
             (&mut self.uncached, uncached),
             (&mut self.cache_read, read),
@@ -81,9 +117,13 @@ impl Decoder {
             (&mut self.reasoning, reasoning),
         ];
         for (slot, value) in slots {
-            if let Some(value) = value {
-                *slot = value.number()?;
+            // A count that is no number says nothing: a reply is not lost over it.
+            if let Some(count) = value.and_then(|value| value.number().ok()) {
+                *slot = count.max(*slot);
             }
+        }
+        if self.uncached == 0 && self.cache_read == 0 && self.cache_write == 0 && self.output == 0 {
+            return Ok(());
         }
         sink(Delta::Usage(Usage {
             input: self.uncached.saturating_add(self.cache_read).saturating_add(self.cache_write),
@@ -94,6 +134,14 @@ impl Decoder {
         }));
         Ok(())
     }
+}
+
+fn stop_reason<'a>(holder: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
+    let [reason] = holder.fields(["stop_reason"])?;
+    if let Some((finish, reason)) = finish::of_field(reason) {
+        sink(Delta::Finish { finish, reason });
+    }
+    Ok(())
 }
 
 fn block_start<'a>(index: u32, block: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
@@ -115,7 +163,8 @@ fn block_start<'a>(index: u32, block: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>
             sink(Delta::Redacted { index, data });
         }
     } else if kind.is("tool_use") {
-        sink(Delta::Call { index, id: string(id)?, name: string(name)? });
+        // Each start is another block, whatever its index says.
+        sink(Delta::Call { index, id: string(id)?, name: string(name)?, distinct: true });
         // The input streams in as `input_json_delta`; a compatible server may give it whole at once.
         let whole = input.map(|input| input.raw()).filter(|raw| raw.bytes().any(|b| !b"{} \t\r\n".contains(&b)));
         if let Some(whole) = whole {
@@ -140,16 +189,4 @@ fn block_delta<'a>(index: u32, delta: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>
         sink(Delta::Signature { index, text: string(signature)? });
     }
     Ok(())
-}
-
-fn finish(reason: Text<'_>) -> Finish {
-    let known = [
-        ("end_turn", Finish::Stop),
-        ("stop_sequence", Finish::Stop),
-        ("tool_use", Finish::ToolCalls),
-        ("max_tokens", Finish::Length),
-        ("model_context_window_exceeded", Finish::Length),
-        ("refusal", Finish::ContentFilter),
-    ];
-    known.into_iter().find_map(|(name, finish)| reason.is(name).then_some(finish)).unwrap_or(Finish::Other)
 }

@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::json::Text;
 
 /// Tokens so far, normalised: `input` counts everything that was read, cached or not (uncached + cache read + cache
-/// write). Each one that comes replaces the one before.
+/// write). Counts are cumulative: of two that come, the larger stands ([`Usage::largest`]).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// All input tokens.
@@ -22,9 +22,26 @@ pub struct Usage {
     pub reasoning: u64,
 }
 
-/// Why the model stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl Usage {
+    /// Of two counts of one reply, field by field the larger: servers write zeros in a later event.
+    #[must_use]
+    pub fn largest(self, other: Self) -> Self {
+        Self {
+            input: self.input.max(other.input),
+            cache_read: self.cache_read.max(other.cache_read),
+            cache_write: self.cache_write.max(other.cache_write),
+            output: self.output.max(other.output),
+            reasoning: self.reasoning.max(other.reasoning),
+        }
+    }
+}
+
+/// Why the model stopped, in the order in which one reason gives way to another that comes in the same reply: the larger
+/// stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Finish {
+    /// A reason that this version does not know.
+    Other,
     /// It had said what it had to say.
     Stop,
     /// It calls tools.
@@ -33,8 +50,8 @@ pub enum Finish {
     Length,
     /// The provider withheld the reply.
     ContentFilter,
-    /// A reason that this version does not know.
-    Other,
+    /// The server could not go on: what came is no reply.
+    Failed,
 }
 
 /// A piece of a reply. Pieces of one block carry the same `index`; blocks stand in the order in which they began.
@@ -76,6 +93,8 @@ pub enum Delta<'a> {
         id: Option<Text<'a>>,
         /// The tool's name.
         name: Option<Text<'a>>,
+        /// Whether it is certainly not the call before at the same index.
+        distinct: bool,
     },
     /// More of a call's arguments: a fragment of JSON text.
     Arguments {
@@ -100,7 +119,12 @@ pub enum Delta<'a> {
     /// Tokens so far.
     Usage(Usage),
     /// Why the model stopped; usage may follow.
-    Finish(Finish),
+    Finish {
+        /// What the reason means.
+        finish: Finish,
+        /// The reason, as it is written.
+        reason: Text<'a>,
+    },
     /// The reply is whole: nothing follows.
     Done,
     /// The provider gave up.

@@ -3,18 +3,23 @@
 //! It reads what is written; HTTP statuses and headers are the caller's.
 
 use crate::json::{Text, Value};
+use crate::overflow;
 
 /// An error as a provider wrote it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fault<'a> {
-    /// `error.type`.
+    /// `error.type`, or what stands in its place (Gemini's `status` in words, xAI has none).
     pub kind: Option<Text<'a>>,
-    /// `error.code`, where it is a string.
+    /// `error.code`, where it is a word.
     pub code: Option<Text<'a>>,
-    /// `error.code`, where it is a number (an HTTP status, in the servers that write it).
+    /// The HTTP status that the error names: `error.code` or `status`, as a number or a string of digits.
     pub status: Option<u16>,
     /// `error.message`, or what the server has in its place.
     pub message: Option<Text<'a>>,
+    /// The parameter of the request that is at fault.
+    pub param: Option<Text<'a>>,
+    /// What the provider behind a gateway said (OpenRouter's `metadata.raw`).
+    pub upstream: Option<Text<'a>>,
 }
 
 /// What an error means for whoever decides what comes next.
@@ -30,25 +35,19 @@ pub enum Class {
     ContextLength,
     /// The provider failed.
     Server,
+    /// The model wrote what the provider could not read (Groq's `tool_use_failed`): another attempt may do better.
+    BadOutput,
     /// The same request will fail again.
     Rejected,
 }
 
-/// Phrases by which providers and compatible servers say that the context is too long, where no code says it.
-/// Anthropic ("prompt is too long: 208310 tokens > 200000 maximum"; "input length and `max_tokens` exceed context
-/// limit"), OpenAI and vLLM ("This model's maximum context length is …"), llama.cpp ("exceeds the available context
-/// size"), Ollama ("exceeded max context length").
-const TOO_LONG: [&str; 6] = [
-    "prompt is too long",
-    "exceed context limit",
-    "maximum context length",
-    "available context size",
-    "max context length",
-    "context window",
-];
+/// Phrases that say, where a gateway drops the code, that the model wrote what the provider could not read (Groq).
+const BAD_OUTPUT: [&str; 4] =
+    ["failed to call a function", "tool_use_failed", "tool call validation failed", "output_parse_failed"];
 
 impl<'a> Fault<'a> {
-    /// Reads an error's body: `{"error": {…}}` (Anthropic, OpenAI), `{"error": "…"}` (Ollama), `{"message": …}` or
+    /// Reads an error's body: `{"error": {…}}` (Anthropic, OpenAI), `[{"error": {…}}]` (Gemini), `{"error": "…"}` (Ollama),
+    /// `{"error": "…", "code": "…"}` (xAI), `{"errors": [{…}]}`, `{"object": "error", "message": …}` (vLLM), or
     /// `{"detail": …}` at the top. Of anything else, nothing is known.
     #[must_use]
     pub fn parse(body: &'a str) -> Self {
@@ -56,72 +55,141 @@ impl<'a> Fault<'a> {
     }
 
     pub(crate) fn read(body: &Value<'a>) -> Self {
-        let Ok([error, message, detail, kind, code]) = body.fields(["error", "message", "detail", "type", "code"])
-        else {
-            return Self::default();
-        };
-        match error {
-            Some(error) => match error.fields(["type", "code", "message"]) {
-                Ok([kind, code, message]) => Self::from_fields(kind, code, message),
-                Err(_) => Self { message: error.text().ok(), ..Self::default() },
-            },
-            None => Self::from_fields(kind, code, message.or(detail)),
+        // A list of errors: the first says it.
+        let Some(body) = (if body.is_object() { Some(*body) } else { body.first() }) else { return Self::default() };
+        let Ok([error, errors]) = body.fields(["error", "errors"]) else { return Self::default() };
+        let top = Self::from_object(&body);
+        let Some(error) = error.or(errors) else { return top };
+        if let Ok(words) = error.text() {
+            // Where both stand, the error is the status in words, and the message says more.
+            return match top.message {
+                Some(_) => Self { kind: top.kind.or(Some(words)), ..top },
+                None => Self { message: Some(words), ..top },
+            };
+        }
+        let inner = if error.is_object() { Some(error) } else { error.first() };
+        match inner {
+            Some(inner) if inner.is_object() => {
+                let inner = Self::from_object(&inner);
+                Self { message: inner.message.or(top.message), status: inner.status.or(top.status), ..inner }
+            }
+            Some(words) => Self { message: words.text().ok().or(top.message), ..top },
+            None => top,
         }
     }
 
-    fn from_fields(kind: Option<Value<'a>>, code: Option<Value<'a>>, message: Option<Value<'a>>) -> Self {
+    fn from_object(object: &Value<'a>) -> Self {
+        let names = ["type", "code", "message", "detail", "msg", "status", "status_code", "param", "metadata"];
+        let Ok([kind, code, message, detail, msg, status, status_code, param, metadata]) = object.fields(names) else {
+            return Self::default();
+        };
         let text = |value: Option<Value<'a>>| value.and_then(|value| value.text().ok());
-        let number = code.and_then(|value| value.number().ok());
+        let digits = |value: Option<Value<'a>>| {
+            let value = value?;
+            let number = value.number().ok().or_else(|| value.text().ok()?.digits())?;
+            u16::try_from(number).ok().filter(|status| (100..600).contains(status))
+        };
+        let word = |value: Option<Value<'a>>| text(value).filter(|word| word.digits().is_none());
+        let [raw] = metadata.and_then(|metadata| metadata.fields(["raw"]).ok()).unwrap_or_default();
         Self {
-            kind: text(kind),
-            code: text(code),
-            status: number.and_then(|n| u16::try_from(n).ok()),
+            kind: text(kind).or(word(status)),
+            code: word(code),
+            status: digits(code).or(digits(status)).or(digits(status_code)),
             // A message of another shape (a list of complaints) is shown as it is written.
-            message: message.map(|value| value.text().unwrap_or_else(|_| Text::plain(value.raw()))),
+            message: message
+                .or(detail)
+                .or(msg)
+                .map(|value| value.text().unwrap_or_else(|_| Text::plain(value.raw())))
+                .filter(|message| !message.is_empty()),
+            param: text(param),
+            upstream: text(raw),
         }
     }
 
     /// What the error's own words say. `None` where they say nothing certain: then the status decides.
     #[must_use]
     pub fn class(&self) -> Option<Class> {
-        let words = [self.code, self.kind];
-        words.into_iter().flatten().find_map(class_of_word).or_else(|| {
-            let too_long = self.message.is_some_and(|m| TOO_LONG.iter().any(|p| m.contains_ignoring_case(p)));
-            too_long.then_some(Class::ContextLength)
-        })
+        let word = [self.code, self.kind].into_iter().flatten().find_map(class_of_word);
+        // `rate_limit_exceeded` and `server_error` say less than a message that names the context.
+        if let Some(Class::ContextLength | Class::BadOutput | Class::Rejected) = word {
+            return word;
+        }
+        let says =
+            |phrases: &dyn Fn(Text<'a>) -> bool| [self.message, self.upstream].into_iter().flatten().any(phrases);
+        if says(&overflow::is_said_by) {
+            return Some(Class::ContextLength);
+        }
+        if says(&|message| BAD_OUTPUT.iter().any(|phrase| message.contains_ignoring_case(phrase))) {
+            return Some(Class::BadOutput);
+        }
+        word
     }
 
     /// What an error means that came without an HTTP status of its own: within a stream.
     #[must_use]
     pub fn class_in_stream(&self) -> Class {
-        // `invalid_request_error` says less than a message that names the context.
         match self.class() {
+            // A status says more than "the server failed".
+            Some(Class::Server) | None => self.status.map_or(Class::Server, class_of_status),
             Some(class) => class,
-            None => self.status.map_or(Class::Server, class_of_status),
         }
+    }
+
+    /// What to show of it.
+    #[must_use]
+    pub fn words(&self) -> Option<Text<'a>> {
+        self.message.or(self.kind).or(self.code)
     }
 }
 
+/// Codes and types, compared without case.
+const WORDS: [(&str, Class); 42] = [
+    ("context_length_exceeded", Class::ContextLength),
+    ("context_window_exceeded", Class::ContextLength),
+    ("exceed_context_size_error", Class::ContextLength),
+    ("model_max_prompt_tokens_exceeded", Class::ContextLength),
+    ("request_too_large", Class::ContextLength),
+    ("tool_use_failed", Class::BadOutput),
+    ("output_parse_failed", Class::BadOutput),
+    ("json_validate_failed", Class::BadOutput),
+    ("overloaded_error", Class::Overloaded),
+    ("server_is_overloaded", Class::Overloaded),
+    ("engine_overloaded_error", Class::Overloaded),
+    ("service_unavailable", Class::Overloaded),
+    ("ServiceUnavailableError", Class::Overloaded),
+    ("ServiceUnavailableException", Class::Overloaded),
+    ("ModelNotReadyException", Class::Overloaded),
+    ("UNAVAILABLE", Class::Overloaded),
+    ("insufficient_quota", Class::Rejected),
+    ("exceeded_current_quota_error", Class::Rejected),
+    ("insufficient_balance", Class::Rejected),
+    ("billing_error", Class::Rejected),
+    ("rate_limit_error", Class::RateLimited),
+    ("rate_limit_exceeded", Class::RateLimited),
+    ("rate_limit_reached_error", Class::RateLimited),
+    ("RateLimitError", Class::RateLimited),
+    ("too_many_requests", Class::RateLimited),
+    ("ThrottlingException", Class::RateLimited),
+    ("Throttling", Class::RateLimited),
+    ("RESOURCE_EXHAUSTED", Class::RateLimited),
+    ("timeout_error", Class::TimedOut),
+    ("ModelTimeoutException", Class::TimedOut),
+    ("DEADLINE_EXCEEDED", Class::TimedOut),
+    ("api_error", Class::Server),
+    ("server_error", Class::Server),
+    ("internal_error", Class::Server),
+    ("InternalServerError", Class::Server),
+    ("INTERNAL", Class::Server),
+    ("authentication_error", Class::Rejected),
+    ("permission_error", Class::Rejected),
+    ("PERMISSION_DENIED", Class::Rejected),
+    ("not_found_error", Class::Rejected),
+    ("NOT_FOUND", Class::Rejected),
+    ("invalid_api_key", Class::Rejected),
+];
+
 fn class_of_word(word: Text<'_>) -> Option<Class> {
-    let classes: [(&str, Class); 16] = [
-        ("context_length_exceeded", Class::ContextLength),
-        ("exceed_context_size_error", Class::ContextLength),
-        ("request_too_large", Class::ContextLength),
-        ("overloaded_error", Class::Overloaded),
-        ("server_is_overloaded", Class::Overloaded),
-        ("insufficient_quota", Class::Rejected),
-        ("billing_error", Class::Rejected),
-        ("rate_limit_error", Class::RateLimited),
-        ("rate_limit_exceeded", Class::RateLimited),
-        ("timeout_error", Class::TimedOut),
-        ("api_error", Class::Server),
-        ("server_error", Class::Server),
-        ("authentication_error", Class::Rejected),
-        ("permission_error", Class::Rejected),
-        ("not_found_error", Class::Rejected),
-        ("invalid_api_key", Class::Rejected),
-    ];
-    classes.into_iter().find_map(|(name, class)| word.is(name).then_some(class))
+    WORDS.into_iter().find_map(|(name, class)| word.is_ignoring_case(name).then_some(class))
 }
 
 /// What an HTTP status means. 2xx and 3xx are no errors of the provider's; here they are [`Class::Server`].

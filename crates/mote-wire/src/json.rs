@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+pub use crate::text::{Joiner, Text};
+
 /// Nesting beyond which a text is refused.
 pub const DEPTH_MAX: u32 = 64;
 
@@ -46,142 +48,6 @@ impl fmt::Display for Error {
 }
 
 impl core::error::Error for Error {}
-
-/// A piece of text as it stands in the JSON, its escapes not yet resolved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Text<'a> {
-    raw: &'a str,
-    escaped: bool,
-}
-
-impl<'a> Text<'a> {
-    /// Text that stands for itself.
-    #[must_use]
-    pub fn plain(text: &'a str) -> Self {
-        Self { raw: text, escaped: false }
-    }
-
-    /// The text, where it needs no unescaping.
-    #[must_use]
-    pub fn as_plain(&self) -> Option<&'a str> {
-        (!self.escaped).then_some(self.raw)
-    }
-
-    /// Whether there is nothing in it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.raw.is_empty()
-    }
-
-    /// Bytes as written in the JSON: never fewer than the text itself has.
-    #[must_use]
-    pub fn raw_len(&self) -> usize {
-        self.raw.len()
-    }
-
-    /// The characters. Half of a surrogate pair becomes U+FFFD.
-    pub fn chars(&self) -> impl Iterator<Item = char> + 'a {
-        Chars { rest: self.raw, escaped: self.escaped }
-    }
-
-    /// Whether it says exactly this.
-    #[must_use]
-    pub fn is(&self, other: &str) -> bool {
-        match self.as_plain() {
-            Some(text) => text == other,
-            None => self.chars().eq(other.chars()),
-        }
-    }
-
-    /// Whether it contains this, ASCII letters compared without case.
-    #[must_use]
-    pub fn contains_ignoring_case(&self, other: &str) -> bool {
-        let lower = |c: char| c.to_ascii_lowercase();
-        let mut rest = Chars { rest: self.raw, escaped: self.escaped };
-        loop {
-            let mut here = rest.clone().map(lower);
-            if other.chars().map(lower).all(|wanted| here.next() == Some(wanted)) {
-                return true;
-            }
-            if rest.next().is_none() {
-                return false;
-            }
-        }
-    }
-
-    /// Writes the text, unescaped.
-    ///
-    /// # Errors
-    /// Only those of the writer.
-    pub fn unescape(&self, out: &mut impl fmt::Write) -> fmt::Result {
-        match self.as_plain() {
-            Some(text) => out.write_str(text),
-            None => self.chars().try_for_each(|c| out.write_char(c)),
-        }
-    }
-}
-
-impl fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.unescape(f)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Chars<'a> {
-    rest: &'a str,
-    escaped: bool,
-}
-
-impl Chars<'_> {
-    /// Four hexadecimal digits after `\u`.
-    fn hex(&mut self) -> Option<u32> {
-        let (digits, rest) = self.rest.split_at_checked(4)?;
-        self.rest = rest;
-        u32::from_str_radix(digits, 16).ok()
-    }
-
-    fn unicode(&mut self) -> char {
-        let Some(high) = self.hex() else { return char::REPLACEMENT_CHARACTER };
-        if !(0xD800..0xDC00).contains(&high) {
-            return char::from_u32(high).unwrap_or(char::REPLACEMENT_CHARACTER);
-        }
-        let before = self.rest;
-        if let Some(rest) = self.rest.strip_prefix("\\u") {
-            self.rest = rest;
-            if let Some(low @ 0xDC00..0xE000) = self.hex() {
-                let code = 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
-                return char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
-            }
-        }
-        self.rest = before;
-        char::REPLACEMENT_CHARACTER
-    }
-}
-
-impl Iterator for Chars<'_> {
-    type Item = char;
-
-    fn next(&mut self) -> Option<char> {
-        let mut chars = self.rest.chars();
-        let first = chars.next()?;
-        self.rest = chars.as_str();
-        if first != '\\' || !self.escaped {
-            return Some(first);
-        }
-        let kind = chars.next()?;
-        self.rest = chars.as_str();
-        Some(match kind {
-            'n' => '\n',
-            't' => '\t',
-            'r' => '\r',
-            'b' => '\u{8}',
-            'f' => '\u{c}',
-            'u' => self.unicode(),
-            other => other,
-        })
-    }
-}
 
 /// One JSON value, checked from end to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,6 +103,23 @@ impl<'a> Value<'a> {
         let digits = bytes.iter().skip(usize::from(negative)).take_while(|b| b.is_ascii_digit());
         let number = digits.fold(0u64, |n, b| n.saturating_mul(10).saturating_add(u64::from(b - b'0')));
         Ok(if negative { 0 } else { number })
+    }
+
+    /// Whether it is an object.
+    #[must_use]
+    pub fn is_object(&self) -> bool {
+        self.text.starts_with('{')
+    }
+
+    /// The first item, if it is an array that has one.
+    #[must_use]
+    pub fn first(&self) -> Option<Value<'a>> {
+        let mut first = None;
+        let read = self.items(|item| {
+            first = first.or(Some(item));
+            Ok::<(), Error>(())
+        });
+        read.ok().and(first)
     }
 
     /// The named fields of the object, in the order of `names`. Absent and null are the same; of a repeated key the
@@ -453,7 +336,7 @@ impl<'a> Scanner<'a> {
         }
         let raw = self.text.get(start..self.at).ok_or(self.error(Reason::Unexpected))?;
         self.at += 1;
-        Ok(Text { raw, escaped })
+        Ok(Text::written(raw, escaped))
     }
 
     fn escape(&mut self) -> Result<(), Error> {

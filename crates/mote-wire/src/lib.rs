@@ -9,16 +9,27 @@
 
 pub mod anthropic;
 pub mod delta;
+pub mod extent;
 pub mod fault;
+mod finish;
 pub mod json;
 pub mod openai;
+mod overflow;
 pub mod sse;
+mod text;
 
 /// Why an event could not be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {
     /// The event's data is not the JSON that the format has there.
     Json(json::Error),
+}
+
+impl Error {
+    /// The text is JSON, and not what stands there in the format.
+    pub(crate) fn unexpected() -> Self {
+        Self::Json(json::Error { reason: json::Reason::Type, at: 0 })
+    }
 }
 
 impl From<json::Error> for Error {

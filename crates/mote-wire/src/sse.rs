@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-/// Longest event name or event id that is kept, bytes.
+/// Longest event name or event id that is kept, bytes. A longer one is ignored: the stream goes on without it.
 pub const FIELD_BYTES_MAX: usize = 64;
 
 /// Where the data of one event is gathered.
@@ -80,12 +80,7 @@ pub enum Error {
         /// The buffer's capacity, bytes.
         limit: usize,
     },
-    /// An event's name or id is longer than [`FIELD_BYTES_MAX`].
-    FieldTooLong {
-        /// `event` or `id`.
-        field: &'static str,
-    },
-    /// A name, an id or the data is not UTF-8.
+    /// An event's data is not UTF-8.
     NotUtf8,
 }
 
@@ -93,7 +88,6 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EventTooLong { limit } => write!(f, "an event is longer than {limit} bytes"),
-            Self::FieldTooLong { field } => write!(f, "field {field} is longer than {FIELD_BYTES_MAX} bytes"),
             Self::NotUtf8 => f.write_str("the stream is not UTF-8"),
         }
     }
@@ -128,25 +122,27 @@ enum Place {
 struct Short {
     bytes: [u8; FIELD_BYTES_MAX],
     len: usize,
+    too_long: bool,
 }
 
 impl Short {
-    const EMPTY: Self = Self { bytes: [0; FIELD_BYTES_MAX], len: 0 };
+    const EMPTY: Self = Self { bytes: [0; FIELD_BYTES_MAX], len: 0, too_long: false };
 
-    fn push(&mut self, bytes: &[u8]) -> bool {
+    fn push(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());
         match self.bytes.get_mut(self.len..end) {
             Some(room) => {
                 room.copy_from_slice(bytes);
                 self.len = end;
-                true
             }
-            None => false,
+            None => self.too_long = true,
         }
     }
 
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
+    /// What was pushed, if it fitted and is text.
+    fn text(&self) -> Option<&str> {
+        let bytes = self.bytes.get(..self.len).filter(|_| !self.too_long)?;
+        core::str::from_utf8(bytes).ok()
     }
 }
 
@@ -336,11 +332,14 @@ impl<B: Buffer> Framer<B> {
     fn value(&mut self, field: Field, value: &[u8]) -> Result<(), Error> {
         match field {
             Field::Data => self.push_data(value),
-            Field::Event if self.event.push(value) => Ok(()),
-            Field::Event => Err(Error::FieldTooLong { field: "event" }),
+            Field::Event => {
+                self.event.push(value);
+                Ok(())
+            }
             Field::Id => {
                 self.id_has_nul |= value.contains(&0);
-                if self.id_next.push(value) { Ok(()) } else { Err(Error::FieldTooLong { field: "id" }) }
+                self.id_next.push(value);
+                Ok(())
             }
             Field::Retry => {
                 for byte in value {
@@ -385,7 +384,7 @@ impl<B: Buffer> Framer<B> {
             }
         };
         match field {
-            Field::Id if !self.id_has_nul => self.id = self.id_next,
+            Field::Id if !self.id_has_nul && self.id_next.text().is_some() => self.id = self.id_next,
             // `retry` without digits, or with anything else, is no number and is ignored.
             Field::Retry if self.retry_has_digits => self.retry = self.retry_next.or(self.retry),
             _ => {}
@@ -397,11 +396,10 @@ impl<B: Buffer> Framer<B> {
     }
 
     fn event(&self) -> Result<Event<'_>, Error> {
-        let text = |bytes| core::str::from_utf8(bytes).map_err(|_| Error::NotUtf8);
         Ok(Event {
-            name: text(self.event.bytes())?,
-            data: text(self.buffer.bytes())?,
-            id: text(self.id.bytes())?,
+            name: self.event.text().unwrap_or_default(),
+            data: core::str::from_utf8(self.buffer.bytes()).map_err(|_| Error::NotUtf8)?,
+            id: self.id.text().unwrap_or_default(),
             retry_ms: self.retry,
         })
     }

@@ -84,7 +84,15 @@ fn limits_are_typed_errors() {
     assert_eq!(frame(["data: 1234\n\n".as_bytes()], 4).1, None);
     assert_eq!(frame(["data: 12\ndata: 34\n\n".as_bytes()], 4).1, Some(Error::EventTooLong { limit: 4 }));
     let long = format!("event: {}\ndata: 1\n\n", "n".repeat(65));
-    assert_eq!(frame([long.as_bytes()], 64).1, Some(Error::FieldTooLong { field: "event" }));
+    let (events, error, _) = frame([long.as_bytes()], 64);
+    assert_eq!(
+        (events[0].name.as_str(), events[0].data.as_str(), error),
+        ("", "1", None),
+        "a name too long is ignored"
+    );
+    let long = format!("id: 7\ndata: 1\n\nid: {}\ndata: 2\n\n", "n".repeat(10_000));
+    let (events, error, _) = frame([long.as_bytes()], 64);
+    assert_eq!((events[1].id.as_str(), events[1].data.as_str(), error), ("7", "2", None), "so is an id");
     let comment = format!(": {}\ndata: 1\n\n", "c".repeat(10_000));
     assert_eq!(frame([comment.as_bytes()], 4).1, None, "comments cost nothing");
     assert_eq!(frame([&b"data: \xff\n\n"[..]], 64).1, Some(Error::NotUtf8));

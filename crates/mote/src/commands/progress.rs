@@ -16,6 +16,8 @@ pub(crate) struct Progress {
     of: (u64, u64),
     /// Where the spinner stands.
     turn: usize,
+    /// Whether it was said that a model that is down is tried again.
+    is_outage_told: bool,
 }
 
 impl Progress {
@@ -89,9 +91,20 @@ impl Progress {
             let line = terminal.paint(style, &shorten(&line, room));
             terminal.note(&format!("{time} {line}"))?;
         }
+        let down = kind == "model.failed" && DOWN.contains(&message["payload"]["kind"].as_str().unwrap_or_default());
+        if down && !std::mem::replace(&mut self.is_outage_told, true) {
+            let told = terminal.paint(Style::Dim, "it is tried again until limits.model_outage is over");
+            terminal.note(&format!("{time} {told}"))?;
+        }
+        if kind == "model.replied" {
+            self.is_outage_told = false;
+        }
         Ok(())
     }
 }
+
+/// Kinds of failure of a model that is not available.
+const DOWN: [&str; 4] = ["unreachable", "rate_limited", "overloaded", "circuit_open"];
 
 /// Kinds that happen at every step and tell a person nothing.
 const ROUTINE: [&str; 5] = ["run.opened", "run.started", "session.loaded", "budget.granted", "timer.fired"];

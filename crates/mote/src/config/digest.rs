@@ -5,7 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Agent, Bound, Builtin, HeaderValue, HttpTool, Model, OnChange, Provider, SandboxTool, Windowed};
+use super::{
+    Agent, Bound, Builtin, HeaderValue, HttpTool, Model, OnChange, OutputLimitField, Provider, SandboxTool, Windowed,
+};
 use crate::tools::key;
 
 /// The digest of an agent's capability set; its own `digest` field is not read.
@@ -73,7 +75,7 @@ fn model(model: &Model, agent: &Agent) -> Value {
             json!({"cassette": relative(file), "record": record.as_deref().map(|inner| self::model(inner, agent))})
         }
     };
-    json!({
+    let mut described = json!({
         "provider": provider,
         "name": model.name,
         "base_url": model.base_url,
@@ -82,7 +84,17 @@ fn model(model: &Model, agent: &Agent) -> Value {
         "idle_timeout_ms": millis(model.idle_timeout),
         "temperature": model.temperature,
         "price": [model.price.input, model.price.cache_read, model.price.cache_write, model.price.output],
-    })
+    });
+    // Left out where it is not set: agents from before it keep their digests.
+    let field = match model.output_limit_field {
+        OutputLimitField::Auto => None,
+        OutputLimitField::MaxTokens => Some("max_tokens"),
+        OutputLimitField::MaxCompletionTokens => Some("max_completion_tokens"),
+    };
+    if let Some(field) = field {
+        described["output_limit_field"] = json!(field);
+    }
+    described
 }
 
 fn tool(tool: &HttpTool) -> Value {

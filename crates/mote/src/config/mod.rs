@@ -28,6 +28,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use crate::tools::Effect;
 use crate::tools::policy::network::Private;
 
@@ -169,6 +172,21 @@ pub struct Model {
     pub temperature: Option<f64>,
     /// Whether to place the provider's prompt-caching marks.
     pub cache: bool,
+    /// `openai`: the name of the limit of a reply.
+    pub output_limit_field: OutputLimitField,
+}
+
+/// The name under which a Chat Completions endpoint takes the limit of a reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputLimitField {
+    /// `max_completion_tokens` at OpenAI and Azure, `max_tokens` elsewhere; the other where the endpoint refuses that one.
+    #[default]
+    Auto,
+    /// Always `max_tokens`.
+    MaxTokens,
+    /// Always `max_completion_tokens`.
+    MaxCompletionTokens,
 }
 
 /// Prices, nano-USD a token (1 USD a million tokens is 1,000).

@@ -360,10 +360,8 @@ fn the_digest_covers_what_the_agent_can_do_and_nothing_else() {
 
 #[test]
 fn the_command_line_replaces_the_model() {
-    let choice = ModelChoice::parse("openai/org/model", Some("http://127.0.0.1:11434/v1".to_owned())).unwrap();
-    assert_eq!(choice.name, "org/model");
-    let options = Options { model: Some(choice), ..Options::default() };
-    let agent = from_text(GOOD, Path::new("."), &options).unwrap().agent;
+    let agent = chosen(GOOD, "openai/org/model", Some("0")).unwrap().agent;
+    assert_eq!(agent.models[0].name, "org/model");
     assert_eq!(agent.models[0].provider, Provider::OpenAi);
     assert_eq!(agent.models[0].base_url, "http://127.0.0.1:11434/v1");
     assert!(ModelChoice::parse("gpt", None).is_err());

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::adapt::{Learned, Shape};
 use super::assembly::Reasoning;
 use super::endpoint::Endpoint;
 use super::history::{self, Ids};
@@ -17,7 +18,7 @@ use super::transport::Client;
 use super::{BuildError, DeltaSink, Error, Provider, Reply, Request, ToolDefinition};
 use crate::arguments;
 use crate::config;
-use crate::config::SecretValue;
+use crate::config::{OutputLimitField, SecretValue};
 use crate::message::{Message, Part, Role};
 
 /// This provider's kind.
@@ -69,16 +70,25 @@ impl Anthropic {
         if let Some(key) = &key {
             super::insert_key(&mut headers, HeaderName::from_static("x-api-key"), "", key, &model.name)?;
         }
-        let path = if model.base_url.trim_end_matches('/').ends_with("/v1") { "messages" } else { "v1/messages" };
+        let base = model.base_url.split('?').next().unwrap_or_default().trim_end_matches('/');
+        let path = if base.ends_with("/v1") { "messages" } else { "v1/messages" };
         let uri = super::uri(model, BASE_URL, path)?;
         let (timeout, idle_timeout) = (model.timeout, model.idle_timeout);
-        let endpoint = Endpoint { client, uri, model: model.name.clone(), headers, key, timeout, idle_timeout, clock };
+        let learned = Learned::new(Shape::new(OutputLimitField::MaxTokens, false));
+        let model_name = model.name.clone();
+        let endpoint = Endpoint { client, uri, model: model_name, headers, key, timeout, idle_timeout, clock, learned };
         let (output_tokens_max, temperature, cache) = (model.output_tokens_max, model.temperature, model.cache);
         Ok(Self { endpoint, output_tokens_max, temperature, cache })
     }
 
-    /// The request's body, and the digest of the conversation that a reply's reasoning will be bound to.
+    /// The body that is sent first.
+    #[cfg(test)]
     pub(super) fn body(&self, request: &Request) -> (Value, String) {
+        self.shaped(request, self.endpoint.learned.shape())
+    }
+
+    /// The request's body, and the digest of the conversation that a reply's reasoning will be bound to.
+    fn shaped(&self, request: &Request, shape: Shape) -> (Value, String) {
         let mut system = request.system.to_string();
         let mut body = json!({
             "model": self.endpoint.model,
@@ -87,13 +97,13 @@ impl Anthropic {
         });
         if let Some(wanted) = &request.output_schema {
             let old = UNCONSTRAINED.iter().any(|prefix| self.endpoint.model.starts_with(prefix));
-            if !old && schema::fits(wanted, Subset { all_required: false }) {
+            if shape.constrained && !old && schema::fits(wanted, Subset { all_required: false }) {
                 body["output_config"] = json!({"format": {"type": "json_schema", "schema": wanted}});
             } else {
                 system = super::with_instruction(&system, &schema::instruction(wanted));
             }
         }
-        if let Some(temperature) = self.temperature {
+        if let Some(temperature) = self.temperature.filter(|_| shape.temperature) {
             body["temperature"] = json!(temperature);
         }
         let tools: Vec<Value> = request.tools.iter().map(tool).collect();
@@ -116,10 +126,15 @@ impl Anthropic {
 #[async_trait]
 impl Provider for Anthropic {
     async fn complete(&self, request: &Request, deltas: DeltaSink<'_>) -> Result<Reply, Error> {
-        let (body, past) = self.body(request);
+        let mut past = String::new();
+        let mut write = |shape| {
+            let (body, digest) = self.shaped(request, shape);
+            past = digest;
+            body
+        };
         let mut decoder = mote_wire::anthropic::Decoder::default();
         let traceparent = request.traceparent.as_deref();
-        let assembly = self.endpoint.call(body, traceparent, &mut decoder, deltas).await?;
+        let assembly = self.endpoint.call(&mut write, traceparent, &mut decoder, deltas).await?;
         let reply = assembly.into_reply(|reasoning| {
             Some(match reasoning {
                 Reasoning::Open { signature, .. } => json!({"provider": KIND, "past": past, "signature": signature}),

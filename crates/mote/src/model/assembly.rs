@@ -1,15 +1,21 @@
-//! Gathers a stream's pieces into one assistant message, within the limits of a reply.
+//! Gathers a stream's pieces into one assistant message, within the limits of a reply, and says whether it is one: a reply
+//! that was cut, that its server gave up, or that says nothing is refused.
 //!
-//! It knows no wire format: [`mote_wire`] has made them one. It does not judge a reply's content.
+//! It knows no wire format: [`mote_wire`] has made them one. It does not judge what a reply says. Which call a piece
+//! belongs to is [`call`]'s to say.
+
+mod call;
 
 use mote_wire::delta::{Delta as Piece, Finish as Ended, Usage as Counted};
+use mote_wire::extent::Extent;
 use mote_wire::fault::Class;
-use mote_wire::json::Text;
+use mote_wire::json::{Joiner, Text};
 use serde_json::Value;
 
 use super::{Delta, DeltaSink, Finish, Usage, history};
 use crate::limits::{MODEL_REPLY_BYTES_MAX, MODEL_REPLY_CALLS_MAX};
 use crate::message::Part;
+use call::{Header, Relation};
 
 /// Why a reply is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +24,17 @@ pub(super) enum Refusal {
     TooLarge,
     /// It has more calls than [`MODEL_REPLY_CALLS_MAX`].
     TooManyCalls,
+    /// It ended before the model said why it stopped.
+    Cut,
+    /// It ended, without a reason, within a call.
+    CutCall,
+    /// It ended with a reason that means failure.
+    Failed {
+        /// The reason, as it was written.
+        reason: String,
+    },
+    /// It has neither text nor calls.
+    Empty,
     /// The provider said so.
     Fault {
         /// What it means.
@@ -58,10 +75,29 @@ struct Block {
     kind: Kind,
     index: u32,
     text: String,
+    /// Holds half of a character between two pieces of `text`.
+    joiner: Joiner,
     signature: String,
     id: String,
     name: String,
+    /// How far a call's arguments have got.
+    extent: Extent,
+    /// A call's header that came again when its arguments were complete: what follows says whether it is another call.
+    again: Option<Header>,
+    /// Whether a call was passed on to who watches.
+    announced: bool,
+    /// What the provider wants back with a call.
     extra: Option<Value>,
+}
+
+impl Block {
+    fn new(kind: Kind, index: u32) -> Self {
+        let empty = String::new;
+        let (joiner, extent) = (Joiner::default(), Extent::default());
+        let (signature, id, name) = (empty(), empty(), empty());
+        let (again, announced, extra) = (None, false, None);
+        Self { kind, index, text: empty(), joiner, signature, id, name, extent, again, announced, extra }
+    }
 }
 
 /// A reply under way.
@@ -69,8 +105,10 @@ struct Block {
 pub(super) struct Assembly {
     blocks: Vec<Block>,
     bytes: usize,
-    usage: Option<Usage>,
-    finish: Option<Finish>,
+    usage: Option<Counted>,
+    finish: Option<Ended>,
+    /// The finish reason that means failure.
+    failure: String,
     done: bool,
     details: Vec<Value>,
 }
@@ -91,6 +129,9 @@ pub(super) struct Assembled {
 impl Assembly {
     /// Takes one piece and passes on what may be shown.
     pub(super) fn take(&mut self, piece: Piece<'_>, deltas: DeltaSink<'_>) -> Result<(), Refusal> {
+        if !matches!(piece, Piece::Call { distinct: false, .. } | Piece::Usage(_)) {
+            self.announce(deltas);
+        }
         match piece {
             Piece::Text { index, text } => {
                 let more = self.append(Kind::Text, index, text)?;
@@ -109,10 +150,15 @@ impl Assembly {
                 self.block(Kind::Reasoning, index).signature.push_str(&text.to_string());
             }
             Piece::Redacted { index, data } => drop(self.append(Kind::Redacted, index, data)?),
-            Piece::Call { index, id, name } => self.call(index, id, name, deltas)?,
-            Piece::Arguments { index, text } => {
-                drop(self.append(Kind::Call, index, text)?);
-                self.check_calls()?;
+            Piece::Call { index, id, name, distinct } => self.call(index, id, name, distinct, deltas)?,
+            Piece::Arguments { index, text } => self.arguments(index, text, deltas)?,
+            Piece::Usage(counted) => self.usage = Some(self.usage.map_or(counted, |before| before.largest(counted))),
+            Piece::Finish { finish, reason } => {
+                if finish == Ended::Failed && self.failure.is_empty() {
+                    self.failure = reason.to_string();
+                }
+                // An unknown reason never replaces a clear one, and a good end none that says more.
+                self.finish = self.finish.max(Some(finish));
             }
             Piece::CallExtra { index, json } => {
                 self.grow(json.len())?;
@@ -123,12 +169,10 @@ impl Assembly {
                 self.grow(json.len())?;
                 history::append_details(&mut self.details, serde_json::from_str(json).unwrap_or_default());
             }
-            Piece::Usage(counted) => self.usage = Some(usage(counted)),
-            Piece::Finish(ended) => self.finish = Some(finish(ended)),
             Piece::Done => self.done = true,
             Piece::Fault(fault) => {
-                let words = fault.message.or(fault.kind).or(fault.code);
-                let message = words.map_or_else(|| "the endpoint gave no reason".to_owned(), |text| text.to_string());
+                let message =
+                    fault.words().map_or_else(|| "the endpoint gave no reason".to_owned(), |text| text.to_string());
                 return Err(Refusal::Fault { class: fault.class_in_stream(), message });
             }
         }
@@ -140,9 +184,44 @@ impl Assembly {
         self.done
     }
 
-    /// Whether the model said why it stopped.
+    /// Whether the model said why it stopped, in words that are known.
     pub(super) fn is_finished(&self) -> bool {
-        self.finish.is_some()
+        self.finish > Some(Ended::Other)
+    }
+
+    /// How much came of it, to see whether more does.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What was counted so far.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        self.usage.map(usage)
+    }
+
+    /// Says, at the stream's end, whether what came is a reply. Nothing of one that is refused may be used.
+    pub(super) fn conclude(&self) -> Result<(), Refusal> {
+        if self.finish == Some(Ended::Failed) {
+            return Err(Refusal::Failed { reason: self.failure.clone() });
+        }
+        let mut calls = self.blocks.iter().filter(|block| block.kind == Kind::Call).peekable();
+        let (has_calls, cut_call) = (calls.peek().is_some(), calls.any(|call| !call.extent.is_complete()));
+        if !self.is_finished() {
+            if !self.done {
+                return Err(Refusal::Cut);
+            }
+            // The server says that it is done, but never why the model stopped: a call that is not closed may be cut.
+            if cut_call {
+                return Err(Refusal::CutCall);
+            }
+        }
+        let says = self.blocks.iter().any(|block| block.kind == Kind::Text && !block.text.trim().is_empty());
+        match self.finish {
+            // A limit or a filter may leave nothing; what that means is the run's to say.
+            Some(Ended::Length | Ended::ContentFilter) => Ok(()),
+            _ if says || has_calls => Ok(()),
+            _ => Err(Refusal::Empty),
+        }
     }
 
     /// The reply. `opaque` says what the provider wants back with a reasoning block.
@@ -150,7 +229,9 @@ impl Assembly {
         let mut has_calls = false;
         let mut parts = Vec::with_capacity(self.blocks.len());
         for block in self.blocks {
-            let Block { kind, index, text, signature, id, name, extra } = block;
+            let Block { kind, index, mut text, mut joiner, signature, id, name, extra, .. } = block;
+            // Writing to a string does not fail.
+            let _ = joiner.finish(&mut text);
             match kind {
                 Kind::Text if text.is_empty() => {}
                 Kind::Text => parts.push(Part::Text { text }),
@@ -169,13 +250,13 @@ impl Assembly {
                 }
             }
         }
-        let finish = match self.finish.unwrap_or(Finish::Stop) {
+        let finish = match self.finish.map_or(Finish::Stop, finish) {
             // Servers differ in what they call the end of a turn that has calls; the calls themselves decide.
             Finish::Stop | Finish::ToolCalls if has_calls => Finish::ToolCalls,
             Finish::ToolCalls => Finish::Stop,
             other => other,
         };
-        Assembled { parts, finish, usage: self.usage, details: self.details }
+        Assembled { parts, finish, usage: self.usage.map(usage), details: self.details }
     }
 
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
@@ -188,24 +269,18 @@ impl Assembly {
         let found = self.blocks.iter().rposition(|block| block.kind == kind && block.index == index);
         let place = found.unwrap_or(self.blocks.len());
         if found.is_none() {
-            let empty = String::new;
-            self.blocks.push(Block {
-                kind,
-                index,
-                text: empty(),
-                signature: empty(),
-                id: empty(),
-                name: empty(),
-                extra: None,
-            });
+            self.blocks.push(Block::new(kind, index));
         }
         &mut self.blocks[place]
     }
 
     fn append(&mut self, kind: Kind, index: u32, text: Text<'_>) -> Result<String, Refusal> {
         self.grow(text.raw_len())?;
-        let more = text.to_string();
-        self.block(kind, index).text.push_str(&more);
+        let block = self.block(kind, index);
+        let mut more = String::new();
+        // Writing to a string does not fail.
+        let _ = block.joiner.push(text, &mut more);
+        block.text.push_str(&more);
         Ok(more)
     }
 
@@ -214,29 +289,59 @@ impl Assembly {
         index: u32,
         id: Option<Text<'_>>,
         name: Option<Text<'_>>,
+        distinct: bool,
         deltas: DeltaSink<'_>,
     ) -> Result<(), Refusal> {
         self.grow(id.map_or(0, |id| id.raw_len()) + name.map_or(0, |name| name.raw_len()))?;
-        let mut block = self.block(Kind::Call, index);
-        if let Some(id) = id.filter(|id| !id.is_empty()) {
-            if !block.id.is_empty() && !id.is(&block.id) {
-                // Another call under the same index: some servers number them all 0.
-                let (id, empty) = (id.to_string(), String::new);
-                let (text, signature, name) = (empty(), empty(), empty());
-                let next = Block { kind: Kind::Call, index, text, signature, id, name, extra: None };
-                self.blocks.push(next);
-                let last = self.blocks.len() - 1;
-                block = &mut self.blocks[last];
-            } else {
-                block.id = id.to_string();
-            }
-        }
-        if let Some(name) = name.filter(|name| !name.is_empty() && block.name.is_empty()) {
-            block.name = name.to_string();
-            let name = block.name.clone();
-            deltas(Delta::Call { name });
+        let written = |text: Option<Text<'_>>| text.map(|text| text.to_string()).unwrap_or_default();
+        let header = Header { id: written(id), name: written(name) };
+        let before = self.blocks.iter_mut().rfind(|block| block.kind == Kind::Call && block.index == index);
+        match before.filter(|_| !distinct) {
+            Some(block) => match call::relation(block, &header) {
+                Relation::Same => call::complete(block, header),
+                Relation::Perhaps => block.again = Some(header),
+                Relation::Another => self.begin_call(index, header, deltas),
+            },
+            None => self.begin_call(index, header, deltas),
         }
         self.check_calls()
+    }
+
+    fn begin_call(&mut self, index: u32, header: Header, deltas: DeltaSink<'_>) {
+        self.announce(deltas);
+        let Header { id, name } = header;
+        self.blocks.push(Block { id, name, ..Block::new(Kind::Call, index) });
+    }
+
+    fn arguments(&mut self, index: u32, text: Text<'_>, deltas: DeltaSink<'_>) -> Result<(), Refusal> {
+        self.grow(text.raw_len())?;
+        let mut more = String::new();
+        let block = self.block(Kind::Call, index);
+        let _ = block.joiner.push(text, &mut more);
+        if block.extent.is_complete() && !more.trim().is_empty() {
+            let again = block.again.take();
+            if call::repeats(&block.text, &more) {
+                return Ok(());
+            }
+            if let Some(header) = again {
+                self.begin_call(index, header, deltas);
+                self.announce(deltas);
+            }
+        }
+        let block = self.block(Kind::Call, index);
+        block.extent.push(more.as_bytes());
+        block.text.push_str(&more);
+        self.check_calls()
+    }
+
+    /// Passes on the calls whose names are whole: a name may come in fragments, until something else comes.
+    fn announce(&mut self, deltas: DeltaSink<'_>) {
+        for block in self.blocks.iter_mut().rev().take_while(|block| !block.announced) {
+            if block.kind == Kind::Call && !block.name.is_empty() {
+                deltas(Delta::Call { name: block.name.clone() });
+            }
+            block.announced = block.kind != Kind::Call || !block.name.is_empty();
+        }
     }
 
     fn check_calls(&self) -> Result<(), Refusal> {
@@ -252,7 +357,8 @@ fn usage(counted: Counted) -> Usage {
 
 fn finish(ended: Ended) -> Finish {
     match ended {
-        Ended::Stop | Ended::Other => Finish::Stop,
+        // A failed one is refused before.
+        Ended::Stop | Ended::Other | Ended::Failed => Finish::Stop,
         Ended::ToolCalls => Finish::ToolCalls,
         Ended::Length => Finish::Length,
         Ended::ContentFilter => Finish::ContentFilter,
@@ -260,71 +366,5 @@ fn finish(ended: Ended) -> Finish {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn call(index: u32, id: &'static str, name: &'static str) -> Piece<'static> {
-        Piece::Call { index, id: Some(Text::plain(id)), name: Some(Text::plain(name)) }
-    }
-
-    fn arguments(index: u32, text: &str) -> Piece<'_> {
-        Piece::Arguments { index, text: Text::plain(text) }
-    }
-
-    fn gather(pieces: &[Piece<'_>]) -> (Assembled, Vec<Delta>) {
-        let mut seen = Vec::new();
-        let mut assembly = Assembly::default();
-        for piece in pieces {
-            assembly.take(*piece, &mut |delta| seen.push(delta)).unwrap();
-        }
-        (assembly.into_reply(|_| None), seen)
-    }
-
-    #[test]
-    fn blocks_keep_their_order_and_calls_their_arguments() {
-        let text = |text| Piece::Text { index: 1, text: Text::plain(text) };
-        let (reply, seen) = gather(&[
-            Piece::Reasoning { index: 0, text: Text::plain("hm") },
-            text("a"),
-            text("b"),
-            call(2, "x", "first"),
-            call(3, "y", "second"),
-            arguments(3, "{\"n\":2}"),
-            arguments(2, ""),
-            Piece::Finish(Ended::Stop),
-        ]);
-        let expected = [
-            Part::Reasoning { text: "hm".into(), opaque: None },
-            Part::Text { text: "ab".into() },
-            Part::Call { id: "x".into(), name: "first".into(), arguments: "{}".into(), opaque: None },
-            Part::Call { id: "y".into(), name: "second".into(), arguments: "{\"n\":2}".into(), opaque: None },
-        ];
-        assert_eq!(reply.parts, expected);
-        assert_eq!(reply.finish, Finish::ToolCalls, "the calls decide, whatever the server called the end");
-        assert_eq!(seen.len(), 5, "reasoning, two texts, two calls: {seen:?}");
-    }
-
-    #[test]
-    fn calls_of_one_index_are_told_apart_by_their_ids() {
-        let (reply, _) = gather(&[call(0, "x", "first"), arguments(0, "1"), call(0, "y", "second"), arguments(0, "2")]);
-        let expected = [
-            Part::Call { id: "x".into(), name: "first".into(), arguments: "1".into(), opaque: None },
-            Part::Call { id: "y".into(), name: "second".into(), arguments: "2".into(), opaque: None },
-        ];
-        assert_eq!(reply.parts, expected);
-    }
-
-    #[test]
-    fn limits_refuse() {
-        let mut assembly = Assembly::default();
-        let half = "x".repeat(MODEL_REPLY_BYTES_MAX / 2 + 1);
-        let piece = Piece::Text { index: 0, text: Text::plain(&half) };
-        assert_eq!(assembly.take(piece, &mut |_| {}), Ok(()));
-        assert_eq!(assembly.take(piece, &mut |_| {}), Err(Refusal::TooLarge));
-        let mut assembly = Assembly::default();
-        for index in 0..MODEL_REPLY_CALLS_MAX {
-            assert_eq!(assembly.take(arguments(u32::try_from(index).unwrap(), "1"), &mut |_| {}), Ok(()));
-        }
-        assert_eq!(assembly.take(call(999, "z", "late"), &mut |_| {}), Err(Refusal::TooManyCalls));
-    }
-}
+#[path = "assembly_tests.rs"]
+mod tests;

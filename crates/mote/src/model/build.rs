@@ -120,6 +120,8 @@ pub(super) fn headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(http::header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+    // A gateway that compresses unasked would hold a stream's beginning back.
+    headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let agent = concat!("mote/", env!("CARGO_PKG_VERSION"));
     headers.insert(http::header::USER_AGENT, HeaderValue::from_static(agent));
     headers
@@ -150,12 +152,12 @@ pub(super) fn uri(model: &config::Model, default: &str, path: &str) -> Result<ht
     url.as_str().parse().map_err(fail)
 }
 
-/// The URL of a path under the model's base URL.
+/// The URL of a path under the model's base URL, whose query (Azure's `api-version`) stays at the end.
 fn url(model: &config::Model, default: &str, path: &str) -> Result<reqwest::Url, BuildError> {
     let base = if model.base_url.is_empty() { default } else { &model.base_url };
-    let fail = |message: String| BuildError::Url { model: model.name.clone(), url: base.to_owned(), message };
-    let text = format!("{}/{path}", base.trim_end_matches('/'));
-    let url = reqwest::Url::parse(&text).map_err(|error| fail(error.to_string()))?;
+    let (shown, _) = base.split_once('?').unwrap_or((base, ""));
+    let fail = |message: String| BuildError::Url { model: model.name.clone(), url: shown.to_owned(), message };
+    let mut url = reqwest::Url::parse(base).map_err(|error| fail(error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(fail("expected http:// or https:// and a host".to_owned()));
     }
@@ -167,6 +169,9 @@ fn url(model: &config::Model, default: &str, path: &str) -> Result<reqwest::Url,
         };
         return Err(fail("credentials belong in `key`, not in the URL"));
     }
+    let whole = format!("{}/{path}", url.path().trim_end_matches('/'));
+    url.set_path(&whole);
+    url.set_fragment(None);
     Ok(url)
 }
 

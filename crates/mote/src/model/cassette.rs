@@ -161,8 +161,20 @@ impl Provider for Player {
             );
             let (model, endpoint) = (self.model.clone(), self.file.display().to_string());
             let kind = ErrorKind::Rejected;
+            let (retry_after, alternative, place, began, usage) = (None, false, 0, false, None);
             let answer = Answer::default();
-            return Err(Error { kind, model, endpoint, message, retry_after: None, alternative: false, place: 0, began: false, usage: None, answer });
+            return Err(Error {
+                kind,
+                model,
+                endpoint,
+                message,
+                retry_after,
+                alternative,
+                place,
+                began,
+                usage,
+                answer,
+            });
         };
         for part in &reply.message.parts {
             match part {

@@ -147,7 +147,11 @@ impl Chain {
         }
         let mut round = memory.round(request);
         round.failed |= 1 << place;
-        let mut others = memory.breakers.iter().enumerate().filter(|(place, _)| (round.failed | request.exhausted) & (1 << place) == 0);
+        let mut others = memory
+            .breakers
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| (round.failed | request.exhausted) & (1 << place) == 0);
         error.alternative = others.clone().any(|(_, breaker)| breaker.permits(now));
         if error.kind != ErrorKind::Rejected {
             round.passing = Some((error.kind, error.retry_after));
@@ -183,7 +187,8 @@ impl Chain {
             all => format!("the circuits of all {all} endpoints are open after repeated failures"),
         };
         let (kind, answer) = (ErrorKind::CircuitOpen, Answer::default());
-        Error { kind, model, endpoint, message, retry_after: wait, alternative: false, place: 0, began: false, usage: None, answer }
+        let (retry_after, alternative, place, began, usage) = (wait, false, 0, false, None);
+        Error { kind, model, endpoint, message, retry_after, alternative, place, began, usage, answer }
     }
 }
 

@@ -1,7 +1,9 @@
-//! One model endpoint over HTTP: a request out, a stream of server-sent events in, within its timeouts and limits.
+//! One model endpoint over HTTP: a request out, its reply in, within its timeouts and limits.
 //!
-//! The wire formats are [`super::anthropic`]'s and [`super::openai`]'s. It follows no redirect, retries nothing, and
-//! never lets the key into a message.
+//! The wire formats are [`super::anthropic`]'s and [`super::openai`]'s; what a body's bytes say is [`reader`]'s to find out. It
+//! follows no redirect, repeats a request only in another form ([`super::adapt`]), and never lets the key into a message.
+
+mod reader;
 
 use std::time::Duration;
 
@@ -10,28 +12,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::ResponseFuture;
 use mote_wire::delta::Delta as Piece;
-use mote_wire::sse::{Buffer, Framer, Full};
 use serde_json::Value;
+use tokio::time::Instant;
 
-use super::assembly::{Assembly, Refusal};
+use self::reader::Reader;
+use super::adapt::{Learned, Shape};
+use super::assembly::Assembly;
 use super::failure::Failure;
 use super::transport::{Client, chunk};
-use super::{DeltaSink, Error, ErrorKind};
+use super::{DeltaSink, Error, ErrorKind, Usage};
 use crate::clock::SharedClock;
 use crate::config::SecretValue;
-use crate::limits::{
-    MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_KEY_BYTES_MIN, MODEL_REPLY_BYTES_MAX,
-    MODEL_REPLY_CALLS_MAX,
-};
+use crate::limits::{MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_KEY_BYTES_MIN};
 
-/// Decodes one event of a wire format.
+/// Decodes what an endpoint sends, in a wire format.
 pub(super) trait Decoder: Send {
     /// See [`mote_wire::anthropic::Decoder::event`].
     fn event<'a>(&mut self, name: &str, data: &'a str, sink: &mut dyn FnMut(Piece<'a>))
     -> Result<(), mote_wire::Error>;
 
-    /// Whether a stream may end, without its last event, once the model said why it stopped.
-    fn may_end_at_finish(&self) -> bool;
+    /// See [`mote_wire::anthropic::Decoder::whole`].
+    fn whole<'a>(&mut self, body: &'a str, sink: &mut dyn FnMut(Piece<'a>)) -> Result<(), mote_wire::Error>;
 }
 
 impl Decoder for mote_wire::anthropic::Decoder {
@@ -44,8 +45,8 @@ impl Decoder for mote_wire::anthropic::Decoder {
         Self::event(self, name, data, sink)
     }
 
-    fn may_end_at_finish(&self) -> bool {
-        false
+    fn whole<'a>(&mut self, body: &'a str, sink: &mut dyn FnMut(Piece<'a>)) -> Result<(), mote_wire::Error> {
+        Self::whole(self, body, sink)
     }
 }
 
@@ -59,11 +60,13 @@ impl Decoder for mote_wire::openai::Decoder {
         Self::event(self, name, data, sink)
     }
 
-    fn may_end_at_finish(&self) -> bool {
-        // Some compatible servers close the stream without `[DONE]`.
-        true
+    fn whole<'a>(&mut self, body: &'a str, sink: &mut dyn FnMut(Piece<'a>)) -> Result<(), mote_wire::Error> {
+        Self::whole(self, body, sink)
     }
 }
+
+/// Writes a request's body in a shape.
+pub(super) type Writer<'w> = &'w mut (dyn FnMut(Shape) -> Value + Send);
 
 /// An endpoint of either wire format.
 pub(super) struct Endpoint {
@@ -83,6 +86,8 @@ pub(super) struct Endpoint {
     pub(super) idle_timeout: Duration,
     /// For `Retry-After` dates.
     pub(super) clock: SharedClock,
+    /// What it takes.
+    pub(super) learned: Learned,
 }
 
 impl Endpoint {
@@ -95,67 +100,92 @@ impl Endpoint {
         )
     }
 
-    /// Sends one request and gathers its reply.
+    /// Sends a request and gathers its reply. A request that is refused for a parameter is sent once more without it.
     pub(super) async fn call(
         &self,
-        body: Value,
+        write: Writer<'_>,
         traceparent: Option<&str>,
         decoder: &mut dyn Decoder,
         deltas: DeltaSink<'_>,
     ) -> Result<Assembly, Error> {
-        let bytes = serde_json::to_vec(&body).map_err(|error| {
-            self.error(Failure::new(ErrorKind::Rejected, format!("the request is not JSON: {error}")))
-        })?;
-        // The tree is many times the size of its text: a call that waits holds neither for longer than it must.
-        drop(body);
-        let mut headers = self.headers.clone();
-        if let Some(value) = traceparent.and_then(|value| HeaderValue::from_str(value).ok()) {
-            headers.insert(HeaderName::from_static("traceparent"), value);
-        }
-        let asked = self.client.post(self.uri.clone(), headers, bytes);
-        match tokio::time::timeout(self.timeout, self.exchange(asked, decoder, deltas)).await {
-            Ok(done) => done.map_err(|failure| self.error(failure)),
-            Err(_) => Err(self.error(Failure::timed_out("no whole reply", self.timeout))),
+        let mut assembly = Assembly::default();
+        let exchange = self.adapted(write, traceparent, decoder, &mut assembly, deltas);
+        let done = match tokio::time::timeout(self.timeout, exchange).await {
+            Ok(done) => done,
+            Err(_) => Err(Failure::timed_out("no whole reply", self.timeout)),
+        };
+        match done {
+            Ok(()) => Ok(assembly),
+            Err(failure) => Err(self.error(failure, assembly.usage())),
         }
     }
 
-    fn error(&self, failure: Failure) -> Error {
-        let Failure { kind, mut message, retry_after, answer, began } = failure;
+    fn error(&self, failure: Failure, usage: Option<Usage>) -> Error {
+        let Failure { kind, mut message, retry_after, answer, began, refused: _ } = failure;
         // A shorter one is a stand-in (`none`, `ollama`), and would only garble the words around it.
         let key = self.key.as_ref().map(SecretValue::expose).filter(|key| key.len() >= MODEL_KEY_BYTES_MIN);
         if let Some(key) = key {
             message = message.replace(key, "[key]");
         }
         let (model, endpoint) = (self.model.clone(), self.origin());
-        Error { kind, model, endpoint, message, retry_after, alternative: false, place: 0, began, usage: None, answer }
+        Error { kind, model, endpoint, message, retry_after, alternative: false, place: 0, began, usage, answer }
     }
 
-    async fn exchange(
+    async fn adapted(
         &self,
-        asked: ResponseFuture,
+        write: Writer<'_>,
+        traceparent: Option<&str>,
         decoder: &mut dyn Decoder,
+        assembly: &mut Assembly,
         deltas: DeltaSink<'_>,
-    ) -> Result<Assembly, Failure> {
+    ) -> Result<(), Failure> {
+        let first = self.learned.shape();
+        let mut shape = first;
+        loop {
+            // The tree is many times the size of its text: a call that waits holds neither for longer than it must.
+            let bytes = serde_json::to_vec(&write(shape))
+                .map_err(|error| Failure::new(ErrorKind::Rejected, format!("the request is not JSON: {error}")))?;
+            let mut headers = self.headers.clone();
+            if let Some(value) = traceparent.and_then(|value| HeaderValue::from_str(value).ok()) {
+                headers.insert(HeaderName::from_static("traceparent"), value);
+            }
+            let asked = self.client.post(self.uri.clone(), headers, bytes);
+            let failure = match self.answer(asked).await {
+                Ok(response) => {
+                    if shape != first {
+                        self.learned.keep(shape);
+                    }
+                    // Boxed, as are the ways to fail: a call that waits for its answer does not keep their room.
+                    let read = Box::pin(self.stream(response, decoder, assembly, deltas)).await;
+                    return read.map_err(Failure::in_reply);
+                }
+                Err(failure) => failure,
+            };
+            let Some(next) = failure.refused.as_deref().and_then(|words| shape.after(words)) else {
+                return Err(failure);
+            };
+            tracing::info!(model = self.model, message = failure.message, "model request sent again in another form");
+            shape = next;
+        }
+    }
+
+    /// The head of an answer that is a success, and readable.
+    async fn answer(&self, asked: ResponseFuture) -> Result<Response<Incoming>, Failure> {
         let response = asked.await.map_err(|error| Failure::of_request(&error))?;
         let status = response.status();
+        let encoding = header(&response, http::header::CONTENT_ENCODING);
+        let encoded = !encoding.is_empty() && encoding != "identity";
         if !status.is_success() {
             let headers = response.headers().clone();
-            let body = Box::pin(self.error_body(response)).await;
+            let body = if encoded { Vec::new() } else { Box::pin(self.error_body(response)).await };
             return Err(Failure::of_answer(status, &headers, &body, self.clock.now_ms()));
         }
-        let kind = response.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if kind == "application/json" || kind == "text/html" {
-            let body = Box::pin(self.error_body(response)).await;
-            let fault = mote_wire::fault::Fault::parse(std::str::from_utf8(&body).unwrap_or_default());
-            return Err(match fault.message {
-                Some(message) => Failure::of_stream(fault.class_in_stream(), &message.to_string()),
-                None => Failure::broken(format!("expected an event stream, got {kind}")),
-            }
-            .in_reply());
+        if encoded {
+            // Another attempt would be answered, and paid for, the same way.
+            let message = format!("the answer is encoded as {encoding}, although `accept-encoding: identity` was sent");
+            return Err(Failure::new(ErrorKind::Rejected, message));
         }
-        // Boxed, as are the ways to fail: a call that waits for its answer does not keep their room.
-        Box::pin(self.stream(response, decoder, deltas)).await.map_err(Failure::in_reply)
+        Ok(response)
     }
 
     /// As much of an error's body as is read, whatever becomes of the rest.
@@ -171,44 +201,53 @@ impl Endpoint {
         body
     }
 
+    /// Gathers the reply that a body holds: a stream of events, or the whole as one JSON text from a server that does not
+    /// stream.
     async fn stream(
         &self,
         mut response: Response<Incoming>,
         decoder: &mut dyn Decoder,
+        assembly: &mut Assembly,
         deltas: DeltaSink<'_>,
-    ) -> Result<Assembly, Failure> {
-        let mut framer = Framer::new(Growing { bytes: Vec::new(), limit: MODEL_EVENT_BYTES_MAX });
-        let mut assembly = Assembly::default();
+    ) -> Result<(), Failure> {
+        let kind = header(&response, http::header::CONTENT_TYPE);
+        let mut reader = Reader::new(decoder, assembly, deltas, self.idle_timeout);
+        // When the reply turned out to be finished, or last grew.
+        let mut grown = Instant::now();
         loop {
-            let chunk = tokio::time::timeout(self.idle_timeout, chunk(&mut response))
-                .await
-                .map_err(|_| Failure::timed_out("nothing came in the stream", self.idle_timeout))?;
-            let Some(chunk) = chunk else { break };
-            let chunk = chunk.map_err(|error| Failure::of_body(&error))?;
-            let mut bytes: &[u8] = &chunk;
-            while let Some(event) =
-                framer.next(&mut bytes).map_err(|error| Failure::broken(format!("malformed stream: {error}")))?
-            {
-                let mut taken = Ok(());
-                let mut sink = |piece: Piece<'_>| {
-                    if taken.is_ok() {
-                        taken = assembly.take(piece, deltas);
-                    }
-                };
-                let decoded = decoder.event(event.name, event.data, &mut sink);
-                taken.map_err(refusal)?;
-                decoded.map_err(|error| Failure::broken(error.to_string()))?;
-                if assembly.is_done() {
-                    drain(response).await;
-                    return Ok(assembly);
-                }
+            let next = match reader.patience() {
+                // Finished, but for what may follow: a socket that stays open does not hold the reply back.
+                Some(patience) => match tokio::time::timeout_at(grown + patience, chunk(&mut response)).await {
+                    Ok(next) => next,
+                    Err(_) => break,
+                },
+                None => tokio::time::timeout(self.idle_timeout, chunk(&mut response))
+                    .await
+                    .map_err(|_| Failure::timed_out("nothing came in the stream", self.idle_timeout))?,
+            };
+            let chunk = match next {
+                None => break,
+                Some(Ok(chunk)) => chunk,
+                // What is finished is whole, however its connection ends.
+                Some(Err(_)) if reader.patience().is_some() => break,
+                Some(Err(error)) => return Err(Failure::of_body(&error)),
+            };
+            if reader.take(&chunk, &kind)? {
+                grown = Instant::now();
+            }
+            if reader.is_done() {
+                drain(response).await;
+                break;
             }
         }
-        if assembly.is_finished() && decoder.may_end_at_finish() && !framer.is_mid_event() {
-            return Ok(assembly);
-        }
-        Err(Failure::broken("the stream ended before the reply did"))
+        reader.end()
     }
+}
+
+/// A header's value in lower case, without parameters; empty if there is none.
+fn header(response: &Response<Incoming>, name: HeaderName) -> String {
+    let value = response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// Reads on to the end of a finished stream, for a moment: only a body read to its end gives its connection back.
@@ -216,42 +255,6 @@ async fn drain(mut response: Response<Incoming>) {
     let rest = async { while let Some(Ok(_)) = chunk(&mut response).await {} };
     // Whether it ended in time changes nothing for the caller.
     let _ = tokio::time::timeout(Duration::from_millis(MODEL_DRAIN_MS), rest).await;
-}
-
-fn refusal(refusal: Refusal) -> Failure {
-    match refusal {
-        Refusal::TooLarge => Failure::broken(format!(
-            "the reply is larger than {MODEL_REPLY_BYTES_MAX} bytes (limit MODEL_REPLY_BYTES_MAX)"
-        )),
-        Refusal::TooManyCalls => Failure::broken(format!(
-            "the reply has more than {MODEL_REPLY_CALLS_MAX} tool calls (limit MODEL_REPLY_CALLS_MAX)"
-        )),
-        Refusal::Fault { class, message } => Failure::of_stream(class, &message),
-    }
-}
-
-/// A buffer that takes memory only once an event comes: a run that waits for its model holds none.
-struct Growing {
-    bytes: Vec<u8>,
-    limit: usize,
-}
-
-impl Buffer for Growing {
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        if bytes.len() > self.limit - self.bytes.len() {
-            return Err(Full(self.limit));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::config::{self, SecretValue};
-use crate::limits::{MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_REPLY_BYTES_MAX};
+use crate::limits::{MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_LINGER_MS, MODEL_REPLY_BYTES_MAX};
 use crate::message::Part;
 use crate::model::anthropic::Anthropic;
 use crate::model::openai::OpenAi;
@@ -214,6 +214,7 @@ async fn openai_replies_and_what_was_asked() {
     let (head, _) = server.asked.lock().unwrap().pop().unwrap();
     assert!(head.starts_with("post /v1/chat/completions http/1.1\r\n"), "{head}");
     assert!(head.contains(&format!("authorization: bearer {KEY}")));
+    assert!(head.contains("accept-encoding: identity"), "{head}");
 }
 
 #[tokio::test]
@@ -293,16 +294,89 @@ async fn an_error_within_a_stream_is_what_it_says() {
 
 #[tokio::test]
 async fn a_truncated_stream_is_broken() {
-    let begun = ANTHROPIC.split_once("event: message_stop").unwrap().0;
+    let begun = ANTHROPIC.split_once("event: message_delta").unwrap().0;
     let error = anthropic_error(stream(begun), Then::Close).await;
     assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Broken, "the stream ended before the reply did"));
+    assert_eq!(error.usage.map(|usage| usage.input), Some(100), "what it said of its cost is kept");
     let error = anthropic_error(chunked(begun), Then::Close).await;
     assert_eq!(error.kind, ErrorKind::Broken);
     assert!(error.message.starts_with("the stream broke off: "), "{error}");
     let error = openai_error(stream("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n"), Then::Go).await;
-    assert_eq!(error.kind, ErrorKind::Broken);
+    assert_eq!((error.kind, error.usage), (ErrorKind::Broken, None));
     let error = openai_error(stream(&format!("{OPENAI}data: {{\"cho")), Then::Go).await;
     assert_eq!(error.kind, ErrorKind::Broken, "cut within an event");
+}
+
+#[tokio::test]
+async fn a_finished_reply_is_whole_however_its_stream_ends() {
+    let counted = ANTHROPIC.split_once("event: message_stop").unwrap().0;
+    for (answer, then) in [(stream(counted), Then::Go), (chunked(counted), Then::Close), (chunked(counted), Then::Hang)]
+    {
+        let server = serve(answer, then).await;
+        let reply = ask(&anthropic(&server.origin), &request("x")).await.0.unwrap();
+        assert_eq!((reply.message.plain_text().as_str(), reply.usage.map(|u| u.output)), ("Hello", Some(12)));
+    }
+    let uncounted = OPENAI.split_once("data: {\"choices\":[],").unwrap().0;
+    for (answer, usage) in [(chunked(OPENAI), Some(9)), (chunked(uncounted), None)] {
+        let server = serve(answer, Then::Hang).await;
+        let configured = configured(config::Provider::OpenAi, &server.origin);
+        let configured = config::Model { idle_timeout: Duration::from_secs(600), ..configured };
+        let provider = OpenAi::new(&configured, None, client(), Arc::new(crate::clock::System)).unwrap();
+        let reply = ask(&provider, &request("x")).await.0.unwrap();
+        assert_eq!((reply.finish, reply.usage.map(|usage| usage.output)), (Finish::ToolCalls, usage));
+    }
+    let unterminated = format!("{OPENAI}data: [DONE]");
+    let server = serve(stream(&unterminated), Then::Go).await;
+    assert_eq!(ask(&openai(&server.origin), &request("x")).await.0.unwrap().finish, Finish::ToolCalls);
+}
+
+#[tokio::test]
+async fn a_reason_in_every_event_does_not_cut_the_reply() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        for text in ["a", "b", "c"] {
+            let choice = json!({"delta": {"content": text}, "finish_reason": "stop"});
+            let usage = json!({"prompt_tokens": 1, "completion_tokens": 1});
+            let event = format!("data: {}\n\n", json!({"choices": [choice], "usage": usage}));
+            stream.write_all(event.as_bytes()).await.unwrap();
+            // Longer than a stream is waited for that is finished and counted.
+            tokio::time::sleep(Duration::from_millis(MODEL_LINGER_MS + 100)).await;
+        }
+    });
+    assert_eq!(ask(&openai(&origin), &request("x")).await.0.unwrap().message.plain_text(), "abc");
+}
+
+#[tokio::test]
+async fn a_whole_answer_is_taken_for_a_stream_whatever_its_type() {
+    let body = json!({
+        "object": "chat.completion", "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}],
+    });
+    for (kind, then) in [("application/json", Then::Go), ("text/event-stream", Then::Close)] {
+        let server = serve(status("200 OK", &format!("content-type: {kind}\r\n"), &body.to_string()), then).await;
+        let (reply, seen) = ask(&openai(&server.origin), &request("x")).await;
+        assert_eq!(reply.unwrap().usage, Some(Usage { input: 3, output: 2, ..Usage::default() }), "{kind}");
+        assert_eq!(seen, [Delta::Text("Hi".into())]);
+    }
+    // Its end is known from the text itself.
+    let open =
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n", body.to_string().len());
+    let server = serve(open, Then::Hang).await;
+    assert_eq!(ask(&openai(&server.origin), &request("x")).await.0.unwrap().message.plain_text(), "Hi");
+    let untyped = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{ANTHROPIC}", ANTHROPIC.len());
+    let server = serve(untyped, Then::Go).await;
+    assert_eq!(ask(&anthropic(&server.origin), &request("x")).await.0.unwrap().message.plain_text(), "Hello");
+}
+
+#[tokio::test]
+async fn an_encoded_answer_is_refused_by_name() {
+    let error = openai_error(status("200 OK", "content-encoding: gzip\r\n", "\u{1f}"), Then::Go).await;
+    assert_eq!(error.kind, ErrorKind::Rejected);
+    assert!(error.message.starts_with("the answer is encoded as gzip"), "{error}");
 }
 
 #[tokio::test]
@@ -394,7 +468,12 @@ async fn silence_times_out() {
     let short = Duration::from_millis(60);
     for (answer, timeout, idle_timeout, says) in [
         (String::new(), short, Duration::from_secs(60), "no whole reply within 60 ms"),
-        (chunked(OPENAI), Duration::from_secs(60), short, "nothing came in the stream within 60 ms"),
+        (
+            chunked("data: {\"choices\":[]}\n\n"),
+            Duration::from_secs(60),
+            short,
+            "nothing came in the stream within 60 ms",
+        ),
     ] {
         let server = serve(answer, Then::Hang).await;
         let configured = configured(config::Provider::OpenAi, &server.origin);

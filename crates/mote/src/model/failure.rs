@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use mote_wire::fault::{Class, Fault, class_of_status};
+use mote_wire::json::Text;
 
 use super::{Answer, ErrorKind};
 use crate::clock::UnixMs;
@@ -22,6 +23,8 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// How long the endpoint asked to be left alone.
     pub(super) retry_after: Option<Duration>,
+    /// What the endpoint said of a request that it refused, for [`super::adapt`].
+    pub(super) refused: Option<String>,
     /// Whether a reply had begun.
     pub(super) began: bool,
     /// What it answered with.
@@ -30,7 +33,8 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, began: false, answer: Answer::default() }
+        let (message, answer) = (message.into(), Answer::default());
+        Self { kind, message, retry_after: None, began: false, answer, refused: None }
     }
 
     /// It befell a reply that had begun.
@@ -51,23 +55,32 @@ impl Failure {
     pub(super) fn of_answer(status: http::StatusCode, headers: &HeaderMap, body: &[u8], now: UnixMs) -> Self {
         let body = String::from_utf8_lossy(body);
         let fault = Fault::parse(&body);
+        // A key, a permission or a missing model is no matter of length, whatever the words around it.
+        let may_overflow = !matches!(status.as_u16(), 401..=404);
         // `server_error` says less than a status such as 529.
-        let words = fault.class().filter(|class| *class != Class::Server);
+        let words = fault
+            .class()
+            .filter(|class| *class != Class::Server)
+            .filter(|class| may_overflow || *class != Class::ContextLength);
         let class = words.unwrap_or_else(|| class_of_status(status.as_u16()));
         // A redirect is not followed: the request would go where the configuration does not say.
         let kind = if status.is_redirection() { ErrorKind::Rejected } else { kind(class) };
-        let code = fault.code.as_ref().or(fault.kind.as_ref()).map(|code| shorten(&code.to_string()));
-        let words = match fault.message.or(fault.kind).or(fault.code) {
-            Some(text) => text.to_string(),
-            None => body.trim().to_owned(),
-        };
+        let said = |text: Option<Text<'_>>| text.map(|text| text.to_string());
+        let code = said(fault.code.or(fault.kind)).map(|code| shorten(&code));
+        let words = said(fault.words()).unwrap_or_else(|| body.trim().to_owned());
         let message = match (status.is_redirection(), words.is_empty()) {
             (true, _) => format!("HTTP {}: redirects are not followed", status.as_u16()),
             (false, true) => format!("HTTP {}", status.as_u16()),
             (false, false) => format!("HTTP {}: {}", status.as_u16(), shorten(&words)),
         };
+        let refused = (kind == ErrorKind::Rejected && matches!(status.as_u16(), 400 | 422 | 501)).then(|| {
+            let more = [said(fault.param), said(fault.code), said(fault.upstream)];
+            more.into_iter().flatten().fold(words, |words, more| format!("{words}\n{more}"))
+        });
         let answer = Answer { status: Some(status.as_u16()), code };
-        Self { kind, message, retry_after: retry_after(headers, now), answer, began: false }
+        // The model had written something: the endpoint is up.
+        let began = class == Class::BadOutput;
+        Self { kind, message, retry_after: retry_after(headers, now), answer, began, refused }
     }
 
     /// An error that came within a stream.
@@ -122,13 +135,13 @@ fn kind(class: Class) -> ErrorKind {
         Class::Overloaded => ErrorKind::Overloaded,
         Class::TimedOut => ErrorKind::TimedOut,
         Class::ContextLength => ErrorKind::ContextLength,
-        Class::Server => ErrorKind::Broken,
+        Class::Server | Class::BadOutput => ErrorKind::Broken,
         Class::Rejected => ErrorKind::Rejected,
     }
 }
 
 /// The first [`MODEL_MESSAGE_CHARS_MAX`] characters, on one line.
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     let mut short: String =
         text.chars().take(MODEL_MESSAGE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if short.len() < text.len() {
@@ -195,6 +208,22 @@ mod tests {
                 r#"{"error":{"type":"invalid_request_error","message":"prompt is too long: 2 > 1"}}"#,
                 ErrorKind::ContextLength,
             ),
+            (
+                400,
+                r#"{"error":{"type":"invalid_request_error","code":"tool_use_failed","message":"Failed to call a function."}}"#,
+                ErrorKind::Broken,
+            ),
+            (
+                400,
+                r#"[{"error":{"code":400,"message":"The input token count (9) exceeds the maximum number of tokens allowed (8).","status":"INVALID_ARGUMENT"}}]"#,
+                ErrorKind::ContextLength,
+            ),
+            (
+                500,
+                r#"{"error":{"code":500,"message":"Context size has been exceeded.","type":"server_error"}}"#,
+                ErrorKind::ContextLength,
+            ),
+            (403, r#"{"error":{"message":"Your plan has no long context window"}}"#, ErrorKind::Rejected),
             (401, "", ErrorKind::Rejected),
             (404, r#"{"error":"model not found"}"#, ErrorKind::Rejected),
             (408, "", ErrorKind::TimedOut),

@@ -3,6 +3,7 @@
 //! A provider speaks one wire format to one endpoint. [`chain::Chain`] orders several behind circuit breakers. Retrying
 //! is not done here: the core decides it.
 
+mod adapt;
 pub mod anthropic;
 mod assembly;
 pub mod breaker;
@@ -98,7 +99,7 @@ impl Usage {
 }
 
 /// Why the model stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
     /// It had said what it had to say.
@@ -154,6 +155,10 @@ pub enum ErrorKind {
     Overloaded,
     /// Other 5xx, a broken stream, a malformed event: something may have been spent.
     Broken,
+    /// The reply ended in a failure that the endpoint itself names (`error`, `abort`, no resources): something was spent.
+    Aborted,
+    /// The reply has neither text nor calls: something was spent.
+    EmptyReply,
     /// No answer in time: something may have been spent.
     TimedOut,
     /// The context is longer than the model takes.

@@ -4,9 +4,11 @@
 //! What only OpenAI itself understands is sent only to it. It does not speak the Responses API.
 
 use async_trait::async_trait;
+use http::HeaderName;
 use mote_wire::openai::REASONING_FIELDS;
 use serde_json::{Map, Value, json};
 
+use super::adapt::{Learned, Shape};
 use super::assembly::{Assembled, Reasoning};
 use super::endpoint::Endpoint;
 use super::history::{self, Ids};
@@ -24,6 +26,9 @@ pub const KIND: &str = "openai";
 pub const BASE_URL: &str = "https://api.openai.com/v1";
 /// Hosts that are OpenAI's own service, or Azure's.
 const OWN_HOSTS: [&str; 3] = ["api.openai.com", ".api.openai.com", ".openai.azure.com"];
+/// Azure's hosts of models: <https://learn.microsoft.com/azure/ai-services/authentication>.
+const AZURE_HOSTS: [&str; 4] =
+    [".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com", ".openai.azure.us"];
 
 /// What the names of Mistral's models have in them: wherever these run, ids of calls are nine letters and digits.
 const MISTRAL_NAMES: [&str; 4] = ["mistral", "mixtral", "pixtral", "stral-"];
@@ -50,6 +55,11 @@ pub(crate) fn is_own_host(host: &str) -> bool {
     OWN_HOSTS.iter().any(|name| if name.starts_with('.') { host.ends_with(name) } else { host == *name })
 }
 
+/// Whether the host is Azure's.
+fn is_azure(host: &str) -> bool {
+    AZURE_HOSTS.iter().any(|name| host.ends_with(name))
+}
+
 /// Whether the host is Google's.
 pub(crate) fn is_google(host: &str) -> bool {
     host == GOOGLE_HOST
@@ -67,18 +77,24 @@ impl OpenAi {
         clock: crate::clock::SharedClock,
     ) -> Result<Self, BuildError> {
         let mut headers = super::headers();
-        if let Some(key) = &key {
-            super::insert_key(&mut headers, http::header::AUTHORIZATION, "Bearer ", key, &model.name)?;
-        }
         let uri = super::uri(model, BASE_URL, "chat/completions")?;
         let own = uri.host().is_some_and(is_own_host);
+        if let Some(key) = &key {
+            // Azure takes its own keys in a header of their own, and tokens of Entra as everyone does.
+            let azure = uri.host().is_some_and(is_azure) && !is_token(key.expose());
+            let (name, prefix) =
+                if azure { (HeaderName::from_static("api-key"), "") } else { (http::header::AUTHORIZATION, "Bearer ") };
+            super::insert_key(&mut headers, name, prefix, key, &model.name)?;
+        }
         let mistral = uri.host().is_some_and(|host| host.ends_with("mistral.ai"))
             || MISTRAL_NAMES.iter().any(|name| model.name.to_ascii_lowercase().contains(name));
         let ids = if mistral { Ids::Nine } else { Ids::Printable };
         let google =
             uri.host().is_some_and(is_google) && !GOOGLE_UNCHECKED.iter().any(|name| model.name.contains(name));
         let (timeout, idle_timeout) = (model.timeout, model.idle_timeout);
-        let endpoint = Endpoint { client, uri, model: model.name.clone(), headers, key, timeout, idle_timeout, clock };
+        let learned = Learned::new(Shape::new(model.output_limit_field, own));
+        let model_name = model.name.clone();
+        let endpoint = Endpoint { client, uri, model: model_name, headers, key, timeout, idle_timeout, clock, learned };
         Ok(Self {
             endpoint,
             own,
@@ -89,22 +105,25 @@ impl OpenAi {
         })
     }
 
+    /// The body that is sent first.
+    #[cfg(test)]
     pub(super) fn body(&self, request: &Request) -> Value {
+        self.shaped(request, self.endpoint.learned.shape())
+    }
+
+    fn shaped(&self, request: &Request, shape: Shape) -> Value {
         let mut system = request.system.to_string();
-        let mut body = json!({
-            "model": self.endpoint.model,
-            "stream": true,
-            "stream_options": {"include_usage": true},
-        });
-        // OpenAI's newer models refuse the old name, compatible servers may not know the new one.
-        let limit = if self.own { "max_completion_tokens" } else { "max_tokens" };
-        body[limit] = json!(super::output_tokens(self.output_tokens_max, request));
-        if let Some(temperature) = self.temperature {
+        let mut body = json!({"model": self.endpoint.model, "stream": true});
+        if shape.counted {
+            body["stream_options"] = json!({"include_usage": true});
+        }
+        body[shape.limit.name()] = json!(super::output_tokens(self.output_tokens_max, request));
+        if let Some(temperature) = self.temperature.filter(|_| shape.temperature) {
             body["temperature"] = json!(temperature);
         }
         if let Some(wanted) = &request.output_schema {
             // Servers that constrain by grammar would constrain calls away: there, only a request without tools.
-            if (self.own || request.tools.is_empty()) && schema::is_plain_object(wanted) {
+            if shape.constrained && (self.own || request.tools.is_empty()) && schema::is_plain_object(wanted) {
                 let strict = schema::fits(wanted, Subset { all_required: true });
                 let named = json!({"name": "result", "strict": strict, "schema": wanted});
                 body["response_format"] = json!({"type": "json_schema", "json_schema": named});
@@ -226,10 +245,10 @@ impl OpenAi {
 #[async_trait]
 impl Provider for OpenAi {
     async fn complete(&self, request: &Request, deltas: DeltaSink<'_>) -> Result<Reply, Error> {
-        let body = self.body(request);
-        let mut decoder = mote_wire::openai::Decoder;
+        let mut write = |shape| self.shaped(request, shape);
+        let mut decoder = mote_wire::openai::Decoder::default();
         let traceparent = request.traceparent.as_deref();
-        let assembly = self.endpoint.call(body, traceparent, &mut decoder, deltas).await?;
+        let assembly = self.endpoint.call(&mut write, traceparent, &mut decoder, deltas).await?;
         let mut reply = assembly.into_reply(|reasoning| match reasoning {
             Reasoning::Open { index, .. } => {
                 Some(self.opaque("field", *REASONING_FIELDS.get(usize::try_from(index).ok()?)?))
@@ -239,6 +258,11 @@ impl Provider for OpenAi {
         self.sign(&mut reply);
         Ok(super::reply(reply, KIND, &self.endpoint.model, request))
     }
+}
+
+/// Whether a key is a JSON Web Token: a header, a body and a signature.
+fn is_token(key: &str) -> bool {
+    key.starts_with("eyJ") && key.split('.').count() == 3
 }
 
 fn tool(tool: &ToolDefinition) -> Value {
@@ -443,5 +467,29 @@ mod tests {
         assert_eq!(named("mistralai/Devstral-Small", "https://openrouter.ai/api/v1"), Ids::Nine);
         assert_eq!(named("codestral-latest", "http://h/v1"), Ids::Nine);
         assert_eq!(named("gpt-5", "https://openrouter.ai/api/v1"), Ids::Printable);
+    }
+
+    #[test]
+    fn azure_takes_its_own_header_and_keeps_its_query() {
+        let azure = "https://x.openai.azure.com/openai/deployments/gpt?api-version=2024-10-21";
+        let of = |base_url: &str, key: &str| {
+            let clock = std::sync::Arc::new(crate::clock::System);
+            let client = Client::new(crate::tls::client_config(None).unwrap());
+            let model = configured(config::Provider::OpenAi, base_url);
+            OpenAi::new(&model, Some(SecretValue::new(key)), client, clock).unwrap()
+        };
+        let provider = of(azure, "0123456789abcdef");
+        assert_eq!(
+            provider.endpoint.uri,
+            "https://x.openai.azure.com/openai/deployments/gpt/chat/completions?api-version=2024-10-21"
+        );
+        let headers = &provider.endpoint.headers;
+        assert_eq!((&headers["api-key"], headers.get("authorization")), (&"0123456789abcdef".parse().unwrap(), None));
+        assert!(headers["api-key"].is_sensitive());
+        let headers = of(azure, "eyJa.b.c").endpoint.headers;
+        assert_eq!((headers.get("api-key"), &headers["authorization"]), (None, &"Bearer eyJa.b.c".parse().unwrap()));
+        let headers = of("http://127.0.0.1:9/v1/?a=b", "0123456789abcdef").endpoint.headers;
+        assert_eq!((headers.get("api-key"), headers.contains_key("authorization")), (None, true));
+        assert_eq!(of("http://h/v1/?a=b", "k").endpoint.uri, "http://h/v1/chat/completions?a=b");
     }
 }

@@ -71,5 +71,6 @@ pub(crate) fn configured(provider: config::Provider, base_url: &str) -> config::
         idle_timeout: Duration::from_secs(5),
         temperature: None,
         cache: false,
+        output_limit_field: config::OutputLimitField::Auto,
     }
 }

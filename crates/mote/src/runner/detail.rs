@@ -80,8 +80,7 @@ fn run_shortfall(run: &Core) -> Shortfall {
     let output = u64::from(limits.output.min(OUTPUT_TOKENS_MIN));
     let money = input.saturating_mul(limits.price_input).saturating_add(output.saturating_mul(limits.price_output));
     let left = |max: u64, spent: u64| (max != u64::MAX).then(|| max.saturating_sub(spent));
-    let (nano_usd, tokens) =
-        (left(limits.budget_nano_usd, spent.nano_usd), left(limits.budget_tokens, spent.tokens()));
+    let (nano_usd, tokens) = (left(limits.budget_nano_usd, spent.nano_usd), left(limits.budget_tokens, spent.tokens()));
     Shortfall::new(money, nano_usd, input.saturating_add(output), tokens)
 }
 

@@ -2,12 +2,16 @@
 
 use mote_core::{CallOutcome, Failure, Limits, Outcome};
 
+use super::outcome;
 use super::payload::Payload;
+use crate::model::ErrorKind;
 use crate::store::{Status, TaskError};
 
 /// How a model call last failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ModelSaid {
+    /// The failure's kind, as the journal has it.
+    kind: String,
     /// What happened.
     message: String,
 }
@@ -16,8 +20,20 @@ impl ModelSaid {
     /// What an event says of a model's failure, if it is one.
     pub(super) fn of(payload: &Payload) -> Option<Self> {
         match payload {
-            Payload::ModelFailed { message, .. } => Some(Self { message: message.clone() }),
+            Payload::ModelFailed { kind, message, .. } => Some(Self { kind: kind.clone(), message: message.clone() }),
             _ => None,
+        }
+    }
+
+    /// The code of a task whose attempts all failed, the last of them so.
+    fn code(&self) -> &'static str {
+        let is = |kind: ErrorKind| self.kind == outcome::error_kind(kind);
+        if is(ErrorKind::EmptyReply) {
+            "model_empty_reply"
+        } else if is(ErrorKind::Aborted) {
+            "model_reply_aborted"
+        } else {
+            "model_failed"
         }
     }
 
@@ -57,7 +73,8 @@ pub(super) fn of(
         Failure::Repeated => ("repeated_calls", format!("the same calls came more than {} times", limits.repeats)),
         Failure::Model => {
             let attempts = u32::from(limits.model_attempts.max(1)) * u32::from(limits.endpoints.max(1));
-            ("model_failed", format!("the model failed at all {attempts} attempts; the last: {said}"))
+            let code = last_failure.map_or("model_failed", ModelSaid::code);
+            (code, format!("the model failed at all {attempts} attempts; the last: {said}"))
         }
         Failure::Outage => {
             let minutes = limits.model_outage_ms / 1_000;

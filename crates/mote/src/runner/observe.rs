@@ -142,7 +142,9 @@ fn budget_line(scope: &str) -> &'static str {
 /// This worker's stretch of a run is over.
 pub(super) fn ended(driver: Driver, stop: Stop) {
     let outcome = match driver.run.phase() {
-        mote_core::Phase::Finished(outcome) => Some(ending::of(outcome, driver.run.limits(), None, None)),
+        mote_core::Phase::Finished(outcome) => {
+            Some(ending::of(outcome, driver.run.limits(), driver.failure.as_ref(), None))
+        }
         _ => None,
     };
     let status = match (&outcome, stop) {

@@ -81,6 +81,7 @@ fn failed(driver: &Driver, attempt: u16, error: &model::Error, seen: &Seen, took
         ErrorKind::Rejected => ModelFailure::Rejected,
         // A reply that breaks off is one attempt; an endpoint that does not answer may be back in a while.
         ErrorKind::Broken | ErrorKind::TimedOut if began => ModelFailure::Transient,
+        ErrorKind::Aborted | ErrorKind::EmptyReply => ModelFailure::Transient,
         ErrorKind::Unreachable
         | ErrorKind::RateLimited
         | ErrorKind::Overloaded
@@ -88,7 +89,8 @@ fn failed(driver: &Driver, attempt: u16, error: &model::Error, seen: &Seen, took
         | ErrorKind::TimedOut
         | ErrorKind::CircuitOpen => ModelFailure::Unavailable,
     };
-    let may_cost = matches!(error.kind, ErrorKind::Broken | ErrorKind::TimedOut);
+    let may_cost =
+        matches!(error.kind, ErrorKind::Broken | ErrorKind::Aborted | ErrorKind::EmptyReply | ErrorKind::TimedOut);
     // What the provider says it used counts as it is; where it may have used something and says nothing, an estimate does.
     let (spend, uncertain) = match &error.usage {
         Some(usage) => (spend_of(driver, &error.model, usage), false),
@@ -119,6 +121,8 @@ pub(super) fn error_kind(kind: ErrorKind) -> &'static str {
         ErrorKind::RateLimited => "rate_limited",
         ErrorKind::Overloaded => "overloaded",
         ErrorKind::Broken => "broken",
+        ErrorKind::Aborted => "aborted",
+        ErrorKind::EmptyReply => "empty_reply",
         ErrorKind::TimedOut => "timed_out",
         ErrorKind::ContextLength => "context_length",
         ErrorKind::Rejected => "rejected",

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use futures_util::stream::FuturesUnordered;
-use mote_core::journal::ReplayError;
 use mote_core::journal::CORE_COUNTS_APART as CORE_RESUMES;
+use mote_core::journal::ReplayError;
 use mote_core::{Call, CallKind, CallState, Change, Event, Phase};
 
 use super::batch::{HISTORY_UNITS_MAX, Occurrence};

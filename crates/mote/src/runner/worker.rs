@@ -257,7 +257,10 @@ impl Shared {
                 held.lost.cancel();
                 if self.give_back(task, held.epoch).await {
                     given_up += 1;
-                    tracing::info!(task_id = task, "a run was given up at the drain's deadline; the next worker goes on");
+                    tracing::info!(
+                        task_id = task,
+                        "a run was given up at the drain's deadline; the next worker goes on"
+                    );
                 }
             }
             if given_up > 0 {

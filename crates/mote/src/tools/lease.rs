@@ -101,10 +101,7 @@ impl Body for Guarded {
     type Data = Bytes;
     type Error = LeaseLost;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, LeaseLost>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, LeaseLost>>> {
         if self.bytes.is_some() && !self.lease.holds() {
             return Poll::Ready(Some(Err(LeaseLost)));
         }
@@ -148,10 +145,7 @@ mod tests {
         let times = AtomicU32::new(0);
         let guard = LeaseGuard::new(move || times.fetch_add(1, Ordering::SeqCst) < asked);
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let sent = tokio::time::timeout(
-            std::time::Duration::from_secs(20),
-            guard.send(client.post(url).body(body)),
-        );
+        let sent = tokio::time::timeout(std::time::Duration::from_secs(20), guard.send(client.post(url).body(body)));
         let sent = tokio::select! {
             sent = sent => sent.unwrap().map(drop),
             text = backend => return (Ok(()), text.unwrap()),

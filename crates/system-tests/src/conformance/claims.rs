@@ -8,7 +8,8 @@ use mote::store::{CommitError, Error, Filter, Lease, NewTask, Status, StatusChan
 
 use super::Bench;
 use super::sample::{
-    LEASE, NOW, batch, claim, claimed, commit, commit_as, completed, lease, line, perish, reserve, spending, start, task,
+    LEASE, NOW, batch, claim, claimed, commit, commit_as, completed, lease, line, perish, reserve, spending, start,
+    task,
 };
 
 /// First come, first served.

@@ -2,7 +2,10 @@
 
 use mote::limits::{MAIL_MAX, STORE_INLINE_BYTES};
 use mote::model::Usage;
-use mote::store::{BudgetOp, CommitError, EffectOp, Error, Mail, OutboxMessage, Status, Spending, StatusChange, Store, TaskError, Totals};
+use mote::store::{
+    BudgetOp, CommitError, EffectOp, Error, Mail, OutboxMessage, Spending, Status, StatusChange, Store, TaskError,
+    Totals,
+};
 
 use super::Bench;
 use super::sample::{NOW, batch, commit, completed, entry, line, reserve, start, task};
@@ -20,7 +23,8 @@ pub async fn a_commit_applies_all_of_its_batch(bench: &dyn Bench) {
     let mut work = batch(StatusChange::Running);
     work.entries = vec![entry(r#"{"n":1}"#), entry(r#"{"n":2}"#)];
     let (key, tool) = ("k".to_owned(), "get".to_owned());
-    work.effects = vec![EffectOp::Reserve { key: key.clone(), tool, class: "write", attempt: 1, step: 1, call: "c".to_owned() }];
+    work.effects =
+        vec![EffectOp::Reserve { key: key.clone(), tool, class: "write", attempt: 1, step: 1, call: "c".to_owned() }];
     work.budget = vec![reserve(&[line("agent", 100)], 10)];
     work.outbox = vec![message("m")];
     work.totals = Totals { steps: 2, tool_calls: 3 };

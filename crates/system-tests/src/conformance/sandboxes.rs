@@ -63,8 +63,14 @@ pub async fn a_replaced_sandbox_is_told_and_given_back(bench: &dyn Bench) {
     let told = SandboxChange::Told { task: "t".to_owned(), call: "k".to_owned() };
     store.change_sandbox(second.row, told).await.unwrap();
     let mut work = batch(StatusChange::Running);
-    work.effects =
-        vec![EffectOp::Reserve { key: "k".to_owned(), tool: "shell".to_owned(), class: "write", attempt: 1, step: 1, call: "c".to_owned() }];
+    work.effects = vec![EffectOp::Reserve {
+        key: "k".to_owned(),
+        tool: "shell".to_owned(),
+        class: "write",
+        attempt: 1,
+        step: 1,
+        call: "c".to_owned(),
+    }];
     commit(&*store, "t", 0, work).await.unwrap();
     assert!(!store.sandbox(&of_session("s")).await.unwrap().unwrap().told, "the call is under way");
     let mut work = batch(StatusChange::Running);

@@ -5,7 +5,9 @@ use mote::message::{Message, Part, Role};
 use mote::store::{Mail, NewTask, SessionTurn, StatusChange, Submitted};
 
 use super::Bench;
-use super::sample::{NOW, batch, claim, claimed, commit, commit_as, completed, finish, lease, lose, settle, start, turn, waiting};
+use super::sample::{
+    NOW, batch, claim, claimed, commit, commit_as, completed, finish, lease, lose, settle, start, turn, waiting,
+};
 
 /// The order of submission is the order of the conversation.
 pub async fn tasks_of_a_session_run_one_at_a_time_in_order(bench: &dyn Bench) {
@@ -123,7 +125,11 @@ pub async fn a_turn_is_added_to_the_transcript(bench: &dyn Bench) {
     assert_eq!((session.turns, session.cost_nano_usd), (2, 18));
     assert_eq!((session.usage.input, session.usage.output), (2 * 72, 2 * 18));
     let uncertain = session.uncertain;
-    assert_eq!((uncertain.input, uncertain.output, uncertain.nano_usd), (2 * 24, 2 * 6, 6), "told apart from what is known");
+    assert_eq!(
+        (uncertain.input, uncertain.output, uncertain.nano_usd),
+        (2 * 24, 2 * 6, 6),
+        "told apart from what is known"
+    );
     assert_eq!((session.user.as_deref(), session.active_task), (Some("ada"), None));
     assert_eq!((session.created_at, session.updated_at), (NOW, NOW + 1));
     assert_eq!(store.session("acme", "s").await.unwrap(), None);

@@ -2,6 +2,7 @@
 
 mod change;
 mod fencing;
+mod kills;
 mod matrix;
 
 use serde_json::{Value, json};

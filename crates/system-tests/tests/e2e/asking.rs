@@ -58,7 +58,8 @@ async fn a_refusal_on_the_terminal_tells_the_model_why() {
     run.shows("> ").await.unwrap();
     run.types("n too expensive today").unwrap();
     let shown = run.shows("completed").await.unwrap();
-    assert!(shown.contains("too expensive today"), "{shown}");
+    // What was typed stands there too; this is what the model was told.
+    assert!(shown.contains("a person refused this call (\"too expensive today\")"), "{shown}");
     assert!(run.wait().await.unwrap().success());
     assert_eq!(stage.backend.count("write/note").requests, 0);
 }

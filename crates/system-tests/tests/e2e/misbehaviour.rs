@@ -103,8 +103,31 @@ async fn a_slow_trickle_is_not_taken_for_silence() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_never_recovers_fails_the_run_after_every_attempt() {
-    fails(Behaviour::status(500), "model_failed", 4).await;
+async fn replies_that_are_always_broken_fail_the_run_after_every_attempt() {
+    fails(partial(Fault::Malformed { after: 3 }), "model_failed", 4).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_never_recovers_fails_the_run_once_its_outage_has_lasted() {
+    for status in [500, 503] {
+        let stage = Stage::new(Plan::turns([Behaviour::status(status)])).await;
+        let stage = stage.with(|agent| agent["limits"]["model_outage"] = json!("200ms"));
+        let task = run(&stage).await;
+        assert_eq!(task["error"]["code"], "model_failed", "{status} {task}");
+        assert!(task["error"]["message"].as_str().unwrap().contains("limits.model_outage"), "{task}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_down_for_more_requests_than_one_step_may_have_attempts_ends_nothing() {
+    for status in [429, 500, 502, 503, 529] {
+        // Fewer in a row than open its circuit.
+        let down = Behaviour::status(status);
+        let stage = Stage::new(Plan::answer("Back again.").first(4, down)).await;
+        let stage = stage.with(|agent| agent["limits"]["model_attempts"] = json!(1));
+        assert_eq!(run(&stage).await["result"], "Back again.", "{status}");
+        assert_eq!(stage.model.stats().requests, 5);
+    }
 }
 
 #[tokio::test]

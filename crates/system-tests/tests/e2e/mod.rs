@@ -3,10 +3,13 @@
 mod access;
 mod asking;
 mod budgets;
+mod clients;
 mod command;
+mod contract;
 mod disconnects;
 mod drain;
 mod history;
+mod lives;
 mod misbehaviour;
 mod operator;
 mod run;
@@ -17,3 +20,4 @@ mod tasks;
 mod telemetry;
 mod tools;
 mod waits;
+mod wire;

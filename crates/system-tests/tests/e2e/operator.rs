@@ -23,6 +23,16 @@ async fn line(service: &mut Service, message: &str) -> Value {
     found.await.unwrap()
 }
 
+/// A model endpoint that answers everything with 400 and this body; its base URL.
+async fn refusing(body: String) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let answer = move || std::future::ready((axum::http::StatusCode::BAD_REQUEST, body.clone()));
+    let router = axum::Router::new().fallback(answer);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
 #[tokio::test]
 async fn each_failed_attempt_and_each_failed_task_are_logged_with_their_cause_and_without_content() {
     let stage = Stage::new(Plan::default()).await;
@@ -31,9 +41,7 @@ async fn each_failed_attempt_and_each_failed_task_are_logged_with_their_cause_an
         "type": "invalid_request_error", "code": "bad_words",
         "message": format!("These words are not taken here; key {MODEL_KEY}; you sent: {secret}"),
     }});
-    let conduct = Conduct { status: Some(400), body: Some(refusal.to_string()), ..Conduct::default() };
-    stage.backend.set("chat/completions", conduct);
-    let base = stage.backend.url();
+    let base = refusing(refusal.to_string()).await;
     let stage = stage.with(|agent| {
         agent["model"]["base_url"] = json!(base);
     });

@@ -1,12 +1,16 @@
 //! The router with a real runner and a real store, and a model that a test holds in its hand.
 
 mod access;
+mod closing;
 mod events;
 mod operation;
 mod run;
 mod server;
 mod socket;
 mod tasks;
+mod tokens;
+mod turn;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -383,6 +387,7 @@ fn agent() -> config::Agent {
             idle_timeout: second(60),
             temperature: None,
             cache: false,
+            output_limit_field: config::OutputLimitField::Auto,
         }],
         tools: vec![tool()],
         builtins: vec![config::Builtin::WaitForSignal],

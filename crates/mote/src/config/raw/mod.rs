@@ -168,6 +168,8 @@ pub(super) struct Model {
     pub(super) temperature: Option<f64>,
     /// Whether to mark what the provider may cache. Default: `true`.
     pub(super) cache: Option<bool>,
+    /// `openai`: the name of the limit of a reply. Default: `auto`, which finds out what the endpoint takes.
+    pub(super) output_limit_field: Option<super::OutputLimitField>,
 }
 
 /// Prices in USD per million tokens.

@@ -43,15 +43,13 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
     let timeout = duration(raw.timeout.as_ref(), TIMEOUT, &path.key("timeout"), findings);
     let idle_timeout = duration(raw.idle_timeout.as_ref(), IDLE_TIMEOUT, &path.key("idle_timeout"), findings);
     let base_url = base_url(&raw, known, path, findings);
+    // Of one that is reported already, the price is not asked.
+    let is_sound = known && raw.name.is_some() && !findings.is_broken(&path.key("name"));
     let name = raw.name.unwrap_or_else(|| match raw.provider {
         raw::Provider::Scripted => "scripted".to_owned(),
         _ => "cassette".to_owned(),
     });
-    let known_price = match &raw.price {
-        Some(price) => Some(self::price(price, &path.key("price"), findings)),
-        None => crate::model::price::default_price(&name),
-    };
-    let is_named = known && !findings.is_broken(&path.key("name")) && !findings.is_broken(&path.key("price"));
+    let is_sound = is_sound && !findings.is_broken(&path.key("price"));
     let provider = match raw.provider {
         raw::Provider::Anthropic => Provider::Anthropic,
         raw::Provider::Openai => Provider::OpenAi,
@@ -78,13 +76,8 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
             Provider::Cassette { file, record }
         }
     };
-    // What is replayed costs nothing; what is recorded costs what the model behind it does.
-    let (price, is_priced) = match (&provider, known_price) {
-        (_, Some(price)) => (price, true),
-        (Provider::Cassette { record: Some(inner), .. }, None) => (inner.price, inner.is_priced),
-        (Provider::Anthropic | Provider::OpenAi, None) => (Price::default(), !is_named),
-        (Provider::Scripted { .. } | Provider::Cassette { .. }, None) => (Price::default(), true),
-    };
+    let written = raw.price.as_ref().map(|price| self::price(price, &path.key("price"), findings));
+    let (price, is_priced) = cost(written, &provider, &name, is_sound);
     Model {
         provider,
         name,
@@ -97,6 +90,18 @@ fn model(raw: raw::Model, path: &FieldPath, around: &Surroundings<'_>, findings:
         idle_timeout,
         temperature: raw.temperature,
         cache: raw.cache.unwrap_or(true),
+        output_limit_field: raw.output_limit_field.unwrap_or_default(),
+    }
+}
+
+/// What the model costs, and whether that is known: as it is written, else as the table has it. What is replayed costs
+/// nothing; what is recorded costs what the model behind it does.
+fn cost(written: Option<Price>, provider: &Provider, name: &str, is_sound: bool) -> (Price, bool) {
+    match (provider, written.or_else(|| crate::model::price::default_price(name))) {
+        (_, Some(price)) => (price, true),
+        (Provider::Cassette { record: Some(inner), .. }, None) => (inner.price, inner.is_priced),
+        (Provider::Anthropic | Provider::OpenAi, None) => (Price::default(), !is_sound),
+        (Provider::Scripted { .. } | Provider::Cassette { .. }, None) => (Price::default(), true),
     }
 }
 
@@ -144,6 +149,7 @@ fn check_fields(raw: &raw::Model, path: &FieldPath, findings: &mut Findings<'_>)
         ("file", raw.file.is_some(), cassette, cassette),
         ("record", raw.record.is_some(), cassette, false),
         ("temperature", raw.temperature.is_some(), live, false),
+        ("output_limit_field", raw.output_limit_field.is_some(), raw.provider == raw::Provider::Openai, false),
     ];
     for (name, written, known, needed) in fields {
         if written && !known {

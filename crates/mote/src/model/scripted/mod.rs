@@ -41,7 +41,8 @@ impl Scripted {
 
     fn error(&self, kind: ErrorKind, message: String) -> Error {
         let (model, endpoint) = (self.model.clone(), self.file.display().to_string());
-        let (answer, began) = (Answer::default(), kind == ErrorKind::Broken);
+        let bad_reply = [ErrorKind::Broken, ErrorKind::Aborted, ErrorKind::EmptyReply];
+        let (answer, began) = (Answer::default(), bad_reply.contains(&kind));
         let (retry_after, alternative, place, usage) = (None, false, 0, None);
         Error { kind, model, endpoint, message, retry_after, alternative, place, began, usage, answer }
     }

@@ -12,7 +12,8 @@ use super::*;
 type Sums = [i64; 6];
 
 fn sums(connection: &Connection, sql: &str, task: &str) -> Sums {
-    let read = |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?]);
+    let read =
+        |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?]);
     connection.query_row(sql, [task], read).unwrap()
 }
 
@@ -36,11 +37,11 @@ pub(super) fn assert_adds_up(folder: &Path, task: &str) -> Sums {
         )
     };
     let fields = ["input", "output", "nano_usd"];
-    let all: Vec<String> =
-        [false, true].iter().flat_map(|kind| fields.map(|field| settled(field, *kind))).collect();
+    let all: Vec<String> = [false, true].iter().flat_map(|kind| fields.map(|field| settled(field, *kind))).collect();
     let journal = sums(&connection, &format!("SELECT {} FROM journal WHERE task = ?1", all.join(", ")), task);
     assert_eq!((row, row), (ledger, journal), "task, ledger and journal");
-    let lives: i64 = connection.query_row("SELECT requeues FROM tasks WHERE id = ?1", [task], |row| row.get(0)).unwrap();
+    let lives: i64 =
+        connection.query_row("SELECT requeues FROM tasks WHERE id = ?1", [task], |row| row.get(0)).unwrap();
     let session = "SELECT count(*) FROM tasks WHERE id = ?1 AND session IS NOT NULL";
     if lives == 0 && connection.query_row(session, [task], |row| row.get::<_, i64>(0)).unwrap() == 1 {
         let share = format!("SELECT {columns} FROM sessions WHERE id = (SELECT session FROM tasks WHERE id = ?1)");
@@ -75,7 +76,10 @@ impl Provider for Lethal {
         self.0.burn().await;
         let mut reply = match request.step {
             1 => {
-                let part = |id: &str, name: &str| Part::Call { id: id.into(), name: name.into(), arguments: "{}".into() };
+                let part = |id: &str, name: &str| {
+                    let (id, name, arguments) = (id.into(), name.into(), "{}".into());
+                    Part::Call { id, name, arguments, opaque: None }
+                };
                 reply(vec![part("a", "read"), part("b", "write")])?
             }
             2 => calls("read", json!({"n": 2}))?,
@@ -231,4 +235,16 @@ async fn interruptions_have_a_bound_and_a_code_of_their_own() {
     assert_eq!(error.code, "interrupted_too_often");
     assert!(error.message.contains("INTERRUPTIONS_MAX"), "{}", error.message);
     assert_adds_up(&world.folder, &task);
+}
+
+#[tokio::test]
+async fn a_task_that_has_ended_or_rests_is_not_given_up_at_the_drains_deadline() {
+    let world = World::new(agent(), vec![says("hello"), calls("wait_for_signal", json!({"name": "go"}))], &[]);
+    let ended = world.submit(ask("hi")).await;
+    world.end(&ended).await;
+    let rests = world.submit(ask("wait")).await;
+    world.reach(&rests, |task| task.status == Status::Waiting).await;
+    for task in [ended, rests] {
+        assert!(!world.runner.shared.give_back(&task, 1).await, "{task}");
+    }
 }

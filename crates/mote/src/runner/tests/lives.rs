@@ -1,5 +1,6 @@
 //! Tasks that failed or were cancelled, and go on.
 
+use super::outage::fails;
 use super::*;
 use crate::model::ErrorKind;
 
@@ -18,7 +19,12 @@ async fn a_failed_task_goes_on_from_its_last_good_step_with_what_it_did_and_spen
     let failed = world.end(&task).await;
     assert_eq!(failed.error.unwrap().code, "model_rejected");
     let task = resumed(&world, &task).await;
-    assert_eq!((task.status, task.result.as_deref()), (Status::Completed, Some("\"done after all\"")), "{:?}", task.error);
+    assert_eq!(
+        (task.status, task.result.as_deref()),
+        (Status::Completed, Some("\"done after all\"")),
+        "{:?}",
+        task.error
+    );
     assert_eq!((task.steps, task.tool_calls, task.usage.input), (2, 1, 200), "nothing is done or paid for twice");
     assert_eq!(write.attempts.load(Ordering::SeqCst), 1);
     assert_eq!(results(&world.last_request()), ["done"]);
@@ -77,6 +83,7 @@ async fn a_task_that_was_cancelled_before_it_ran_begins() {
             idempotency: None,
             claim: None,
             first: None,
+            turn_within: None,
         };
         world.store.submit(new).await.unwrap();
         world.store.post("queued", Mail::Cancel, now, 9).await.unwrap();
@@ -109,7 +116,12 @@ async fn the_runs_budget_goes_on_counting_and_may_be_raised() {
     let (next, _) = start(poor, &world.store, vec![says("enough")], &[], None);
     next.resume(&task).await.unwrap();
     let task = world.end(&task).await;
-    assert_eq!(task.result.as_deref(), Some("\"enough\""), "a person resumed it under the agent as it is now: {:?}", task.error);
+    assert_eq!(
+        task.result.as_deref(),
+        Some("\"enough\""),
+        "a person resumed it under the agent as it is now: {:?}",
+        task.error
+    );
 }
 
 #[tokio::test]

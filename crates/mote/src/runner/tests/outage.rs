@@ -6,6 +6,22 @@ use super::*;
 use crate::clock::Clock;
 use crate::model::ErrorKind;
 
+/// A model call that fails.
+pub(super) fn fails(kind: model::ErrorKind) -> model::Error {
+    model::Error {
+        kind,
+        model: "test".into(),
+        endpoint: "http://127.0.0.1:9".into(),
+        message: "it does not work".into(),
+        retry_after: None,
+        alternative: false,
+        place: 0,
+        began: false,
+        usage: None,
+        answer: model::Answer::default(),
+    }
+}
+
 /// The machine's clock, as far ahead as the test says.
 #[derive(Default)]
 struct Ahead(AtomicU64);
@@ -110,7 +126,11 @@ async fn what_a_failed_call_used_is_known_where_the_endpoint_said_it_and_uncerta
     let expected = Usage { input: 170, cache_read: 20, output: 15, reasoning: 1, ..Usage::default() };
     assert_eq!(task.usage, expected, "the failed call that told, and the reply");
     assert_eq!(task.cost_nano_usd, 50 * 1_000 + 20 * 100 + 5 * 5_000 + 100 * 1_000 + 10 * 5_000);
-    assert!(task.uncertain.input > 0 && task.uncertain.nano_usd >= task.uncertain.input * 1_000, "{:?}", task.uncertain);
+    assert!(
+        task.uncertain.input > 0 && task.uncertain.nano_usd >= task.uncertain.input * 1_000,
+        "{:?}",
+        task.uncertain
+    );
     kills::assert_adds_up(&world.folder, &task.id);
 }
 

@@ -93,8 +93,18 @@ fn settle(
         uncertain_nano_usd = uncertain_nano_usd + ?11, updated_at = max(updated_at, ?12)";
     let run = |sql_text: &str, first: &dyn ToSql, second: &dyn ToSql| {
         let values = params![
-            first, second, input, cache_read, cache_write, output, reasoning, nano_usd, lost_input, lost_output,
-            lost_nano_usd, sql(now)
+            first,
+            second,
+            input,
+            cache_read,
+            cache_write,
+            output,
+            reasoning,
+            nano_usd,
+            lost_input,
+            lost_output,
+            lost_nano_usd,
+            sql(now)
         ];
         tx.connection.prepare_cached(sql_text)?.execute(values)
     };

@@ -5,11 +5,11 @@
 use rusqlite::params;
 use sha2::{Digest, Sha256};
 
-use super::{budget, claim};
 use super::row::{Standing, sql, standing};
 use super::sandbox;
 use super::session;
 use super::writer::{Outcome, Tx};
+use super::{budget, claim};
 use crate::cloudevent::OutcomeUnknown;
 use crate::limits::{CLAIMS_TOGETHER_MAX, STORE_INLINE_BYTES};
 use crate::store::{Batch, Commit, CommitError, EffectOp, Error, NewEntry, OutboxMessage, Status, StatusChange};

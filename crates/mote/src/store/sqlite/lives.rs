@@ -24,7 +24,10 @@ fn ended(tx: &Tx<'_>, task: &str, now: u64) -> Outcome<Ended> {
     };
     if !matches!(standing.status, Status::Failed | Status::Cancelled) {
         let status = standing.status.as_str();
-        return Err(Error::Conflict { what: format!("task {task} is {status}: it has neither failed nor been cancelled") }.into());
+        return Err(Error::Conflict {
+            what: format!("task {task} is {status}: it has neither failed nor been cancelled"),
+        }
+        .into());
     }
     let free = match &standing.owner.session {
         Some(session) => !session::is_open(tx, &standing.owner.tenant, session)?,

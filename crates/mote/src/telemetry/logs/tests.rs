@@ -92,7 +92,7 @@ fn the_filter_holds_by_target() {
 #[test]
 fn text_is_short_and_cannot_steer_a_terminal() {
     let text = logged("info", Format::Text, false, || tracing::info!(who = "a\u{1b}[2Jb", n = 1, "hello\nworld"));
-    assert_eq!(text, "12:04:51.007 INFO  hello world n=1 who=a [2Jb\n");
+    assert_eq!(text, "12:04:51.007Z INFO  hello world n=1 who=a [2Jb\n");
 }
 
 #[test]

@@ -77,6 +77,8 @@ pub(super) fn model_error(kind: ErrorKind) -> &'static str {
         ErrorKind::RateLimited => "rate_limited",
         ErrorKind::Overloaded => "overloaded",
         ErrorKind::Broken => "broken",
+        ErrorKind::Aborted => "aborted",
+        ErrorKind::EmptyReply => "empty_reply",
         ErrorKind::TimedOut => "timeout",
         ErrorKind::ContextLength => "context_length",
         ErrorKind::Rejected => "rejected",

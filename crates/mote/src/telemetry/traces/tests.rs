@@ -126,9 +126,9 @@ fn record_a_run(tracer: &Tracer, traceparent: Option<&str>) {
         message: String::new(),
         retry_after: None,
         alternative: false,
-                place: 0,
-                began: false,
-                usage: None,
+        place: 0,
+        began: false,
+        usage: None,
         answer: model::Answer::default(),
     };
     run.model_call("openai", "gpt", "https://api.example/v1", &request()).end(Err(&error), None);

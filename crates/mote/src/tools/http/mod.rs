@@ -18,8 +18,8 @@ use reqwest::Url;
 
 pub use client::{Clients, Policy};
 
-use super::policy::hosts::Allowlist;
 use super::lease::SendError;
+use super::policy::hosts::Allowlist;
 use super::policy::network;
 use super::{Effect, Failure, FailureKind, Invocation, Output, Tool};
 use crate::config;
