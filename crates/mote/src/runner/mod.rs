@@ -318,14 +318,7 @@ impl Runner {
     ) -> Result<Accepted, SubmitError> {
         let shared = &self.shared;
         self.admit(&submission)?;
-        let place = if at_once {
-            Some(shared.place().await.ok_or_else(|| {
-                let reason = format!("all {} places for runs are taken", shared.agent.server.runs);
-                self.overloaded("runs", reason, Duration::from_secs(1))
-            })?)
-        } else {
-            None
-        };
+        let place = if at_once { Some(self.place().await?) } else { None };
         let now = self.now();
         let stored = request::Stored::new(&submission);
         let task = self.task(&submission, &stored, now)?;
@@ -385,6 +378,14 @@ impl Runner {
                 Err(SubmitError::Budget { scope, short })
             }
         }
+    }
+
+    /// A place for a run that begins at once.
+    async fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, SubmitError> {
+        self.shared.place().await.ok_or_else(|| {
+            let reason = format!("all {} places for runs are taken", self.shared.agent.server.runs);
+            self.overloaded("runs", reason, Duration::from_secs(1))
+        })
     }
 
     fn admit(&self, submission: &Submission) -> Result<(), SubmitError> {

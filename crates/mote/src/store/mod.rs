@@ -6,6 +6,8 @@
 mod batch;
 mod error;
 mod letter;
+mod listing;
+mod presence;
 mod sandbox;
 pub mod sqlite;
 
@@ -22,6 +24,8 @@ pub use self::batch::{
 };
 pub use self::error::{CommitError, Error};
 pub use self::letter::{By, Letter};
+pub use self::listing::{Filter, Page, SessionPage};
+pub use self::presence::Presence;
 pub use self::sandbox::{NewSandbox, SandboxChange, SandboxRow, SandboxScope};
 use crate::clock::UnixMs;
 use crate::message::Message;
@@ -289,45 +293,6 @@ pub struct MailRow {
     pub by: Option<By>,
 }
 
-/// Which tasks to list. Empty fields do not restrict.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Tenant; `None` sees every tenant (an unbound key).
-    pub tenant: Option<String>,
-    /// User.
-    pub user: Option<String>,
-    /// Session.
-    pub session: Option<String>,
-    /// Status.
-    pub status: Option<Status>,
-    /// Labels that must all match.
-    pub labels: BTreeMap<String, String>,
-    /// Only dead letters.
-    pub dead: bool,
-    /// Submitted later than this.
-    pub created_after: Option<UnixMs>,
-    /// Submitted earlier than this.
-    pub created_before: Option<UnixMs>,
-}
-
-/// One page, newest first.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Page {
-    /// The tasks.
-    pub tasks: Vec<Task>,
-    /// Where the next page starts; `None` at the end.
-    pub next: Option<String>,
-}
-
-/// One page of sessions, by tenant and name.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SessionPage {
-    /// The sessions, without their transcripts.
-    pub sessions: Vec<Session>,
-    /// Tenant and name of the last one, where there are more.
-    pub next: Option<(String, String)>,
-}
-
 /// A session's state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Session {
@@ -427,28 +392,6 @@ pub struct Counts {
     pub dead: u64,
     /// Outbox messages not yet sent.
     pub outbox: u64,
-}
-
-/// Keeps a worker's presence known; dropping it, or the end of the process in whatever way, ends that.
-pub struct Presence(Option<Box<dyn std::any::Any + Send + Sync>>);
-
-impl Presence {
-    /// A presence that lasts as long as what is kept.
-    pub fn kept(kept: impl std::any::Any + Send + Sync) -> Self {
-        Self(Some(Box::new(kept)))
-    }
-
-    /// A presence that nobody can see the end of: leases run out.
-    #[must_use]
-    pub fn unseen() -> Self {
-        Self(None)
-    }
-
-    /// Whether its end can be seen.
-    #[must_use]
-    pub fn is_seen(&self) -> bool {
-        self.0.is_some()
-    }
 }
 
 /// A durable store of runs. One conformance suite (`crates/system-tests/src/conformance`) holds for every backend.
