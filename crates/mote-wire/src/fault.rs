@@ -47,8 +47,8 @@ const BAD_OUTPUT: [&str; 4] =
 
 impl<'a> Fault<'a> {
     /// Reads an error's body: `{"error": {…}}` (Anthropic, OpenAI), `[{"error": {…}}]` (Gemini), `{"error": "…"}` (Ollama),
-    /// `{"error": "…", "code": "…"}` (xAI), `{"errors": [{…}]}`, `{"object": "error", "message": …}` (vLLM), or `{"detail": …}` at
-    /// the top. Of anything else, nothing is known.
+    /// `{"error": "…", "code": "…"}` (xAI), `{"errors": [{…}]}`, `{"object": "error", "message": …}` (vLLM), or
+    /// `{"detail": …}` at the top. Of anything else, nothing is known.
     #[must_use]
     pub fn parse(body: &'a str) -> Self {
         Value::parse(body).map(|value| Self::read(&value)).unwrap_or_default()
@@ -110,10 +110,9 @@ impl<'a> Fault<'a> {
     #[must_use]
     pub fn class(&self) -> Option<Class> {
         let word = [self.code, self.kind].into_iter().flatten().find_map(class_of_word);
-        match word {
-            Some(Class::ContextLength | Class::BadOutput | Class::Rejected) => return word,
-            // `rate_limit_exceeded` and `server_error` say less than a message that names the context.
-            _ => {}
+        // `rate_limit_exceeded` and `server_error` say less than a message that names the context.
+        if let Some(Class::ContextLength | Class::BadOutput | Class::Rejected) = word {
+            return word;
         }
         let says =
             |phrases: &dyn Fn(Text<'a>) -> bool| [self.message, self.upstream].into_iter().flatten().any(phrases);

@@ -85,5 +85,5 @@ const PHRASES: [&str; 46] = [
 /// Whether a message says so.
 pub(crate) fn is_said_by(message: Text<'_>) -> bool {
     let says = |phrase: &&str| message.contains_ignoring_case(phrase);
-    says(&TOO_LARGE_FOR_A_MINUTE) || (!RATES.iter().any(|word| says(&word)) && PHRASES.iter().any(|word| says(&word)))
+    says(&TOO_LARGE_FOR_A_MINUTE) || (!RATES.iter().any(&says) && PHRASES.iter().any(says))
 }

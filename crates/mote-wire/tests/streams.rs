@@ -214,7 +214,6 @@ fn stop_reasons_are_mapped() {
         ("stop", Finish::Stop),
         ("length", Finish::Length),
         ("content_filter", Finish::ContentFilter),
-        ("function_call", Finish::ToolCalls),
         ("novel", Finish::Other),
         ("insufficient_system_resource", Finish::Failed),
     ] {

@@ -69,6 +69,43 @@ impl<'a> Ended<'a> {
     }
 }
 
+/// A task that began to wait, or whose waits changed.
+#[derive(Debug)]
+pub struct Waiting<'a> {
+    /// Its id.
+    pub task: &'a str,
+    /// Whose it is.
+    pub owner: &'a Owner,
+    /// The attempt that came to wait.
+    pub epoch: u64,
+    /// The journal entry after which it waits.
+    pub seq: u64,
+    /// What it waits for, JSON: a list, as the task shows it.
+    pub waiting: &'a str,
+}
+
+impl Waiting<'_> {
+    /// `dev.mote.task.waiting`; `None` where it waits for nothing that anybody could see.
+    #[must_use]
+    pub fn message(&self, agent: &str, now: UnixMs) -> Option<OutboxMessage> {
+        // A pause before a model or a tool is tried again asks nothing of anybody.
+        let rests = |wait: &Value| !matches!(wait["kind"].as_str(), Some("model" | "retry"));
+        let waiting = serde_json::from_str::<Vec<Value>>(self.waiting).ok().filter(|list| list.iter().any(rests))?;
+        let data = json!({
+            "id": self.task,
+            "status": Status::Waiting,
+            "seq": self.seq,
+            "waiting": waiting,
+            "session": self.owner.session,
+            "user": self.owner.user,
+            "labels": self.owner.labels,
+        });
+        // The epoch rises with every claim, also of a task that was run anew.
+        let id = format!("{}/waiting/{}/{}", self.task, self.epoch, self.seq);
+        Some(event(agent, &id, "dev.mote.task.waiting", self.task, now, data))
+    }
+}
+
 /// A call of a `write` tool whose outcome nobody knows: a person may have to look.
 #[derive(Debug)]
 pub struct OutcomeUnknown<'a> {

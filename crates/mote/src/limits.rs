@@ -61,8 +61,26 @@ pub const PAGE_BYTES: usize = 2 << 20;
 pub const QUEUED_TASKS_MAX: u64 = 200_000;
 /// Labels on a task.
 pub const LABELS_MAX: usize = 16;
-/// Bytes of a label's key or value, of a tenant, user or session name, or of a signal's name.
+/// Characters of a label's key or value, of a tenant, user or session name, and of a call's id, in a request.
+pub const NAME_CHARS_MAX: usize = 128;
+/// Bytes of a key's name and tenant in the file of keys, and of a signal's name.
 pub const NAME_BYTES_MAX: usize = 128;
+/// Least budget that a request may ask for, US dollars: one nano-USD.
+pub const BUDGET_USD_MIN: f64 = 1e-9;
+/// Largest budget that a request may ask for, US dollars: nano-USD in 64 bits hold it with room to spare.
+pub const BUDGET_USD_MAX: f64 = 1e9;
+/// Largest budget that a request may ask for, tokens: the largest whole number that every JSON reader keeps.
+pub const BUDGET_TOKENS_MAX: u64 = (1 << 53) - 1;
+/// Open tasks that a session may have for one more `POST /run` to wait for its turn.
+pub const SESSION_RUNS_MAX: u64 = 16;
+/// How long a token that opens one task's stream is good for.
+pub const STREAM_TOKEN_TTL: Duration = Duration::from_secs(300);
+/// Longest such token that is looked at, bytes.
+pub const STREAM_TOKEN_BYTES_MAX: usize = 1024;
+/// Refused messages after which a WebSocket is closed.
+pub const SOCKET_REFUSALS_MAX: u32 = 16;
+/// How long a WebSocket that was closed here waits for its client's own close.
+pub const SOCKET_CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// Unread inputs, and unread signals, that one task may hold.
 pub const MAIL_MAX: usize = 64;
 /// Unread signals that one task may hold when another comes for which it waits.

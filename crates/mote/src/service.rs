@@ -20,6 +20,7 @@ use crate::model::{self, Provider};
 use crate::runner::{Parts, Runner, Takes};
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{self, Store};
+use crate::telemetry::metrics::Known;
 use crate::telemetry::{self, Exposition, Metrics, Telemetry};
 use crate::tools::http::BuildError;
 use crate::tools::sandbox::Sandboxes;
@@ -176,6 +177,11 @@ impl Service {
             let sandboxes = Sandboxes::new(config, &agent.name, Arc::clone(&store), Arc::clone(&clock), clients)?;
             registry.add_sandbox(sandboxes)?;
         }
+        telemetry.metrics.declare(&Known {
+            models: agent.models.iter().map(|model| (model.provider.kind(), model.name.as_str())).collect(),
+            tools: registry.definitions().iter().map(|tool| tool.name.as_str()).collect(),
+            routes: api::ROUTES,
+        });
         let parts = Parts {
             agent: Arc::new(agent),
             store,
@@ -206,7 +212,7 @@ impl Service {
         };
         let providers = runner.agent().models.iter().map(|model| model.provider.kind()).collect();
         let (metrics, store) = (Arc::clone(&self.telemetry.metrics), Arc::clone(runner.store()));
-        let metrics = Exposition::new(metrics, store, Arc::clone(&self.models), providers);
+        let metrics = Exposition::new(metrics, store, Arc::clone(&self.models), providers).with_keys(self.keys.clone());
         let server = api::server(ApiState {
             runner: runner.clone(),
             keys: self.keys.clone(),

@@ -22,6 +22,17 @@ pub fn format_rfc3339(at: UnixMs) -> String {
 /// before 1970. A leap second counts as the second after it.
 #[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<UnixMs> {
+    u64::try_from(parse(text)?).ok()
+}
+
+/// The same, but a time before 1970 becomes 1970's first millisecond: for bounds.
+#[must_use]
+pub fn parse_rfc3339_clamped(text: &str) -> Option<UnixMs> {
+    Some(u64::try_from(parse(text)?).unwrap_or(0))
+}
+
+/// Milliseconds since 1970, or -1 for any time before it.
+fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     if bytes.len() < 20 || !text.is_ascii() {
         return None;
@@ -65,9 +76,9 @@ pub fn parse_rfc3339(text: &str) -> Option<UnixMs> {
         }
         _ => return None,
     };
-    let days = days_from_civil(year, month, day)?;
+    let Some(days) = days_from_civil(year, month, day) else { return Some(-1) };
     let local = days * DAY_MS + (hour * 3600 + minute * 60 + second) * 1000 + ms;
-    u64::try_from(i64::try_from(local).ok()? - offset_minutes * 60_000).ok()
+    Some(i64::try_from(local).ok()? - offset_minutes * 60_000)
 }
 
 fn is_leap(year: u64) -> bool {
@@ -150,6 +161,16 @@ mod tests {
         assert_eq!(parse_rfc3339("2026-11-21t04:30:00-07:30"), Some(at));
         assert_eq!(parse_rfc3339("2026-11-21 12:00:00.1239Z"), Some(at + 123));
         assert_eq!(parse_rfc3339("2026-11-21T12:00:00.5Z"), Some(at + 500));
+    }
+
+    #[test]
+    fn a_bound_before_1970_is_1970() {
+        for text in
+            ["1969-12-31T23:59:59Z", "0001-02-03T04:05:06Z", "1970-01-01T00:30:00+01:00", "1970-01-01T00:00:00Z"]
+        {
+            assert_eq!(parse_rfc3339_clamped(text), Some(0), "{text}");
+        }
+        assert_eq!(parse_rfc3339_clamped("1969-02-29T00:00:00Z"), None);
     }
 
     #[test]

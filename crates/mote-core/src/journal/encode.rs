@@ -51,21 +51,7 @@ fn write_event<const CALLS: usize>(w: &mut Writer<'_>, event: &Event<CALLS>) -> 
             w.number(calls.len() as u64)?;
             calls.as_slice().iter().try_for_each(|call| write_call(w, call))
         }
-        Event::ModelFailed { failure, spend, uncertain, endpoint, retry_after_ms, jitter, alternative } => {
-            w.byte(18)?;
-            w.byte(match failure {
-                ModelFailure::Transient => 0,
-                ModelFailure::ContextLength => 1,
-                ModelFailure::Rejected => 2,
-                ModelFailure::Unavailable => 3,
-            })?;
-            write_spend(w, *spend)?;
-            w.byte(u8::from(*uncertain))?;
-            w.number(*endpoint)?;
-            w.number(*retry_after_ms)?;
-            w.number(*jitter)?;
-            w.byte(u8::from(*alternative))
-        }
+        Event::ModelFailed { .. } => write_model_failed(w, event),
         Event::CallAnswered { call, tokens, is_error } => {
             tagged(w, 8, &[u64::from(*call), u64::from(*tokens)])?;
             w.byte(u8::from(*is_error))
@@ -99,6 +85,25 @@ fn write_event<const CALLS: usize>(w: &mut Writer<'_>, event: &Event<CALLS>) -> 
             w.raw(digest)
         }
     }
+}
+
+fn write_model_failed<const CALLS: usize>(w: &mut Writer<'_>, event: &Event<CALLS>) -> Result<(), NoRoom> {
+    let Event::ModelFailed { failure, spend, uncertain, endpoint, retry_after_ms, jitter, alternative } = *event else {
+        return Ok(());
+    };
+    w.byte(18)?;
+    w.byte(match failure {
+        ModelFailure::Transient => 0,
+        ModelFailure::ContextLength => 1,
+        ModelFailure::Rejected => 2,
+        ModelFailure::Unavailable => 3,
+    })?;
+    write_spend(w, spend)?;
+    w.byte(u8::from(uncertain))?;
+    w.number(endpoint)?;
+    w.number(retry_after_ms)?;
+    w.number(jitter)?;
+    w.byte(u8::from(alternative))
 }
 
 fn change_number(change: Change) -> u8 {

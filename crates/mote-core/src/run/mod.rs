@@ -6,7 +6,7 @@ mod attempts;
 mod plan;
 mod resume;
 
-use self::attempts::{Attempts, Failed};
+use self::attempts::Attempts;
 use self::resume::Resumption;
 use crate::journal::{CORE, CORE_COUNTS_APART};
 use crate::{
@@ -267,15 +267,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             (Thinking { .. }, Event::ModelReplied { spend, tokens, finish, calls }) => {
                 self.reply(*spend, *tokens, *finish, calls, actions)
             }
-            (Thinking { attempt }, Event::ModelFailed {
-                failure, spend, uncertain, endpoint, retry_after_ms, jitter, alternative,
-            }) => {
-                self.settle(*spend, *uncertain, actions)?;
-                let (failure, endpoint, retry_after_ms) = (*failure, *endpoint, *retry_after_ms);
-                let (jitter, alternative) = (*jitter, *alternative);
-                let failed = Failed { attempt, failure, endpoint, retry_after_ms, jitter, alternative };
-                if self.counts_apart() { self.model_failed(failed, actions) } else { self.attempt_failed(failed, actions) }
-            }
+            (Thinking { attempt }, Event::ModelFailed { .. }) => self.model_call_failed(attempt, event, actions),
             (Thinking { attempt }, Event::Recovered) => self.model_call_lost(attempt, actions),
 
             (Acting, Event::CallAnswered { call, tokens, is_error: _ }) => self.call_answered(*call, *tokens, actions),

@@ -1,9 +1,11 @@
 //! Plan: the context is trimmed, the call is paid for, the model is called, its reply is taken. It does not look into
 //! calls; `act` does.
 
-use super::{Attempts, Call, CallState, Failed, Phase, Refusal, Run};
+use super::attempts::{Attempts, Failed};
+use super::{Call, CallState, Phase, Refusal, Run};
 use crate::{
-    Action, Actions, Array, CallKind, CallSpec, Failure, Finish, ModelFailure, Outcome, Spend, TURNS_REMEMBERED, retry,
+    Action, Actions, Array, CallKind, CallSpec, Event, Failure, Finish, ModelFailure, Outcome, Spend, TURNS_REMEMBERED,
+    retry,
 };
 
 impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
@@ -48,6 +50,22 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     pub(super) fn think(&mut self, attempt: u16, output: u32, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         self.phase = Phase::Thinking { attempt };
         Ok(actions.push(Action::CallModel { step: self.step, attempt, from: self.context.first(), output })?)
+    }
+
+    /// The model call under way failed: what it cost is booked, and the core's version says what counts as an attempt.
+    pub(super) fn model_call_failed(
+        &mut self,
+        attempt: u16,
+        event: &Event<CALLS>,
+        actions: &mut Actions<CALLS>,
+    ) -> Result<(), Refusal> {
+        let Event::ModelFailed { failure, spend, uncertain, endpoint, retry_after_ms, jitter, alternative } = *event
+        else {
+            return Err(Refusal::Unexpected);
+        };
+        self.settle(spend, uncertain, actions)?;
+        let failed = Failed { attempt, failure, endpoint, retry_after_ms, jitter, alternative };
+        if self.counts_apart() { self.model_failed(failed, actions) } else { self.attempt_failed(failed, actions) }
     }
 
     /// The model call under way was lost with its worker.

@@ -64,7 +64,6 @@ fn steps_money_and_calls_go_on_counting_and_working_time_begins_anew() {
     let mut play = Play::act(bounds, &[tool(Effect::Read, 1)]);
     assert_eq!(play.wait(4_000).take(answered(0)), [crate::failed(Failure::Steps)]);
     assert_eq!(play.take(resumed(bounds)), [crate::failed(Failure::Steps)], "no more of them than before");
-    let mut play = play;
     assert!(play.take(resumed(Limits { steps: 2, ..bounds })).iter().all(crate::is_reserve));
     assert_eq!(play.run.active_ms(), 0);
     play.take(Event::BudgetGranted);

@@ -1,20 +1,23 @@
-//! Who may call: takes the API key from a request, checks its scope and its rate.
+//! Who may call: takes the API key, or a stream's token, from a request, checks its scope and its rate.
 //!
 //! It does not know the keys; [`crate::auth`] does.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{FromRequestParts, Query, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, Uri, header};
 
 use super::problem::{Code, Problem};
 use super::ratelimit::Bucket;
 use super::state::Api;
-use crate::auth::{Principal, Scope};
+use super::token;
+use crate::auth::{Principal, Refused, Scope};
+use crate::timestamp::format_rfc3339;
 use mote_http::ClientAddr;
 
 pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -24,13 +27,33 @@ pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub(super) struct Gate {
     pub(super) api: Arc<Api>,
     pub(super) scope: Scope,
+    /// Whether a stream token in the query does as well as a key.
+    pub(super) tokens: bool,
 }
 
 /// Lets a request through with its [`Principal`], or refuses it. A refused key counts against its address, so that
 /// guessing is bounded too.
-pub(super) async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+pub(super) async fn admit(
+    State(gate): State<Gate>,
+    places: Result<RawPathParams, RawPathParamsRejection>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let address = request.extensions().get::<ClientAddr>().map(|client| client.0.ip());
-    let principal = authenticate(&gate.api, request.headers());
+    let token = if gate.tokens { stream_token(request.uri()) } else { None };
+    let principal = match token {
+        Some(_) if carries_key(request.headers()) => {
+            Err(Problem::new(Code::Unauthenticated, "a key and ?token= are both there; send one"))
+        }
+        Some(token) => {
+            // What is no text names no task.
+            let id =
+                |places: &RawPathParams| places.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.to_owned());
+            let task = places.ok().as_ref().and_then(id).unwrap_or_default();
+            token::authenticate(&gate.api, &task, &token).await
+        }
+        None => authenticate(&gate.api, request.headers()),
+    };
     if let Ok(principal) = &principal {
         tracing::Span::current().record("key", &*principal.name);
     }
@@ -54,6 +77,16 @@ pub(super) async fn admit(State(gate): State<Gate>, mut request: Request, next: 
         verdict.write(response.headers_mut());
     }
     response
+}
+
+fn carries_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::AUTHORIZATION) || headers.contains_key(API_KEY)
+}
+
+/// The token of a stream's query, if it has one. The handler refuses a second one.
+fn stream_token(uri: &Uri) -> Option<String> {
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
+    pairs.into_iter().find(|(name, _)| name == token::PARAMETER).map(|(_, value)| value)
 }
 
 fn allow(principal: Principal, scope: Scope) -> Result<Principal, Problem> {
@@ -80,7 +113,10 @@ fn authenticate(api: &Api, headers: &HeaderMap) -> Result<Principal, Problem> {
         (None, Some(value)) => value.to_str().unwrap_or_default(),
         (None, None) => return Err(refused("send `Authorization: Bearer <key>` or `X-API-Key: <key>`")),
     };
-    keys.check(key).ok_or_else(|| refused("the API key is not known"))
+    keys.check(key).map_err(|why| match why {
+        Refused::Unknown => refused("the API key is not known"),
+        Refused::Expired { at } => refused(&format!("the API key expired at {}", format_rfc3339(at))),
+    })
 }
 
 /// The caller, as [`admit`] found it.

@@ -1,4 +1,5 @@
-//! Reading a request's body: bounded in size, in time and in what all of them take together, and JSON only.
+//! Reading a request's body: bounded in size, in time and in what all of them take together, and JSON only: UTF-8 and not
+//! compressed, which would let few bytes become many.
 //!
 //! Asking for `application/json` also keeps foreign pages out: a browser sends it across origins only after a preflight,
 //! which [`super::cors`] answers. It does not know what a body says; [`super::dto`] does.
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use axum::body::HttpBody as _;
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -30,16 +31,31 @@ impl JsonBytes {
     }
 }
 
+/// Refuses what is sent in an encoding, or as a type, that is not understood.
+fn check_form(headers: &HeaderMap) -> Result<(), Problem> {
+    let refused =
+        |name: HeaderName, message: String| Problem::field(Code::UnsupportedMediaType, name.as_str(), message);
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let coding = value.to_str().unwrap_or("?");
+        if !coding.split(',').all(|coding| coding.trim().eq_ignore_ascii_case("identity")) {
+            return Err(refused(header::CONTENT_ENCODING, format!("must be identity or absent, not {coding}")));
+        }
+    }
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter().map(|value| value.to_str().unwrap_or("?"));
+    match (types.next(), types.next()) {
+        (Some(found), None) if is_json(found) => Ok(()),
+        (found, more) => {
+            let found = if more.is_some() { "two of them" } else { found.unwrap_or("none") };
+            Err(refused(header::CONTENT_TYPE, format!("must be application/json, in UTF-8, not {found}")))
+        }
+    }
+}
+
 impl FromRequest<Arc<Api>> for JsonBytes {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
-        let found = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-        if !found.is_some_and(is_json) {
-            let found = found.unwrap_or("none");
-            let message = format!("must be application/json, not {found}");
-            return Err(Problem::field(Code::UnsupportedMediaType, "content-type", message));
-        }
+        check_form(request.headers())?;
         read(request, api).await
     }
 }
@@ -48,9 +64,18 @@ impl FromRequest<Arc<Api>> for JsonBytes {
 pub(super) struct OptionalJsonBytes(JsonBytes);
 
 impl OptionalJsonBytes {
-    /// What it says, if there is one.
+    /// The object that it is, if there is one; null is none.
     pub(super) fn parse<T: DeserializeOwned>(self) -> Result<Option<T>, Problem> {
-        if self.0.bytes.is_empty() { Ok(None) } else { self.0.parse().map(Some) }
+        if self.0.bytes.is_empty() || self.0.bytes.trim_ascii() == b"null" {
+            Ok(None)
+        } else {
+            self.0.parse().map(Some)
+        }
+    }
+
+    /// What it says, whatever it is; null if there is none.
+    pub(super) fn parse_any(self) -> Result<serde_json::Value, Problem> {
+        if self.0.bytes.is_empty() { Ok(serde_json::Value::Null) } else { dto::parse_any(&self.0.bytes) }
     }
 }
 
@@ -58,7 +83,8 @@ impl FromRequest<Arc<Api>> for OptionalJsonBytes {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
-        if request.headers().contains_key(header::CONTENT_TYPE) {
+        let announced = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
+        if announced.iter().any(|name| request.headers().contains_key(name)) {
             return JsonBytes::from_request(request, api).await.map(Self);
         }
         let body = read(request, api).await?;
@@ -70,8 +96,16 @@ impl FromRequest<Arc<Api>> for OptionalJsonBytes {
 }
 
 fn is_json(media_type: &str) -> bool {
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+    let mut parts = media_type.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default();
+    // JSON has no charset parameter (RFC 8259, section 11); what says UTF-8 says nothing wrong.
+    let charset = |parameter: &str| match parameter.split_once('=') {
+        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
+            ["utf-8", "utf8"].iter().any(|known| value.trim().trim_matches('"').eq_ignore_ascii_case(known))
+        }
+        _ => true,
+    };
+    essence.eq_ignore_ascii_case("application/json") && parts.all(charset)
 }
 
 /// What a body may come to, bytes: what was announced, or the bound.

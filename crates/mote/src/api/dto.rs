@@ -12,13 +12,14 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::problem::{Code, Problem};
+use super::spent::{Cost, UsageBody};
+use super::strict::{self, Object};
 use crate::auth::Principal;
 use crate::config::{Bound, units};
 use crate::limits;
 use crate::message::{Message, Role};
-use crate::model::Usage;
 use crate::runner::Submission;
-use crate::store::{self, Owner, Status, TaskError, Uncertain};
+use crate::store::{self, Owner, Status, TaskError};
 use crate::timestamp::format_rfc3339;
 
 /// A task as a client asks for it. Unknown fields are refused.
@@ -36,12 +37,13 @@ pub(super) struct RunRequest {
     /// Facts for this run that stand beside the input; any JSON.
     #[schema(value_type = Option<serde_json::Value>)]
     context: Option<serde_json::Value>,
-    /// Free labels, at most 16, for listing.
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
+    /// Free labels, at most 16, for listing; one that is null counts as left out.
+    #[serde(default, deserialize_with = "strict::or_default")]
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]
+    labels: BTreeMap<String, Option<String>>,
     /// Narrows the agent's budget of a run; never widens it.
-    #[serde(default)]
-    budget: BudgetRequest,
+    #[schema(value_type = Option<BudgetRequest>)]
+    budget: Option<Object<BudgetRequest>>,
     /// Narrows working time (waits excluded), as in agent.yaml: `90s`, `10m`.
     #[schema(value_type = Option<String>, example = "10m")]
     active: Option<DurationText>,
@@ -58,6 +60,7 @@ pub(super) struct BudgetRequest {
     #[schema(example = 0.25)]
     usd: Option<f64>,
     /// Tokens, in and out.
+    #[serde(default, deserialize_with = "strict::whole")]
     tokens: Option<u64>,
 }
 
@@ -107,7 +110,7 @@ impl<'de> Deserialize<'de> for Input {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Input, A::Error> {
                 let mut messages = Vec::new();
-                while let Some(message) = list.next_element()? {
+                while let Some(Object(message)) = list.next_element()? {
                     if messages.len() == limits::INPUT_MESSAGES_MAX {
                         let max = limits::INPUT_MESSAGES_MAX;
                         return Err(de::Error::custom(format_args!("more than {max} messages")));
@@ -136,8 +139,17 @@ impl<'de> Deserialize<'de> for DurationText {
     }
 }
 
-/// Reads JSON strictly; the problem names the field.
+/// Reads a JSON object strictly; the problem names the field.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    read::<Object<T>>(bytes).map(|object| object.0)
+}
+
+/// Reads any JSON.
+pub(super) fn parse_any(bytes: &[u8]) -> Result<serde_json::Value, Problem> {
+    read(bytes)
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -159,9 +171,10 @@ fn invalid(field: impl Into<String>, message: impl std::fmt::Display) -> Problem
 
 /// A tenant, user, session, signal or label: short, not empty, no control characters.
 pub(super) fn check_name(field: &str, text: &str) -> Result<(), Problem> {
-    let max = limits::NAME_BYTES_MAX;
-    if text.is_empty() || text.len() > max {
-        return Err(invalid(field, format_args!("must be 1 to {max} bytes")));
+    let max = limits::NAME_CHARS_MAX;
+    // No character has more than four bytes.
+    if text.is_empty() || text.len() > 4 * max || text.chars().count() > max {
+        return Err(invalid(field, format_args!("must be 1 to {max} characters")));
     }
     if text.chars().any(char::is_control) {
         return Err(invalid(field, "must not contain control characters"));
@@ -177,10 +190,12 @@ impl RunRequest {
                 check_name(field, value)?;
             }
         }
-        if self.labels.len() > limits::LABELS_MAX {
+        let given = |(key, value): (String, Option<String>)| Some((key, value?));
+        let labels: BTreeMap<String, String> = self.labels.into_iter().filter_map(given).collect();
+        if labels.len() > limits::LABELS_MAX {
             return Err(invalid("labels", format_args!("at most {}", limits::LABELS_MAX)));
         }
-        for (key, value) in &self.labels {
+        for (key, value) in &labels {
             check_name("labels", key)?;
             check_name(&format!("labels.{key}"), value)?;
             if key.contains('=') {
@@ -188,12 +203,12 @@ impl RunRequest {
             }
         }
         let tenant = super::tenant_of(principal, self.tenant.as_deref())?;
-        let owner = Owner { tenant, user: self.user, session: self.session, labels: self.labels };
+        let owner = Owner { tenant, user: self.user, session: self.session, labels };
         Ok(Submission {
             owner,
             input: self.input.into_messages()?,
             context: self.context,
-            budget: self.budget.into_bound()?,
+            budget: self.budget.map(|budget| budget.0).unwrap_or_default().into_bound()?,
             active: self.active.map(|duration| duration.0),
             expires: self.expires.map(|duration| duration.0),
             idempotency: None,
@@ -229,23 +244,26 @@ impl Input {
 
 impl BudgetRequest {
     fn into_bound(self) -> Result<Bound, Problem> {
-        /// A sum that nano-USD in 64 bits hold with room to spare.
-        const USD_MAX: f64 = 1e9;
         let nano_usd = match self.usd {
             None => None,
-            Some(usd) if usd > 0.0 && usd <= USD_MAX => {
+            Some(usd) if (limits::BUDGET_USD_MIN..=limits::BUDGET_USD_MAX).contains(&usd) => {
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 < usd <= 1e9")]
                 let nano = (usd * 1e9).round() as u64;
                 Some(nano)
             }
-            Some(_) => return Err(invalid("budget.usd", "must be above 0 and at most 1000000000")),
+            Some(_) => return Err(invalid("budget.usd", "must be 0.000000001 to 1000000000")),
         };
-        if self.tokens == Some(0) {
-            return Err(invalid("budget.tokens", "must be above 0"));
+        if self.tokens.is_some_and(|tokens| tokens == 0 || tokens > limits::BUDGET_TOKENS_MAX) {
+            return Err(invalid("budget.tokens", format_args!("must be 1 to {}", limits::BUDGET_TOKENS_MAX)));
         }
         Ok(Bound { nano_usd, tokens: self.tokens })
     }
 }
+
+/// An object without fields.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
 
 /// An answer to an approval or to a question.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -255,26 +273,25 @@ pub(super) struct InputRequest {
     call: Option<String>,
     /// For an approval: granted or not.
     approve: Option<bool>,
-    /// For a question: the answer; any JSON, null too.
-    #[serde(default, deserialize_with = "given")]
+    /// For a question: the answer, any JSON but null, which counts as left out. For an approval: why.
     #[schema(value_type = Option<serde_json::Value>)]
     content: Option<serde_json::Value>,
-}
-
-/// A field that is there, null or not.
-fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<serde_json::Value>, D::Error> {
-    serde_json::Value::deserialize(value).map(Some)
+    /// The person who answers; it stands in the journal beside the name of the API key.
+    user: Option<String>,
 }
 
 impl InputRequest {
-    pub(super) fn into_mail(self) -> Result<store::Mail, Problem> {
+    /// The answer, and the person who gives it.
+    pub(super) fn into_mail(self) -> Result<(store::Mail, Option<String>), Problem> {
         if self.approve.is_none() && self.content.is_none() {
-            return Err(invalid("body", "one of approve and content is needed"));
+            return Err(invalid("body", "one of approve and content is needed, and null is as good as left out"));
         }
-        if let Some(call) = &self.call {
-            check_name("call", call)?;
+        for (field, value) in [("call", &self.call), ("user", &self.user)] {
+            if let Some(value) = value {
+                check_name(field, value)?;
+            }
         }
-        Ok(store::Mail::Input { call: self.call, approve: self.approve, content: self.content })
+        Ok((store::Mail::Input { call: self.call, approve: self.approve, content: self.content }, self.user))
     }
 }
 
@@ -295,8 +312,8 @@ pub(super) struct TaskBody {
     pub(super) error: Option<TaskError>,
     /// What it waits for, while waiting.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<serde_json::Value>)]
-    waiting: Option<Box<RawValue>>,
+    #[schema(value_type = Option<Vec<WaitBody>>)]
+    pub(super) waiting: Option<Box<RawValue>>,
     /// Whether it stands in the dead letters, from where `POST /tasks/{id}/resume` and `POST /tasks/{id}/rerun` take it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dead: bool,
@@ -320,72 +337,48 @@ pub(super) struct TaskBody {
     labels: BTreeMap<String, String>,
     /// When what happened.
     times: Times,
-}
-
-/// Tokens. Budgets count the uncertain ones too.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Usage)]
-pub(super) struct UsageBody {
-    /// Of calls whose cost is known.
-    #[serde(flatten)]
-    known: Usage,
-    /// What calls may have used of which nobody said it: lost with their worker, cut off, or failed without a word; left out
-    /// where there are none.
+    /// What it was given; only where one task is looked at, by a key with the scope `read`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    uncertain: Option<UncertainTokens>,
-}
-
-/// Tokens of calls of which nobody said what they used.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct UncertainTokens {
-    /// Input tokens at most, by estimate.
-    input: u64,
-    /// Output tokens at most, by estimate.
-    output: u64,
-}
-
-impl UsageBody {
-    pub(super) fn new(known: Usage, uncertain: Uncertain) -> Self {
-        let Uncertain { input, output, .. } = uncertain;
-        let any = uncertain != Uncertain::default();
-        Self { known, uncertain: any.then_some(UncertainTokens { input, output }) }
-    }
-}
-
-/// Money. Budgets count the uncertain cost too.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Cost {
-    /// What is known to be spent.
-    #[serde(flatten)]
-    known: Money,
-    /// What calls may have cost of which nobody said it: lost with their worker, cut off, or failed without a word; left out
-    /// where there are none.
+    input: Option<Input>,
+    /// Facts that stand beside the input.
     #[serde(skip_serializing_if = "Option::is_none")]
-    uncertain: Option<Money>,
+    #[schema(value_type = Option<serde_json::Value>)]
+    context: Option<serde_json::Value>,
 }
 
-/// A sum.
+/// One thing that a task waits for.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Money {
-    /// US dollars, for people; rounded as floating point does.
-    usd: f64,
-    /// 1e-9 US dollars, exact.
-    nano_usd: u64,
+#[schema(as = Wait)]
+pub(super) struct WaitBody {
+    /// The call that waits, by the model's id.
+    call: String,
+    /// `approval`, `question`, `signal` or `timer`; `model` or `retry` where it tries again by itself.
+    kind: String,
+    /// The call's tool.
+    tool: String,
+    /// The call's arguments.
+    arguments: serde_json::Value,
+    /// When it ends by itself, RFC 3339.
+    until: Option<String>,
+    /// The request that ends it; null where only time does.
+    answer: Option<AnswerBody>,
+    /// Why it tries again, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
-impl Cost {
-    pub(super) fn new(nano_usd: u64, uncertain: Uncertain) -> Self {
-        let any = uncertain != Uncertain::default();
-        Self { known: Money::new(nano_usd), uncertain: any.then(|| Money::new(uncertain.nano_usd)) }
-    }
-}
-
-impl Money {
-    fn new(nano_usd: u64) -> Self {
-        #[allow(clippy::cast_precision_loss, reason = "nano_usd beside it is exact")]
-        let usd = nano_usd as f64 / 1e9;
-        Self { usd, nano_usd }
-    }
+/// How a wait is answered.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WaitAnswer)]
+pub(super) struct AnswerBody {
+    /// The method.
+    method: String,
+    /// The path; it needs a key with the scope `run`.
+    path: String,
+    /// A body to fill in.
+    body: serde_json::Value,
+    /// What to fill in.
+    how: String,
 }
 
 /// Times, RFC 3339 in UTC.
@@ -428,6 +421,36 @@ impl From<store::Task> for TaskBody {
                 finished: task.finished_at.map(format_rfc3339),
                 expires: task.expires_at.map(format_rfc3339),
             },
+            input: None,
+            context: None,
+        }
+    }
+}
+
+impl TaskBody {
+    /// The task with what it was given.
+    pub(super) fn with_input(task: store::Task) -> Self {
+        /// As much of a stored request as clients gave.
+        #[derive(Deserialize)]
+        struct Given {
+            input: Vec<Message>,
+            context: Option<serde_json::Value>,
+        }
+        let given = serde_json::from_str::<Given>(&task.request).ok();
+        let (input, context) = given.map_or((None, None), |given| (Some(Input::from(given.input)), given.context));
+        Self { input, context, ..task.into() }
+    }
+}
+
+impl From<Vec<Message>> for Input {
+    fn from(messages: Vec<Message>) -> Self {
+        let message = |message: &Message| InputMessage {
+            role: if message.role == Role::User { InputRole::User } else { InputRole::Assistant },
+            content: message.plain_text(),
+        };
+        match messages.as_slice() {
+            [only] => Self::Text(only.plain_text()),
+            all => Self::Messages(all.iter().map(message).collect()),
         }
     }
 }
@@ -451,77 +474,4 @@ pub(super) fn raw(text: String) -> Box<RawValue> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn submission(json: &str) -> Result<Submission, String> {
-        let parsed = parse::<RunRequest>(json.as_bytes());
-        let submission = parsed.and_then(|request| request.into_submission(&Principal::anonymous()));
-        submission.map_err(|problem| {
-            let body = serde_json::to_value(problem.body("r")).unwrap();
-            format!("{} {}", body["code"].as_str().unwrap(), body["detail"].as_str().unwrap())
-        })
-    }
-
-    #[test]
-    fn a_request_becomes_a_submission() {
-        let json = r#"{"input": "hello", "session": "s", "tenant": "acme", "user": "u", "labels": {"k": "v"},
-            "context": {"a": 1}, "budget": {"usd": 0.25, "tokens": 1000}, "active": "10m", "expires": "2h"}"#;
-        let found = submission(json).unwrap();
-        assert_eq!(found.input, [Message::text(Role::User, "hello")]);
-        assert_eq!(found.owner.tenant, "acme");
-        assert_eq!(found.owner.labels["k"], "v");
-        assert_eq!(found.budget, Bound { nano_usd: Some(250_000_000), tokens: Some(1000) });
-        assert_eq!((found.active, found.expires), (Some(Duration::from_secs(600)), Some(Duration::from_secs(7200))));
-    }
-
-    #[test]
-    fn messages_become_a_transcript() {
-        let json = r#"{"input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
-            {"role": "user", "content": "c"}]}"#;
-        let roles: Vec<_> = submission(json).unwrap().input.iter().map(|message| message.role).collect();
-        assert_eq!(roles, [Role::User, Role::Assistant, Role::User]);
-    }
-
-    #[test]
-    fn a_wrong_request_is_refused_naming_the_field() {
-        let long = "x".repeat(limits::NAME_BYTES_MAX + 1);
-        let labels = (0..=limits::LABELS_MAX).map(|n| format!("\"k{n}\": \"v\"")).collect::<Vec<_>>().join(",");
-        for (json, code, part) in [
-            ("{", "invalid_json", "EOF"),
-            (r#"{"input": "a"} x"#, "invalid_json", "trailing"),
-            ("[]", "invalid_request", "body: "),
-            ("{}", "invalid_request", "missing field `input`"),
-            (r#"{"input": 1}"#, "invalid_request", "input: "),
-            (r#"{"input": " "}"#, "invalid_request", "input: must not be empty"),
-            (r#"{"input": []}"#, "invalid_request", "input: must not be empty"),
-            (r#"{"input": "a", "inputs": 1}"#, "invalid_request", "unknown field `inputs`"),
-            (r#"{"input": "a", "budget": {"euro": 1}}"#, "invalid_request", "unknown field `euro`"),
-            (r#"{"input": "a", "budget": {"usd": "1"}}"#, "invalid_request", "budget.usd: "),
-            (r#"{"input": "a", "budget": {"usd": -1}}"#, "invalid_request", "budget.usd: "),
-            (r#"{"input": "a", "budget": {"tokens": 0}}"#, "invalid_request", "budget.tokens: "),
-            (r#"{"input": "a", "active": "10"}"#, "invalid_request", "active: "),
-            (r#"{"input": "a", "active": "0s"}"#, "invalid_request", "active: "),
-            (r#"{"input": "a", "expires": 10}"#, "invalid_request", "expires: "),
-            (r#"{"input": "a", "expires": "99999999999999999999d"}"#, "invalid_request", "expires: "),
-            (r#"{"input": "a", "session": ""}"#, "invalid_request", "session: must be 1 to 128 bytes"),
-            (r#"{"input": "a", "user": "a\u0000b"}"#, "invalid_request", "user: must not contain control"),
-            (&format!(r#"{{"input": "a", "tenant": "{long}"}}"#), "invalid_request", "tenant: "),
-            (&format!(r#"{{"input": "a", "labels": {{{labels}}}}}"#), "invalid_request", "labels: at most 16"),
-            (r#"{"input": "a", "labels": {"a=b": "c"}}"#, "invalid_request", "labels.a=b: "),
-            (r#"{"input": "a", "labels": {"a": 1}}"#, "invalid_request", "labels.a: "),
-            (r#"{"input": [{"role": "tool", "content": "a"}]}"#, "invalid_request", "input[0].role: "),
-            (r#"{"input": [{"role": "assistant", "content": "a"}]}"#, "invalid_request", "must be the user's"),
-            (r#"{"input": [{"role": "user", "content": "a", "name": 1}]}"#, "invalid_request", "unknown field `name`"),
-        ] {
-            let refusal = submission(json).unwrap_err();
-            assert!(refusal.starts_with(code) && refusal.contains(part), "{json} gave {refusal}");
-        }
-    }
-
-    #[test]
-    fn stored_text_that_is_not_json_is_sent_as_a_string() {
-        assert_eq!(raw("{\"a\":1}".into()).get(), "{\"a\":1}");
-        assert_eq!(raw("plain".into()).get(), "\"plain\"");
-    }
-}
+mod tests;

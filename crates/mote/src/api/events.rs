@@ -51,9 +51,9 @@ pub(super) enum StreamMessage {
         at: String,
         /// The attempt at the whole task that wrote it: rises when another worker takes over.
         epoch: u64,
-        /// What belongs to it; its shape depends on the kind.
+        /// What belongs to it; its shape depends on the kind, see docs/events.md.
         #[serde(skip_serializing_if = "Option::is_none")]
-        #[schema(value_type = Option<serde_json::Value>)]
+        #[schema(value_type = Option<crate::runner::payload::Payload>)]
         payload: Option<Box<RawValue>>,
     },
     /// The reply under way, from its beginning: replaces what earlier deltas gave.
@@ -75,6 +75,14 @@ pub(super) enum StreamMessage {
         part: &'static str,
         /// The piece; for `call`, the tool's name.
         text: String,
+    },
+    /// The task waits: for an approval, an answer, a signal or a time. Told once for each rest, also to who comes later.
+    Waiting {
+        /// The newest event; the task waits behind it.
+        seq: u64,
+        /// What it waits for, each with the request that answers it.
+        #[schema(value_type = Vec<dto::WaitBody>)]
+        waiting: Box<RawValue>,
     },
     /// The task is terminal; the stream closes.
     End {
@@ -147,6 +155,8 @@ pub(super) struct Follower {
     /// Looks left for the deltas of a run that was just claimed.
     attach_tries: u32,
     status: Status,
+    /// The event behind which the task was last said to wait.
+    told: Option<u64>,
     quiet_until: Instant,
     closing: CancellationToken,
     over: bool,
@@ -187,6 +197,7 @@ impl Follower {
             live: None,
             attach_tries: limits::STREAM_ATTACH_TRIES,
             status: Status::Queued,
+            told: None,
             quiet_until: Instant::now() + limits::STREAM_KEEP_ALIVE,
             closing,
             over: false,
@@ -271,10 +282,16 @@ impl Follower {
                 self.over = true;
                 return Ok(Some(StreamMessage::End { task: Box::new(task.into()) }));
             }
+            if task.status == Status::Waiting && self.told != Some(task.seq) {
+                self.told = Some(task.seq);
+                let waiting = task.waiting.map_or_else(|| dto::raw("[]".to_owned()), dto::raw);
+                return Ok(Some(StreamMessage::Waiting { seq: task.seq, waiting }));
+            }
             return Ok(None);
         }
         let whole = entries.last().is_some_and(|last| last.seq >= task.seq);
-        self.stale = terminal || !whole;
+        // What is told behind the last event is told by the next reading.
+        self.stale = terminal || !whole || task.status == Status::Waiting;
         self.queue = entries.into();
         Ok(None)
     }
@@ -370,6 +387,7 @@ fn frame(item: &Item) -> Bytes {
         }
         StreamMessage::Snapshot { .. } => format!("event: snapshot\ndata: {json}\n\n"),
         StreamMessage::Delta { .. } => format!("event: delta\ndata: {json}\n\n"),
+        StreamMessage::Waiting { .. } => format!("event: waiting\ndata: {json}\n\n"),
         StreamMessage::End { .. } => format!("event: end\ndata: {json}\n\n"),
         StreamMessage::Error { .. } => format!("event: error\ndata: {json}\n\n"),
     };
@@ -397,6 +415,7 @@ pub(super) fn response(follower: Follower) -> Response {
     params(
         ("id" = String, Path, description = "The task."),
         ("after" = Option<u64>, Query, description = "Begin behind this event; `Last-Event-ID` wins."),
+        ("token" = Option<String>, Query, description = "Of `POST /tasks/{id}/stream-token`, in a key's place."),
         ("Last-Event-ID" = Option<u64>, Header, description = "Where the last stream stopped."),
     ),
     responses(
@@ -404,7 +423,7 @@ pub(super) fn response(follower: Follower) -> Response {
         (status = 204, description = "The client has seen the whole of a finished task: do not reconnect."),
         (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
     ),
-    security(("key" = ["read"]), ("header_key" = ["read"])),
+    security(("key" = ["read"]), ("header_key" = ["read"]), ("stream_token" = ["read"])),
 )]
 pub(super) async fn stream(
     State(api): State<Arc<Api>>,
@@ -414,10 +433,12 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let after = params.take_number("after")?;
+    // The gate has read it.
+    params.take(super::token::PARAMETER)?;
     params.finish()?;
     let last = super::text_header(&headers, &LAST_EVENT_ID)?.filter(|text| !text.is_empty());
     let not_ours = || Problem::field(Code::InvalidHeader, LAST_EVENT_ID.as_str(), "is not an id of this stream");
-    let last = last.map(|text| text.parse::<u64>().map_err(|_| not_ours())).transpose()?;
+    let last = last.map(|text| super::query::number(text).ok_or_else(not_ours)).transpose()?;
     let task = super::tasks::visible(&api, &principal, &id).await?;
     let cursor = last.or(after).unwrap_or(0);
     check_cursor(&task, cursor)?;

@@ -9,6 +9,7 @@ mod dto;
 mod events;
 mod health;
 mod idempotency;
+mod journal;
 mod openapi;
 mod path;
 mod problem;
@@ -18,11 +19,15 @@ mod refusals;
 mod request_id;
 mod run;
 mod sessions;
+mod spent;
 mod state;
+mod strict;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod token;
 mod tools;
+mod turn;
 mod ws;
 
 use std::sync::Arc;
@@ -47,6 +52,32 @@ use crate::limits;
 use problem::Problem;
 use state::Api;
 
+/// Every route of the service, by method.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("POST", "/run"),
+    ("POST", "/tasks"),
+    ("GET", "/tasks"),
+    ("GET", "/tasks/{id}"),
+    ("DELETE", "/tasks/{id}"),
+    ("GET", "/tasks/{id}/events"),
+    ("GET", "/tasks/{id}/journal"),
+    ("GET", "/tasks/{id}/ws"),
+    ("POST", "/tasks/{id}/stream-token"),
+    ("POST", "/tasks/{id}/cancel"),
+    ("POST", "/tasks/{id}/input"),
+    ("POST", "/tasks/{id}/signals/{name}"),
+    ("POST", "/tasks/{id}/resume"),
+    ("POST", "/tasks/{id}/rerun"),
+    ("GET", "/sessions"),
+    ("GET", "/sessions/{id}"),
+    ("DELETE", "/sessions/{id}"),
+    ("GET", "/v1/tools"),
+    ("GET", "/health"),
+    ("GET", "/ready"),
+    ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+];
+
 /// What the server holds at once, and how long it waits.
 const SERVER: mote_http::Limits = mote_http::Limits {
     connections: limits::CONNECTIONS_MAX,
@@ -68,7 +99,10 @@ pub fn server(state: ApiState) -> mote_http::Server {
 /// Every route of the service.
 pub fn router(state: ApiState) -> Router {
     let api = Arc::new(Api::new(state));
-    let needs = |scope: Scope| from_fn_with_state(access::Gate { api: Arc::clone(&api), scope }, access::admit);
+    let gate = |scope: Scope, tokens: bool| {
+        from_fn_with_state(access::Gate { api: Arc::clone(&api), scope, tokens }, access::admit)
+    };
+    let needs = |scope: Scope| gate(scope, false);
     let run = Router::new()
         .route("/run", post(run::run))
         .route("/tasks", post(tasks::submit))
@@ -80,12 +114,18 @@ pub fn router(state: ApiState) -> Router {
     let read = Router::new()
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::get))
-        .route("/tasks/{id}/events", get(events::stream))
-        .route("/tasks/{id}/ws", get(ws::socket))
+        .route("/tasks/{id}/journal", get(journal::page))
+        .route("/tasks/{id}/stream-token", post(token::issue))
+        .route("/sessions", get(sessions::list))
         .route("/sessions/{id}", get(sessions::get))
         .route("/v1/tools", get(tools::list))
         .route_layer(needs(Scope::Read));
+    let streams = Router::new()
+        .route("/tasks/{id}/events", get(events::stream))
+        .route("/tasks/{id}/ws", get(ws::socket))
+        .route_layer(gate(Scope::Read, true));
     let admin = Router::new()
+        .route("/tasks/{id}", delete(tasks::erase))
         .route("/tasks/{id}/rerun", post(again::rerun))
         .route("/sessions/{id}", delete(sessions::erase))
         .route_layer(needs(Scope::Admin));
@@ -96,6 +136,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/openapi.json", get(openapi::serve));
     let mut router = run
         .merge(read)
+        .merge(streams)
         .merge(admin)
         .merge(open)
         .fallback(async || Problem::new(Code::RouteNotFound, "there is no such route; /openapi.json lists them"))
@@ -150,6 +191,16 @@ fn tenant_of(principal: &Principal, named: Option<&str>) -> Result<String, Probl
         }
         (Some(bound), _) => Ok(bound.to_owned()),
         (None, named) => Ok(named.unwrap_or_default().to_owned()),
+    }
+}
+
+/// The tenant whose things are listed: the key's, else the one that it names, else all. A key that asks for another tenant's
+/// than its own is told so: an empty list would say that there is nothing.
+fn tenant_filter(principal: &Principal, params: &mut query::Params) -> Result<Option<String>, Problem> {
+    let named = params.take("tenant")?;
+    match (&principal.tenant, &named) {
+        (None, None) => Ok(None),
+        _ => tenant_of(principal, named.as_deref()).map(Some),
     }
 }
 

@@ -6,6 +6,11 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 
+#[cfg(test)]
+mod bounds;
+#[cfg(test)]
+mod events;
+
 /// The document, as `docs/openapi.json` holds it.
 pub const DOCUMENT: &str = include_str!("../../../../docs/openapi.json");
 
@@ -20,13 +25,14 @@ pub(super) async fn serve() -> Response {
 
 #[cfg(test)]
 mod generated {
+    use serde_json::Value;
     use utoipa::openapi::Ref;
     use utoipa::openapi::content::Content;
     use utoipa::openapi::response::ResponseBuilder;
     use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
     use utoipa::{Modify, OpenApi};
 
-    use super::super::{again, dto, events, health, problem, run, sessions, tasks, tools, ws};
+    use super::super::{again, dto, events, health, journal, problem, run, sessions, tasks, token, tools, ws};
 
     #[derive(OpenApi)]
     #[openapi(
@@ -36,9 +42,9 @@ mod generated {
             license(name = "Apache-2.0", identifier = "Apache-2.0"),
         ),
         paths(
-            run::run, tasks::submit, tasks::list, tasks::get, events::stream, ws::socket, tasks::cancel, tasks::input,
-            tasks::signal, again::resume, again::rerun, sessions::get, sessions::erase, tools::list, health::health,
-            health::ready, health::metrics, super::serve,
+            run::run, tasks::submit, tasks::list, tasks::get, tasks::erase, events::stream, journal::page, ws::socket,
+            token::issue, tasks::cancel, tasks::input, tasks::signal, again::resume, again::rerun, sessions::list,
+            sessions::get, sessions::erase, tools::list, health::health, health::ready, health::metrics, super::serve,
         ),
         components(schemas(problem::Body, events::StreamMessage, dto::TaskBody)),
         tags(
@@ -60,6 +66,11 @@ mod generated {
             let components = document.components.get_or_insert_default();
             components.add_security_scheme("key", SecurityScheme::Http(bearer));
             components.add_security_scheme("header_key", SecurityScheme::ApiKey(header));
+            let token = ApiKeyValue::with_description(
+                "token",
+                "A token of `POST /tasks/{id}/stream-token`, for this task alone.",
+            );
+            components.add_security_scheme("stream_token", SecurityScheme::ApiKey(ApiKey::Query(token)));
         }
     }
 
@@ -77,7 +88,7 @@ mod generated {
     const BY_POST: [(u16, &str, &str); 4] = [
         (408, "BodyTimeout", "The body did not arrive in time."),
         (413, "BodyTooLarge", "The body is too large."),
-        (415, "UnsupportedMediaType", "The body must be application/json."),
+        (415, "UnsupportedMediaType", "The body must be application/json, in UTF-8, and in no content encoding."),
         (422, "NotAcceptable", "A field is not acceptable."),
     ];
 
@@ -109,9 +120,23 @@ mod generated {
     /// # Errors
     /// If it cannot be serialised, which a test rules out.
     pub(super) fn document() -> Result<String, serde_json::Error> {
-        let mut text = serde_json::to_string_pretty(&Description::openapi())?;
+        let mut document = serde_json::to_value(Description::openapi())?;
+        super::bounds::state(&mut document);
+        let mut text = serde_json::to_string_pretty(&sorted(document))?;
         text.push('\n');
         Ok(text)
+    }
+
+    /// Objects by their keys, so that the document does not depend on how JSON objects are kept in memory.
+    fn sorted(value: Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let ordered: std::collections::BTreeMap<String, Value> = map.into_iter().collect();
+                Value::Object(ordered.into_iter().map(|(key, value)| (key, sorted(value))).collect())
+            }
+            Value::Array(list) => Value::Array(list.into_iter().map(sorted).collect()),
+            other => other,
+        }
     }
 }
 
@@ -130,6 +155,12 @@ mod tests {
                     continue;
                 }
                 seen += 1;
+                assert!(
+                    operation["security"].as_array().unwrap().iter().all(|one| {
+                        one.as_object().unwrap().values().all(|scopes| scopes.as_array().unwrap().len() == 1)
+                    }),
+                    "{method} {path} names the scope that it needs"
+                );
                 let more: &[&str] = if method == "post" { &["408", "413", "415", "422"] } else { &[] };
                 for status in ["400", "401", "403", "429", "500", "503"].iter().chain(more) {
                     let response = &operation["responses"][status];
@@ -139,7 +170,52 @@ mod tests {
                 }
             }
         }
-        assert!(seen >= 13, "{seen}");
+        assert!(seen >= 17, "{seen}");
+    }
+
+    #[test]
+    fn the_document_has_every_route_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(&document().unwrap()).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let described = paths.iter().flat_map(|(path, item)| {
+            item.as_object().unwrap().keys().map(move |method| (method.to_uppercase(), path.clone()))
+        });
+        let mut described: Vec<(String, String)> = described.collect();
+        let listed = super::super::ROUTES.iter().map(|(method, path)| ((*method).to_owned(), (*path).to_owned()));
+        let mut listed: Vec<(String, String)> = listed.collect();
+        described.sort();
+        listed.sort();
+        assert_eq!(described, listed);
+    }
+
+    #[test]
+    fn every_parameter_and_every_field_of_a_body_has_its_bounds() {
+        let document: serde_json::Value = serde_json::from_str(&document().unwrap()).unwrap();
+        let bounded = |schema: &serde_json::Value| {
+            let text = schema.to_string();
+            ["maxLength", "pattern", "maximum", "enum", "format", "\"boolean\"", "$ref", "maxProperties", "maxItems"]
+                .iter()
+                .any(|word| text.contains(word))
+        };
+        // What any text may be: a filter that finds nothing, an id that does not exist.
+        let free = ["id", "user", "session", "tenant", "context", "content"];
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for operation in item.as_object().unwrap().values() {
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    let name = parameter["name"].as_str().unwrap();
+                    assert!(free.contains(&name) || bounded(&parameter["schema"]), "{path}: {parameter}");
+                }
+            }
+        }
+        for body in ["RunRequest", "BudgetRequest", "InputRequest", "InputMessage"] {
+            let schema = &document["components"]["schemas"][body];
+            assert_eq!(schema["additionalProperties"], false, "{body}");
+            for (name, field) in schema["properties"].as_object().unwrap() {
+                assert!(["context", "content"].contains(&name.as_str()) || bounded(field), "{body}.{name}: {field}");
+            }
+        }
+        let codes = document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"].as_array().unwrap();
+        assert_eq!(codes.len(), super::super::Code::ALL.len());
     }
 
     /// `UPDATE=1 cargo test -p mote openapi` writes the document anew.

@@ -9,6 +9,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::limits;
@@ -62,6 +63,7 @@ codes! {
         RouteNotFound "route_not_found" NOT_FOUND "There is no such route",
         TaskNotFound "task_not_found" NOT_FOUND "There is no such task",
         SessionNotFound "session_not_found" NOT_FOUND "There is no such session",
+        SignalNotFound "signal_not_found" NOT_FOUND "No tool of the agent waits for signals",
         MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The route does not take this method",
         RequestTimeout "request_timeout" REQUEST_TIMEOUT "The body did not arrive in time",
         TaskFinished "task_finished" CONFLICT "The task has finished",
@@ -69,11 +71,12 @@ codes! {
         NotFailed "not_failed" CONFLICT "The task has neither failed nor been cancelled",
         NotResumable "not_resumable" CONFLICT "The task's journal cannot be gone on from",
         WritesRepeated "writes_repeated" CONFLICT "To run the task again may repeat what it did",
-        SessionBusy "session_busy" CONFLICT "A task of the session is under way",
+        SessionBusy "session_busy" CONFLICT "A task of the session is in the way",
+        TaskRunning "task_running" CONFLICT "The task is running",
         Conflict "conflict" CONFLICT "The state forbids it",
         IdempotencyInProgress "idempotency_in_progress" CONFLICT "The first request with this key is still running",
         BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
-        UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body must be application/json",
+        UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body must be plain application/json",
         InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "A field is not acceptable",
         AnswerMisfit "answer_misfit" UNPROCESSABLE_ENTITY "The task asks for another form of answer",
         IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY "The key was used with another request",
@@ -130,6 +133,8 @@ pub(super) struct Problem {
     pub(super) code: Code,
     detail: String,
     field: Option<String>,
+    task: Option<String>,
+    waiting: Option<String>,
     retry_after: Option<Duration>,
     writes: Vec<EffectRow>,
 }
@@ -154,6 +159,13 @@ pub(super) struct Body<'a> {
     /// The field, header or parameter at fault, as a path.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
+    /// The task that is in the way (`session_busy`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<&'a str>,
+    /// What that task waits for, each with the request that answers it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<super::dto::WaitBody>>)]
+    waiting: Option<Box<RawValue>>,
     /// With `writes_repeated`: what the task did that may be done again.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     writes: &'a [EffectRow],
@@ -161,7 +173,15 @@ pub(super) struct Body<'a> {
 
 impl Problem {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), field: None, retry_after: None, writes: Vec::new() }
+        Self {
+            code,
+            detail: detail.into(),
+            field: None,
+            task: None,
+            waiting: None,
+            retry_after: None,
+            writes: Vec::new(),
+        }
     }
 
     /// A field, header or parameter at fault.
@@ -169,6 +189,11 @@ impl Problem {
         let field = field.into();
         let detail = format!("{field}: {message}");
         Self { field: Some(field), ..Self::new(code, detail) }
+    }
+
+    /// The task that is in the way, and what it waits for (JSON).
+    pub(super) fn blocked_by(self, task: &str, waiting: Option<&str>) -> Self {
+        Self { task: Some(task.to_owned()), waiting: waiting.map(str::to_owned), ..self }
     }
 
     pub(super) fn detail(&self) -> &str {
@@ -204,6 +229,10 @@ impl Problem {
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, error.to_string()),
             Error::NotFound { what: "session", .. } => Self::new(Code::SessionNotFound, error.to_string()),
             Error::NotFound { .. } => Self::new(Code::TaskNotFound, error.to_string()),
+            Error::SessionBusy { session, task, waiting: Some(waiting), .. } => {
+                super::turn::busy(session, task, Some(waiting))
+            }
+            Error::SessionBusy { session, task, waiting: None, open } => super::turn::full(session, task, *open),
             Error::Conflict { .. } => Self::new(Code::Conflict, error.to_string()),
             Error::DiskFull
             | Error::Locked { .. }
@@ -229,6 +258,8 @@ impl Problem {
             instance: format!("urn:mote:request:{request}"),
             code: self.code.as_str(),
             field: self.field.as_deref(),
+            task: self.task.as_deref(),
+            waiting: self.waiting.clone().map(super::dto::raw),
             writes: &self.writes,
         }
     }
@@ -245,6 +276,10 @@ impl Problem {
         }
         if self.code == Code::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"mote\""));
+        }
+        if self.field.as_deref() == Some(header::CONTENT_ENCODING.as_str()) {
+            // RFC 9110, section 15.5.16: what would have been taken.
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if self.code == Code::UpgradeRequired {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

@@ -1,7 +1,8 @@
 //! `POST /run`: a task, submitted and awaited by one request.
 //!
-//! A client that goes away cancels its run, unless it asked otherwise with `?detach=true`. It does not queue: where no
-//! place is free it answers 503, and `POST /tasks` is for work that may wait.
+//! A client that goes away cancels its run, unless it asked otherwise with `?detach=true`. It does not queue for a place:
+//! where none is free it answers 503, and `POST /tasks` is for work that may wait. It waits for its turn in its session,
+//! within [`limits::SESSION_RUNS_MAX`], where that can come by itself ([`super::turn`]).
 
 use std::sync::Arc;
 
@@ -66,17 +67,20 @@ async fn abandon(runner: Runner, task: String) {
 #[utoipa::path(
     post, path = "/run", tag = "tasks", operation_id = "run",
     params(
-        ("detach" = Option<bool>, Query, description = "The run goes on if the client goes away; otherwise it is cancelled."),
+        ("detach" = Option<bool>, Query, description = "The run goes on if the client goes away, otherwise it is cancelled; and it is queued where its session's task waits, which answers 202 at once."),
         ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request one run."),
-        ("Accept" = Option<String>, Header, description = "`text/event-stream` streams the run's events."),
     ),
-    request_body = RunRequest,
+    request_body(content = RunRequest, description = "With `Accept: text/event-stream` the answer is the run's events."),
     responses(
         (status = 200, description = "Completed; or the stream of events, where that was asked for.", content(
             (TaskBody = "application/json"), (events::StreamMessage = "text/event-stream"))),
-        (status = 202, description = "The run began to wait, or the service is shutting down: it goes on as a task; see Location.", body = TaskBody),
-        (status = 409, description = "The task was cancelled (the task), or the first request with this key is still running (a problem).", body = TaskBody),
-        (status = 422, description = "The task failed by a limit, a budget or its output (the task), or a field is not acceptable (a problem).", body = TaskBody),
+        (status = 202, description = "The run began to wait, is queued behind a task that waits (`detach`), or the service is shutting down: it goes on as a task; see Location.", body = TaskBody),
+        (status = 409, description = "The task was cancelled (the task); the session's task waits or its queue is full (`session_busy`), or the first request with this key is still running (a problem).", content(
+            (TaskBody = "application/json"), (super::problem::Body = "application/problem+json"))),
+        (status = 422, description = "The task failed by a limit, a budget or its output (the task), or a field is not acceptable (a problem).", content(
+            (TaskBody = "application/json"), (super::problem::Body = "application/problem+json"))),
+        (status = 500, description = "The task failed by a fault of the service (the task), or the request did (a problem).", content(
+            (TaskBody = "application/json"), (super::problem::Body = "application/problem+json"))),
         (status = 502, description = "The model failed.", body = TaskBody),
         (status = 503, description = "Overloaded or shutting down; see Retry-After.", body = super::problem::Body, content_type = "application/problem+json"),
     ),
@@ -100,7 +104,10 @@ pub(super) async fn run(
     if accepted.replayed {
         still_running(&api, &accepted.task).await?;
     }
-    let mut response = if let Some(place) = place {
+    let (guard, queued) = turn(&api, &accepted, guard, detach).await?;
+    let mut response = if let Some(task) = queued {
+        answer(task)
+    } else if let Some(place) = place {
         let follower = Follower::open(&api, &accepted.task, 0, place, Some(guard));
         let mut response = events::response(follower);
         response.headers_mut().insert(header::LOCATION, location(&accepted.task));
@@ -114,6 +121,34 @@ pub(super) async fn run(
     Ok(response)
 }
 
+/// Waits until the run has begun, or gives the task that stays in the queue: one that was to be detached.
+async fn turn(
+    api: &Api,
+    accepted: &Accepted,
+    mut guard: CancelOnDrop,
+    detach: bool,
+) -> Result<(CancelOnDrop, Option<Task>), Problem> {
+    if accepted.queued.is_none() {
+        return Ok((guard, None));
+    }
+    loop {
+        match super::turn::come(api, &accepted.task).await {
+            Ok(()) => return Ok((guard, None)),
+            Err(problem) if problem.code != Code::SessionBusy => return Err(problem),
+            Err(_) if detach => {
+                let task = api.runner.store().task(None, &accepted.task).await?;
+                return Ok((guard, Some(task.ok_or_else(|| Problem::task_not_found(&accepted.task))?)));
+            }
+            Err(problem) => {
+                if super::turn::withdraw(api, &accepted.task).await? {
+                    guard.disarm();
+                    return Err(problem);
+                }
+            }
+        }
+    }
+}
+
 /// Submits in a task of its own, so that a client that goes away meanwhile leaves no run behind that nobody cancels: the
 /// outcome, dropped unread, takes its guard along.
 async fn submit_guarded(
@@ -123,7 +158,8 @@ async fn submit_guarded(
 ) -> Result<(Accepted, CancelOnDrop), Problem> {
     let span = tracing::Span::current();
     let submitting = async move {
-        let accepted = runner.submit(submission, true).await?;
+        let turn_within = (!detach).then_some(limits::SESSION_RUNS_MAX);
+        let accepted = runner.submit_in_turn(submission, true, turn_within).await?;
         let mut guard = CancelOnDrop::new(runner, accepted.task.clone());
         // Whoever repeats a request does not own the run: the first client does.
         if detach || accepted.replayed {

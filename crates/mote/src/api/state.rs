@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Method;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::health::{ReadyCache, ReadyCheck};
 use super::problem::{Code, Problem};
 use super::ratelimit::Limiter;
 use super::refusals::Refusals;
+use crate::auth::token::StreamTokens;
 use crate::auth::{Keys, Principal};
 use crate::limits;
 use crate::runner::Runner;
@@ -100,6 +101,8 @@ pub(super) struct Api {
     pub(super) refusals: Refusals,
     streams: Arc<Semaphore>,
     key_streams: KeyStreams,
+    /// Made when the first token is.
+    pub(super) stream_tokens: OnceCell<StreamTokens>,
     /// Bytes that bodies under way may still take.
     bodies: Arc<Semaphore>,
 }
@@ -110,9 +113,22 @@ impl Api {
         let limiter = runner.agent().server.rate.and_then(Limiter::new);
         let streams = Arc::new(Semaphore::new(limits::STREAMS_MAX));
         let bodies = Arc::new(Semaphore::new(limits::BODIES_BYTES_MAX));
-        let (ready, key_streams) = (ReadyCache::default(), KeyStreams::default());
+        let (ready, key_streams, stream_tokens) = (ReadyCache::default(), KeyStreams::default(), OnceCell::new());
         let refusals = Refusals::default();
-        Self { runner, keys, checks, ready, metrics, closing, limiter, refusals, streams, key_streams, bodies }
+        Self {
+            runner,
+            keys,
+            checks,
+            ready,
+            metrics,
+            closing,
+            limiter,
+            refusals,
+            streams,
+            key_streams,
+            stream_tokens,
+            bodies,
+        }
     }
 
     /// Room for a body of so many bytes, held until it is parsed.

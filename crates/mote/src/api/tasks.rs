@@ -1,4 +1,4 @@
-//! `/tasks`: submit, list, look at, cancel, answer, signal.
+//! `/tasks`: submit, list, look at, cancel, answer, signal, delete.
 //!
 //! It does not run them; a task goes on whether or not anybody looks.
 
@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::access::Caller;
 use super::body::{JsonBytes, OptionalJsonBytes};
-use super::dto::{self, InputRequest, PageBody, RunRequest, TaskBody};
+use super::dto::{InputRequest, Nothing, PageBody, RunRequest, TaskBody};
 use super::idempotency;
 use super::path::Places;
 use super::problem::{Code, Problem};
@@ -20,9 +20,11 @@ use super::query::{Params, wrong};
 use super::run::{annotate, location};
 use super::state::Api;
 use crate::auth::Principal;
+use crate::config::Builtin;
 use crate::limits;
 use crate::runner::PostError;
-use crate::store::{self, Filter, Mail, Status, Task};
+use crate::store::{self, By, Erase, Filter, Letter, Mail, Status, Task};
+use crate::tools::builtin::{SIGNAL_NAME_PATTERN, is_signal_name};
 
 const ROUTE: &str = "POST /tasks";
 
@@ -90,6 +92,8 @@ pub(super) async fn submit(
         ("tenant" = Option<String>, Query, description = "Only this tenant; a bound key sees its own alone."),
         ("label" = Option<Vec<String>>, Query, description = "`key=value`; repeated, all must match."),
         ("dead" = Option<bool>, Query, description = "Only the dead letters."),
+        ("created_after" = Option<String>, Query, description = "Only those submitted later than this, RFC 3339."),
+        ("created_before" = Option<String>, Query, description = "Only those submitted earlier than this, RFC 3339."),
     ),
     responses(
         (status = 200, description = "One page.", body = PageBody),
@@ -102,16 +106,10 @@ pub(super) async fn list(
     Caller(principal): Caller,
     mut params: Params,
 ) -> Result<Json<PageBody>, Problem> {
-    const LIMIT: u64 = 50;
     let cursor = params.take("cursor")?;
-    let limit = params.take_number("limit")?.unwrap_or(LIMIT);
-    if !(1..=limits::PAGE_MAX as u64).contains(&limit) {
-        return Err(wrong("limit", format_args!("must be 1 to {}", limits::PAGE_MAX)));
-    }
+    let limit = params.take_limit()?;
     let filter = filter(&principal, &mut params)?;
     params.finish()?;
-    let Some(filter) = filter else { return Ok(Json(PageBody { tasks: Vec::new(), next: None })) };
-    let limit = usize::try_from(limit).unwrap_or(limits::PAGE_MAX);
     let page = api.runner.store().list(filter, cursor, limit).await.map_err(|error| match error {
         store::Error::Conflict { .. } => {
             Problem::field(Code::CursorInvalid, "cursor", "is not one that this listing gave")
@@ -121,11 +119,8 @@ pub(super) async fn list(
     Ok(Json(PageBody { tasks: page.tasks.into_iter().map(TaskBody::from).collect(), next: page.next }))
 }
 
-/// `None` if the caller may see nothing of what it asks for.
-fn filter(principal: &Principal, params: &mut Params) -> Result<Option<Filter>, Problem> {
-    let named = params.take("tenant")?;
-    let foreign = matches!((principal.tenant.as_deref(), &named), (Some(bound), Some(named)) if bound != named);
-    let tenant = principal.tenant.as_deref().map(str::to_owned).or(named);
+fn filter(principal: &Principal, params: &mut Params) -> Result<Filter, Problem> {
+    let tenant = super::tenant_filter(principal, params)?;
     let status = params.take("status")?.map(|text| parse_status(&text)).transpose()?;
     let mut labels = BTreeMap::new();
     for label in params.take_all("label") {
@@ -140,7 +135,8 @@ fn filter(principal: &Principal, params: &mut Params) -> Result<Option<Filter>, 
         return Err(wrong("label", format_args!("at most {}", limits::LABELS_MAX)));
     }
     let (user, session, dead) = (params.take("user")?, params.take("session")?, params.take_flag("dead")?);
-    Ok((!foreign).then_some(Filter { tenant, user, session, status, labels, dead }))
+    let (created_after, created_before) = (params.take_time("created_after")?, params.take_time("created_before")?);
+    Ok(Filter { tenant, user, session, status, labels, dead, created_after, created_before })
 }
 
 fn parse_status(text: &str) -> Result<Status, Problem> {
@@ -166,7 +162,38 @@ pub(super) async fn get(
     params: Params,
 ) -> Result<Json<TaskBody>, Problem> {
     params.finish()?;
-    Ok(Json(visible(&api, &principal, &id).await?.into()))
+    Ok(Json(TaskBody::with_input(visible(&api, &principal, &id).await?)))
+}
+
+/// Deletes a task with its journal, payloads and mail, and its words from its session. Its ledger rows stay for the
+/// retention, without user, session and labels.
+#[utoipa::path(
+    delete, path = "/tasks/{id}", tag = "tasks", operation_id = "delete_task",
+    params(("id" = String, Path, description = "The task.")),
+    responses(
+        (status = 200, description = "Deleted.", body = super::sessions::Erased),
+        (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 409, description = "The task is running; cancel it first.", body = super::problem::Body, content_type = "application/problem+json"),
+    ),
+    security(("key" = ["admin"]), ("header_key" = ["admin"])),
+)]
+pub(super) async fn erase(
+    State(api): State<Arc<Api>>,
+    Caller(principal): Caller,
+    Places(id): Places<String>,
+    params: Params,
+) -> Result<Json<super::sessions::Erased>, Problem> {
+    params.finish()?;
+    let tenant = principal.tenant.as_deref().map(str::to_owned);
+    match api.runner.erase(Erase::Task { tenant, task: id.clone(), now: api.runner.now() }).await {
+        Ok(0) => Err(Problem::task_not_found(&id)),
+        Ok(tasks) => {
+            tracing::info!(task_id = id, by = %principal.name, "a task was deleted");
+            Ok(Json(super::sessions::Erased { tasks }))
+        }
+        Err(store::Error::Conflict { what }) => Err(Problem::new(Code::TaskRunning, what)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Cancels a task. Cancelling a cancelled one changes nothing.
@@ -189,7 +216,7 @@ pub(super) async fn cancel(
 ) -> Result<Response, Problem> {
     params.finish()?;
     no_fields(body)?;
-    match mail(&api, &principal, &id, Mail::Cancel).await {
+    match mail(&api, &principal, &id, (Mail::Cancel, None)).await {
         Err(Finished(problem, Some(Status::Cancelled))) => {
             tracing::debug!(code = problem.code.as_str(), "the task was cancelled before");
             accepted(&api, &principal, &id).await
@@ -233,7 +260,7 @@ pub(super) async fn input(
     request_body(content = serde_json::Value, description = "What the signal carries; any JSON, null if left out."),
     responses(
         (status = 202, description = "The signal is durable, whether or not the task waits for it yet.", body = TaskBody),
-        (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 404, description = "No such task, or no tool of the agent waits for signals.", body = super::problem::Body, content_type = "application/problem+json"),
         (status = 409, description = "The task has finished.", body = super::problem::Body, content_type = "application/problem+json"),
     ),
     security(("key" = ["run"]), ("header_key" = ["run"])),
@@ -246,16 +273,27 @@ pub(super) async fn signal(
     body: OptionalJsonBytes,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    dto::check_name("name", &name)?;
-    let payload = body.parse()?.unwrap_or(serde_json::Value::Null);
-    mail(&api, &principal, &id, Mail::Signal { name, payload }).await.map_err(|refusal| refusal.0)
+    check_signal(&api, &name)?;
+    let payload = body.parse_any()?;
+    mail(&api, &principal, &id, (Mail::Signal { name, payload }, None)).await.map_err(|refusal| refusal.0)
+}
+
+/// A signal for which no tool could ever wait would lie in the mailbox for good.
+fn check_signal(api: &Api, name: &str) -> Result<(), Problem> {
+    if !api.runner.agent().builtins.contains(&Builtin::WaitForSignal) {
+        let tool = Builtin::WaitForSignal.name();
+        let message = format!("the agent waits for no signals: none is possible without `builtin: {tool}`");
+        return Err(Problem::field(Code::SignalNotFound, "name", message));
+    }
+    if !is_signal_name(name) {
+        let message = format!("no tool can wait for {name:?}: a signal's name matches {SIGNAL_NAME_PATTERN}");
+        return Err(Problem::field(Code::InvalidRequest, "name", message));
+    }
+    Ok(())
 }
 
 /// A route that takes no body takes an empty object too, since many clients cannot send less.
 pub(super) fn no_fields(body: OptionalJsonBytes) -> Result<(), Problem> {
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Nothing {}
     body.parse::<Nothing>().map(|_| ())
 }
 
@@ -268,13 +306,19 @@ impl From<Problem> for Finished {
     }
 }
 
-/// Leaves mail for a task that the caller may see.
-pub(super) async fn mail(api: &Api, principal: &Principal, id: &str, mail: Mail) -> Result<Response, Finished> {
+/// Leaves mail for a task that the caller may see, in the caller's name and that of the person whom it names.
+pub(super) async fn mail(
+    api: &Api,
+    principal: &Principal,
+    id: &str,
+    (mail, user): (Mail, Option<String>),
+) -> Result<Response, Finished> {
     let task = visible(api, principal, id).await?;
     if task.status.is_terminal() {
         return Err(finished(&task));
     }
-    match api.runner.post(id, mail).await {
+    let by = Some(By { key: principal.name.to_string(), user });
+    match api.runner.post(id, Letter { mail, by }).await {
         Ok(()) => Ok(accepted(api, principal, id).await?),
         Err(PostError::Store(store::Error::Conflict { .. })) => Err(finished(&visible(api, principal, id).await?)),
         Err(PostError::Store(error @ store::Error::Limit { .. })) => {

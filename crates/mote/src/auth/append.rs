@@ -117,7 +117,7 @@ mod tests {
     use crate::clock::System;
 
     fn key(name: &str) -> NewKey {
-        generate(name, &[Scope::Run], None).unwrap()
+        generate(name, &[Scope::Run], None, None).unwrap()
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
         append(&path, &second).unwrap();
         assert_eq!(mode(), 0o600);
         let keys = Keys::open(&path, Arc::new(System)).unwrap();
-        assert!(keys.check(&first.key).is_some() && keys.check(&second.key).is_some());
+        assert!(keys.check(&first.key).is_ok() && keys.check(&second.key).is_ok());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 

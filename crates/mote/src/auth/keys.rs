@@ -1,22 +1,23 @@
 //! The file of keys: one line a key, read again when it changes.
 //!
 //! ```text
-//! # <sha256 of the key, hex> <name> <scopes, comma-separated> [tenant]
-//! 9f86d081…0a08 ci run,read acme
+//! # <sha256 of the key, hex> <name> <scopes, comma-separated> [tenant] [expires=<RFC 3339>]
+//! 9f86d081…0a08 ci run,read acme expires=2027-01-31T00:00:00Z
 //! ```
 //!
 //! It does not write the file; [`super::append`], a person or a deployment tool does.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use super::{Principal, Scope, digest};
+use super::{EXPIRES, Principal, Scope, digest, unhex};
 use crate::clock::{SharedClock, UnixMs};
-use crate::limits;
+use crate::{limits, timestamp};
 
 /// Why the keys could not be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,19 @@ pub enum Error {
 struct Entry {
     hash: [u8; 32],
     principal: Principal,
+    expires_at: Option<UnixMs>,
+}
+
+/// Why a key does not let anybody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// No line has it.
+    Unknown,
+    /// Its time is over.
+    Expired {
+        /// Since when.
+        at: UnixMs,
+    },
 }
 
 /// What tells one version of the file from another. Mounted secrets change by a link, so that length and inode help
@@ -88,6 +102,7 @@ pub struct Keys {
     path: PathBuf,
     clock: SharedClock,
     current: Mutex<Current>,
+    failures: AtomicU64,
 }
 
 impl std::fmt::Debug for Keys {
@@ -106,14 +121,16 @@ impl Keys {
         let entries = read(path)?;
         let looked_at = clock.now_ms();
         let current = Current { entries, stamp, looked_at, problem: None };
-        Ok(Self { path: path.to_owned(), clock, current: Mutex::new(current) })
+        Ok(Self { path: path.to_owned(), clock, current: Mutex::new(current), failures: AtomicU64::new(0) })
     }
 
-    /// The holder of a key, if it is known.
+    /// The holder of a key.
     ///
     /// Every stored hash is compared in constant time and none is skipped, so that the answer's time tells nothing.
-    #[must_use]
-    pub fn check(&self, key: &str) -> Option<Principal> {
+    ///
+    /// # Errors
+    /// [`Refused`]: no line has the key, or its time is over.
+    pub fn check(&self, key: &str) -> Result<Principal, Refused> {
         let entries = self.entries();
         let presented = digest(key);
         let mut found = Choice::from(0);
@@ -123,7 +140,29 @@ impl Keys {
             position.conditional_assign(&index, equal);
             found |= equal;
         }
-        bool::from(found).then(|| entries.get(position as usize).map(|entry| entry.principal.clone())).flatten()
+        let entry = bool::from(found).then(|| entries.get(position as usize)).flatten().ok_or(Refused::Unknown)?;
+        self.in_force(entry)
+    }
+
+    /// The holder of the key of that name, which is not told: for what was issued to that holder earlier.
+    #[must_use]
+    pub fn holder(&self, name: &str) -> Option<Principal> {
+        let entries = self.entries();
+        let entry = entries.iter().find(|entry| &*entry.principal.name == name)?;
+        self.in_force(entry).ok()
+    }
+
+    fn in_force(&self, entry: &Entry) -> Result<Principal, Refused> {
+        match entry.expires_at {
+            Some(at) if at <= self.clock.now_ms() => Err(Refused::Expired { at }),
+            _ => Ok(entry.principal.clone()),
+        }
+    }
+
+    /// Times that a changed file could not be read since the start.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Why the newest version of the file is not in use, if it is not: the keys read before it still hold.
@@ -152,8 +191,9 @@ impl Keys {
                 }
                 Err(error) => {
                     let text = error.to_string();
-                    if current.problem.as_ref() != Some(&text) {
-                        tracing::error!(%error, "the keys read before stay in force");
+                    if current.problem.as_ref() != Some(&text) || stamp != current.stamp {
+                        self.failures.fetch_add(1, Ordering::Relaxed);
+                        tracing::warn!(%error, "the keys read before stay in force");
                     }
                     current.problem = Some(text);
                 }
@@ -223,13 +263,23 @@ fn entries(path: &Path, text: &str) -> Result<Vec<(usize, Entry)>, Error> {
 }
 
 fn parse(line: &str) -> Result<Entry, String> {
-    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    let mut words: Vec<&str> = line.split_ascii_whitespace().collect();
+    let expires_at = match words.last().and_then(|word| word.strip_prefix(EXPIRES)) {
+        Some(text) => {
+            let at = timestamp::parse_rfc3339(text)
+                .ok_or_else(|| format!("{EXPIRES}{text} is not an RFC 3339 time such as 2027-01-31T00:00:00Z"))?;
+            words.pop();
+            Some(at)
+        }
+        None => None,
+    };
     let (hash, name, scopes, tenant) = match words.as_slice() {
         [hash, name, scopes] => (*hash, *name, *scopes, None),
         [hash, name, scopes, tenant] => (*hash, *name, *scopes, Some(*tenant)),
-        _ => return Err("expected `<sha256-hex> <name> <scopes> [tenant]`".to_owned()),
+        _ => return Err("expected `<sha256-hex> <name> <scopes> [tenant] [expires=<time>]`".to_owned()),
     };
-    let hash = unhex(hash).ok_or("the hash must be 64 hexadecimal digits (the SHA-256 of the key, not the key)")?;
+    let hash = unhex(hash).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    let hash = hash.ok_or("the hash must be 64 hexadecimal digits (the SHA-256 of the key, not the key)")?;
     if !is_word(name) || tenant.is_some_and(|tenant| !is_word(tenant)) {
         return Err(format!("a name must be 1 to {} characters", limits::NAME_BYTES_MAX));
     }
@@ -237,26 +287,14 @@ fn parse(line: &str) -> Result<Entry, String> {
         |text| Scope::parse(text).ok_or_else(|| format!("unknown scope {text:?}: expected run, read or admin"));
     let scopes = scopes.split(',').map(parse_scope).collect::<Result<Vec<_>, _>>()?;
     let principal = Principal { name: name.into(), scopes: scopes.into(), tenant: tenant.map(Into::into) };
-    Ok(Entry { hash, principal })
+    Ok(Entry { hash, principal, expires_at })
 }
 
 /// Whether a text can stand as one word of a line.
 pub(super) fn is_word(text: &str) -> bool {
     let plain = |c: char| !c.is_whitespace() && !c.is_control();
-    !text.is_empty() && text.len() <= limits::NAME_BYTES_MAX && !text.starts_with('#') && text.chars().all(plain)
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let mut bytes = [0u8; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
-    }
-    Some(bytes)
+    let sized = !text.is_empty() && text.len() <= limits::NAME_BYTES_MAX;
+    sized && !text.starts_with('#') && !text.starts_with(EXPIRES) && text.chars().all(plain)
 }
 
 #[cfg(test)]
@@ -308,39 +346,60 @@ mod tests {
     #[test]
     fn a_key_of_the_file_is_known_and_another_is_not() {
         let folder = Folder::new("known");
-        let first = generate("ci", &[Scope::Run], Some("acme")).unwrap();
-        let second = generate("ops", &[Scope::Admin], None).unwrap();
+        let first = generate("ci", &[Scope::Run], Some("acme"), None).unwrap();
+        let second = generate("ops", &[Scope::Admin], None, None).unwrap();
         let path = folder.write(&format!("# keys\n\n{}\n  {}\n", first.line, second.line));
         let keys = Keys::open(&path, Arc::new(Fixed::default())).unwrap();
         let found = keys.check(&first.key).unwrap();
         assert_eq!((found.name.as_ref(), found.tenant.as_deref()), ("ci", Some("acme")));
         assert_eq!(keys.check(&second.key).unwrap().name.as_ref(), "ops");
-        assert_eq!(keys.check(&format!("{}x", first.key)), None);
-        assert_eq!(keys.check(""), None);
-        assert_eq!(keys.check(&hex(&digest(&first.key))), None, "the stored hash is not a key");
+        assert_eq!(keys.check(&format!("{}x", first.key)), Err(Refused::Unknown));
+        assert_eq!(keys.check(""), Err(Refused::Unknown));
+        assert_eq!(keys.check(&hex(&digest(&first.key))), Err(Refused::Unknown), "the stored hash is not a key");
+        assert_eq!(keys.holder("ci").unwrap(), found);
+        assert_eq!(keys.holder("nobody"), None);
     }
 
     #[test]
     fn the_file_is_read_again_when_it_changed_and_a_broken_one_keeps_the_old_keys() {
         let folder = Folder::new("reload");
-        let (old, new) = (generate("old", &[Scope::Run], None).unwrap(), generate("new", &[Scope::Run], None).unwrap());
+        let (old, new) =
+            (generate("old", &[Scope::Run], None, None).unwrap(), generate("new", &[Scope::Run], None, None).unwrap());
         let path = folder.write(&old.line);
         let clock = Arc::new(Fixed::default());
         let keys = Keys::open(&path, clock.clone()).unwrap();
 
         folder.write(&format!("{}\n", new.line));
-        assert!(keys.check(&old.key).is_some(), "not looked at again before the interval is over");
+        assert!(keys.check(&old.key).is_ok(), "not looked at again before the interval is over");
         clock.0.fetch_add(limits::KEYS_CHECK_MS, Ordering::Relaxed);
-        assert!(keys.check(&old.key).is_none() && keys.check(&new.key).is_some());
+        assert!(keys.check(&old.key).is_err() && keys.check(&new.key).is_ok());
 
         folder.write("not a key");
         clock.0.fetch_add(limits::KEYS_CHECK_MS, Ordering::Relaxed);
-        assert!(keys.check(&new.key).is_some());
+        assert!(keys.check(&new.key).is_ok());
         assert!(keys.problem().unwrap().contains("line 1"));
+        assert_eq!(keys.failures(), 1, "one version of the file is one failure, however often it is looked at");
 
         folder.write(&format!("# fixed\n{}\n", old.line));
         clock.0.fetch_add(limits::KEYS_CHECK_MS, Ordering::Relaxed);
-        assert!(keys.check(&old.key).is_some() && keys.problem().is_none());
+        assert!(keys.check(&old.key).is_ok() && keys.problem().is_none());
+    }
+
+    #[test]
+    fn a_key_holds_until_its_time_is_over() {
+        let folder = Folder::new("expires");
+        let bound = generate("bound", &[Scope::Run], Some("acme"), Some(5_000)).unwrap();
+        let free = generate("free", &[Scope::Run], None, Some(9_000)).unwrap();
+        assert!(bound.line.ends_with(" acme expires=1970-01-01T00:00:05.000Z"), "{}", bound.line);
+        let path = folder.write(&format!("{}\n{}\n", bound.line, free.line));
+        let clock = Arc::new(Fixed::default());
+        let keys = Keys::open(&path, clock.clone()).unwrap();
+        clock.0.store(4_999, Ordering::Relaxed);
+        assert_eq!(keys.check(&bound.key).unwrap().tenant.as_deref(), Some("acme"));
+        clock.0.store(5_000, Ordering::Relaxed);
+        assert_eq!(keys.check(&bound.key), Err(Refused::Expired { at: 5_000 }));
+        assert_eq!(keys.holder("bound"), None);
+        assert_eq!(keys.check(&free.key).unwrap().tenant, None);
     }
 
     #[test]
@@ -352,6 +411,8 @@ mod tests {
             (format!("{hash} ci fly"), "unknown scope \"fly\""),
             (format!("{hash} ci"), "expected `<sha256-hex>"),
             (format!("{hash} ci run acme more"), "expected `<sha256-hex>"),
+            (format!("{hash} ci run expires=tomorrow"), "expires=tomorrow is not an RFC 3339 time"),
+            (format!("{hash} ci run expires=2027-01-31T00:00:00Z acme"), "expected `<sha256-hex>"),
             (format!("{hash} a run\n{hash} a run"), "stands twice"),
         ] {
             let path = folder.write(&format!("# first line\n{line}\n"));

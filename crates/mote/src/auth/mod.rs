@@ -5,15 +5,22 @@
 
 mod append;
 mod keys;
+pub mod token;
 
 use std::sync::Arc;
 
 pub use append::{AppendError, append};
-pub use keys::{Error, Keys};
+pub use keys::{Error, Keys, Refused};
 use sha2::{Digest, Sha256};
+
+use crate::clock::UnixMs;
+use crate::timestamp::format_rfc3339;
 
 /// How every key begins, so that scanners for leaked secrets can recognise one.
 pub const KEY_PREFIX: &str = "mote_";
+
+/// How the word of a line begins that says when its key expires.
+const EXPIRES: &str = "expires=";
 
 /// What a key may do. `admin` includes the other two; `run` and `read` stand beside each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +29,7 @@ pub enum Scope {
     Run,
     /// See tasks, their events, sessions and tools.
     Read,
-    /// Re-run dead letters, erase sessions, and all of the above.
+    /// Re-run dead letters, erase tasks and sessions, and all of the above.
     Admin,
 }
 
@@ -83,12 +90,17 @@ impl std::fmt::Debug for NewKey {
     }
 }
 
-/// Makes a key: `mote_` and 43 characters of base64url, 256 bits from the operating system's generator.
+/// Makes a key that holds until `expires_at`, if that is given: `mote_` and 43 characters of base64url, 256 bits from the operating system's generator.
 ///
 /// # Errors
 /// [`Error::Name`] if the name or the tenant cannot stand in a line of the file, [`Error::Entropy`] if the operating
 /// system gives no randomness.
-pub fn generate(name: &str, scopes: &[Scope], tenant: Option<&str>) -> Result<NewKey, Error> {
+pub fn generate(
+    name: &str,
+    scopes: &[Scope],
+    tenant: Option<&str>,
+    expires_at: Option<UnixMs>,
+) -> Result<NewKey, Error> {
     for (field, text) in [("name", Some(name)), ("tenant", tenant)] {
         if let Some(text) = text
             && !keys::is_word(text)
@@ -108,6 +120,11 @@ pub fn generate(name: &str, scopes: &[Scope], tenant: Option<&str>) -> Result<Ne
         line.push(' ');
         line.push_str(tenant);
     }
+    if let Some(at) = expires_at {
+        line.push(' ');
+        line.push_str(EXPIRES);
+        line.push_str(&format_rfc3339(at));
+    }
     Ok(NewKey { key, line })
 }
 
@@ -120,6 +137,16 @@ fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let pairs = bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     pairs.map(char::from).collect()
+}
+
+/// Hexadecimal digits, two a byte.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    });
+    pairs.collect()
 }
 
 /// RFC 4648 section 5, without padding.
@@ -142,8 +169,8 @@ mod tests {
 
     #[test]
     fn a_key_is_recognisable_unique_and_never_shown_in_debug() {
-        let first = generate("ci", &[Scope::Run, Scope::Read], Some("acme")).unwrap();
-        let second = generate("ci", &[Scope::Run], None).unwrap();
+        let first = generate("ci", &[Scope::Run, Scope::Read], Some("acme"), None).unwrap();
+        let second = generate("ci", &[Scope::Run], None, None).unwrap();
         assert!(first.key.starts_with(KEY_PREFIX));
         assert_eq!(first.key.len(), KEY_PREFIX.len() + 43);
         assert_ne!(first.key, second.key);
@@ -155,10 +182,13 @@ mod tests {
     #[test]
     fn a_name_that_would_break_the_file_is_refused() {
         for name in ["", "two words", "line\nbreak", "#comment"] {
-            assert!(matches!(generate(name, &[Scope::Run], None), Err(Error::Name { field: "name", .. })), "{name:?}");
+            assert!(
+                matches!(generate(name, &[Scope::Run], None, None), Err(Error::Name { field: "name", .. })),
+                "{name:?}"
+            );
         }
-        assert!(matches!(generate("ok", &[Scope::Run], Some("a b")), Err(Error::Name { field: "tenant", .. })));
-        assert!(matches!(generate("ok", &[], None), Err(Error::Name { field: "scopes", .. })));
+        assert!(matches!(generate("ok", &[Scope::Run], Some("a b"), None), Err(Error::Name { field: "tenant", .. })));
+        assert!(matches!(generate("ok", &[], None, None), Err(Error::Name { field: "scopes", .. })));
     }
 
     #[test]

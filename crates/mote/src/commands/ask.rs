@@ -161,9 +161,8 @@ impl Wait {
 
     fn value(&self, line: &str) -> Result<Value, String> {
         if let Some(choices) = self.choices() {
-            let named = choices
-                .iter()
-                .find(|(value, label)| label == line || value.as_str() == Some(line) || value.to_string() == line);
+            let written = |value: &Value| value.as_str() == Some(line) || format!("{value}") == line;
+            let named = choices.iter().find(|(value, label)| label == line || written(value));
             let numbered = || line.parse::<usize>().ok().and_then(|number| choices.get(number.checked_sub(1)?));
             let chosen = named.or_else(numbered).map(|(value, _)| value.clone());
             return chosen.ok_or_else(|| format!("that is none of the {} choices", choices.len()));

@@ -3,6 +3,9 @@
 //! A key is printed once and kept nowhere; the service knows its hash alone.
 
 use mote::auth::{self, Scope};
+use mote::clock::{Clock as _, System, UnixMs};
+use mote::config::units;
+use mote::timestamp;
 
 use super::exit::Exit;
 use super::terminal::Terminal;
@@ -14,6 +17,7 @@ erase and re-run).
 Examples:
   mote key new --name ci --scope run --scope read
   mote key new --name acme --tenant acme --json
+  mote key new --name visitor --scope read --expires 30d
   mote key new --name ops --scope admin --append /etc/mote/keys     adds its line to the file";
 
 #[derive(Debug, clap::Args)]
@@ -40,6 +44,9 @@ struct New {
     /// Bind it to this tenant: it sees no other
     #[arg(long)]
     tenant: Option<String>,
+    /// When it stops to hold: a duration from now (30d) or a time (2027-01-31T00:00:00Z)
+    #[arg(long, value_name = "WHEN", value_parser = expiry)]
+    expires: Option<UnixMs>,
     /// Add its line to this file of `auth.keys`, which a running service reads again by itself
     #[arg(long, value_name = "FILE")]
     append: Option<std::path::PathBuf>,
@@ -51,7 +58,7 @@ struct New {
 pub(crate) fn execute(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Exit> {
     let Command::New(new) = &arguments.command;
     let scopes: Vec<Scope> = new.scope.iter().filter_map(|scope| Scope::parse(scope)).collect();
-    let made = auth::generate(&new.name, &scopes, new.tenant.as_deref()).map_err(Exit::usage)?;
+    let made = auth::generate(&new.name, &scopes, new.tenant.as_deref(), new.expires).map_err(Exit::usage)?;
     if let Some(file) = &new.append {
         auth::append(file, &made).map_err(anyhow::Error::new)?;
     }
@@ -71,6 +78,18 @@ pub(crate) fn execute(arguments: &Arguments, terminal: &mut Terminal) -> Result<
         }
     }
     Ok(())
+}
+
+/// A time to come, as `--expires` takes it.
+fn expiry(text: &str) -> Result<UnixMs, String> {
+    let now = System.now_ms();
+    let at = match units::duration(text) {
+        Ok(duration) => now.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        Err(error) => {
+            timestamp::parse_rfc3339(text).ok_or_else(|| format!("{error}, or a time such as 2027-01-31T00:00:00Z"))?
+        }
+    };
+    if at <= now { Err(format!("{text} is not in the future")) } else { Ok(at) }
 }
 
 /// Lower-case hexadecimal.

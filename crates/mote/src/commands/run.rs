@@ -330,7 +330,7 @@ impl Following<'_> {
         let waiting = row.and_then(|row| row.waiting).and_then(|text| serde_json::from_str(&text).ok());
         let waits = ask::waits(&waiting.unwrap_or_default());
         person.face(&waits, |wait| self.elsewhere(task, wait), terminal)?;
-        let hopeless = |wait: &Wait| !wait.is_bounded && !(wait.is_asked() && person.is_there());
+        let hopeless = |wait: &Wait| !(wait.is_bounded || wait.is_asked() && person.is_there());
         let gone = self.state.is_none() && !waits.is_empty() && waits.iter().all(hopeless);
         // Where a person sits, a Ctrl-C is theirs to give.
         Ok(if gone && !person.is_there() { Hope::Gone } else { Hope::Left })

@@ -226,6 +226,7 @@ async fn erase(arguments: &Erase, terminal: &mut Terminal) -> Result<(), Exit> {
     let whom = match &what {
         store::Erase::Session { session, .. } => format!("session {session}"),
         store::Erase::User { user, .. } => format!("user {user}"),
+        store::Erase::Task { task, .. } => format!("task {task}"),
     };
     let known = is_known(&store, whose, tenant).await?;
     if !known && count(&store, whose, tenant).await? == 0 && !arguments.yes {

@@ -8,10 +8,11 @@ use super::detail::Ending;
 use super::drive::Driver;
 use super::ending::ModelSaid;
 use super::payload::Payload;
+use super::waits::Kind;
 use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
 use crate::arguments;
 use crate::clock::UnixMs;
-use crate::cloudevent::{Ended, OutcomeUnknown, life};
+use crate::cloudevent::{Ended, OutcomeUnknown, Waiting, life};
 use crate::config::Windowed;
 use crate::limits::CONTEXT_UNITS;
 use crate::message::{Message, Role};
@@ -192,26 +193,41 @@ impl Driver {
             let said = payload.and_then(ModelSaid::of).or_else(|| self.failure.clone());
             let reason = said.as_ref().map(ModelSaid::message);
             let wait = json!({
-                "call": "", "kind": "model", "tool": "", "arguments": {}, "until": time(until), "reason": reason,
+                "call": "", "kind": "model", "tool": "", "arguments": {}, "until": time(until), "answer": null,
+                "reason": reason,
             });
             return serde_json::Value::Array(vec![wait]).to_string();
         }
         let waits = run.calls().iter().zip(calls).filter_map(|(call, (id, name, arguments))| {
             let arguments = arguments::read(&arguments).map(serde_json::Value::Object).unwrap_or_default();
             let (kind, until) = match (call.state, call.spec.kind) {
-                (mote_core::CallState::BackingOff { until, .. }, _) => ("retry", until),
-                (mote_core::CallState::Approving, _) => ("approval", 0),
-                (mote_core::CallState::Waiting { until }, CallKind::Signal { .. }) => ("signal", until),
-                (mote_core::CallState::Waiting { until }, CallKind::Timer { .. }) => ("timer", until),
-                (mote_core::CallState::Waiting { until }, CallKind::Question { .. }) => ("question", until),
+                (mote_core::CallState::BackingOff { until, .. }, _) => (Kind::Retry, until),
+                (mote_core::CallState::Approving, _) => (Kind::Approval, 0),
+                (mote_core::CallState::Waiting { until }, CallKind::Signal { .. }) => (Kind::Signal, until),
+                (mote_core::CallState::Waiting { until }, CallKind::Timer { .. }) => (Kind::Timer, until),
+                (mote_core::CallState::Waiting { until }, CallKind::Question { .. }) => (Kind::Question, until),
                 _ => return None,
             };
-            Some(json!({ "call": id, "kind": kind, "tool": name, "arguments": arguments, "until": time(until) }))
+            let (until, answer) = (time(until), kind.answer(&self.task, &id, &arguments));
+            Some(json!({
+                "call": id, "kind": kind, "tool": name, "arguments": arguments, "until": until, "answer": answer,
+            }))
         });
         serde_json::Value::Array(waits.collect()).to_string()
     }
 
     fn publish(&self, last: &Step, account: Account, now: UnixMs, batch: &mut Batch) {
+        if let StatusChange::Waiting { waiting, .. } = &batch.status {
+            let waiting = Waiting {
+                task: &self.task,
+                owner: &self.owner,
+                epoch: self.held.epoch,
+                seq: self.seq + batch.entries.len() as u64,
+                waiting,
+            };
+            let events = self.shared.agent.events.is_some();
+            batch.outbox.extend(events.then(|| waiting.message(&self.shared.agent.name, now)).flatten());
+        }
         let StatusChange::Finished { status, result, error, .. } = &batch.status else { return };
         if self.owner.session.is_some() && *status == Status::Completed {
             let mut messages = self.transcript.input().to_vec();

@@ -37,6 +37,11 @@ impl ModelSaid {
         }
     }
 
+    /// Whether the endpoint found the context too long.
+    fn is_overflow(&self) -> bool {
+        self.kind == outcome::error_kind(ErrorKind::ContextLength)
+    }
+
     /// What happened.
     pub(super) fn message(&self) -> &str {
         &self.message
@@ -94,14 +99,20 @@ pub(super) fn of(
         Failure::Invalid => {
             ("output_invalid", format!("the answer failed the output schema {} times", u32::from(limits.repairs) + 1))
         }
-        Failure::ContextOverflow => {
-            ("context_overflow", format!("the newest messages do not fit into {} tokens", limits.usable()))
-        }
+        Failure::ContextOverflow => ("context_overflow", overflow(limits, last_failure)),
         Failure::CapabilitiesChanged => {
             ("capabilities_changed", "the agent's configuration changed while the run rested".into())
         }
     };
     (Status::Failed, Some(error(code, message)))
+}
+
+/// The endpoint's own sentence where it refused the context: its window may be smaller than the agent's.
+fn overflow(limits: &Limits, last_failure: Option<&ModelSaid>) -> String {
+    match last_failure.filter(|said| said.is_overflow()) {
+        Some(said) => format!("the newest messages do not fit into the model's window: {}", said.message()),
+        None => format!("the newest messages do not fit into {} tokens", limits.usable()),
+    }
 }
 
 fn budget(limits: &Limits) -> String {

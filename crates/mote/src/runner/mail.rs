@@ -9,7 +9,7 @@ use super::drive::{Driver, Stop};
 use super::payload::Payload;
 use super::{Core, outcome, turn};
 use crate::context;
-use crate::store::{Mail, MailRow};
+use crate::store::{By, Mail, MailRow};
 
 impl Driver {
     /// Reads mail that has come since, and takes what fits.
@@ -56,21 +56,27 @@ impl Driver {
             Mail::Cancel => {
                 let thinking = matches!(self.run.phase(), Phase::Thinking { .. });
                 let spend = if thinking { outcome::spend_estimate(self, self.live.len()) } else { Spend::default() };
-                Occurrence::new(Event::Cancelled { spend }, Payload::Cancelled)
+                Occurrence::new(Event::Cancelled { spend }, Payload::Cancelled { by: row.by.clone() })
             }
-            Mail::Signal { name, payload } => signal(&self.run, name, payload)?,
+            Mail::Signal { name, payload } => signal(&self.run, name, payload, row.by.as_ref())?,
             Mail::Input { call, approve, content } => {
                 if row.at < self.turn_began {
                     return None;
                 }
-                self.input(call.as_deref(), *approve, content.as_ref())?
+                self.input(call.as_deref(), *approve, content.as_ref(), row.by.clone())?
             }
         };
         occurrence.mail = Some(row.id);
         Some(occurrence)
     }
 
-    fn input(&self, id: Option<&str>, approve: Option<bool>, content: Option<&Value>) -> Option<Occurrence> {
+    fn input(
+        &self,
+        id: Option<&str>,
+        approve: Option<bool>,
+        content: Option<&Value>,
+        by: Option<By>,
+    ) -> Option<Occurrence> {
         let asks = |call: &Call| match call.state {
             CallState::Approving => approve.is_some(),
             CallState::Waiting { .. } => matches!(call.spec.kind, CallKind::Question { .. }) && content.is_some(),
@@ -84,18 +90,18 @@ impl Driver {
         let id = self.transcript.call(index)?.id.clone();
         Some(match (call.state, approve) {
             (CallState::Approving, Some(true)) => {
-                Occurrence::new(Event::Approved { call: index }, Payload::CallApproved { call: index, id })
+                Occurrence::new(Event::Approved { call: index }, Payload::CallApproved { call: index, id, by })
             }
             (CallState::Approving, _) => Occurrence::new(
                 Event::Denied { call: index },
-                Payload::CallDenied { call: index, id, content: content.cloned() },
+                Payload::CallDenied { call: index, id, content: content.cloned(), by },
             ),
             _ => {
                 let content = content?.clone();
                 let tokens = context::tokens(content.to_string().len());
                 Occurrence::new(
                     Event::Replied { call: index, tokens },
-                    Payload::InputReceived { call: index, id, content },
+                    Payload::InputReceived { call: index, id, content, by },
                 )
             }
         })
@@ -107,14 +113,14 @@ impl Driver {
         let taken = |row: &&MailRow| !steps.iter().any(|step| step.occurrence.mail == Some(row.id));
         self.early.iter().filter(taken).find_map(|row| {
             let Mail::Signal { name, payload } = &row.mail else { return None };
-            let mut occurrence = signal(run, name, payload)?;
+            let mut occurrence = signal(run, name, payload, row.by.as_ref())?;
             occurrence.mail = Some(row.id);
             Some(occurrence)
         })
     }
 }
 
-fn signal(run: &Core, name: &str, payload: &Value) -> Option<Occurrence> {
+fn signal(run: &Core, name: &str, payload: &Value, by: Option<&By>) -> Option<Occurrence> {
     let hash = turn::signal_hash(name);
     let waits = |call: &Call| {
         matches!(call.state, CallState::Waiting { .. })
@@ -124,6 +130,6 @@ fn signal(run: &Core, name: &str, payload: &Value) -> Option<Occurrence> {
     let tokens = context::tokens(payload.to_string().len());
     Some(Occurrence::new(
         Event::Signalled { call: index, tokens },
-        Payload::SignalReceived { call: index, name: name.to_owned(), payload: payload.clone() },
+        Payload::SignalReceived { call: index, name: name.to_owned(), payload: payload.clone(), by: by.cloned() },
     ))
 }

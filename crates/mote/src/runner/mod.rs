@@ -15,9 +15,11 @@ mod outbox;
 mod outcome;
 pub mod payload;
 mod perform;
+mod prepared;
 mod recover;
 mod redact;
 mod request;
+mod resume;
 mod takes;
 mod transcript;
 mod turn;
@@ -36,13 +38,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use recover::{Replayed, replay};
+pub use resume::ResumeError;
 pub use takes::Takes;
 pub use waits::PostError;
 
 use crate::clock::{SharedClock, UnixMs, new_id};
 use crate::config::Agent;
 use crate::context;
-use crate::limits::{CALLS_PER_TURN, CONTEXT_UNITS, QUEUED_TASKS_MAX};
+use crate::limits::{CALLS_PER_TURN, CONTEXT_UNITS, QUEUED_TASKS_MAX, SESSION_RUNS_MAX};
 use crate::message::Message;
 use crate::model::{Delta, Provider, ToolDefinition};
 use crate::store::{self, IdempotencyKey, NewTask, Owner, Status, Store, Submitted, Task};
@@ -124,17 +127,6 @@ pub enum SubmitError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] store::Error),
-}
-
-/// Why a task was not resumed.
-#[derive(Debug, thiserror::Error)]
-pub enum ResumeError {
-    /// The store refused: it has neither failed nor been cancelled, or does not exist.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// Its journal cannot be gone on from: 409.
-    #[error("{0}")]
-    NotResumable(String),
 }
 
 /// A live piece of a reply.
@@ -310,16 +302,23 @@ impl Runner {
     /// # Errors
     /// [`SubmitError`]; nothing was submitted then.
     pub async fn submit(&self, submission: Submission, at_once: bool) -> Result<Accepted, SubmitError> {
+        let turn_within = at_once.then_some(SESSION_RUNS_MAX);
+        self.submit_in_turn(submission, at_once, turn_within).await
+    }
+
+    /// [`Self::submit`] that says how long the queue of its session may be: `None` takes any place in it.
+    ///
+    /// # Errors
+    /// [`SubmitError`], with [`store::Error::SessionBusy`] among them; nothing was submitted then.
+    pub async fn submit_in_turn(
+        &self,
+        submission: Submission,
+        at_once: bool,
+        turn_within: Option<u64>,
+    ) -> Result<Accepted, SubmitError> {
         let shared = &self.shared;
         self.admit(&submission)?;
-        let place = if at_once {
-            Some(shared.place().await.ok_or_else(|| {
-                let reason = format!("all {} places for runs are taken", shared.agent.server.runs);
-                self.overloaded("runs", reason, Duration::from_secs(1))
-            })?)
-        } else {
-            None
-        };
+        let place = if at_once { Some(self.place().await?) } else { None };
         let now = self.now();
         let stored = request::Stored::new(&submission);
         let task = self.task(&submission, &stored, now)?;
@@ -327,7 +326,12 @@ impl Runner {
         if place.is_some() {
             let (lease, term) = shared.lease();
             // A session's history is read after the claim, when no other task can change it.
-            prepared = submission.owner.session.is_none().then(|| first_commit(shared, &task, &stored, term)).flatten();
+            prepared = submission
+                .owner
+                .session
+                .is_none()
+                .then(|| prepared::first_commit(shared, &task, &stored, term))
+                .flatten();
             claim = Some((lease, term));
         }
         let term = claim.as_ref().map(|(_, term)| *term);
@@ -340,6 +344,7 @@ impl Runner {
             idempotency: self.idempotency(&submission, now),
             claim: claim.map(|(lease, _)| lease),
             first: prepared.as_ref().map(|prepared| prepared.batch.clone()),
+            turn_within,
         };
         shared.submitting(&new.id);
         crate::crash::point("submit.before");
@@ -373,6 +378,14 @@ impl Runner {
                 Err(SubmitError::Budget { scope, short })
             }
         }
+    }
+
+    /// A place for a run that begins at once.
+    async fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, SubmitError> {
+        self.shared.place().await.ok_or_else(|| {
+            let reason = format!("all {} places for runs are taken", self.shared.agent.server.runs);
+            self.overloaded("runs", reason, Duration::from_secs(1))
+        })
     }
 
     fn admit(&self, submission: &Submission) -> Result<(), SubmitError> {
@@ -437,31 +450,6 @@ impl Runner {
         Some(IdempotencyKey { route, key, fingerprint, expires_at: now.saturating_add(ttl) })
     }
 
-    /// Cancels, answers or signals a task: durable when this returns. An answer is compared with what the task asks, as far
-    /// as that is known here: a run that another process drives, and one that is just being written, take it as it is.
-    ///
-    /// # Errors
-    /// The store's (the task does not exist, is over, or has too much unread mail), or that it asks nothing that this answers.
-    pub async fn post(&self, task: &str, mail: store::Mail) -> Result<(), PostError> {
-        let most = self.shared.admit_mail(task, &mail).await?;
-        self.shared.store.post(task, mail, self.now(), most).await?;
-        self.shared.holdings.ring(task);
-        Ok(())
-    }
-
-    /// Queues a task that failed or was cancelled, to go on from its last good step.
-    ///
-    /// # Errors
-    /// [`ResumeError`]; the task is then as it was.
-    pub async fn resume(&self, task: &str) -> Result<(), ResumeError> {
-        let store = &self.shared.store;
-        match replay(&**store, task, |_| {}).await? {
-            Ok(run) if run.is_open_to_resume() => Ok(store.resume(task, self.now()).await?),
-            Ok(_) => Err(ResumeError::NotResumable("an earlier version of mote wrote its journal".to_owned())),
-            Err(error) => Err(ResumeError::NotResumable(error.message)),
-        }
-    }
-
     /// The run's current text and the deltas that follow, if it is under way in this process.
     #[must_use]
     pub fn live(&self, task: &str) -> Option<LiveView> {
@@ -496,32 +484,4 @@ impl Runner {
     pub async fn drain(&self, deadline: Duration) {
         self.shared.wind_down(deadline).await;
     }
-}
-
-/// A first commit that goes with the submission, and the driver that goes on from it.
-struct Prepared {
-    driver: Box<drive::Driver>,
-    steps: Vec<batch::Step>,
-    batch: store::Batch,
-}
-
-impl Prepared {
-    /// The submission came to nothing.
-    fn abandon(&self, shared: &Shared) {
-        shared.abandoned(&self.driver);
-    }
-}
-
-fn first_commit(shared: &Arc<Shared>, task: &Task, stored: &request::Stored, term: worker::Term) -> Option<Prepared> {
-    // A new task's first claim has epoch 1.
-    let held = shared.holdings.take(&task.id, 1, term);
-    let driver = recover::fresh(shared, task, stored, held);
-    let first = recover::begin(shared, task, stored, Vec::new());
-    let now = shared.clock.now_ms();
-    let Ok(steps) = driver.step_all(first, now) else {
-        shared.abandoned(&driver);
-        return None;
-    };
-    let batch = driver.batch(&steps, now);
-    Some(Prepared { driver, steps, batch })
 }

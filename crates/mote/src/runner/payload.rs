@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Message;
 use crate::model::{Finish, Usage};
-use crate::store::Spending;
+use crate::store::{By, Spending};
 
 /// The text of an event. `type` in the JSON is the entry's kind.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "type")]
 pub enum Payload {
     /// The run was opened.
@@ -140,6 +140,9 @@ pub enum Payload {
         name: String,
         /// What it carries.
         payload: serde_json::Value,
+        /// Who sent it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
     },
     /// A person approved a call.
     #[serde(rename = "call.approved")]
@@ -148,6 +151,9 @@ pub enum Payload {
         call: u16,
         /// The provider's id of the call.
         id: String,
+        /// Who approved it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
     },
     /// A person refused a call.
     #[serde(rename = "call.denied")]
@@ -159,6 +165,9 @@ pub enum Payload {
         /// Why, if the person says.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<serde_json::Value>,
+        /// Who refused it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
     },
     /// A person answered a question.
     #[serde(rename = "input.received")]
@@ -169,10 +178,17 @@ pub enum Payload {
         id: String,
         /// The answer.
         content: serde_json::Value,
+        /// Who gave it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
     },
     /// A client cancelled.
     #[serde(rename = "run.cancelled")]
-    Cancelled,
+    Cancelled {
+        /// Who cancelled it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
+    },
     /// Another worker took over.
     #[serde(rename = "run.recovered")]
     Recovered {
@@ -199,7 +215,7 @@ pub enum Payload {
 }
 
 /// A call that is answered without being performed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RefusedCall {
     /// The provider's id of the call.
     pub id: String,
@@ -226,7 +242,7 @@ impl Payload {
             Self::CallApproved { .. } => "call.approved",
             Self::CallDenied { .. } => "call.denied",
             Self::InputReceived { .. } => "input.received",
-            Self::Cancelled => "run.cancelled",
+            Self::Cancelled { .. } => "run.cancelled",
             Self::Recovered { .. } => "run.recovered",
             Self::Rebound { .. } => "run.rebound",
             Self::Resumed { .. } => "run.resumed",
@@ -236,7 +252,7 @@ impl Payload {
     /// The JSON that the journal keeps; `None` for an event that its kind says all of.
     pub(crate) fn to_json(&self) -> Option<String> {
         match self {
-            Self::Started | Self::BudgetGranted | Self::TimerFired | Self::Cancelled => None,
+            Self::Started | Self::BudgetGranted | Self::TimerFired | Self::Cancelled { by: None } => None,
             other => serde_json::to_string(other).ok(),
         }
     }
@@ -276,7 +292,7 @@ mod tests {
     fn numbers_keep_their_digits_in_the_journal_and_in_the_mail() {
         const WRITTEN: &str = r#"{"z":123456789012345678901234567890,"a":[0.12345678901234567890,-1,1.0]}"#;
         let payload: serde_json::Value = serde_json::from_str(WRITTEN).unwrap();
-        let signal = Payload::SignalReceived { call: 3, name: "ci".to_owned(), payload: payload.clone() };
+        let signal = Payload::SignalReceived { call: 3, name: "ci".to_owned(), payload: payload.clone(), by: None };
         let read: Payload = serde_json::from_str(&serde_json::to_string(&signal).unwrap()).unwrap();
         assert_eq!(read, signal);
         let Payload::SignalReceived { payload: kept, .. } = read else { panic!("a signal") };

@@ -102,6 +102,7 @@ mod tests {
             idempotency: None,
             claim: None,
             first: None,
+            turn_within: None,
         };
         let dying = NewTask { id: "dying".to_owned(), ..queued.clone() };
         world.store.submit(dying).await.unwrap();

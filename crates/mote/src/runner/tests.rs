@@ -60,22 +60,6 @@ fn reply(parts: Vec<Part>) -> Result<Reply, model::Error> {
     })
 }
 
-/// A model call that fails.
-pub(super) fn fails(kind: model::ErrorKind) -> model::Error {
-    model::Error {
-        kind,
-        model: "test".into(),
-        endpoint: "http://127.0.0.1:9".into(),
-        message: "it does not work".into(),
-        retry_after: None,
-        alternative: false,
-        place: 0,
-        began: false,
-        usage: None,
-        answer: model::Answer::default(),
-    }
-}
-
 pub(super) fn says(text: &str) -> Result<Reply, model::Error> {
     reply(vec![Part::Text { text: text.into() }])
 }

@@ -5,14 +5,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use mote_core::{Call, CallKind, CallState};
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::Shared;
 use super::drive::Driver;
+use super::{Runner, Shared};
 use crate::arguments;
 use crate::limits::{MAIL_AWAITED_MAX, MAIL_MAX};
-use crate::store::{self, Mail, Status};
+use crate::store::{self, Letter, Mail, Status};
 
 /// Why mail was not left for a task.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ pub enum PostError {
 }
 
 /// What a call waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
     /// A person's yes or no.
@@ -47,6 +47,29 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// The request that ends such a wait, for clients; `None` where only time does.
+    pub(super) fn answer(self, task: &str, call: &str, arguments: &Value) -> Option<Value> {
+        let input = format!("/tasks/{task}/input");
+        match self {
+            Self::Approval => Some(json!({
+                "method": "POST", "path": input, "body": {"call": call, "approve": true},
+                "how": "approve is true or false; content may give the reason of a refusal",
+            })),
+            Self::Question => Some(json!({
+                "method": "POST", "path": input, "body": {"call": call, "content": "…"},
+                "how": "content is the answer: a text, or any JSON that the question asks for",
+            })),
+            Self::Signal => {
+                let name = arguments["name"].as_str().unwrap_or_default();
+                Some(json!({
+                    "method": "POST", "path": format!("/tasks/{task}/signals/{name}"), "body": {},
+                    "how": "the body is what the signal carries: any JSON, or none",
+                }))
+            }
+            Self::Timer | Self::Model | Self::Retry => None,
+        }
+    }
+
     fn describe(self) -> &'static str {
         match self {
             Self::Approval => "an approval, which takes `approve`",
@@ -105,6 +128,21 @@ impl Driver {
             Some(Wait { call: named.id.clone(), kind, arguments })
         };
         (0..).zip(self.run.calls()).filter_map(wait).collect()
+    }
+}
+
+impl Runner {
+    /// Cancels, answers or signals a task: durable when this returns. An answer is compared with what the task asks, as far
+    /// as that is known here: a run that another process drives, and one that is just being written, take it as it is.
+    ///
+    /// # Errors
+    /// The store's (the task does not exist, is over, or has too much unread mail), or that it asks nothing that this answers.
+    pub async fn post(&self, task: &str, mail: impl Into<Letter>) -> Result<(), PostError> {
+        let letter = mail.into();
+        let most = self.shared.admit_mail(task, &letter.mail).await?;
+        self.shared.store.deliver(task, letter, self.now(), most).await?;
+        self.shared.holdings.ring(task);
+        Ok(())
     }
 }
 

@@ -104,6 +104,18 @@ pub enum Error {
         /// The line that refused.
         scope: String,
     },
+    /// The session takes no further task that would not wait for a person; nothing was submitted.
+    #[error("session {session} is busy with task {task}")]
+    SessionBusy {
+        /// The session.
+        session: String,
+        /// The task at its head.
+        task: String,
+        /// What that task waits for (JSON), if it waits.
+        waiting: Option<String>,
+        /// Open tasks of the session.
+        open: u64,
+    },
     /// No such row.
     #[error("{what} {id} does not exist")]
     NotFound {

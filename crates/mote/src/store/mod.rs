@@ -5,6 +5,9 @@
 
 mod batch;
 mod error;
+mod letter;
+mod listing;
+mod presence;
 mod sandbox;
 pub mod sqlite;
 
@@ -20,6 +23,9 @@ pub use self::batch::{
     StatusChange, Totals, Uncertain,
 };
 pub use self::error::{CommitError, Error};
+pub use self::letter::{By, Letter};
+pub use self::listing::{Filter, Page, SessionPage};
+pub use self::presence::Presence;
 pub use self::sandbox::{NewSandbox, SandboxChange, SandboxRow, SandboxScope};
 use crate::clock::UnixMs;
 use crate::message::Message;
@@ -105,6 +111,9 @@ pub struct NewTask {
     pub claim: Option<Lease>,
     /// First commit, in the same transaction; only with `claim`, and only applied if the claim succeeded.
     pub first: Option<Batch>,
+    /// Refuse it with [`Error::SessionBusy`] where the task at the head of its session waits, or where so many open tasks
+    /// are in the session already. `None` queues it in any case.
+    pub turn_within: Option<u64>,
 }
 
 /// A client's promise that two requests are one.
@@ -219,6 +228,17 @@ pub struct Task {
     pub expires_at: Option<UnixMs>,
 }
 
+impl Task {
+    /// Whether it waits for a person, a signal or a time: only that ends such a rest. A pause before a model or a tool is
+    /// tried again is none.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        let waits = self.waiting.as_deref().and_then(|json| serde_json::from_str::<Vec<serde_json::Value>>(json).ok());
+        let tries_again = |wait: &serde_json::Value| matches!(wait["kind"].as_str(), Some("model" | "retry"));
+        self.status == Status::Waiting && !waits.is_some_and(|all| !all.is_empty() && all.iter().all(tries_again))
+    }
+}
+
 /// One journal entry as read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -269,32 +289,8 @@ pub struct MailRow {
     pub at: UnixMs,
     /// What it says.
     pub mail: Mail,
-}
-
-/// Which tasks to list. Empty fields do not restrict.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Tenant; `None` sees every tenant (an unbound key).
-    pub tenant: Option<String>,
-    /// User.
-    pub user: Option<String>,
-    /// Session.
-    pub session: Option<String>,
-    /// Status.
-    pub status: Option<Status>,
-    /// Labels that must all match.
-    pub labels: BTreeMap<String, String>,
-    /// Only dead letters.
-    pub dead: bool,
-}
-
-/// One page, newest first.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Page {
-    /// The tasks.
-    pub tasks: Vec<Task>,
-    /// Where the next page starts; `None` at the end.
-    pub next: Option<String>,
+    /// Who says it, if that is known.
+    pub by: Option<By>,
 }
 
 /// A session's state.
@@ -324,7 +320,8 @@ pub struct Session {
     pub updated_at: UnixMs,
 }
 
-/// What erasure removes: tasks, journals, payloads, sessions, ledger rows.
+/// What erasure removes: tasks, journals, payloads, and with a session or a user its transcript and ledger rows. The ledger
+/// rows of a single task stay, without user, session and labels: what was spent still adds up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Erase {
     /// A session of a tenant.
@@ -340,6 +337,15 @@ pub enum Erase {
         tenant: String,
         /// User.
         user: String,
+    },
+    /// One task.
+    Task {
+        /// Its tenant; `None` is any.
+        tenant: Option<String>,
+        /// Its id.
+        task: String,
+        /// When: what stays in the ledger is kept from then on for the retention.
+        now: UnixMs,
     },
 }
 
@@ -388,28 +394,6 @@ pub struct Counts {
     pub outbox: u64,
 }
 
-/// Keeps a worker's presence known; dropping it, or the end of the process in whatever way, ends that.
-pub struct Presence(Option<Box<dyn std::any::Any + Send + Sync>>);
-
-impl Presence {
-    /// A presence that lasts as long as what is kept.
-    pub fn kept(kept: impl std::any::Any + Send + Sync) -> Self {
-        Self(Some(Box::new(kept)))
-    }
-
-    /// A presence that nobody can see the end of: leases run out.
-    #[must_use]
-    pub fn unseen() -> Self {
-        Self(None)
-    }
-
-    /// Whether its end can be seen.
-    #[must_use]
-    pub fn is_seen(&self) -> bool {
-        self.0.is_some()
-    }
-}
-
 /// A durable store of runs. One conformance suite (`crates/system-tests/src/conformance`) holds for every backend.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -445,11 +429,27 @@ pub trait Store: Send + Sync + 'static {
     async fn journal(&self, task: &str, after: u64, limit: usize) -> Result<Vec<Entry>, Error>;
     /// Leaves mail for a task; refused with [`Error::Conflict`] if it is terminal, with [`Error::Limit`] if it holds `most`
     /// unread ones of that kind. A queued task that gets [`Mail::Cancel`] becomes cancelled at once.
-    async fn post(&self, task: &str, mail: Mail, now: UnixMs, most: usize) -> Result<(), Error>;
+    async fn deliver(&self, task: &str, letter: Letter, now: UnixMs, most: usize) -> Result<(), Error>;
+    /// [`Store::deliver`] of mail whose sender nobody knows.
+    async fn post(&self, task: &str, mail: Mail, now: UnixMs, most: usize) -> Result<(), Error> {
+        self.deliver(task, mail.into(), now, most).await
+    }
     /// Unread mail, oldest first.
     async fn mail(&self, task: &str) -> Result<Vec<MailRow>, Error>;
     /// A session, if it exists.
     async fn session(&self, tenant: &str, id: &str) -> Result<Option<Session>, Error>;
+    /// A page of sessions behind `after` (tenant and name), at most [`crate::limits::PAGE_MAX`].
+    async fn sessions(
+        &self,
+        tenant: Option<&str>,
+        user: Option<&str>,
+        after: Option<(String, String)>,
+        limit: usize,
+    ) -> Result<SessionPage, Error>;
+    /// The task at the head of a session: the oldest one that has not ended.
+    async fn session_head(&self, tenant: &str, session: &str) -> Result<Option<Task>, Error>;
+    /// The secret of that name, which every process of this store has alike; `fresh` becomes it if there is none yet.
+    async fn secret(&self, name: &'static str, fresh: Vec<u8>) -> Result<Vec<u8>, Error>;
     /// Puts a task that failed or was cancelled back in the queue with a fresh journal; its old journal is kept under
     /// `<id>.<n>`. [`Error::Conflict`] for any other.
     async fn requeue(&self, task: &str, now: UnixMs) -> Result<(), Error>;

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::metrics::{Circuit, Metrics, PROMETHEUS_TEXT};
+use crate::auth::Keys;
 use crate::limits::SCRAPE_STORE_TIMEOUT;
 use crate::model::breaker;
 use crate::model::chain::Chain;
@@ -20,13 +21,20 @@ pub struct Exposition {
     store: Arc<dyn Store>,
     models: Arc<Chain>,
     providers: Vec<&'static str>,
+    keys: Option<Arc<Keys>>,
 }
 
 impl Exposition {
     /// Shows `metrics`, counts of `store` and circuits of `models`, whose providers' kinds are `providers`, in order.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, store: Arc<dyn Store>, models: Arc<Chain>, providers: Vec<&'static str>) -> Self {
-        Self { metrics, store, models, providers }
+        Self { metrics, store, models, providers, keys: None }
+    }
+
+    /// Shows also how the file of keys is.
+    #[must_use]
+    pub fn with_keys(self, keys: Option<Arc<Keys>>) -> Self {
+        Self { keys, ..self }
     }
 
     fn circuits(&self) {
@@ -48,6 +56,10 @@ impl crate::api::Metrics for Exposition {
                 self.metrics.set_counts(&counts);
             }
             self.circuits();
+            if let Some(keys) = &self.keys {
+                let broken = keys.problem().is_some();
+                self.metrics.keys_file(keys.failures(), broken);
+            }
             (self.metrics.render(), PROMETHEUS_TEXT)
         }
         .boxed()

@@ -100,6 +100,17 @@ impl Builtin {
     }
 }
 
+/// What a signal's name looks like; [`NAME_BYTES_MAX`] bytes at most.
+pub const SIGNAL_NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$";
+
+/// Whether a tool can wait for a signal of this name.
+#[must_use]
+pub fn is_signal_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte);
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    first && name.len() <= NAME_BYTES_MAX && name.bytes().all(plain)
+}
+
 const DURATION_PATTERN: &str = "^[0-9]{1,9}(s|m|h|d)$";
 
 fn signal_schema() -> Value {
@@ -108,7 +119,7 @@ fn signal_schema() -> Value {
         "required": ["name"],
         "additionalProperties": false,
         "properties": {
-            "name": {"type": "string", "pattern": format!("^[A-Za-z0-9][A-Za-z0-9_.:-]{{0,{}}}$", NAME_BYTES_MAX - 1),
+            "name": {"type": "string", "pattern": SIGNAL_NAME_PATTERN,
                      "description": "The signal's name."},
             "timeout": {"type": "string", "pattern": DURATION_PATTERN,
                         "description": "How long to wait at most, such as 30s, 15m, 2h or 7d."}

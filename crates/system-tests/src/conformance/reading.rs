@@ -140,3 +140,39 @@ pub async fn a_store_answers_a_ping(bench: &dyn Bench) {
     let store = bench.open().await;
     store.ping(Duration::from_secs(60)).await.unwrap();
 }
+
+/// Submitted later than one time, earlier than another; neither time itself.
+pub async fn tasks_are_listed_by_date(bench: &dyn Bench) {
+    let store = bench.open().await;
+    for (id, age) in [("a", 30), ("b", 20), ("c", 10)] {
+        store.submit(NewTask { now: NOW - age, ..task(id) }).await.unwrap();
+    }
+    for (after, before, expected) in [
+        (Some(NOW - 30), None, &["c", "b"][..]),
+        (None, Some(NOW - 10), &["b", "a"]),
+        (Some(NOW - 30), Some(NOW - 10), &["b"]),
+        (Some(NOW), None, &[]),
+    ] {
+        let filter = Filter { created_after: after, created_before: before, ..Filter::default() };
+        assert_eq!(ids(&*store, filter).await, expected);
+    }
+}
+
+/// By tenant and name, a page at a time, without transcripts.
+pub async fn sessions_are_listed_by_name(bench: &dyn Bench) {
+    let store = bench.open().await;
+    for (id, session, tenant, user) in [("a", "x", "", "ada"), ("b", "y", "", "bob"), ("c", "a", "acme", "ada")] {
+        let mut new = super::sample::turn(id, session);
+        (new.owner.tenant, new.owner.user) = (tenant.to_owned(), Some(user.to_owned()));
+        store.submit(new).await.unwrap();
+    }
+    let names = |page: &mote::store::SessionPage| -> Vec<String> {
+        page.sessions.iter().map(|session| format!("{}/{}", session.tenant, session.id)).collect()
+    };
+    let first = store.sessions(None, None, None, 2).await.unwrap();
+    assert_eq!(names(&first), ["/x", "/y"]);
+    let rest = store.sessions(None, None, first.next, 2).await.unwrap();
+    assert_eq!((names(&rest), rest.next), (vec!["acme/a".to_owned()], None));
+    assert_eq!(names(&store.sessions(Some(""), Some("bob"), None, 9).await.unwrap()), ["/y"]);
+    assert_eq!(names(&store.sessions(Some("acme"), None, None, 9).await.unwrap()), ["acme/a"]);
+}

@@ -112,6 +112,36 @@ pub async fn a_user_is_erased_and_others_stay(bench: &dyn Bench) {
     assert_eq!(shared.user, None);
 }
 
+/// A deleted task leaves nothing but what it cost; one that runs is not deleted, nor is another tenant's.
+pub async fn a_task_is_deleted_and_its_session_goes_with_the_last(bench: &dyn Bench) {
+    let store = bench.open().await;
+    for id in ["a", "b"] {
+        start(&*store, NewTask { idempotency: Some(key(id, 1)), ..turn(id, "s") }).await;
+        let delete = Erase::Task { tenant: None, task: id.to_owned(), now: NOW };
+        assert!(matches!(store.erase(delete).await.unwrap_err(), Error::Conflict { .. }), "it runs");
+        let mut work = batch(completed());
+        work.entries = vec![entry("said")];
+        work.session = Some(SessionTurn { messages: vec![Message::text(Role::User, id)] });
+        commit(&*store, id, 0, work).await.unwrap();
+    }
+    let delete = |tenant: Option<&str>, id: &str| Erase::Task {
+        tenant: tenant.map(str::to_owned),
+        task: id.to_owned(),
+        now: NOW,
+    };
+    assert_eq!(store.erase(delete(Some("acme"), "a")).await.unwrap(), 0);
+    assert_eq!(store.erase(delete(Some(""), "a")).await.unwrap(), 1);
+    assert_eq!(store.task(None, "a").await.unwrap(), None);
+    assert!(store.journal("a", 0, 8).await.unwrap().is_empty());
+    let left = store.session("", "s").await.unwrap().unwrap();
+    assert_eq!(left.messages, [Message::text(Role::User, "b")], "the others' words stay");
+    // Its key is free.
+    store.submit(NewTask { idempotency: Some(key("a", 9)), ..task("c") }).await.unwrap();
+    assert_eq!(store.erase(delete(None, "b")).await.unwrap(), 1);
+    assert_eq!(store.session("", "s").await.unwrap(), None);
+    assert_eq!(store.erase(delete(None, "b")).await.unwrap(), 0);
+}
+
 /// What a worker holds cannot be pulled from under it.
 pub async fn nothing_is_erased_while_a_task_runs(bench: &dyn Bench) {
     let store = bench.open().await;
@@ -236,4 +266,42 @@ pub async fn a_failed_task_is_resumed_where_its_journal_ends(bench: &dyn Bench) 
     commit_as(&*store, "a", 2, 2, spending(vec![settle(3)])).await.unwrap();
     assert_eq!(store.task(None, "a").await.unwrap().unwrap().cost_nano_usd, 10);
     assert_eq!(store.session("", "s").await.unwrap().unwrap().cost_nano_usd, 10);
+}
+
+/// A copy taken while others write is one consistent moment, and a store in its own right.
+pub async fn a_backup_is_readable_while_the_store_goes_on(bench: &dyn Bench) {
+    let store = bench.open().await;
+    for n in 0..50 {
+        finish_at(&*store, &format!("t{n}"), NOW, &"x".repeat(STORE_INLINE_BYTES * 2)).await;
+    }
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for n in 0..50 {
+                store.submit(task(&format!("later{n}"))).await.unwrap();
+            }
+        }
+    });
+    let to = bench.scratch().join("backup");
+    store.backup(&to).await.unwrap();
+    writer.await.unwrap();
+    let copy = bench.open_backup(&to).await;
+    let mut found = 0;
+    let mut cursor = None;
+    loop {
+        let page = copy.list(Filter::default(), cursor, 100).await.unwrap();
+        found += page.tasks.iter().filter(|task| task.status == Status::Queued).count();
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found as u64, copy.counts().await.unwrap().queued);
+    assert_eq!(copy.journal("t49", 0, 8).await.unwrap()[0].payload.as_ref().unwrap().len(), STORE_INLINE_BYTES * 2);
+    copy.submit(task("restored")).await.unwrap();
+    assert_eq!(store.task(None, "restored").await.unwrap(), None);
+    // The next backup takes the older one's place.
+    drop(copy);
+    store.backup(&to).await.unwrap();
+    assert_eq!(bench.open_backup(&to).await.counts().await.unwrap().queued, 50);
 }

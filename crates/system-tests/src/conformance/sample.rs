@@ -25,6 +25,7 @@ pub fn task(id: &str) -> NewTask {
         idempotency: None,
         claim: None,
         first: None,
+        turn_within: None,
     }
 }
 

@@ -64,6 +64,9 @@ async fn a_run_that_does_not_come_to_a_boundary_is_left_at_the_deadline() {
     }
     let status = service.terminate().await.unwrap();
     assert!(status.success(), "{status}");
+    let wrote = service.process.output();
+    assert!(wrote.contains("what was under way is given up") && wrote.contains(&id), "{wrote}");
+    assert!(!wrote.contains("failed to release") && !wrote.contains("another worker holds the task"), "{wrote}");
     let service = stage.serve().await;
     let task = service.finished(&id).await.unwrap();
     assert_eq!((task["status"].as_str(), task["result"].as_str()), (Some("completed"), Some("Now.")), "{task}");

@@ -154,6 +154,9 @@ async fn a_context_that_is_too_long_for_the_model_is_a_failure_of_its_own() {
         let stage = Stage::speaking(wire, Plan::turns([Behaviour::fault(Fault::ContextLength)])).await;
         let task = run(&stage).await;
         assert_eq!(task["error"]["code"], "context_overflow", "{wire:?} {task}");
+        // The endpoint's window is smaller than the agent's: only its own sentence says how large it is.
+        let message = task["error"]["message"].as_str().unwrap();
+        assert!(message.contains("8192 tokens") || message.contains("200000 maximum"), "{wire:?} {message}");
         assert!(stage.model.stats().requests <= 4, "it does not go on for ever");
     }
 }

@@ -3,7 +3,9 @@
 mod access;
 mod asking;
 mod budgets;
+mod clients;
 mod command;
+mod contract;
 mod disconnects;
 mod drain;
 mod history;

@@ -11,14 +11,14 @@ use serde_json::json;
 use system_tests::fake_model::{Behaviour, FakeModel, Plan, Tokens};
 use system_tests::process::binary::{environment, scratch, workspace};
 
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON
         .get_or_init(|| {
             let venv = environment("MOTE_TEST_VENV").map_or_else(|| scratch().unwrap().join("venv"), PathBuf::from);
             let python = venv.join("bin/python");
             let has = |python: &PathBuf| {
-                let check = Command::new(python).args(["-c", "import openai, anthropic"]).output();
+                let check = Command::new(python).args(["-c", "import openai, anthropic, schemathesis"]).output();
                 check.is_ok_and(|output| output.status.success())
             };
             if !has(&python) {

@@ -306,13 +306,12 @@ impl Pool {
 
     /// Takes a tree out of its place. On plain directories the rest is [`Self::sweep`]'s.
     fn discard(&self, folder: Folder, name: &str) -> io::Result<()> {
+        let parent = self.folder(folder);
         match self.backend {
-            Backend::Btrfs => match btrfs::destroy(self.folder(folder), name) {
+            Backend::Btrfs => match btrfs::destroy(parent, name) {
                 // Not a subvolume: a directory of an earlier, plain pool on the same filesystem.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.to_trash(folder, name),
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                    nested::destroy(self.folder(folder), name)
-                }
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => nested::destroy(parent, name),
                 result => result,
             },
             Backend::Plain => self.to_trash(folder, name),
@@ -486,7 +485,6 @@ fn open_folders(pool: &Path) -> io::Result<Vec<OwnedFd>> {
     Folder::ALL.into_iter().map(open).collect()
 }
 
-/// Names in a folder of the pool.
 pub(super) fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(folder)? {

@@ -8,7 +8,7 @@ use crate::limits;
 const BODY: &str = r#"{"input": "hi"}"#;
 
 fn key(name: &str, scopes: &[Scope], tenant: Option<&str>) -> NewKey {
-    generate(name, scopes, tenant).unwrap()
+    generate(name, scopes, tenant, None).unwrap()
 }
 
 fn locked(keys: &[&NewKey]) -> Service {
@@ -98,24 +98,32 @@ async fn a_bound_key_sees_its_own_tenant_only() {
         ("POST", format!("/tasks/{id}/signals/s"), None),
         ("POST", format!("/tasks/{id}/resume"), None),
         ("POST", format!("/tasks/{id}/rerun"), None),
+        ("POST", format!("/tasks/{id}/stream-token"), None),
+        ("GET", format!("/tasks/{id}/journal"), None),
+        ("DELETE", format!("/tasks/{id}"), None),
         ("GET", "/sessions/s".into(), None),
-        ("GET", "/sessions/s?tenant=acme".into(), None),
-        ("DELETE", "/sessions/s?tenant=acme".into(), None),
     ] {
         let answer = service.send(bearing(request(method, &path, body), &other)).await;
         assert_eq!(answer.status, 404, "{method} {path}");
     }
-    for (holder, query, count) in [
-        (&acme, "", 1),
-        (&acme, "?tenant=acme", 1),
-        (&acme, "?tenant=other", 0),
-        (&other, "", 0),
-        (&other, "?tenant=acme", 0),
-        (&unbound, "", 1),
-        (&unbound, "?tenant=other", 0),
-    ] {
+    for (holder, query, count) in
+        [(&acme, "", 1), (&acme, "?tenant=acme", 1), (&other, "", 0), (&unbound, "", 1), (&unbound, "?tenant=other", 0)]
+    {
         let answer = service.send(bearing(request("GET", &format!("/tasks{query}"), None), holder)).await;
         assert_eq!(answer.json["tasks"].as_array().unwrap().len(), count, "{} {query}", holder.line);
+        let sessions = service.send(bearing(request("GET", &format!("/sessions{query}"), None), holder)).await;
+        assert_eq!(sessions.json["sessions"].as_array().unwrap().len(), count, "{} {query}", holder.line);
+    }
+    // An empty list, or a 404, would say that the other tenant has nothing.
+    for (method, path) in [
+        ("GET", "/tasks?tenant=acme"),
+        ("GET", "/tasks?tenant="),
+        ("GET", "/sessions?tenant=acme"),
+        ("GET", "/sessions/s?tenant=acme"),
+        ("DELETE", "/sessions/s?tenant=acme"),
+    ] {
+        let answer = service.send(bearing(request(method, path, None), &other)).await;
+        assert_eq!((answer.status.as_u16(), answer.problem()), (403, "tenant_forbidden"), "{method} {path}");
     }
     let foreign = bearing(request("POST", "/tasks", Some(r#"{"input": "hi", "tenant": "other"}"#)), &acme);
     let answer = service.send(foreign).await;

@@ -1,12 +1,16 @@
 //! The router with a real runner and a real store, and a model that a test holds in its hand.
 
 mod access;
+mod closing;
 mod events;
 mod operation;
 mod run;
 mod server;
 mod socket;
 mod tasks;
+mod tokens;
+mod turn;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -11,9 +11,9 @@ use super::*;
 use crate::auth::{Scope, generate};
 use crate::store::Mail;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-async fn open(served: &Served, path: &str, headers: &[(&'static str, &str)]) -> Result<Socket, SocketError> {
+pub(super) async fn open(served: &Served, path: &str, headers: &[(&'static str, &str)]) -> Result<Socket, SocketError> {
     let mut request = format!("ws://{}{path}", served.address).into_client_request().unwrap();
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
@@ -22,7 +22,7 @@ async fn open(served: &Served, path: &str, headers: &[(&'static str, &str)]) -> 
 }
 
 /// The next message, or the close code.
-async fn next(socket: &mut Socket) -> Result<Value, Option<u16>> {
+pub(super) async fn next(socket: &mut Socket) -> Result<Value, Option<u16>> {
     loop {
         match within(socket.next()).await {
             Some(Ok(Frame::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
@@ -33,12 +33,12 @@ async fn next(socket: &mut Socket) -> Result<Value, Option<u16>> {
     }
 }
 
-async fn say(socket: &mut Socket, text: &str) {
+pub(super) async fn say(socket: &mut Socket, text: &str) {
     socket.send(Frame::text(text)).await.unwrap();
 }
 
 /// A served service with a claimed task of one event.
-async fn begun(setup: Setup) -> (Service, Served, String) {
+pub(super) async fn begun(setup: Setup) -> (Service, Served, String) {
     let service = setup.start();
     let served = service.listen(PATIENCE).await;
     let now = service.runner.now();
@@ -51,6 +51,7 @@ async fn begun(setup: Setup) -> (Service, Served, String) {
         idempotency: None,
         claim: None,
         first: None,
+        turn_within: None,
     };
     service.store.submit(task).await.unwrap();
     service.claim().await;
@@ -82,6 +83,8 @@ async fn a_client_may_answer_and_cancel() {
     say(&mut socket, r#"{"type": "input", "call": "c", "content": {"a": 1}}"#).await;
     for (wrong, part) in [
         (r#"{"type": "dance"}"#, "dance"),
+        (r#"{"type": "cancel", "why": "x"}"#, "why"),
+        (r#"["cancel"]"#, "an object"),
         (r#"{"type": "input"}"#, "approve"),
         (r#"{"type": "input", "approve": true, "x": 1}"#, "x"),
         ("nonsense", "JSON"),
@@ -102,7 +105,7 @@ async fn a_client_may_answer_and_cancel() {
 
 #[tokio::test]
 async fn a_key_that_may_only_read_may_not_cancel() {
-    let key = generate("reader", &[Scope::Read], None).unwrap();
+    let key = generate("reader", &[Scope::Read], None, None).unwrap();
     let (service, served, id) = begun(Setup { keys: key.line.clone(), ..passive() }).await;
     let path = format!("/tasks/{id}/ws");
     assert!(matches!(open(&served, &path, &[]).await, Err(SocketError::Http(answer)) if answer.status() == 401));

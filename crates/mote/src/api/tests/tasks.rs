@@ -146,14 +146,14 @@ async fn input_and_signals_reach_the_tasks_mail() {
     let answer = service.post(&format!("/tasks/{id}/input"), r#"{"call": "c1", "approve": true}"#).await;
     assert_eq!(answer.status, 202, "{:?}", answer.json);
     assert_eq!(service.post(&format!("/tasks/{id}/signals/ci"), r#"{"green": true}"#).await.status, 202);
-    assert_eq!(service.send(request("POST", &format!("/tasks/{id}/signals/go%20on"), None)).await.status, 202);
+    assert_eq!(service.send(request("POST", &format!("/tasks/{id}/signals/go.on"), None)).await.status, 202);
     let mail: Vec<Mail> = service.store.mail(&id).await.unwrap().into_iter().map(|row| row.mail).collect();
     assert_eq!(
         mail,
         [
             Mail::Input { call: Some("c1".into()), approve: Some(true), content: None },
             Mail::Signal { name: "ci".into(), payload: serde_json::json!({"green": true}) },
-            Mail::Signal { name: "go on".into(), payload: Value::Null },
+            Mail::Signal { name: "go.on".into(), payload: Value::Null },
         ]
     );
     for _ in 2..limits::MAIL_MAX {

@@ -236,3 +236,15 @@ async fn interruptions_have_a_bound_and_a_code_of_their_own() {
     assert!(error.message.contains("INTERRUPTIONS_MAX"), "{}", error.message);
     assert_adds_up(&world.folder, &task);
 }
+
+#[tokio::test]
+async fn a_task_that_has_ended_or_rests_is_not_given_up_at_the_drains_deadline() {
+    let world = World::new(agent(), vec![says("hello"), calls("wait_for_signal", json!({"name": "go"}))], &[]);
+    let ended = world.submit(ask("hi")).await;
+    world.end(&ended).await;
+    let rests = world.submit(ask("wait")).await;
+    world.reach(&rests, |task| task.status == Status::Waiting).await;
+    for task in [ended, rests] {
+        assert!(!world.runner.shared.give_back(&task, 1).await, "{task}");
+    }
+}

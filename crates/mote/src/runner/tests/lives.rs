@@ -1,5 +1,6 @@
 //! Tasks that failed or were cancelled, and go on.
 
+use super::outage::fails;
 use super::*;
 use crate::model::ErrorKind;
 
@@ -82,6 +83,7 @@ async fn a_task_that_was_cancelled_before_it_ran_begins() {
             idempotency: None,
             claim: None,
             first: None,
+            turn_within: None,
         };
         world.store.submit(new).await.unwrap();
         world.store.post("queued", Mail::Cancel, now, 9).await.unwrap();

@@ -6,6 +6,22 @@ use super::*;
 use crate::clock::Clock;
 use crate::model::ErrorKind;
 
+/// A model call that fails.
+pub(super) fn fails(kind: model::ErrorKind) -> model::Error {
+    model::Error {
+        kind,
+        model: "test".into(),
+        endpoint: "http://127.0.0.1:9".into(),
+        message: "it does not work".into(),
+        retry_after: None,
+        alternative: false,
+        place: 0,
+        began: false,
+        usage: None,
+        answer: model::Answer::default(),
+    }
+}
+
 /// The machine's clock, as far ahead as the test says.
 #[derive(Default)]
 struct Ahead(AtomicU64);

@@ -16,7 +16,7 @@ use crate::store::{Claim, Error, Lease, Status, Task};
 /// Claims what is due. A session's tasks behind its first one have no due time, so nothing here looks at sessions.
 pub(super) fn claim(tx: &mut Tx<'_>, lease: &Lease, now: u64, limit: usize) -> Outcome<Vec<Claim>> {
     let mut claims = Vec::new();
-    if on_trial(tx, &lease.worker)? {
+    if on_trial(tx, &lease.worker, now)? {
         return Ok(claims);
     }
     // Suspects first: while nothing else is under way here, nothing else is blamed.
@@ -88,12 +88,12 @@ fn due(tx: &Tx<'_>, now: u64, limit: i64) -> Outcome<Vec<Due>> {
 }
 
 /// Whether the worker has a suspect on trial: it takes nothing else until that has committed.
-fn on_trial(tx: &Tx<'_>, worker: &str) -> Outcome<bool> {
+fn on_trial(tx: &Tx<'_>, worker: &str, now: u64) -> Outcome<bool> {
     let sql_text = format!(
         "SELECT 1 FROM tasks WHERE {SUSPECT} AND claims > {CLAIMS_TOGETHER_MAX} AND status = 'running' AND worker = ?1
-         LIMIT 1"
+           AND due_at > ?2 LIMIT 1"
     );
-    Ok(tx.connection.prepare_cached(&sql_text)?.exists([worker])?)
+    Ok(tx.connection.prepare_cached(&sql_text)?.exists(params![worker, sql(now)])?)
 }
 
 /// The suspect to be tried next: one at a time, and beside none that has not got on since it was claimed. The last trial is
@@ -108,8 +108,9 @@ fn next_suspect(tx: &Tx<'_>, lease: &Lease, now: u64) -> Outcome<Option<Due>> {
     let last = suspect.trials + 1 >= TRIALS_MAX;
     let strictly = last && now.saturating_sub(suspect.since) < SUSPECT_PATIENCE_MS;
     let others = if strictly { "" } else { "AND claims > 0" };
-    let sql_text = format!("SELECT 1 FROM tasks WHERE status = 'running' AND worker = ?1 {others} LIMIT 1");
-    let busy = tx.connection.prepare_cached(&sql_text)?.exists([&lease.worker])?;
+    let sql_text =
+        format!("SELECT 1 FROM tasks WHERE status = 'running' AND worker = ?1 AND due_at > ?2 {others} LIMIT 1");
+    let busy = tx.connection.prepare_cached(&sql_text)?.exists(params![lease.worker, sql(now)])?;
     Ok((!busy).then_some(suspect))
 }
 

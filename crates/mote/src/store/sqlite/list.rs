@@ -22,9 +22,10 @@ pub(super) fn list(connection: &Connection, filter: &Filter, cursor: Option<&str
     let (conditions, mut values) = conditions(filter);
     let mut sql_text = format!("SELECT {TASK_LISTED}, n FROM tasks WHERE {conditions}");
     if let Some(cursor) = cursor {
-        let before: i64 = cursor
-            .parse()
-            .map_err(|_| Error::Conflict { what: "the cursor is not one that a listing gave".to_owned() })?;
+        let digits = !cursor.is_empty() && cursor.bytes().all(|byte| byte.is_ascii_digit());
+        let before = cursor.parse::<i64>().ok().filter(|_| digits);
+        let before =
+            before.ok_or_else(|| Error::Conflict { what: "the cursor is not one that a listing gave".to_owned() })?;
         sql_text.push_str(" AND n < ?");
         values.push(before.into());
     }
@@ -70,6 +71,12 @@ fn conditions(filter: &Filter) -> (String, Vec<Value>) {
     if let Some(status) = filter.status {
         conditions.push("status = ?");
         values.push(status.as_str().to_owned().into());
+    }
+    for (condition, time) in [("created_at > ?", filter.created_after), ("created_at < ?", filter.created_before)] {
+        if let Some(time) = time {
+            conditions.push(condition);
+            values.push(sql(time).into());
+        }
     }
     if filter.dead {
         conditions.push("dead = 1");

@@ -8,7 +8,7 @@ use super::claim;
 use super::hold::MESSAGE_IS_FREE;
 use super::row::{json, number, sql, standing};
 use super::writer::{Outcome, Tx};
-use crate::store::{Error, Mail, MailRow, OutboxMessage, Status};
+use crate::store::{Error, Letter, Mail, MailRow, OutboxMessage, Status};
 
 /// Leaves mail.
 pub(super) fn post(tx: &mut Tx<'_>, task: &str, mail: &Mail, body: &str, now: u64, most: usize) -> Outcome<()> {
@@ -58,8 +58,10 @@ pub(super) fn post(tx: &mut Tx<'_>, task: &str, mail: &Mail, body: &str, now: u6
 /// Unread mail, oldest first.
 pub(super) fn unread(connection: &Connection, task: &str) -> Outcome<Vec<MailRow>> {
     let mut query = connection.prepare_cached("SELECT id, at, body FROM mail WHERE task = ?1 ORDER BY id")?;
-    let rows =
-        query.query_map([task], |row| Ok(MailRow { id: row.get(0)?, at: number(row, 1)?, mail: json(row, 2)? }))?;
+    let rows = query.query_map([task], |row| {
+        let Letter { mail, by } = json(row, 2)?;
+        Ok(MailRow { id: row.get(0)?, at: number(row, 1)?, mail, by })
+    })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

@@ -45,9 +45,9 @@ use self::submit::Submission;
 use self::watch::Watchers;
 use self::writer::{WhenFull, Writer};
 use super::{
-    Amount, BudgetLine, Claim, Commit, CommitError, Counts, EffectRow, Entry, Erase, Error, Filter, Held, Lease, Mail,
-    MailRow, NewSandbox, NewTask, OutboxMessage, Page, Presence, SandboxChange, SandboxRow, SandboxScope, Session,
-    Store, Submitted, Swept, Task,
+    Amount, BudgetLine, Claim, Commit, CommitError, Counts, EffectRow, Entry, Erase, Error, Filter, Held, Lease,
+    Letter, MailRow, NewSandbox, NewTask, OutboxMessage, Page, Presence, SandboxChange, SandboxRow, SandboxScope,
+    Session, SessionPage, Store, Submitted, Swept, Task,
 };
 use crate::clock::UnixMs;
 use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITE_FRESH, STORE_WRITER_CACHE_KIB};
@@ -289,10 +289,11 @@ impl Store for SqliteStore {
         self.readers.run("read a journal", move |connection| list::journal(connection, &task, after, limit)).await
     }
 
-    async fn post(&self, task: &str, mail: Mail, now: UnixMs, most: usize) -> Result<(), Error> {
-        let body = encode("post mail", &mail)?;
+    async fn deliver(&self, task: &str, letter: Letter, now: UnixMs, most: usize) -> Result<(), Error> {
+        let body = encode("post mail", &letter)?;
         let task = task.to_owned();
-        self.writer.run("post mail", WhenFull::Refuse, move |tx| mail::post(tx, &task, &mail, &body, now, most)).await
+        let work = move |tx: &mut writer::Tx<'_>| mail::post(tx, &task, &letter.mail, &body, now, most);
+        self.writer.run("post mail", WhenFull::Refuse, work).await
     }
 
     async fn mail(&self, task: &str) -> Result<Vec<MailRow>, Error> {
@@ -303,6 +304,33 @@ impl Store for SqliteStore {
     async fn session(&self, tenant: &str, id: &str) -> Result<Option<Session>, Error> {
         let (tenant, id) = (tenant.to_owned(), id.to_owned());
         self.readers.run("read a session", move |connection| session::read(connection, &tenant, &id)).await
+    }
+
+    async fn sessions(
+        &self,
+        tenant: Option<&str>,
+        user: Option<&str>,
+        after: Option<(String, String)>,
+        limit: usize,
+    ) -> Result<SessionPage, Error> {
+        let (tenant, user) = (tenant.map(str::to_owned), user.map(str::to_owned));
+        let read = move |connection: &_| session::list(connection, tenant.as_deref(), user.as_deref(), after, limit);
+        self.readers.run("list sessions", read).await
+    }
+
+    async fn session_head(&self, tenant: &str, session: &str) -> Result<Option<Task>, Error> {
+        let (tenant, id) = (tenant.to_owned(), session.to_owned());
+        self.readers.run("read a session", move |connection| session::head(connection, &tenant, &id)).await
+    }
+
+    async fn secret(&self, name: &'static str, fresh: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let work = move |tx: &mut writer::Tx<'_>| {
+            let insert = "INSERT INTO secrets (name, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+            tx.connection.prepare_cached(insert)?.execute((name, &fresh))?;
+            let mut query = tx.connection.prepare_cached("SELECT value FROM secrets WHERE name = ?1")?;
+            Ok(query.query_row([name], |row| row.get(0))?)
+        };
+        self.writer.run("make a secret", WhenFull::Refuse, work).await
     }
 
     async fn requeue(&self, task: &str, now: UnixMs) -> Result<(), Error> {

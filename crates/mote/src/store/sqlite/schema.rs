@@ -20,6 +20,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("agent.sql"),
     include_str!("hold.sql"),
     include_str!("accounts.sql"),
+    include_str!("operators.sql"),
 ];
 
 /// Brings the file up to date in one transaction; two processes may do so at once.

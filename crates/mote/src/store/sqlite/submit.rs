@@ -50,6 +50,9 @@ impl Submission {
                 sql(key.expires_at)
             ])?;
         }
+        if let (Some(within), Some(session)) = (self.task.turn_within, &self.task.owner.session) {
+            session::admit(tx, &self.task.owner.tenant, session, within)?;
+        }
         let free = match &self.task.owner.session {
             Some(session) => session::enter(tx, &self.task, session)?,
             None => true,

@@ -1,11 +1,13 @@
 //! What is SQLite's own: a full disk, a locked or damaged file, other schemas, durability settings.
 #![allow(clippy::unwrap_used)]
 
+mod dead;
+
 use rusqlite::Connection;
 
 use super::*;
 use crate::limits::{CLAIMS_TOGETHER_MAX, MAIL_MAX, TRIALS_MAX};
-use crate::store::{Batch, NewEntry, Owner, Status, StatusChange, Totals};
+use crate::store::{Batch, Mail, NewEntry, Owner, Status, StatusChange, Totals};
 
 fn new_task(id: &str) -> NewTask {
     NewTask {
@@ -17,6 +19,7 @@ fn new_task(id: &str) -> NewTask {
         idempotency: None,
         claim: None,
         first: None,
+        turn_within: None,
     }
 }
 
@@ -270,6 +273,42 @@ async fn erased_text_is_not_left_in_the_file() {
 }
 
 #[tokio::test]
+async fn what_a_deleted_task_cost_stays_without_its_owner_for_the_retention() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let first = Batch {
+        budget: vec![crate::store::BudgetOp::Settle(crate::store::Spending {
+            step: 1,
+            model: "m".to_owned(),
+            usage: crate::model::Usage::default(),
+            nano_usd: 9,
+            uncertain: false,
+        })],
+        ..batch(StatusChange::Finished { status: Status::Completed, result: None, error: None, dead: false })
+    };
+    let owner = Owner { user: Some("ada".to_owned()), session: Some("s".to_owned()), ..Owner::default() };
+    let task = NewTask { owner, claim: Some(lease(9_000)), first: Some(first), ..new_task("a") };
+    store.submit(task).await.unwrap();
+    let delete = crate::store::Erase::Task { tenant: None, task: "a".to_owned(), now: 5_000 };
+    assert_eq!(store.erase(delete).await.unwrap(), 1);
+    let rows = || {
+        let connection = Connection::open(dir.path().join("store.db")).unwrap();
+        let mut query = connection
+            .prepare(
+                "SELECT task || ' ' || nano_usd || ' ' || ifnull(user, '-') || ' ' || ifnull(session, '-') FROM ledger",
+            )
+            .unwrap();
+        let found = query.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        found.collect::<Result<Vec<_>, _>>().unwrap()
+    };
+    assert_eq!(rows(), ["a 9 - -"]);
+    store.sweep(5_000, 6_000, 9).await.unwrap();
+    assert_eq!(rows().len(), 1, "kept for the retention, from its deletion on");
+    store.sweep(5_001, 6_000, 9).await.unwrap();
+    assert!(rows().is_empty());
+}
+
+#[tokio::test]
 async fn watchers_are_forgotten_with_their_last_listener() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
@@ -456,54 +495,4 @@ async fn effects_and_large_payloads_stand_where_a_person_finds_them() {
         assert_eq!(text("SELECT count(*) || ' ' || ifnull(sum(refs), 0) FROM blobs"), left);
     }
     assert_eq!(text("SELECT count(*) || '' FROM effects"), "0");
-}
-
-#[tokio::test]
-async fn a_dead_letter_tells_what_it_forfeits_and_whose_outcome_nobody_knows() {
-    use crate::model::Usage;
-    use crate::store::{Amount, BudgetOp, EffectOp, Spending, Uncertain};
-    let dir = tempfile::tempdir().unwrap();
-    let publisher = Some(Arc::from("triage"));
-    let store = SqliteStore::open(&dir.path().join("store.db"), Options { publisher, ..options() }).unwrap();
-    let mut first = batch(StatusChange::Running);
-    let effect = |key: &str, class| {
-        let (key, tool, call) = (key.to_owned(), format!("tool-{key}"), format!("call-{key}"));
-        EffectOp::Reserve { key, tool, class, attempt: 1, step: 2, call }
-    };
-    first.effects = vec![effect("w", "write"), effect("r", "read")];
-    first.budget =
-        vec![BudgetOp::Reserve { lines: Vec::new(), amount: Amount { tokens: 30, nano_usd: 7 }, output: 10 }];
-    let mut owner = new_task("a").owner;
-    owner.session = Some("s".to_owned());
-    store.submit(NewTask { owner, claim: Some(lease(1_500)), first: Some(first), ..new_task("a") }).await.unwrap();
-    for now in (2_000..).step_by(10).take(1 + (CLAIMS_TOGETHER_MAX + TRIALS_MAX) as usize) {
-        for claim in store.claim(lease(now), now, 1).await.unwrap() {
-            store.begin_trial(&claim.task.id, claim.epoch).await.unwrap();
-        }
-    }
-    let task = store.task(None, "a").await.unwrap().unwrap();
-    let uncertain = Uncertain { input: 20, output: 10, nano_usd: 7 };
-    assert_eq!((task.dead, task.cost_nano_usd, task.uncertain), (true, 0, uncertain));
-    assert_eq!(store.session("", "s").await.unwrap().unwrap().uncertain, uncertain);
-    let reader = Connection::open(dir.path().join("store.db")).unwrap();
-    let row = "SELECT tokens_input || ' ' || tokens_output || ' ' || nano_usd || ' ' || uncertain FROM ledger";
-    assert_eq!(reader.query_row(row, [], |row| row.get::<_, String>(0)).unwrap(), "20 10 7 1");
-    let told: Vec<String> =
-        store.outbox(u64::MAX, 9).await.unwrap().into_iter().map(|(_, message)| message.body).collect();
-    let unknown: Vec<&String> = told.iter().filter(|body| body.contains("outcome_unknown")).collect();
-    assert_eq!((unknown.len(), told.len()), (1, 2), "{told:?}");
-    assert!(unknown[0].contains("tool-w") && unknown[0].contains("call-w"), "{unknown:?}");
-
-    // Resumed, its run settles the same call: it is not booked twice.
-    store.resume("a", 9_000).await.unwrap();
-    let lease = Lease { until: 99_000, ..lease(0) };
-    let claim = store.claim(lease, 9_000, 1).await.unwrap().pop().unwrap();
-    let usage = Usage { input: 20, output: 10, ..Usage::default() };
-    let lost = Spending { step: 1, model: "unknown".to_owned(), usage, nano_usd: 7, uncertain: true };
-    let mut work = batch(StatusChange::Running);
-    work.budget = vec![BudgetOp::Settle(lost.clone()), BudgetOp::Settle(lost)];
-    let commit = Commit { task: "a".to_owned(), epoch: claim.epoch, expected_seq: 0, now: 9_001, batch: work };
-    store.commit(commit).await.unwrap();
-    let task = store.task(None, "a").await.unwrap().unwrap();
-    assert_eq!(task.uncertain, Uncertain { input: 40, output: 20, nano_usd: 14 }, "the second loss is another");
 }

@@ -88,6 +88,8 @@ pub(super) struct Families {
     pub(super) http_requests: Family<HttpLabels, Counter>,
     pub(super) http_duration: Histograms<HttpLabels>,
     pub(super) http_streams: Gauge,
+    pub(super) keys_failures: Counter,
+    pub(super) keys_broken: Gauge,
     pub(super) store_commit: Histogram,
     pub(super) store_group_size: Histogram,
     pub(super) store_fsync: Histogram,
@@ -143,6 +145,8 @@ impl Families {
             http_requests: Family::default(),
             http_duration: Family::new_with_constructor(request_seconds),
             http_streams: Gauge::default(),
+            keys_failures: Counter::default(),
+            keys_broken: Gauge::default(),
             store_commit: disk_seconds(),
             store_group_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             store_fsync: disk_seconds(),
@@ -201,6 +205,10 @@ impl Families {
         let help = "Time from a request to the head of its response";
         to.register_with_unit("mote_http_request_duration", help, Unit::Seconds, self.http_duration.clone());
         to.register("mote_http_streams_open", "Open event streams", self.http_streams.clone());
+        let help = "Versions of the keys file that could not be read; the keys before them stayed in force";
+        to.register("mote_keys_file_failures", help, self.keys_failures.clone());
+        let help = "1 while the newest version of the keys file cannot be read";
+        to.register("mote_keys_file_broken", help, self.keys_broken.clone());
         let help = "Time from handing a commit to the store to its durability";
         to.register_with_unit("mote_store_commit_duration", help, Unit::Seconds, self.store_commit.clone());
         let help = "Commands written in one transaction";

@@ -3,6 +3,7 @@
 //! No label takes a value that a client or a model chooses: tools and models come from the configuration, routes from
 //! the router's table. Cost by user, session or feature is in the spans and in the store's ledger, not here.
 
+mod declare;
 mod families;
 mod process;
 #[cfg(test)]
@@ -13,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+
+pub use declare::Known;
 
 use crate::clock::UnixMs;
 use crate::model::{ErrorKind, Usage};
@@ -270,6 +273,12 @@ impl Metrics {
     /// Commands that wait for the store's writer.
     pub fn store_queue(&self, depth: usize) {
         self.families.store_queue.set(i64::try_from(depth).unwrap_or(i64::MAX));
+    }
+
+    /// The file of API keys: versions of it that could not be read since the start, and whether the newest is one.
+    pub fn keys_file(&self, failures: u64, broken: bool) {
+        self.families.keys_failures.inner().store(failures, Ordering::Relaxed);
+        self.families.keys_broken.set(broken.into());
     }
 
     /// A log line was dropped because the output did not take it in time.

@@ -1,0 +1,88 @@
+//! `GET /tasks/{id}/journal`: a task's journal as JSON, a page at a time, for programs that do not follow a stream.
+//!
+//! docs/events.md has the kinds and their payloads. The core's records stay inside.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::access::Caller;
+use super::dto;
+use super::path::Places;
+use super::problem::Problem;
+use super::query::Params;
+use super::state::Api;
+use crate::limits;
+use crate::runner::payload::Payload;
+use crate::store;
+use crate::timestamp::format_rfc3339;
+
+/// One entry of a journal.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JournalEntry)]
+pub(super) struct EntryBody {
+    /// Its position, from 1, without gaps.
+    seq: u64,
+    /// What happened, e.g. `model.replied`.
+    kind: String,
+    /// When, RFC 3339.
+    at: String,
+    /// The attempt at the whole task that wrote it: rises when another worker takes over.
+    epoch: u64,
+    /// What belongs to it; absent where the kind says all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Payload>)]
+    payload: Option<Box<RawValue>>,
+}
+
+/// One page of a journal, oldest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JournalPage)]
+pub(super) struct JournalBody {
+    /// The entries.
+    entries: Vec<EntryBody>,
+    /// `?after=` of the next page; null at the end.
+    next: Option<u64>,
+}
+
+impl From<store::Entry> for EntryBody {
+    fn from(entry: store::Entry) -> Self {
+        let store::Entry { seq, epoch, at, kind, payload, .. } = entry;
+        Self { seq, kind, at: format_rfc3339(at), epoch, payload: payload.map(dto::raw) }
+    }
+}
+
+/// Shows a task's journal.
+#[utoipa::path(
+    get, path = "/tasks/{id}/journal", tag = "tasks", operation_id = "task_journal",
+    params(
+        ("id" = String, Path, description = "The task."),
+        ("after" = Option<u64>, Query, description = "Begin behind this entry."),
+        ("limit" = Option<u64>, Query, description = "Entries a page, 1 to 200; 50 if left out. A page of large payloads ends earlier."),
+    ),
+    responses(
+        (status = 200, description = "One page.", body = JournalBody),
+        (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
+    ),
+    security(("key" = ["read"]), ("header_key" = ["read"])),
+)]
+pub(super) async fn page(
+    State(api): State<Arc<Api>>,
+    Caller(principal): Caller,
+    Places(id): Places<String>,
+    mut params: Params,
+) -> Result<Json<JournalBody>, Problem> {
+    let after = params.take_number("after")?.unwrap_or(0);
+    let limit = params.take_limit()?;
+    params.finish()?;
+    let task = super::tasks::visible(&api, &principal, &id).await?;
+    super::events::check_cursor(&task, after)?;
+    let entries = api.runner.store().journal(&id, after, limit.min(limits::PAGE_MAX)).await?;
+    let last = entries.last().map_or(after, |entry| entry.seq);
+    let next = (last < task.seq && !entries.is_empty()).then_some(last);
+    Ok(Json(JournalBody { entries: entries.into_iter().map(EntryBody::from).collect(), next }))
+}
