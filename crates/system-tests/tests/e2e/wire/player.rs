@@ -78,7 +78,8 @@ async fn answer(mut stream: TcpStream, seen: Arc<Mutex<Vec<Asked>>>, replies: Ar
         let _ = match step {
             Step::Write(text) => stream.write_all(text.as_bytes()).await,
             Step::WriteHex(text) => stream.write_all(&bytes(text)).await,
-            Step::Hold(_) => loop {
+            Step::Hold(false) => Ok(()),
+            Step::Hold(true) => loop {
                 match stream.read(&mut [0; 256]).await {
                     Ok(0) => break Ok(()),
                     Ok(_) => {}
