@@ -241,6 +241,25 @@ async fn a_crash_loop_ends_no_healthy_task_and_eats_no_budget_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_budget_that_lost_calls_have_used_up_says_so() {
+    let mut agent = agent();
+    // A call is reserved at a little more than $0.005, and needs more than $0.00128.
+    agent.budget.per_run.nano_usd = Some(6_000_000);
+    let world = World::with(agent.clone(), vec![], &[], Some(Arc::new(Notify::new())));
+    let task = world.submit(ask("hi")).await;
+    world.model.called.notified().await;
+    world.runner.drain(Duration::ZERO).await;
+    let (next, _model) = start(agent, &world.store, vec![], &[], None);
+    let error = world.end(&task).await.error.unwrap();
+    assert_eq!(error.code, "budget_run");
+    let said = |part: &str| assert!(error.message.contains(part), "{part}: {}", error.message);
+    said(" left; $0.005");
+    said(" is uncertain: 1 call was lost with its worker");
+    let refused = next.resume(&task).await.unwrap_err().to_string();
+    assert!(refused.contains("does not carry another model call") && refused.contains("1 call was lost"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_task_that_has_ended_or_rests_is_not_given_up_at_the_drains_deadline() {
     let world = World::new(agent(), vec![says("hello"), calls("wait_for_signal", json!({"name": "go"}))], &[]);
     let ended = world.submit(ask("hi")).await;
