@@ -61,7 +61,7 @@ async fn queued(
     responses(
         (status = 202, description = "The task is queued.", body = super::dto::TaskBody),
         (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
-        (status = 409, description = "The task has neither failed nor been cancelled, or its journal cannot be gone on from.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 409, description = "The task has neither failed nor been cancelled, its journal cannot be gone on from, or its own budget carries no further model call.", body = super::problem::Body, content_type = "application/problem+json"),
     ),
     security(("key" = ["run"]), ("header_key" = ["run"])),
 )]

@@ -17,7 +17,6 @@ pub mod payload;
 mod perform;
 mod prepared;
 mod recover;
-mod redact;
 mod request;
 mod resume;
 mod takes;
