@@ -350,13 +350,15 @@ impl Following<'_> {
             return format!("to answer it: `mote serve {agent} --state {state}` in another terminal, then `{command}`");
         }
         let (why, instead, command) = match (wait.is_asked(), on_terminal) {
-            (false, _) => ("a signal cannot be given here without --state", "with --state DIR", "signal"),
-            (true, true) => ("standard input has ended", "again and answer it", "input"),
-            (true, false) => ("standard input or standard error is no terminal", "on a terminal", "input"),
+            (false, _) => ("a signal cannot be given here without --state, as", "with --state DIR", "signal"),
+            (true, true) => ("standard input has ended, and without --state", "again and answer it", "input"),
+            (true, false) => {
+                ("standard input or standard error is no terminal, and without --state", "on a terminal", "input")
+            }
         };
         let until = if wait.is_bounded { "; it ends by itself when its time is over" } else { "" };
         format!(
-            "nobody can answer it: {why}, and without --state no other process knows the task{until}. \
+            "nobody can answer it: {why} no other process knows the task{until}. \
              Run it {instead}, or with `mote serve {agent}`, `mote task submit` and `mote task {command}`"
         )
     }
