@@ -134,7 +134,7 @@ async fn a_stranger_cannot_fill_the_log() {
 async fn check_finds_what_serve_refuses() {
     let cases: [(&str, fn(&mut Value)); 3] = [
         ("is loopback (127.0.0.0/8)", |agent| agent["tools"][0]["http"]["allow_private"] = json!(false)),
-        ("line 1: expected `<sha256-hex> <name> <scopes> [tenant]`", |agent| {
+        ("line 1: expected `<sha256-hex> <name> <scopes> [tenant] [expires=<time>]`", |agent| {
             agent["auth"] = json!({"keys": {"file": "bad-keys"}})
         }),
         ("failed to read the keys file", |agent| agent["auth"] = json!({"keys": {"file": "no-keys"}})),
