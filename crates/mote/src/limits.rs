@@ -265,6 +265,8 @@ pub const MODEL_LINGER_MS: u64 = 500;
 /// How long a stream whose reply is finished is waited for to count its tokens, or to go on if the finish reason came beside a
 /// piece of the reply, milliseconds.
 pub const MODEL_COUNT_WAIT_MS: u64 = 3_000;
+/// How long the body of an answer that is an error is waited for, milliseconds.
+pub const MODEL_ERROR_WAIT_MS: u64 = 3_000;
 /// Longest wait that an endpoint's `Retry-After` is believed, seconds.
 pub const MODEL_RETRY_AFTER_S_MAX: u64 = 86_400;
 /// Failures in a row after which an endpoint's circuit opens.

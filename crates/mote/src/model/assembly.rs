@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{Delta, DeltaSink, Finish, Usage, history};
 use crate::limits::{MODEL_REPLY_BYTES_MAX, MODEL_REPLY_CALLS_MAX};
 use crate::message::Part;
-use call::{Header, Relation};
+use call::{Doubt, Identity};
 
 /// Why a reply is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(super) enum Refusal {
     TooManyCalls,
     /// It ended before the model said why it stopped.
     Cut,
-    /// It ended, without a reason, within a call.
+    /// It ended, or may have, within a call.
     CutCall,
     /// It ended with a reason that means failure.
     Failed {
@@ -82,8 +82,8 @@ struct Block {
     name: String,
     /// How far a call's arguments have got.
     extent: Extent,
-    /// A call's header that came again when its arguments were complete: what follows says whether it is another call.
-    again: Option<Header>,
+    /// What tells a call from others.
+    identity: Identity,
     /// Whether a call was passed on to who watches.
     announced: bool,
     /// What the provider wants back with a call.
@@ -95,8 +95,8 @@ impl Block {
         let empty = String::new;
         let (joiner, extent) = (Joiner::default(), Extent::default());
         let (signature, id, name) = (empty(), empty(), empty());
-        let (again, announced, extra) = (None, false, None);
-        Self { kind, index, text: empty(), joiner, signature, id, name, extent, again, announced, extra }
+        let (identity, announced, extra) = (Identity::default(), false, None);
+        Self { kind, index, text: empty(), joiner, signature, id, name, extent, identity, announced, extra }
     }
 }
 
@@ -111,6 +111,12 @@ pub(super) struct Assembly {
     failure: String,
     done: bool,
     details: Vec<Value>,
+    /// Calls that were addressed, so far.
+    turn: u32,
+    /// Lists of calls, so far.
+    list: u32,
+    /// Pieces that counted tokens, so far.
+    counts: u32,
 }
 
 /// A whole reply, before it is somebody's.
@@ -152,7 +158,10 @@ impl Assembly {
             Piece::Redacted { index, data } => drop(self.append(Kind::Redacted, index, data)?),
             Piece::Call { index, id, name, distinct } => self.call(index, id, name, distinct, deltas)?,
             Piece::Arguments { index, text } => self.arguments(index, text, deltas)?,
-            Piece::Usage(counted) => self.usage = Some(self.usage.map_or(counted, |before| before.largest(counted))),
+            Piece::Usage(counted) => {
+                self.counts = self.counts.saturating_add(1);
+                self.usage = Some(self.usage.map_or(counted, |before| before.largest(counted)));
+            }
             Piece::Finish { finish, reason } => {
                 if finish == Ended::Failed && self.failure.is_empty() {
                     self.failure = reason.to_string();
@@ -162,7 +171,11 @@ impl Assembly {
             }
             Piece::CallExtra { index, json } => {
                 self.grow(json.len())?;
-                self.block(Kind::Call, index).extra = serde_json::from_str(json).ok();
+                let extra = serde_json::from_str(json).ok();
+                match self.current(index) {
+                    Some(at) => self.blocks[at].extra = extra,
+                    None => self.block(Kind::Call, index).extra = extra,
+                }
                 self.check_calls()?;
             }
             Piece::ReasoningDetails { json } => {
@@ -194,26 +207,39 @@ impl Assembly {
         self.bytes
     }
 
+    /// How often tokens were counted, to see whether they are again.
+    pub(super) fn counts(&self) -> u32 {
+        self.counts
+    }
+
     /// What was counted so far.
     pub(super) fn usage(&self) -> Option<Usage> {
         self.usage.map(usage)
     }
 
-    /// Says, at the stream's end, whether what came is a reply. Nothing of one that is refused may be used.
-    pub(super) fn conclude(&self) -> Result<(), Refusal> {
+    /// Says, at the stream's end, whether what came is a reply. Nothing of one that is refused may be used. `sure` is whether
+    /// nothing can be missing behind the finish reason.
+    pub(super) fn conclude(&mut self, sure: bool) -> Result<(), Refusal> {
         if self.finish == Some(Ended::Failed) {
             return Err(Refusal::Failed { reason: self.failure.clone() });
         }
+        self.settle();
+        if !self.is_finished() && !self.done {
+            return Err(Refusal::Cut);
+        }
         let mut calls = self.blocks.iter().filter(|block| block.kind == Kind::Call).peekable();
-        let (has_calls, cut_call) = (calls.peek().is_some(), calls.any(|call| !call.extent.is_complete()));
-        if !self.is_finished() {
-            if !self.done {
-                return Err(Refusal::Cut);
-            }
+        let has_calls = calls.peek().is_some();
+        let cut_call = if self.is_finished() {
+            // Servers send no arguments for a tool that has none, and no word that the reply is whole. But where more may have
+            // been to come, nobody knows what would be performed. Behind a limit or a filter, nothing is.
+            let performed = self.finish <= Some(Ended::ToolCalls);
+            performed && !self.done && !sure && calls.any(|call| call.extent.is_blank())
+        } else {
             // The server says that it is done, but never why the model stopped: a call that is not closed may be cut.
-            if cut_call {
-                return Err(Refusal::CutCall);
-            }
+            calls.any(|call| !call.extent.is_complete())
+        };
+        if cut_call {
+            return Err(Refusal::CutCall);
         }
         let says = self.blocks.iter().any(|block| block.kind == Kind::Text && !block.text.trim().is_empty());
         match self.finish {
@@ -225,7 +251,8 @@ impl Assembly {
     }
 
     /// The reply. `opaque` says what the provider wants back with a reasoning block.
-    pub(super) fn into_reply(self, opaque: impl Fn(Reasoning<'_>) -> Option<Value>) -> Assembled {
+    pub(super) fn into_reply(mut self, opaque: impl Fn(Reasoning<'_>) -> Option<Value>) -> Assembled {
+        self.settle();
         let mut has_calls = false;
         let mut parts = Vec::with_capacity(self.blocks.len());
         for block in self.blocks {
@@ -284,59 +311,11 @@ impl Assembly {
         Ok(more)
     }
 
-    fn call(
-        &mut self,
-        index: u32,
-        id: Option<Text<'_>>,
-        name: Option<Text<'_>>,
-        distinct: bool,
-        deltas: DeltaSink<'_>,
-    ) -> Result<(), Refusal> {
-        self.grow(id.map_or(0, |id| id.raw_len()) + name.map_or(0, |name| name.raw_len()))?;
-        let written = |text: Option<Text<'_>>| text.map(|text| text.to_string()).unwrap_or_default();
-        let header = Header { id: written(id), name: written(name) };
-        let before = self.blocks.iter_mut().rfind(|block| block.kind == Kind::Call && block.index == index);
-        match before.filter(|_| !distinct) {
-            Some(block) => match call::relation(block, &header) {
-                Relation::Same => call::complete(block, header),
-                Relation::Perhaps => block.again = Some(header),
-                Relation::Another => self.begin_call(index, header, deltas),
-            },
-            None => self.begin_call(index, header, deltas),
-        }
-        self.check_calls()
-    }
-
-    fn begin_call(&mut self, index: u32, header: Header, deltas: DeltaSink<'_>) {
-        self.announce(deltas);
-        let Header { id, name } = header;
-        self.blocks.push(Block { id, name, ..Block::new(Kind::Call, index) });
-    }
-
-    fn arguments(&mut self, index: u32, text: Text<'_>, deltas: DeltaSink<'_>) -> Result<(), Refusal> {
-        self.grow(text.raw_len())?;
-        let mut more = String::new();
-        let block = self.block(Kind::Call, index);
-        let _ = block.joiner.push(text, &mut more);
-        if block.extent.is_complete() && !more.trim().is_empty() {
-            let again = block.again.take();
-            if call::repeats(&block.text, &more) {
-                return Ok(());
-            }
-            if let Some(header) = again {
-                self.begin_call(index, header, deltas);
-                self.announce(deltas);
-            }
-        }
-        let block = self.block(Kind::Call, index);
-        block.extent.push(more.as_bytes());
-        block.text.push_str(&more);
-        self.check_calls()
-    }
-
-    /// Passes on the calls whose names are whole: a name may come in fragments, until something else comes.
+    /// Passes on the calls whose names are whole: a name may come in fragments, until something else comes. Of one that may
+    /// repeat another, nothing is said yet.
     fn announce(&mut self, deltas: DeltaSink<'_>) {
-        for block in self.blocks.iter_mut().rev().take_while(|block| !block.announced) {
+        let known = |block: &&mut Block| !block.announced && block.identity.doubt == Doubt::None;
+        for block in self.blocks.iter_mut().filter(known) {
             if block.kind == Kind::Call && !block.name.is_empty() {
                 deltas(Delta::Call { name: block.name.clone() });
             }
@@ -345,8 +324,10 @@ impl Assembly {
     }
 
     fn check_calls(&self) -> Result<(), Refusal> {
-        let calls = self.blocks.iter().filter(|block| block.kind == Kind::Call).count();
-        if calls > MODEL_REPLY_CALLS_MAX { Err(Refusal::TooManyCalls) } else { Ok(()) }
+        let calls = || self.blocks.iter().filter(|block| block.kind == Kind::Call);
+        let doubtful = calls().filter(|call| call.identity.doubt != Doubt::None).count();
+        let certain = calls().count() - doubtful;
+        if certain.max(doubtful) > MODEL_REPLY_CALLS_MAX { Err(Refusal::TooManyCalls) } else { Ok(()) }
     }
 }
 

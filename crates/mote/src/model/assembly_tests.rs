@@ -146,6 +146,82 @@ fn a_call_that_is_repeated_whole_is_one() {
     check_calls(&[&begun[..], &other].concat(), &[("get", said), ("get", said)]);
 }
 
+fn bare(index: u32, id: &'static str) -> Piece<'static> {
+    Piece::Call { index, id: Some(Text::plain(id)), name: None, distinct: false }
+}
+
+fn listed(index: u32, id: &'static str, name: &'static str) -> Piece<'static> {
+    Piece::Call { index, id: Some(Text::plain(id)), name: Some(Text::plain(name)), distinct: true }
+}
+
+#[test]
+fn whatever_repeats_a_call_is_not_performed_again() {
+    let (one, two) = ("{\"id\":1}", "{\"id\":2}");
+    let unstable = [call(0, "1", "get"), bare(0, "2"), arguments(0, "{\"id\""), bare(0, "3"), arguments(0, ":1}")];
+    for again in [&[call(0, "4", "get"), arguments(0, one)][..], &[call(0, "4", "get"), arguments(0, "")]] {
+        check_calls(&[&unstable[..], again].concat(), &[("get", one)]);
+    }
+    check_calls(&[&unstable[..], &[call(0, "4", "get"), arguments(0, two)]].concat(), &[("get", one), ("get", two)]);
+    let begun = [call(0, "x", "get"), arguments(0, one)];
+    for again in [
+        &[call(0, "x", "get"), arguments(0, "{\"id"), arguments(0, "\":1}")][..],
+        &[call(0, "x", "get"), arguments(0, "{\"id"), call(0, "x", "get"), arguments(0, "\":1}")],
+        &[arguments(0, "{\"id"), arguments(0, "\":1}")],
+        &[call(1, "x", "get"), arguments(1, one)],
+        &[listed(0, "x", "get"), arguments(0, one)],
+        &[listed(1, "x", "get"), arguments(1, one)],
+        &[listed(1, "x", "get")],
+    ] {
+        check_calls(&[&begun[..], again].concat(), &[("get", one)]);
+    }
+    let list = [call(0, "", "get"), arguments(0, one), listed(0, "", "get"), arguments(0, two)];
+    check_calls(&[list, list].concat(), &[("get", one), ("get", two)]);
+    let twins = [call(0, "", "get"), arguments(0, one), listed(0, "", "get"), arguments(0, one)];
+    check_calls(&[twins, twins].concat(), &[("get", one), ("get", one)]);
+    check_calls(&[call(0, "x", "get"), arguments(0, "{}"), call(0, "y", "get"), arguments(0, "")], &[("get", "{}")]);
+}
+
+#[test]
+fn two_equal_calls_with_ids_of_their_own_are_two() {
+    let one = "{\"id\":1}";
+    for second in [listed(0, "b", "get"), call(1, "b", "get"), listed(1, "b", "get"), call(0, "b", "get")] {
+        let Piece::Call { index, .. } = second else { unreachable!() };
+        check_calls(
+            &[call(0, "a", "get"), arguments(0, one), second, arguments(index, one)],
+            &[("get", one), ("get", one)],
+        );
+    }
+}
+
+#[test]
+fn empty_arguments_give_way_to_those_that_follow() {
+    let (first, rest) = (arguments(0, "{\"id\":"), arguments(0, "1}"));
+    for begun in [call(0, "x", "get"), listed(0, "x", "get")] {
+        check_calls(&[begun, arguments(0, "{}"), first, rest], &[("get", "{\"id\":1}")]);
+    }
+    check_calls(&[call(0, "x", "get"), arguments(0, "{}"), call(0, "x", "get"), first, rest], &[("get", "{\"id\":1}")]);
+    check_calls(&[listed(0, "x", "get"), arguments(0, "{\"id\":1}"), first, rest], &[("get", "{\"id\":1}")]);
+    // What is no repetition spoils the call: it is not performed.
+    check_calls(&[call(0, "x", "get"), arguments(0, "{\"id\":2}"), first, rest], &[("get", "{\"id\":2}{\"id\":1}")]);
+}
+
+#[test]
+fn pieces_that_interleave_at_one_index_go_where_their_ids_say() {
+    let (one, two) = ("{\"id\":1}", "{\"id\":2}");
+    for (other, first) in [("list", "a"), ("get", "a"), ("list", "b"), ("get", "b")] {
+        let (second, firsts, seconds) = if first == "a" { ("b", one, two) } else { ("a", two, one) };
+        let pieces = [
+            call(0, "a", "get"),
+            call(0, "b", other),
+            bare(0, first),
+            arguments(0, firsts),
+            bare(0, second),
+            arguments(0, seconds),
+        ];
+        check_calls(&pieces, &[("get", one), (other, two)]);
+    }
+}
+
 #[test]
 fn halves_of_a_character_are_joined_in_text_and_arguments() {
     let text = |json: &'static str| mote_wire::json::Value::parse(json).unwrap().text().unwrap();
@@ -164,12 +240,12 @@ fn halves_of_a_character_are_joined_in_text_and_arguments() {
 }
 
 /// What becomes of a stream of these pieces.
-fn conclude(pieces: &[Piece<'_>]) -> Result<Finish, Refusal> {
+fn conclude(pieces: &[Piece<'_>], sure: bool) -> Result<Finish, Refusal> {
     let mut assembly = Assembly::default();
     for piece in pieces {
         assembly.take(*piece, &mut |_| {})?;
     }
-    assembly.conclude().map(|()| assembly.into_reply(|_| None).finish)
+    assembly.conclude(sure).map(|()| assembly.into_reply(|_| None).finish)
 }
 
 #[test]
@@ -204,8 +280,12 @@ fn what_was_cut_or_says_nothing_is_no_reply() {
         (&[length], Ok(Finish::Length)),
         (&[filter, done], Ok(Finish::ContentFilter)),
     ] {
-        assert_eq!(conclude(pieces), expected, "{pieces:?}");
+        assert_eq!(conclude(pieces, true), expected, "{pieces:?}");
     }
+    let calls = finish(Ended::ToolCalls, "tool_calls");
+    assert_eq!(conclude(&[text, purge, calls], false), Err(Refusal::CutCall));
+    assert_eq!(conclude(&[text, purge, calls, done], false), Ok(Finish::ToolCalls));
+    assert_eq!(conclude(&[text, purge, length], false), Ok(Finish::Length), "nothing of it is performed");
 }
 
 #[test]

@@ -12,10 +12,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::ResponseFuture;
 use mote_wire::delta::Delta as Piece;
+use mote_wire::extent::Extent;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use self::reader::Reader;
+use self::reader::{End, Reader};
 use super::adapt::{Learned, Shape};
 use super::assembly::Assembly;
 use super::failure::Failure;
@@ -23,7 +24,7 @@ use super::transport::{Client, chunk};
 use super::{DeltaSink, Error, ErrorKind, Usage};
 use crate::clock::SharedClock;
 use crate::config::SecretValue;
-use crate::limits::{MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_KEY_BYTES_MIN};
+use crate::limits::{MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_ERROR_WAIT_MS, MODEL_KEY_BYTES_MIN, MODEL_LINGER_MS};
 
 /// Decodes what an endpoint sends, in a wire format.
 pub(super) trait Decoder: Send {
@@ -173,14 +174,17 @@ impl Endpoint {
     async fn answer(&self, asked: ResponseFuture) -> Result<Response<Incoming>, Failure> {
         let response = asked.await.map_err(|error| Failure::of_request(&error))?;
         let status = response.status();
-        let encoding = header(&response, http::header::CONTENT_ENCODING);
-        let encoded = !encoding.is_empty() && encoding != "identity";
+        let encoding = compression(response.headers());
         if !status.is_success() {
             let headers = response.headers().clone();
-            let body = if encoded { Vec::new() } else { Box::pin(self.error_body(response)).await };
-            return Err(Failure::of_answer(status, &headers, &body, self.clock.now_ms()));
+            let body = if encoding.is_some() { Vec::new() } else { Box::pin(self.error_body(response)).await };
+            let mut failure = Failure::of_answer(status, &headers, &body, self.clock.now_ms());
+            if let Some(encoding) = encoding {
+                failure.message.push_str(&format!(" (what it says is encoded as {encoding})"));
+            }
+            return Err(failure);
         }
-        if encoded {
+        if let Some(encoding) = encoding {
             // Another attempt would be answered, and paid for, the same way.
             let message = format!("the answer is encoded as {encoding}, although `accept-encoding: identity` was sent");
             return Err(Failure::new(ErrorKind::Rejected, message));
@@ -190,12 +194,18 @@ impl Endpoint {
 
     /// As much of an error's body as is read, whatever becomes of the rest.
     async fn error_body(&self, mut response: Response<Incoming>) -> Vec<u8> {
-        let mut body = Vec::new();
-        while let Ok(Some(Ok(chunk))) = tokio::time::timeout(self.idle_timeout, chunk(&mut response)).await {
+        let (mut body, mut extent) = (Vec::new(), Extent::default());
+        let mut until = Instant::now() + self.idle_timeout.min(Duration::from_millis(MODEL_ERROR_WAIT_MS));
+        while let Ok(Some(Ok(chunk))) = tokio::time::timeout_at(until, chunk(&mut response)).await {
             let room = MODEL_ERROR_BYTES_MAX - body.len();
-            body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
+            let taken = chunk.get(..room).unwrap_or(&chunk);
+            body.extend_from_slice(taken);
+            extent.push(taken);
             if body.len() == MODEL_ERROR_BYTES_MAX {
                 break;
+            }
+            if extent.is_complete() {
+                until = until.min(Instant::now() + Duration::from_millis(MODEL_LINGER_MS));
             }
         }
         body
@@ -214,34 +224,47 @@ impl Endpoint {
         let mut reader = Reader::new(decoder, assembly, deltas, self.idle_timeout);
         // When the reply turned out to be finished, or last grew.
         let mut grown = Instant::now();
-        loop {
+        let end = loop {
             let next = match reader.patience() {
                 // Finished, but for what may follow: a socket that stays open does not hold the reply back.
                 Some(patience) => match tokio::time::timeout_at(grown + patience, chunk(&mut response)).await {
                     Ok(next) => next,
-                    Err(_) => break,
+                    Err(_) if !reader.expire()? => break End::Held,
+                    Err(_) if reader.is_done() => break End::Held,
+                    Err(_) => {
+                        grown = Instant::now();
+                        continue;
+                    }
                 },
                 None => tokio::time::timeout(self.idle_timeout, chunk(&mut response))
                     .await
                     .map_err(|_| Failure::timed_out("nothing came in the stream", self.idle_timeout))?,
             };
             let chunk = match next {
-                None => break,
+                None => break End::Closed,
                 Some(Ok(chunk)) => chunk,
-                // What is finished is whole, however its connection ends.
-                Some(Err(_)) if reader.patience().is_some() => break,
-                Some(Err(error)) => return Err(Failure::of_body(&error)),
+                Some(Err(error)) => break End::Broken(Failure::of_body(&error)),
             };
             if reader.take(&chunk, &kind)? {
                 grown = Instant::now();
             }
             if reader.is_done() {
                 drain(response).await;
-                break;
+                break End::Closed;
             }
-        }
-        reader.end()
+        };
+        reader.end(end)
     }
+}
+
+/// Encodings that hide what a body says. Servers name others that change nothing: `identity`, `none`, `utf-8`, `chunked`.
+const COMPRESSIONS: [&str; 7] = ["gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"];
+
+/// The compression of a body, if it has one.
+fn compression(headers: &HeaderMap) -> Option<&'static str> {
+    let values = headers.get_all(http::header::CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let mut names = values.flat_map(|value| value.split([',', ';'])).map(str::trim);
+    names.find_map(|name| COMPRESSIONS.into_iter().find(|known| known.eq_ignore_ascii_case(name)))
 }
 
 /// A header's value in lower case, without parameters; empty if there is none.
