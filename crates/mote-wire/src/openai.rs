@@ -10,8 +10,11 @@ use crate::fault::Fault;
 use crate::finish;
 use crate::json::{Text, Value};
 
-/// Fields of a delta in which compatible servers stream reasoning; [`Delta::Reasoning`]'s index says which.
+/// Fields of a delta in which compatible servers stream reasoning; [`Delta::Reasoning`]'s index says which. An index beyond
+/// them is reasoning that came as a part of the content, in no field of its own.
 pub const REASONING_FIELDS: [&str; 2] = ["reasoning_content", "reasoning"];
+/// The index of reasoning that came as a part of the content.
+const IN_CONTENT: u32 = 2;
 
 /// The data that ends a stream.
 const DONE: &str = "[DONE]";
@@ -197,11 +200,11 @@ fn content_part<'a>(part: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result
         if thinking.raw().starts_with('[') {
             return thinking.items(|inner| {
                 let [text] = inner.fields(["text"])?;
-                string(text)?.into_iter().for_each(|text| sink(Delta::Reasoning { index: 0, text }));
+                string(text)?.into_iter().for_each(|text| sink(Delta::Reasoning { index: IN_CONTENT, text }));
                 Ok::<(), Error>(())
             });
         }
-        string(Some(thinking))?.into_iter().for_each(|text| sink(Delta::Reasoning { index: 0, text }));
+        string(Some(thinking))?.into_iter().for_each(|text| sink(Delta::Reasoning { index: IN_CONTENT, text }));
     } else if kind.is("text") || kind.is("output_text") {
         string(text)?.into_iter().for_each(|text| sink(Delta::Text { index: 0, text }));
     } else if kind.is("refusal") {

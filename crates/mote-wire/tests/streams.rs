@@ -244,7 +244,7 @@ fn compatible_servers_quirks_are_understood() {
 #[test]
 fn content_may_be_a_list_of_parts() {
     let parts = r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"Paid"},{"type":"reference","reference_ids":[1]},{"type":"thinking","thinking":"so"}]}}]}"#;
-    assert_eq!(one(Wire::OpenAi, parts).unwrap(), ["reasoning 0 hm", "text 0 Paid", "reasoning 0 so"]);
+    assert_eq!(one(Wire::OpenAi, parts).unwrap(), ["reasoning 2 hm", "text 0 Paid", "reasoning 2 so"]);
 }
 
 #[test]

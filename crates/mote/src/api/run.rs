@@ -19,6 +19,7 @@ use super::idempotency;
 use super::problem::{Code, Problem, TaskCode};
 use super::query::Params;
 use super::state::Api;
+use super::turn::Turn;
 use crate::limits;
 use crate::runner::{Accepted, PostError, Runner, Submission, SubmitError};
 use crate::store::{self, Mail, Status, Task};
@@ -74,7 +75,7 @@ async fn abandon(runner: Runner, task: String) {
     responses(
         (status = 200, description = "Completed; or the stream of events, where that was asked for.", content(
             (TaskBody = "application/json"), (events::StreamMessage = "text/event-stream"))),
-        (status = 202, description = "The run began to wait, is queued behind a task that waits (`detach`), or the service is shutting down: it goes on as a task; see Location.", body = TaskBody),
+        (status = 202, description = "The run began to wait, is queued behind a task that waits (for a model or a tool, or with `detach`), or the service is shutting down: it goes on as a task; see Location.", body = TaskBody),
         (status = 409, description = "The task was cancelled (the task); the session's task waits or its queue is full (`session_busy`), or the first request with this key is still running (a problem).", content(
             (TaskBody = "application/json"), (super::problem::Body = "application/problem+json"))),
         (status = 422, description = "The task failed by a limit, a budget or its output (the task), or a field is not acceptable (a problem).", content(
@@ -121,7 +122,8 @@ pub(super) async fn run(
     Ok(response)
 }
 
-/// Waits until the run has begun, or gives the task that stays in the queue: one that was to be detached.
+/// Waits until the run has begun, or gives the task that stays in the queue: one that was to be detached, or whose turn comes
+/// by itself, but not soon.
 async fn turn(
     api: &Api,
     accepted: &Accepted,
@@ -133,12 +135,10 @@ async fn turn(
     }
     loop {
         match super::turn::come(api, &accepted.task).await {
-            Ok(()) => return Ok((guard, None)),
+            Ok(Turn::Come) => return Ok((guard, None)),
+            Ok(Turn::Later) => break,
             Err(problem) if problem.code != Code::SessionBusy => return Err(problem),
-            Err(_) if detach => {
-                let task = api.runner.store().task(None, &accepted.task).await?;
-                return Ok((guard, Some(task.ok_or_else(|| Problem::task_not_found(&accepted.task))?)));
-            }
+            Err(_) if detach => break,
             Err(problem) => {
                 if super::turn::withdraw(api, &accepted.task).await? {
                     guard.disarm();
@@ -147,6 +147,9 @@ async fn turn(
             }
         }
     }
+    guard.disarm();
+    let task = api.runner.store().task(None, &accepted.task).await?;
+    Ok((guard, Some(task.ok_or_else(|| Problem::task_not_found(&accepted.task))?)))
 }
 
 /// Submits in a task of its own, so that a client that goes away meanwhile leaves no run behind that nobody cancels: the

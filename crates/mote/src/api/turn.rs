@@ -1,5 +1,6 @@
 //! A run that comes to a session in which another task is under way: it waits for its turn, and is told at once where no
-//! turn can come before somebody has answered that task.
+//! turn can come before somebody has answered that task. Behind one that waits for a model or a tool to be available again, it
+//! goes on as a task.
 //!
 //! Whose turn it is, the store decides; see docs/http.md.
 
@@ -10,18 +11,27 @@ use super::problem::{Code, Problem};
 use super::state::Api;
 use crate::store::{self, Erase, Status};
 
+/// When a run's turn comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It has.
+    Come,
+    /// By itself, but not soon: the task at the session's head waits until a model or a tool is tried again.
+    Later,
+}
+
 /// Waits while the task is queued behind others of its session.
 ///
 /// # Errors
-/// [`Code::SessionBusy`] as soon as the task at the session's head waits.
-pub(super) async fn come(api: &Api, id: &str) -> Result<(), Problem> {
+/// [`Code::SessionBusy`] as soon as the task at the session's head waits for a person, a signal or a time.
+pub(super) async fn come(api: &Api, id: &str) -> Result<Turn, Problem> {
     let store = api.runner.store();
     let mut own = Changes::of(store, id);
     loop {
         own.mark_seen();
         let Some(task) = store.task(None, id).await? else { return Err(Problem::task_not_found(id)) };
         let Some(session) = task.owner.session.as_deref().filter(|_| task.status == Status::Queued) else {
-            return Ok(());
+            return Ok(Turn::Come);
         };
         let head = store.session_head(&task.owner.tenant, session).await?.filter(|head| head.id != task.id);
         let mut before = None;
@@ -33,6 +43,7 @@ pub(super) async fn come(api: &Api, id: &str) -> Result<(), Problem> {
                 Some(head) if head.rests() => {
                     return Err(busy(session, &head.id, head.waiting.as_deref()));
                 }
+                Some(head) if head.status == Status::Waiting => return Ok(Turn::Later),
                 Some(head) if !head.status.is_terminal() => before = Some(changes),
                 _ => continue,
             }
@@ -46,7 +57,7 @@ pub(super) async fn come(api: &Api, id: &str) -> Result<(), Problem> {
         tokio::select! {
             () = own.next() => {}
             () = others => {}
-            () = api.closing.cancelled() => return Ok(()),
+            () = api.closing.cancelled() => return Ok(Turn::Come),
         }
     }
 }

@@ -3,12 +3,14 @@
 //! It knows YAML, not `agent.yaml`: what the fields mean is for [`super::structure`] and [`super::validate`].
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
 use super::diagnostic::{Diagnostic, FieldPath, Segment};
 use crate::limits::{CONFIG_ALIASES_MAX, CONFIG_DEPTH_MAX, CONFIG_NODES_MAX};
+use crate::tools::key;
 
 /// A position in the file, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(super) struct Node {
     pub(super) at: Position,
     /// What it is.
     pub(super) value: Value,
+    /// Where in the text it is written, bytes: an alias's value stands elsewhere than the alias.
+    written: Range<usize>,
 }
 
 /// A node's value.
@@ -81,6 +85,24 @@ impl Node {
         }
     }
 
+    /// Gives the numbers that a double does not hold the digits of the text.
+    fn keep_digits(&mut self, text: &str) {
+        match &mut self.value {
+            Value::Number(number) if number.is_f64() => {
+                let written = text.get(self.written.clone()).unwrap_or_default().trim();
+                let exact = serde_json::from_str::<serde_json::Number>(written.trim_start_matches('+'));
+                if let Ok(exact) = exact
+                    && (is_whole(written) || same(&exact) != same(number))
+                {
+                    *number = exact;
+                }
+            }
+            Value::List(nodes) => nodes.iter_mut().for_each(|node| node.keep_digits(text)),
+            Value::Map(pairs) => pairs.iter_mut().for_each(|pair| pair.node.keep_digits(text)),
+            _ => {}
+        }
+    }
+
     /// Where the field stands, or the nearest field above it that is written.
     pub(super) fn locate(&self, path: &FieldPath) -> Position {
         let mut node = self;
@@ -100,6 +122,16 @@ impl Node {
             _ => None,
         }
     }
+}
+
+/// Whether the text is a whole number, written without point and exponent.
+fn is_whole(text: &str) -> bool {
+    text.trim_start_matches(['+', '-']).bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// What equal numbers have in common, however they are written.
+fn same(number: &serde_json::Number) -> String {
+    key::canonical(&serde_json::Value::Number(number.clone()))
 }
 
 /// Reads one YAML document. Syntax errors come one at a time: what follows them cannot be trusted.
@@ -124,7 +156,9 @@ pub(super) fn parse(text: &str) -> Result<Node, Diagnostic> {
         let message = format!("failed to parse YAML: {said}");
         Diagnostic { line: at.line, column: at.column, ..Diagnostic::of_file(message) }
     })?;
-    Ok(tree.into())
+    let mut node = Node::from(tree);
+    node.keep_digits(text);
+    Ok(node)
 }
 
 /// The first tab that indents a line, at the latest just behind the line where the parser noticed something: it tells of the
@@ -176,7 +210,10 @@ struct Tree(Value);
 
 impl From<Spanned<Tree>> for Node {
     fn from(spanned: Spanned<Tree>) -> Self {
-        Self { at: spanned.referenced.into(), value: spanned.value.0 }
+        let span = spanned.defined.span();
+        let [start, length] = [span.byte_offset(), span.byte_len()]
+            .map(|bytes| bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_default());
+        Self { at: spanned.referenced.into(), value: spanned.value.0, written: start..start.saturating_add(length) }
     }
 }
 
@@ -291,6 +328,14 @@ mod tests {
             "a": "on", "b": true, "c": 0.5, "d": "200k", "e": null, "f": 12, "g": -3
         });
         assert_eq!(node.to_json(), expected);
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        let text = "é: [123456789012345678901234567890, -123456789012345678901234567891]\nb: &b 0.1234567890123456789\nc: *b\n\
+                    d: 0.50\ne: 100000000000000000000 # é\nf: \"123456789012345678901234567890\"\n";
+        let expected = r#"{"é":[123456789012345678901234567890,-123456789012345678901234567891],"b":0.1234567890123456789,"c":0.1234567890123456789,"d":0.5,"e":100000000000000000000,"f":"123456789012345678901234567890"}"#;
+        assert_eq!(parse(text).unwrap().to_json().to_string(), expected);
     }
 
     #[test]

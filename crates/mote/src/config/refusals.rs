@@ -67,6 +67,9 @@ const BEYOND_OPENAPI: [&str; 14] = [
     "unevaluatedProperties",
 ];
 
+/// What Google's function declarations cannot say, besides.
+const GOOGLE: &[Vendor] = &[Vendor::Google];
+
 /// Adds what the agent's providers refuse. Called only for a file without errors.
 pub(super) fn refuse(agent: &Agent, findings: &mut Findings<'_>) {
     let endpoints: Vec<Endpoint> = agent.models.iter().filter_map(endpoint).collect();
@@ -144,6 +147,7 @@ fn below(schema: &Value, path: &FieldPath, endpoints: &[Endpoint], findings: &mu
         let hint = "say what is in it: `items: {type: string}`";
         say(endpoints, Refusal { path: path.clone(), what, by: &[Vendor::OpenAi, Vendor::Google], hint }, findings);
     }
+    google(map, path, endpoints, findings);
     for (keyword, value) in map {
         let path = path.key(keyword);
         if BEYOND_OPENAPI.contains(&keyword.as_str()) {
@@ -170,6 +174,37 @@ fn below(schema: &Value, path: &FieldPath, endpoints: &[Endpoint], findings: &mu
             }
             _ => {}
         }
+    }
+}
+
+/// What Google refuses in keywords that it knows: <https://ai.google.dev/api/caching#Schema>.
+fn google(map: &Map<String, Value>, path: &FieldPath, endpoints: &[Endpoint], findings: &mut Findings<'_>) {
+    let mut refused =
+        |path: FieldPath, what: String, hint| say(endpoints, Refusal { path, what, by: GOOGLE, hint }, findings);
+    let list = |keyword: &str| map.get(keyword).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let declared = |name: &str| map.get("properties").is_some_and(|properties| properties.get(name).is_some());
+    for (index, name) in list("required").iter().enumerate() {
+        if let Some(name) = name.as_str().filter(|name| !declared(name)) {
+            let what = format!("`{name}` as required, which is not under `properties`");
+            refused(path.key("required").index(index), what, "describe it under `properties` beside this `required`");
+        }
+    }
+    for (index, value) in list("enum").iter().enumerate() {
+        if value.as_str().is_none_or(str::is_empty) {
+            let what = format!("`{value}` in an `enum`");
+            refused(
+                path.key("enum").index(index),
+                what,
+                "an `enum` is of texts that are not empty; name other values in the description",
+            );
+        }
+    }
+    if list("enum").first().is_some_and(Value::is_string) && map.get("type").is_some_and(|kind| kind != "string") {
+        refused(path.key("enum"), "an `enum` beside a `type` that is not `string`".to_owned(), "write `type: string`");
+    }
+    if map.get("type").is_some_and(Value::is_array) {
+        let hint = "write one `type`, or `anyOf` with one schema for each";
+        refused(path.key("type"), "a list of types".to_owned(), hint);
     }
 }
 
@@ -274,6 +309,22 @@ mod tests {
                 "Google",
                 "`oneOf`",
             ),
+            ("{type: object, required: [id, zz], properties: {id: {type: string}}}", "Google", "`zz` as required"),
+            (
+                "{type: object, required: [id], properties: {id: {type: string}, n: {type: integer, enum: [1, 2]}}}",
+                "Google",
+                "`1` in an `enum`",
+            ),
+            (
+                "{type: object, required: [id], properties: {id: {type: string, enum: [a, \"\"]}}}",
+                "Google",
+                "`\"\"` in an `enum`",
+            ),
+            (
+                "{type: object, required: [id], properties: {id: {type: string}, s: {type: [string, \"null\"]}}}",
+                "Google",
+                "a list of types",
+            ),
         ];
         for (schema, vendor, says) in cases {
             let text = input(schema);
@@ -281,7 +332,7 @@ mod tests {
                 let found = warnings(&text);
                 let refused = found.iter().any(|line| line.contains(says) && line.contains(name));
                 let also = vendor == "OpenAI" && name == "Google" && says.contains("items")
-                    || name == "Google" && says == "`not`";
+                    || name == "Google" && ["`not`", "`enum`"].contains(&says);
                 assert_eq!(refused, name == vendor || also, "{name} {schema}: {found:?} {:?}", parse(&text).err());
             }
         }

@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::diagnostic::closest;
+use crate::tools::key;
 
 /// A fault in a schema: the way to it within the schema (keys and indexes) and what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +161,12 @@ impl Walk<'_> {
         let expected = match holds {
             Holds::Anything => return,
             Holds::Text | Holds::Pattern if value.is_string() => return,
+            Holds::Number | Holds::Positive if is_beyond(value) => {
+                let keyword = way.last().cloned().unwrap_or_default();
+                let message =
+                    format!("`{keyword}` must be a number of at most 64 bits: larger ones are compared inexactly");
+                return self.fault(way, message, Some("bound long numbers by a `pattern` on text".to_owned()));
+            }
             Holds::Number if value.is_number() => return,
             Holds::Positive if value.as_f64().is_some_and(|number| number > 0.0) => return,
             Holds::Count if value.is_u64() => return,
@@ -225,6 +232,18 @@ impl Walk<'_> {
     }
 }
 
+/// Whether it is a number that neither a whole number of 64 bits nor a double holds: validators compare doubles then.
+fn is_beyond(value: &Value) -> bool {
+    let Value::Number(number) = value else { return false };
+    if number.is_i64() || number.is_u64() {
+        return false;
+    }
+    let written = number.to_string();
+    let whole = written.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
+    let double = number.as_f64().and_then(serde_json::Number::from_f64).map(Value::Number);
+    whole || double.is_none_or(|double| key::canonical(&double) != key::canonical(value))
+}
+
 fn is_texts(value: &Value) -> bool {
     let Some(list) = value.as_array() else { return false };
     let mut names: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
@@ -270,6 +289,29 @@ mod tests {
         check(&json!({"anyOf": []}), &[("anyOf", "`anyOf` must be a list of schemas, not empty")]);
         check(&json!({"items": "x"}), &[("items", "a JSON Schema is a mapping, `true` or `false`")]);
         check(&json!({"requird": ["a"]}), &[("requird", "`requird` is not a keyword of JSON Schema")]);
+    }
+
+    #[test]
+    fn bounds_that_would_be_compared_inexactly_are_refused() {
+        for (bound, refused) in [
+            ("123456789012345678901234567890", true),
+            ("100000000000000000000", true),
+            ("0.1234567890123456789", true),
+            ("18446744073709551615", false),
+            ("-9223372036854775808", false),
+            ("0.10", false),
+            ("1e30", false),
+        ] {
+            let bound: Value = serde_json::from_str(bound).unwrap();
+            for keyword in ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"] {
+                let found = faults(&json!({"properties": {"n": {keyword: bound}}}));
+                assert_eq!(found.iter().any(|fault| fault.way == ["properties", "n", keyword]), refused, "{bound}");
+            }
+        }
+        assert!(
+            faults(&json!({"enum": [serde_json::from_str::<Value>("123456789012345678901234567890").unwrap()]}))
+                .is_empty()
+        );
     }
 
     #[test]

@@ -27,8 +27,6 @@ pub const KIND: &str = "anthropic";
 pub const BASE_URL: &str = "https://api.anthropic.com";
 /// The API's version: <https://docs.claude.com/en/api/versioning>.
 const VERSION: &str = "2023-06-01";
-/// Stands at the beginning of a conversation whose first words were trimmed away: the API wants a user's turn there.
-const BEGINNING: &str = "(The beginning of this conversation was left out.)";
 /// Models (by the beginning of their names) from before structured outputs.
 const UNCONSTRAINED: [&str; 8] = [
     "claude-2",
@@ -169,7 +167,7 @@ impl Past {
 /// The transcript in Anthropic's form: two roles that take turns, results of calls first within a user's turn.
 fn messages(messages: &[Message], past: &mut Past) -> Vec<Value> {
     let speaker = |message: &Message| if message.role == Role::Assistant { "assistant" } else { "user" };
-    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+    let mut turns = Vec::new();
     for said in messages.chunk_by(|a, b| speaker(a) == speaker(b)) {
         let Some(role) = said.first().map(speaker) else { continue };
         let digest = past.digest();
@@ -178,17 +176,12 @@ fn messages(messages: &[Message], past: &mut Past) -> Vec<Value> {
         if content.is_empty() {
             continue;
         }
-        past.add(&json!({"role": role, "content": content}));
-        if turns.is_empty() && role == "assistant" {
-            turns.push(("user", vec![json!({"type": "text", "text": BEGINNING})]));
-        }
-        match turns.last_mut() {
-            // What stood between the two said nothing.
-            Some((before, earlier)) if *before == role => earlier.extend(content),
-            _ => turns.push((role, content)),
-        }
+        let turn = json!({"role": role, "content": content});
+        past.add(&turn);
+        // The one before may have the same role: what stood between the two said nothing.
+        history::add_turn(&mut turns, turn, |text| json!([{"type": "text", "text": text}]));
     }
-    turns.into_iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
+    turns
 }
 
 fn block(part: &Part, past: &str) -> Option<Value> {
@@ -357,13 +350,16 @@ mod tests {
         let mut asked = request("two");
         asked.messages.insert(0, Message::text(Role::Assistant, "one"));
         let (sent, _) = body(false, &asked);
-        assert_eq!(sent["messages"][0], json!({"role": "user", "content": [{"type": "text", "text": BEGINNING}]}));
+        assert_eq!(
+            sent["messages"][0],
+            json!({"role": "user", "content": [{"type": "text", "text": history::BEGINNING}]})
+        );
         assert_eq!(sent["messages"].as_array().unwrap().len(), 3);
     }
 
     #[test]
     fn base_urls_may_end_in_the_version() {
-        for base in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"] {
+        for base in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/", "http://h:1/v1/messages"] {
             let provider = provider(&configured(config::Provider::Anthropic, base));
             assert_eq!(provider.endpoint.uri, "http://h:1/v1/messages");
         }

@@ -169,7 +169,10 @@ fn url(model: &config::Model, default: &str, path: &str) -> Result<reqwest::Url,
         };
         return Err(fail("credentials belong in `key`, not in the URL"));
     }
-    let whole = format!("{}/{path}", url.path().trim_end_matches('/'));
+    // Azure shows the whole URL of an operation ("Target URI"), and so do many guides.
+    let path = format!("/{path}");
+    let base = url.path().trim_end_matches('/');
+    let whole = format!("{}{path}", base.strip_suffix(&path).unwrap_or(base));
     url.set_path(&whole);
     url.set_fragment(None);
     Ok(url)

@@ -2,12 +2,15 @@
 //! stream left in it. Every call has an id that the server takes and that no other call of the conversation has, a legal
 //! name, and exactly one result right behind its message; a result without a call is left out.
 //!
+//! Messages of one role that stand side by side become one, and the user begins: many models' templates refuse anything
+//! else.
+//!
 //! What it changes depends on what stands before a message, never on what follows, so that a growing conversation keeps
-//! its beginning and providers' caches stay warm. It knows no wire format.
+//! its beginning and providers' caches stay warm. It knows of wire formats only that a message has a `role`.
 
 use std::collections::{HashMap, HashSet};
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::limits::{CALL_ID_CHARS_MAX, TOOL_NAME_CHARS_MAX};
@@ -30,6 +33,11 @@ const MADE_UP_CHARS: usize = 9;
 const NAMELESS: &str = "unnamed_tool";
 /// The result of a call that has none.
 const NO_RESULT: &str = "there is no result: the call was not performed, or its result was lost";
+
+/// Stands at the beginning of a conversation whose first words were trimmed away.
+pub(super) const BEGINNING: &str = "(The beginning of this conversation was left out.)";
+/// Stands between two messages of one role.
+const BETWEEN: &str = "\n\n";
 
 /// The transcript as it may be sent.
 pub(super) fn presentable(messages: &[Message], ids: Ids) -> Vec<Message> {
@@ -84,6 +92,36 @@ fn results(messages: &[Message]) -> HashMap<(usize, usize), &Part> {
         }
     }
     found
+}
+
+/// Adds a message in its wire format so that roles take turns and the user begins; `text` writes a text as content.
+pub(super) fn add_turn(turns: &mut Vec<Value>, said: Value, text: fn(&str) -> Value) {
+    if said["role"] == "assistant" && turns.iter().all(|turn| turn["role"] == "system") {
+        turns.push(json!({"role": "user", "content": text(BEGINNING)}));
+    }
+    match (turns.last_mut(), said) {
+        (Some(Value::Object(before)), Value::Object(said)) if before.get("role") == said.get("role") => {
+            join(before, said);
+        }
+        (_, said) => turns.push(said),
+    }
+}
+
+/// Appends what a message says to the one before it.
+fn join(before: &mut Map<String, Value>, said: Map<String, Value>) {
+    for (field, more) in said.into_iter().filter(|(field, _)| field != "role") {
+        match (before.get_mut(&field), more) {
+            (Some(Value::Array(all)), Value::Array(more)) => all.extend(more),
+            (Some(Value::String(text)), Value::String(more)) if !text.is_empty() => {
+                if !more.is_empty() {
+                    text.push_str(BETWEEN);
+                    text.push_str(&more);
+                }
+            }
+            (Some(_), Value::Null) => {}
+            (_, more) => drop(before.insert(field, more)),
+        }
+    }
 }
 
 fn answer(id: &str, result: Option<&Part>) -> Part {

@@ -144,6 +144,56 @@ fn pieces_of_reasoning_details_are_put_together() {
     assert_eq!(details, expected);
 }
 
+#[test]
+fn neighbours_of_one_role_become_one_message_and_the_user_begins() {
+    let (openai, mistral, _) = clients();
+    let (user, said) = (|text| Message::text(Role::User, text), |text| Message::text(Role::Assistant, text));
+    let silent = || assistant(vec![Part::Reasoning { text: "hm".into(), opaque: None }]);
+    let roles = |body: &Value| {
+        let messages = body["messages"].as_array().unwrap();
+        let parts = messages.iter().skip(1).map(|message| (message["role"].clone(), message["content"].clone()));
+        parts.map(|(role, content)| json!([role, content])).collect::<Vec<_>>()
+    };
+    for (messages, expected) in [
+        (vec![user("context"), user("hi")], json!([["user", "context\n\nhi"]])),
+        (vec![user("a"), silent(), user("b"), user("")], json!([["user", "a\n\nb"]])),
+        (vec![said("one"), user("two")], json!([["user", BEGINNING], ["assistant", "one"], ["user", "two"]])),
+        (
+            vec![user("a"), said("b"), assistant(vec![call("123456789", "get", "{}")]), said("c"), said("d")],
+            json!([
+                ["user", "a"],
+                ["assistant", "b"],
+                ["tool", format!("[failed] {NO_RESULT}")],
+                ["assistant", "c\n\nd"]
+            ]),
+        ),
+    ] {
+        for client in [&openai, &mistral] {
+            let body = client.body(&Request { messages: messages.clone(), ..request("x") });
+            assert_eq!(json!(roles(&body)), expected);
+            assert_eq!(check_template(&body), Ok(()));
+        }
+    }
+    let asked =
+        Request { messages: vec![user("a"), assistant(vec![call("a", "get", "{}")]), user("b")], ..request("x") };
+    assert_eq!(mistral.body(&asked)["messages"].as_array().unwrap().len(), 6, "no user's message right after results");
+    assert_eq!(openai.body(&asked)["messages"].as_array().unwrap().len(), 5);
+}
+
+/// What the templates of many models refuse (Gemma, Mistral): "Conversation roles must alternate".
+fn check_template(body: &Value) -> Result<(), String> {
+    let messages = body["messages"].as_array().ok_or("no messages")?;
+    let mut before = "assistant";
+    for role in messages.iter().map(|message| message["role"].as_str().unwrap_or_default()) {
+        let one_after_another = role == "tool" || role == "system";
+        if before == "assistant" && role == "assistant" || role == before && !one_after_another {
+            return Err(format!("{role} after {before}"));
+        }
+        before = if role == "system" { before } else { role };
+    }
+    Ok(())
+}
+
 fn clients() -> (OpenAi, OpenAi, Anthropic) {
     let client = || Client::new(crate::tls::client_config(None).unwrap());
     let clock = || Arc::new(crate::clock::System);
@@ -305,6 +355,8 @@ proptest! {
         let nine = |id: &str| id.len() == 9 && id.chars().all(|c| c.is_ascii_alphanumeric());
         prop_assert_eq!(check_openai(&openai.body(&asked), graphic), Ok(()));
         prop_assert_eq!(check_openai(&mistral.body(&asked), nine), Ok(()));
+        prop_assert_eq!(check_template(&openai.body(&asked)), Ok(()));
+        prop_assert_eq!(check_template(&mistral.body(&asked)), Ok(()));
         prop_assert_eq!(check_anthropic(&claude.body(&asked).0), Ok(()));
     }
 }

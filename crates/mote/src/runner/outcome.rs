@@ -38,12 +38,13 @@ pub(super) fn of_model(
 
 fn replied(driver: &Driver, attempt: u16, reply: Reply, took: Duration) -> Occurrence {
     let shared = &driver.shared;
-    let estimated = reply.usage.is_none();
-    let usage = reply.usage.unwrap_or_else(|| Usage {
-        input: input_estimate(driver),
-        output: context::message_tokens(&reply.message).into(),
-        ..Usage::default()
-    });
+    let output = u64::from(context::message_tokens(&reply.message));
+    let (usage, estimated) = match reply.usage {
+        // Some servers count nothing, and say so in numbers.
+        Some(usage) if usage.output == 0 && reply.message.content_bytes() > 0 => (Usage { output, ..usage }, true),
+        Some(usage) => (usage, false),
+        None => (Usage { input: input_estimate(driver), output, ..Usage::default() }, true),
+    };
     let spend = spend_of(driver, &reply.model, &usage);
     let cost_nano_usd = spend.nano_usd;
     let reading = turn::read(shared, &reply, shared.clock.now_ms());
@@ -91,9 +92,13 @@ fn failed(driver: &Driver, attempt: u16, error: &model::Error, seen: &Seen, took
     };
     let may_cost =
         matches!(error.kind, ErrorKind::Broken | ErrorKind::Aborted | ErrorKind::EmptyReply | ErrorKind::TimedOut);
-    // What the provider says it used counts as it is; where it may have used something and says nothing, an estimate does.
-    let (spend, uncertain) = match &error.usage {
-        Some(usage) => (spend_of(driver, &error.model, usage), false),
+    // What the provider says it used counts as it is, but for a count that stands at the beginning of a reply that was cut off
+    // later; where it may have used something and says nothing, an estimate does.
+    let was_cut = matches!(error.kind, ErrorKind::Broken | ErrorKind::Aborted | ErrorKind::TimedOut);
+    let streamed = if was_cut { u64::from(context::tokens(seen.streamed)) } else { 0 };
+    let usage = error.usage.map(|usage| Usage { output: usage.output.max(streamed), ..usage });
+    let (spend, uncertain) = match &usage {
+        Some(usage) => (spend_of(driver, &error.model, usage), error.usage.as_ref() != Some(usage)),
         None if may_cost => (spend_estimate(driver, seen.streamed), true),
         None => (Spend::default(), false),
     };
@@ -108,7 +113,7 @@ fn failed(driver: &Driver, attempt: u16, error: &model::Error, seen: &Seen, took
             model: error.model.clone(),
             kind: error_kind(error.kind).to_owned(),
             message: error.to_string(),
-            usage: error.usage,
+            usage,
             duration_ms: millis(took),
         },
     )

@@ -244,6 +244,16 @@ mod tests {
     }
 
     #[test]
+    fn long_numbers_are_compared_by_their_digits() {
+        let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        for schema in [r#"{"enum":[123456789012345678901234567890]}"#, r#"{"const":123456789012345678901234567890}"#] {
+            let schema = Schema::new(read(schema)).unwrap();
+            assert_eq!(schema.validate(&read("123456789012345678901234567890")), Ok(()));
+            assert!(schema.validate(&read("123456789012345678901234567891")).is_err());
+        }
+    }
+
+    #[test]
     fn nothing_is_fetched() {
         let error = Schema::new(json!({"properties": {"a": {"$ref": "http://127.0.0.1:9/x.json"}}})).unwrap_err();
         assert!(error.to_string().contains("/properties/a/$ref"), "{error}");

@@ -1,4 +1,5 @@
-//! The OpenAI Chat Completions wire format, as strict about requests as the real endpoint where a client could err.
+//! The OpenAI Chat Completions wire format, as strict about requests as the real endpoint, or a
+//! server with a strict chat template, where a client could err.
 //!
 //! Format: the API reference of `POST /v1/chat/completions`, its streamed chunk object, and the PyPI `openai` models. It
 //! does not decide what is said.
@@ -43,6 +44,7 @@ pub(crate) fn parse(body: &Value, bytes: usize) -> Result<Asked, Refusal> {
         read_message(index, message, &mut calls, &mut asked)?;
     }
     unanswered(&calls.open)?;
+    strict::alternation(messages)?;
     Ok(asked)
 }
 

@@ -67,6 +67,25 @@ pub(super) fn arguments(arguments: &Value, at: &str) -> Result<(), Refusal> {
     Err(Refusal::invalid(format!("Invalid '{at}': the arguments must be a valid JSON object.")))
 }
 
+/// Roles that the templates of many models refuse (Gemma, Mistral), as llama.cpp, vLLM and LM Studio answer: the user
+/// begins, and neither the user nor the model speaks twice in a row.
+pub(super) fn alternation(messages: &[Value]) -> Result<(), Refusal> {
+    let mut before = "assistant";
+    for message in messages {
+        let role = message["role"].as_str().unwrap_or_default();
+        match role {
+            "system" | "developer" => continue,
+            "user" | "assistant" if role == before => {
+                return Err(Refusal::invalid(
+                    "After the optional system message, conversation roles must alternate user/assistant/user/assistant/...",
+                ));
+            }
+            _ => before = role,
+        }
+    }
+    Ok(())
+}
+
 /// A tool's parameters at OpenAI.
 pub(super) fn parameters(name: &str, function: &Value) -> Result<(), Refusal> {
     if function["description"].as_str().is_some_and(|text| text.chars().count() > DESCRIPTION_CHARS_MAX) {

@@ -59,6 +59,17 @@ async fn whatever_a_model_wrote_goes_back_in_a_form_that_is_taken() {
 }
 
 #[tokio::test]
+async fn a_context_beside_the_input_is_taken_by_a_strict_chat_template() {
+    for wire in [Wire::OpenAi, Wire::Anthropic] {
+        let stage = Stage::speaking(wire, Plan::answer("Good.")).await;
+        let task = run(&stage, &json!({"input": "Hello", "context": {"customer": "lamp shop"}})).await;
+        let refused: Vec<_> = stage.model.requests().into_iter().filter_map(|request| request.refused).collect();
+        assert_eq!((refused, &task["result"]), (Vec::<String>::new(), &json!("Good.")), "{wire:?}: {task}");
+        assert!(Value::from(last_messages(&stage.model)).to_string().contains("lamp shop"));
+    }
+}
+
+#[tokio::test]
 async fn an_object_encoded_twice_is_the_object() {
     let call = Behaviour::call("send_note", json!("\"{\\\"name\\\":\\\"lamp\\\",\\\"note\\\":\\\"two\\\"}\""));
     let stage = Stage::new(Plan::turns([call, Behaviour::text("Good.")])).await;

@@ -12,7 +12,7 @@ fn waits() -> StatusChange {
 
 /// A service whose session `s` has a claimed task.
 async fn occupied() -> (Service, String) {
-    let service = active(1).start();
+    let service = active(3).start();
     let task = crate::store::NewTask {
         id: "first".into(),
         owner: crate::store::Owner { session: Some("s".into()), ..Default::default() },
@@ -59,6 +59,38 @@ async fn a_detached_run_behind_a_task_that_waits_is_queued_and_found_under_its_l
     assert_eq!(answer.header("location"), format!("/tasks/{id}"));
     assert_eq!(service.send(request("DELETE", &format!("/tasks/{first}"), None)).await.status, 200);
     service.until(&id, Status::Completed).await;
+}
+
+#[tokio::test]
+async fn a_run_behind_a_task_that_waits_for_a_model_or_a_tool_goes_on_as_a_task() {
+    for kind in ["model", "retry"] {
+        let (service, first) = occupied().await;
+        let waiting = format!(r#"[{{"kind": "{kind}", "until": "2027-01-01T00:00:00Z"}}]"#);
+        let waits = StatusChange::Waiting { wake_at: None, waiting, mail_seen: 0 };
+        // One comes before the task waits, the others find it waiting.
+        let early = tokio::spawn(service.router.clone().oneshot(request("POST", "/run", Some(BODY))));
+        let queued = async {
+            while service.store.list(crate::store::Filter::default(), None, 9).await.unwrap().tasks.len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(queued).await;
+        service.commit(&first, &["model.unavailable"], waits).await;
+        assert_eq!(within(early).await.unwrap().unwrap().status(), 202);
+        let stream = with_header(request("POST", "/run", Some(BODY)), "accept", "text/event-stream");
+        let mut tasks = Vec::new();
+        for request in [request("POST", "/run", Some(BODY)), stream] {
+            let answer = within(service.send(request)).await;
+            assert_eq!((answer.status.as_u16(), &answer.json["status"]), (202, &"queued".into()), "{kind}");
+            let id = answer.json["id"].as_str().unwrap().to_owned();
+            assert_eq!(answer.header("location"), format!("/tasks/{id}"));
+            tasks.push(id);
+        }
+        assert_eq!(service.send(request("DELETE", &format!("/tasks/{first}"), None)).await.status, 200);
+        for id in tasks {
+            service.until(&id, Status::Completed).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -136,15 +136,19 @@ async fn what_a_failed_call_used_is_known_where_the_endpoint_said_it_and_uncerta
 
 #[tokio::test]
 async fn what_had_streamed_in_of_a_broken_reply_is_booked_as_output() {
+    const LONG: &str = "a reply of some length, which then breaks off";
     struct Breaks(AtomicU32);
     #[async_trait]
     impl Provider for Breaks {
         async fn complete(&self, _: &Request, deltas: DeltaSink<'_>) -> Result<Reply, model::Error> {
-            if self.0.fetch_add(1, Ordering::SeqCst) > 0 {
-                return says("ok");
-            }
-            deltas(model::Delta::Text("a reply of some length, which then breaks off".to_owned()));
-            Err(fails(ErrorKind::Broken))
+            let usage = match self.0.fetch_add(1, Ordering::SeqCst) {
+                0 => None,
+                // As it stands at the beginning of a stream.
+                1 => Some(Usage { input: 1_000, output: 1, ..Usage::default() }),
+                _ => return says("ok"),
+            };
+            deltas(model::Delta::Text(LONG.to_owned()));
+            Err(model::Error { usage, ..fails(ErrorKind::Broken) })
         }
     }
     let world = World::new(patient(), vec![], &[]);
@@ -163,6 +167,19 @@ async fn what_had_streamed_in_of_a_broken_reply_is_booked_as_output() {
     let runner = Runner::start(parts).unwrap();
     let task = runner.submit(ask("hi"), false).await.unwrap().task;
     let task = world.end(&task).await;
-    assert!(task.uncertain.output > 5, "{:?}", task.uncertain);
+    assert_eq!(task.uncertain.output, 2 * u64::from(crate::context::tokens(LONG.len())));
+    assert!(task.uncertain.input > 1_000, "{:?}", task.uncertain);
+    assert_eq!((task.usage.input, task.usage.output), (100, 10), "of the reply alone");
     kills::assert_adds_up(&world.folder, &task.id);
+}
+
+#[tokio::test]
+async fn a_reply_whose_text_was_not_counted_is_booked_by_estimate() {
+    let uncounted =
+        says("some text").map(|reply| Reply { usage: Some(Usage { input: 70, ..Usage::default() }), ..reply });
+    let world = World::new(patient(), vec![uncounted], &[]);
+    let task = world.submit(ask("hi")).await;
+    let task = world.end(&task).await;
+    assert_eq!(task.usage.input, 70);
+    assert!(task.usage.output >= 3, "{:?}", task.usage);
 }

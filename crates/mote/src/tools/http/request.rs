@@ -112,9 +112,7 @@ impl Recipe {
 
     /// The request that validated arguments ask for; the error is a sentence for the model.
     pub(super) fn first_hop(&self, arguments: &Value) -> Result<Hop, String> {
-        // In order of names: equal arguments make equal requests, in whichever order the model wrote them.
-        let mut arguments = arguments.clone();
-        arguments.sort_all_objects();
+        // What is sent keeps the model's order; every attempt at the call has the same, out of the journal.
         let arguments = arguments.as_object().ok_or("the arguments must be a JSON object")?;
         let mut url = self.template.expand(arguments)?;
         let used: &BTreeSet<String> = self.template.names();
