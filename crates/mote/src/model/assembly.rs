@@ -194,9 +194,9 @@ impl Assembly {
         self.bytes
     }
 
-    /// What was counted so far.
+    /// What was counted so far; no output for a reply that has some is no count.
     pub(super) fn usage(&self) -> Option<Usage> {
-        self.usage.map(usage)
+        self.usage.filter(|counted| counted.output > 0 || self.bytes == 0).map(usage)
     }
 
     /// Says, at the stream's end, whether what came is a reply. Nothing of one that is refused may be used.
@@ -219,6 +219,9 @@ impl Assembly {
         match self.finish {
             // A limit or a filter may leave nothing; what that means is the run's to say.
             Some(Ended::Length | Ended::ContentFilter) => Ok(()),
+            Some(Ended::ToolCalls) if says && !has_calls => {
+                Err(Refusal::Failed { reason: "tool_calls, but without a call".to_owned() })
+            }
             _ if says || has_calls => Ok(()),
             _ => Err(Refusal::Empty),
         }
@@ -226,7 +229,7 @@ impl Assembly {
 
     /// The reply. `opaque` says what the provider wants back with a reasoning block.
     pub(super) fn into_reply(self, opaque: impl Fn(Reasoning<'_>) -> Option<Value>) -> Assembled {
-        let mut has_calls = false;
+        let (mut has_calls, usage) = (false, self.usage());
         let mut parts = Vec::with_capacity(self.blocks.len());
         for block in self.blocks {
             let Block { kind, index, mut text, mut joiner, signature, id, name, extra, .. } = block;
@@ -256,7 +259,7 @@ impl Assembly {
             Finish::ToolCalls => Finish::Stop,
             other => other,
         };
-        Assembled { parts, finish, usage: self.usage.map(usage), details: self.details }
+        Assembled { parts, finish, usage, details: self.details }
     }
 
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
