@@ -227,26 +227,34 @@ mod tests {
                 "engine_overloaded",
                 "timeout",
                 "failed",
-                "incomplete",
-                "partial",
-                "rejected",
-                "killed",
-                "terminated",
-                "expired",
-                "throttled",
-                "rate_limit",
-                "quota_exceeded",
-                "out_of_memory",
-                "oom",
-                "kv_cache_full",
-                "dropped",
-                "load",
-                "MISSING_THOUGHT_SIGNATURE",
-                "LANGUAGE",
-                "repetition",
             ],
             Some(Finish::Failed),
         );
         check(&["pause_turn", "novel", "unknown", "OTHER"], Some(Finish::Other));
+    }
+
+    #[test]
+    fn what_says_that_the_reply_is_not_whole_is_a_failure() {
+        for reason in [
+            "incomplete",
+            "partial",
+            "rejected",
+            "killed",
+            "terminated",
+            "expired",
+            "throttled",
+            "rate_limit",
+            "quota_exceeded",
+            "out_of_memory",
+            "oom",
+            "kv_cache_full",
+            "dropped",
+            "load",
+            "MISSING_THOUGHT_SIGNATURE",
+            "LANGUAGE",
+            "repetition",
+        ] {
+            assert_eq!(read(Text::plain(reason)), Some(Finish::Failed), "{reason}");
+        }
     }
 }

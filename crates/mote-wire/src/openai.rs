@@ -63,9 +63,8 @@ impl Decoder {
             sink(Delta::Fault(Fault::read(&event)));
             return Ok(());
         }
-        match choices {
-            Some(choices) => choices.items(|choice| self.choice(&choice, sink))?,
-            None => {}
+        if let Some(choices) = choices {
+            choices.items(|choice| self.choice(&choice, sink))?;
         }
         // Servers that have no choices, or write the reason beside them.
         let [reason, done] = event.fields(["finish_reason", "done_reason"])?;
