@@ -21,9 +21,16 @@ impl Spend {
     }
 
     fn add(&mut self, other: Self) {
-        self.input = self.input.saturating_add(other.input);
-        self.output = self.output.saturating_add(other.output);
-        self.nano_usd = self.nano_usd.saturating_add(other.nano_usd);
+        *self = self.each(other, u64::saturating_add);
+    }
+
+    /// The two, amount by amount.
+    fn each(self, other: Self, of: fn(u64, u64) -> u64) -> Self {
+        Self {
+            input: of(self.input, other.input),
+            output: of(self.output, other.output),
+            nano_usd: of(self.nano_usd, other.nano_usd),
+        }
     }
 }
 
@@ -34,6 +41,12 @@ pub struct Budget {
     pub spent: Spend,
     /// What calls are taken to have cost of which nobody said it: lost, cut off, or failed without a word.
     pub uncertain: Spend,
+    /// Of what is uncertain, calls that were lost with their workers.
+    pub lost_calls: u32,
+    /// What the dearest lost call of the present step is taken to have cost.
+    lost: Spend,
+    /// Of what is uncertain, what the run's own budget does not count: lost calls of one step beside the dearest.
+    uncounted: Spend,
     /// Tokens of the open reservation; 0 without one.
     pub reserved_tokens: Tokens,
     /// Of these, for the reply.
@@ -72,12 +85,31 @@ impl Budget {
         Some(output_affordable)
     }
 
-    /// What limits count: known and uncertain cost.
+    /// What the run's limits count: known and uncertain cost, where the calls of one step that were lost with their workers
+    /// count once, as the dearest of them. Task, ledger and shared budgets have all of it.
     #[must_use]
     pub fn counted(&self) -> Spend {
         let mut counted = self.spent;
-        counted.add(self.uncertain);
+        counted.add(self.counted_uncertain());
         counted
+    }
+
+    /// Of what is uncertain, what the run's limits count.
+    #[must_use]
+    pub fn counted_uncertain(&self) -> Spend {
+        self.uncertain.each(self.uncounted, u64::saturating_sub)
+    }
+
+    /// The call under way is lost: the run's own budget counts it only beyond the dearest that the step has lost.
+    pub(crate) fn lose(&mut self, call: Spend) {
+        self.lost_calls = self.lost_calls.saturating_add(1);
+        self.uncounted.add(self.lost.each(call, u64::min));
+        self.lost = self.lost.each(call, u64::max);
+    }
+
+    /// A step begins: no call of it is lost.
+    pub(crate) fn begin_step(&mut self) {
+        self.lost = Spend::default();
     }
 
     /// Closes the reservation with what was spent, or is taken to have been spent.

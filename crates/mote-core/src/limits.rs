@@ -32,8 +32,11 @@ pub struct Limits {
     pub endpoints: u16,
     /// How long no endpoint may be available before the run fails.
     pub model_outage_ms: Millis,
-    /// Times that work under way may be lost with its worker before any of it ends.
+    /// Times that work under way may be lost with its worker before any of it ends. More end the run only where they are
+    /// also spread over `interruptions_ms`: a process that dies again and again is not the run's fault.
     pub interruptions: u16,
+    /// How long the interruptions beyond `interruptions` must last, from the first of them, to end the run.
+    pub interruptions_ms: Millis,
     /// A run that backs off for at least this long is given back meanwhile; 0 never is.
     pub rest_ms: u32,
     /// Attempts at one tool call; 0 is taken as 1.
@@ -100,6 +103,7 @@ impl Default for Limits {
             endpoints: 1,
             model_outage_ms: 900_000,
             interruptions: 20,
+            interruptions_ms: 900_000,
             rest_ms: 0,
             tool_attempts: 3,
             backoff_ms: 500,

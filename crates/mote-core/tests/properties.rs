@@ -46,6 +46,7 @@ fn limits(dice: &mut Dice) -> Limits {
         endpoints: 1 + dice.below(2) as u16,
         model_outage_ms: u64::from(dice.below(60_000)),
         interruptions: 3 + dice.below(20) as u16,
+        interruptions_ms: u64::from(dice.below(60)) * 1_000,
         rest_ms: [0, 1_500][dice.index(2)],
         tool_attempts: 2 + dice.below(4) as u16,
         backoff_ms: dice.below(1000),

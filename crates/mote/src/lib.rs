@@ -18,6 +18,7 @@ pub mod memory;
 pub mod message;
 pub mod model;
 pub mod money;
+mod redact;
 pub mod runner;
 pub mod service;
 pub mod store;

@@ -95,6 +95,9 @@ pub const TRIALS_MAX: u32 = 5;
 pub const SUSPECT_PATIENCE_MS: u64 = 30_000;
 /// Times in a row that work under way may be lost with its worker before the run fails: a model call or tools of one step.
 pub const INTERRUPTIONS_MAX: u16 = 20;
+/// How long such losses must go on, from the first of them, before the run fails, milliseconds: a process that dies again and
+/// again for a while ends no task.
+pub const INTERRUPTIONS_MS: u64 = 900_000;
 /// Back-off from which on a run is given back to the store meanwhile, milliseconds.
 pub const REST_MS: u32 = 5_000;
 /// TLS sessions remembered for resumption, for all outgoing connections together.

@@ -35,6 +35,14 @@ impl Shortfall {
     }
 }
 
+impl Shortfall {
+    /// Whether anything is short.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        [self.nano_usd, self.tokens].into_iter().flatten().any(|(needs, left)| needs > left)
+    }
+}
+
 impl std::fmt::Display for Shortfall {
     /// `needs $0.0016, $0.0015 left`: only what is short, or all that is bounded where nothing seems to be.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

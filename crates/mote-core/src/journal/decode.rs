@@ -165,6 +165,7 @@ fn read_limits(r: &mut Reader<'_>, core: u16) -> Result<Limits, Malformed> {
         interruptions: r.fit("interruptions")?,
         model_outage_ms: r.number()?,
         rest_ms: r.fit("rest_ms")?,
+        interruptions_ms: r.number()?,
         ..limits
     })
 }

@@ -126,6 +126,7 @@ fn write_limits(w: &mut Writer<'_>, limits: &Limits) -> Result<(), NoRoom> {
         endpoints,
         model_outage_ms,
         interruptions,
+        interruptions_ms,
         rest_ms,
         tool_attempts,
         backoff_ms,
@@ -164,7 +165,8 @@ fn write_limits(w: &mut Writer<'_>, limits: &Limits) -> Result<(), NoRoom> {
         w.number(number)?;
     }
     w.number(model_outage_ms)?;
-    w.number(rest_ms)
+    w.number(rest_ms)?;
+    w.number(interruptions_ms)
 }
 
 fn write_call(w: &mut Writer<'_>, call: &CallSpec) -> Result<(), NoRoom> {

@@ -1,6 +1,7 @@
 //! Act and observe: the calls of one turn, each by its effect class, until every one has a result. Deadlines of single
 //! attempts are the driver's; it reports them as failures.
 
+use super::attempts::Interruptions;
 use super::{Call, CallState, Phase, Refusal, Run};
 use crate::{Action, Actions, CallFailure, CallKind, CallOutcome, CallSpec, Effect, NOTICE_TOKENS, Time, retry};
 
@@ -76,6 +77,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         jitter: u16,
         actions: &mut Actions<CALLS>,
     ) -> Result<(), Refusal> {
+        self.interruptions = Interruptions::default();
         self.retry_or_conclude(index, failure, retry_after_ms, jitter, actions)?;
         self.advance(actions)
     }
@@ -106,13 +108,14 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         jitter: u16,
         actions: &mut Actions<CALLS>,
     ) -> Result<(), Refusal> {
-        let (limits, now) = (self.limits, self.now);
+        let (limits, now, interruptions) = (self.limits, self.now, self.interruptions.count);
         let call = self.call(index)?;
         let CallState::Running { attempt, since, doubt } = call.state else { return Err(Refusal::Call(index)) };
         let CallKind::Tool { effect, .. } = call.spec.kind else { return Err(Refusal::Call(index)) };
         let doubt = (doubt || failure == CallFailure::Unknown) && effect != Effect::Read;
         let failed = attempt.saturating_sub(call.lost);
-        let until = retry::next_attempt_at(&limits, now, failed, jitter, retry_after_ms);
+        // Interruptions lengthen the back-off and count as no failure.
+        let until = retry::next_attempt_at(&limits, now, failed.max(interruptions), jitter, retry_after_ms);
         let may_repeat = match effect {
             Effect::Read => true,
             Effect::Idempotent => !doubt || key_lives(&call.spec, since, until),
@@ -198,7 +201,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     }
 
     fn observe(&mut self, index: u16, tokens: u32, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
-        self.interruptions = 0;
+        self.interruptions = Interruptions::default();
         self.call(index)?.state = CallState::Done;
         self.context.grow(tokens);
         self.advance(actions)

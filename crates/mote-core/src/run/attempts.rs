@@ -18,6 +18,15 @@ pub(super) struct Attempts {
 /// An endpoint that is not asked again in this step.
 const REFUSED: u16 = u16::MAX;
 
+/// Times that work under way was lost with its worker since any of it last ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Interruptions {
+    /// How many.
+    pub(super) count: u16,
+    /// When the first of them was noticed.
+    since: Time,
+}
+
 /// A failed model call, as its event tells it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Failed {
@@ -67,6 +76,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
 
     pub(super) fn model_failed(&mut self, failed: Failed, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         self.attempts.failed = self.attempts.failed.saturating_add(1);
+        self.interruptions = Interruptions::default();
         let next = failed.attempt.saturating_add(1);
         if failed.failure != ModelFailure::Unavailable {
             self.attempts.outage_since = 0;
@@ -140,13 +150,38 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         self.reserve(attempt, actions)
     }
 
-    /// Work under way was lost with its worker: no failed attempt, and bounded on its own. Whether the run ended.
+    /// Work under way was lost with its worker: no failed attempt, and bounded on its own, by number and by time. Whether
+    /// the run ended.
     pub(super) fn interrupted(&mut self, actions: &mut Actions<CALLS>) -> Result<bool, Refusal> {
-        self.interruptions = self.interruptions.saturating_add(1);
-        if self.interruptions <= self.limits.interruptions {
+        if self.interruptions.count == 0 {
+            self.interruptions.since = self.now;
+        }
+        self.interruptions.count = self.interruptions.count.saturating_add(1);
+        let lasted = self.now.saturating_sub(self.interruptions.since);
+        if self.interruptions.count <= self.limits.interruptions || lasted < self.limits.interruptions_ms {
             return Ok(false);
         }
         self.finish(Outcome::Failed(Failure::Interrupted), actions)?;
         Ok(true)
+    }
+
+    /// A model call that was lost is made again: after the first interruption at once, after further ones with a back-off,
+    /// so that a process that dies again and again does not lose a reservation each time.
+    pub(super) fn call_again(&mut self, attempt: u16, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        if self.interruptions.count <= 1 {
+            return self.reserve(attempt, actions);
+        }
+        let until = retry::next_attempt_at(&self.limits, self.now, self.interruptions.count - 1, 0, 0);
+        if until <= self.now {
+            return self.reserve(attempt, actions);
+        }
+        self.phase = Phase::BackingOff { attempt, until };
+        self.suspend(actions)
+    }
+
+    /// Times in a row that work under way was lost with its worker.
+    #[must_use]
+    pub fn interruptions(&self) -> u16 {
+        self.interruptions.count
     }
 }

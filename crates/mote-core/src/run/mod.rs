@@ -6,7 +6,7 @@ mod attempts;
 mod plan;
 mod resume;
 
-use self::attempts::Attempts;
+use self::attempts::{Attempts, Interruptions};
 use self::resume::Resumption;
 use crate::journal::{CORE, CORE_COUNTS_APART};
 use crate::{
@@ -154,8 +154,7 @@ pub struct Run<const UNITS: usize, const CALLS: usize> {
     tool_calls: u32,
     repairs: u16,
     attempts: Attempts,
-    /// Times that work under way was lost with its worker since any of it last ended.
-    interruptions: u16,
+    interruptions: Interruptions,
     resumption: Resumption,
     active_ms: u64,
     budget: Budget,
@@ -184,7 +183,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             tool_calls: 0,
             repairs: 0,
             attempts: Attempts::default(),
-            interruptions: 0,
+            interruptions: Interruptions::default(),
             resumption: Resumption::None,
             active_ms: 0,
             budget: Budget::default(),

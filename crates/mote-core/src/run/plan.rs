@@ -1,7 +1,7 @@
 //! Plan: the context is trimmed, the call is paid for, the model is called, its reply is taken. It does not look into
 //! calls; `act` does.
 
-use super::attempts::{Attempts, Failed};
+use super::attempts::{Attempts, Failed, Interruptions};
 use super::{Call, CallState, Phase, Refusal, Run};
 use crate::{
     Action, Actions, Array, CallKind, CallSpec, Event, Failure, Finish, ModelFailure, Outcome, Spend, TURNS_REMEMBERED,
@@ -19,6 +19,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         }
         self.step += 1;
         self.attempts = Attempts::default();
+        self.budget.begin_step();
         self.reserve(1, actions)
     }
 
@@ -70,6 +71,9 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
 
     /// The model call under way was lost with its worker.
     pub(super) fn model_call_lost(&mut self, attempt: u16, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        if self.counts_apart() {
+            self.budget.lose(self.budget.reservation());
+        }
         self.forfeit(actions)?;
         if !self.counts_apart() {
             let failure = ModelFailure::Transient;
@@ -77,7 +81,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             return self.attempt_failed(failed, actions);
         }
         // One that is to be made again has an attempt of its own, which no limit counts.
-        if self.interrupted(actions)? { Ok(()) } else { self.reserve(attempt.saturating_add(1), actions) }
+        if self.interrupted(actions)? { Ok(()) } else { self.call_again(attempt.saturating_add(1), actions) }
     }
 
     /// A failed attempt as cores before 0x0003 took it: four in all, whatever befell them and whoever was asked.
@@ -124,7 +128,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         actions: &mut Actions<CALLS>,
     ) -> Result<(), Refusal> {
         self.settle(spend, false, actions)?;
-        self.interruptions = 0;
+        self.interruptions = Interruptions::default();
         match finish {
             Finish::Final => return self.finish(Outcome::Completed, actions),
             Finish::Length => return self.finish(Outcome::Failed(Failure::Truncated), actions),

@@ -1,7 +1,7 @@
 //! A run that failed or was cancelled goes on from its last good step: with what was said, done and spent, under new bounds.
 //! A completed one has nothing to go on to.
 
-use super::{Attempts, CallState, Phase, Refusal, Run};
+use super::{Attempts, CallState, Interruptions, Phase, Refusal, Run};
 use crate::journal::CORE_COUNTS_APART;
 use crate::{Action, Actions, CallOutcome, Limits, NOTICE_TOKENS, Outcome};
 
@@ -61,7 +61,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         self.check_capacity(limits)?;
         self.limits = *limits;
         self.active_ms = 0;
-        self.interruptions = 0;
+        self.interruptions = Interruptions::default();
         self.attempts = Attempts::default();
         if !ended {
             return Ok(());

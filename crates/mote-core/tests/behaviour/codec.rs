@@ -19,6 +19,7 @@ fn largest_limits() -> Limits {
         endpoints: u16::MAX,
         model_outage_ms: u64::MAX,
         interruptions: u16::MAX,
+        interruptions_ms: u64::MAX,
         rest_ms: u32::MAX,
         tool_attempts: u16::MAX,
         backoff_ms: u32::MAX,

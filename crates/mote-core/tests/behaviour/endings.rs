@@ -64,7 +64,9 @@ fn play_into(failure: Failure) -> (Play, Vec<Action>) {
         Failure::Outage => {
             (Play::think(Limits { model_outage_ms: 0, ..limits() }), model_failed(ModelFailure::Unavailable))
         }
-        Failure::Interrupted => (Play::think(Limits { interruptions: 0, ..limits() }), Event::Recovered),
+        Failure::Interrupted => {
+            (Play::think(Limits { interruptions: 0, interruptions_ms: 0, ..limits() }), Event::Recovered)
+        }
         Failure::ModelRejected => (Play::think(limits()), model_failed(ModelFailure::Rejected)),
         Failure::Filtered => (Play::think(limits()), ended(Finish::Filtered)),
         Failure::Truncated => (Play::think(limits()), ended(Finish::Length)),

@@ -9,25 +9,66 @@ use crate::{Play, conclude, limits};
 fn four_restarts_in_one_step_end_nothing() {
     let mut play = Play::think(Limits { model_attempts: 4, ..limits() });
     for _ in 0..19 {
-        play.wait(15_000).take(Event::Recovered);
-        play.take(Event::BudgetGranted);
+        play.wait(15_000);
+        lose(&mut play);
     }
     play.take(answer());
 }
 
+/// The model call under way is lost, and made again when its back-off is over.
+fn lose(play: &mut Play) {
+    play.take(Event::Recovered);
+    if matches!(play.run.phase(), Phase::BackingOff { .. }) {
+        play.wake();
+    }
+    play.take(Event::BudgetGranted);
+}
+
 #[test]
-fn interruptions_are_bounded_by_a_limit_of_their_own() {
-    let mut play = Play::think(Limits { interruptions: 2, ..limits() });
-    for _ in 0..2 {
-        play.take(Event::Recovered);
+fn a_crash_loop_backs_off_and_buries_nothing() {
+    let mut play = Play::think(Limits { interruptions: 3, backoff_ms: 500, backoff_ms_max: 8_000, ..limits() });
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        play.wait(50).take(Event::Recovered);
+        pauses.push(play.run.poll_at().filter(|_| play.run.interruptions() > 1).map(|until| until - play.now));
+        // Lives that end during the back-off lose nothing and count nothing.
+        if matches!(play.run.phase(), Phase::BackingOff { .. }) {
+            assert_eq!(play.wait(10).take(Event::Recovered), []);
+            play.wake();
+        }
         play.take(Event::BudgetGranted);
     }
+    let paused: Vec<u64> = pauses.into_iter().flatten().collect();
+    assert_eq!(paused, [250, 500, 1_000, 2_000, 4_000, 4_000, 4_000], "the first is made again at once");
+    play.take(answer());
+}
+
+#[test]
+fn reads_that_are_lost_again_and_again_back_off_too() {
+    let mut play = Play::act(Limits { interruptions: 2, ..limits() }, &[tool(Effect::Read, 1)]);
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        play.take(Event::Recovered);
+        pauses.push(play.run.poll_at().unwrap() - play.now);
+        play.wake();
+    }
+    assert!(pauses.windows(2).all(|two| two[1] == 2 * two[0]), "{pauses:?}");
+    play.take(answered(0));
+}
+
+#[test]
+fn interruptions_are_bounded_by_a_limit_of_their_own() {
+    let mut play = Play::think(Limits { interruptions: 2, interruptions_ms: 60_000, ..limits() });
+    for _ in 0..6 {
+        lose(&mut play);
+    }
+    play.wait(60_000);
     assert_eq!(play.take(Event::Recovered).last(), Some(&crate::failed(Failure::Interrupted)));
 }
 
 #[test]
 fn whatever_ends_well_in_between_starts_the_count_anew() {
-    let mut play = Play::think(Limits { interruptions: 1, ..limits() });
+    let mut play = Play::think(Limits { interruptions: 1, interruptions_ms: 0, ..limits() });
     for turn in 0..4 {
         play.take(Event::Recovered);
         play.turn(&[tool(Effect::Read, turn)]);
@@ -49,10 +90,29 @@ fn a_lost_model_call_is_uncertain_by_kind_and_counts_in_the_budget() {
     assert_eq!(play.take(Event::Recovered)[0], settle);
     assert_eq!((play.run.budget().uncertain, play.run.budget().spent), (reserved, Spend::default()));
     play.take(Event::BudgetGranted);
-    play.take(Event::Recovered);
-    assert_eq!(play.run.budget().counted().tokens(), 2 * 4_208);
-    let Phase::Reserving { output, .. } = play.run.phase() else { panic!("{:?}", play.run.phase()) };
-    assert_eq!(u64::from(output), 9_000 - 2 * 4_208 - 112, "what is uncertain is not spent again");
+    assert_eq!(play.run.budget().counted().tokens(), 4_208);
+    play.take(answer());
+    assert_eq!(play.run.budget().counted().tokens(), 4_208 + 150);
+}
+
+#[test]
+fn lost_calls_of_one_step_count_once_in_the_runs_own_budget() {
+    let mut play = Play::think(Limits { price_output: 10, budget_nano_usd: 130_000, ..limits() });
+    let reserved = play.run.budget().reservation();
+    for lost in 1..=6 {
+        lose(&mut play);
+        let budget = play.run.budget();
+        assert_eq!((budget.counted(), budget.lost_calls), (reserved, lost));
+        assert_eq!(budget.uncertain.nano_usd, u64::from(lost) * reserved.nano_usd, "all of it is booked");
+        assert_eq!(budget.reservation(), reserved, "the next one is no smaller");
+    }
+    // The next step has lost nothing yet.
+    let spend = Spend { nano_usd: 5, ..Spend::default() };
+    play.take(crate::play::replied_with(mote_core::Finish::Calls, spend, 40, &[tool(Effect::Read, 1)]));
+    play.take(answered(0));
+    play.take(Event::BudgetGranted);
+    lose(&mut play);
+    assert_eq!(play.run.budget().counted().nano_usd, 2 * 40_960 + 5);
 }
 
 #[test]

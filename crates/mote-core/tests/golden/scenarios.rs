@@ -1,7 +1,7 @@
 //! The scenarios whose journals are checked in. Each is played anew by the test and compared with its file, so a change
 //! here, or of the core's behaviour, shows as a difference of bytes.
 
-use mote_core::{CallFailure, CallKind, Change, Effect, Event, Finish, Limits, ModelFailure, Spend};
+use mote_core::{CallFailure, CallKind, Change, Effect, Event, Finish, Limits, ModelFailure, Phase, Spend};
 
 use crate::play::{
     Play, SPEND, START, answer, answered, approved_tool, call_failed, keyed_tool, model_failed, replied, replied_with,
@@ -320,6 +320,9 @@ fn interrupted_again_and_again() -> Golden {
     let mut play = Golden::think(limits());
     for _ in 0..6 {
         play.wait(5_000).take(Event::Recovered);
+        if matches!(play.run.phase(), Phase::BackingOff { .. }) {
+            play.wake();
+        }
         play.take(Event::BudgetGranted);
     }
     play.wait(900).take(replied(&[read(1)]));

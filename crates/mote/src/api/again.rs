@@ -17,6 +17,7 @@ use super::tasks::{accepted, no_fields, visible, word};
 use crate::auth::Principal;
 use crate::runner::ResumeError;
 use crate::store::{self, EffectRow, Status, Task};
+use crate::timestamp::format_rfc3339;
 
 /// What `POST /tasks/{id}/rerun` takes.
 #[derive(Debug, Default, serde::Deserialize, utoipa::ToSchema)]
@@ -26,6 +27,30 @@ pub(super) struct RerunRequest {
     #[serde(default)]
     #[schema(required = false)]
     repeat_writes: Option<bool>,
+}
+
+/// A call that may be made again.
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
+pub(super) struct RepeatedWrite {
+    /// The tool.
+    tool: String,
+    /// `idempotent` or `write`.
+    class: String,
+    /// `reserved`, `done` or `unknown`.
+    outcome: String,
+    /// The model step that asked for it.
+    step: u32,
+    /// The call's id, as the model gave it.
+    call: String,
+    /// When its outcome became known, RFC 3339.
+    at: String,
+}
+
+impl From<EffectRow> for RepeatedWrite {
+    fn from(row: EffectRow) -> Self {
+        let EffectRow { tool, class, outcome, step, call, at } = row;
+        Self { tool, class, outcome, step, call, at: format_rfc3339(at) }
+    }
 }
 
 fn not_failed(task: &Task) -> Problem {
@@ -61,7 +86,7 @@ async fn queued(
     responses(
         (status = 202, description = "The task is queued.", body = super::dto::TaskBody),
         (status = 404, description = "No such task.", body = super::problem::Body, content_type = "application/problem+json"),
-        (status = 409, description = "The task has neither failed nor been cancelled, or its journal cannot be gone on from.", body = super::problem::Body, content_type = "application/problem+json"),
+        (status = 409, description = "The task has neither failed nor been cancelled, its journal cannot be gone on from, or its own budget carries no further model call.", body = super::problem::Body, content_type = "application/problem+json"),
     ),
     security(("key" = ["run"]), ("header_key" = ["run"])),
 )]
@@ -117,7 +142,8 @@ pub(super) async fn rerun(
 
 /// A call that failed changed nothing; any other would be made again.
 fn refuse_to_repeat(id: &str, effects: Vec<EffectRow>) -> Result<(), Problem> {
-    let writes: Vec<EffectRow> = effects.into_iter().filter(|effect| effect.outcome != "failed").collect();
+    let writes = effects.into_iter().filter(|effect| effect.outcome != "failed");
+    let writes: Vec<RepeatedWrite> = writes.map(RepeatedWrite::from).collect();
     if writes.is_empty() {
         return Ok(());
     }
@@ -130,4 +156,26 @@ fn refuse_to_repeat(id: &str, effects: Vec<EffectRow>) -> Result<(), Problem> {
          POST /tasks/{id}/resume goes on behind them, {{\"repeat_writes\": true}} begins anew all the same"
     );
     Err(Problem::new(Code::WritesRepeated, detail).writes(writes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_may_be_repeated_is_told_with_its_time() {
+        let row = |outcome: &str| EffectRow {
+            tool: "send_note".to_owned(),
+            class: "write".to_owned(),
+            outcome: outcome.to_owned(),
+            step: 3,
+            call: "c".to_owned(),
+            at: 1_700_000_000_000,
+        };
+        refuse_to_repeat("t", vec![row("failed")]).unwrap();
+        let refused = refuse_to_repeat("t", vec![row("failed"), row("unknown")]).unwrap_err();
+        let body = serde_json::to_value(refused.body("r")).unwrap();
+        assert_eq!(body["writes"].as_array().map(Vec::len), Some(1));
+        assert_eq!(body["writes"][0]["at"], crate::timestamp::format_rfc3339(1_700_000_000_000));
+    }
 }

@@ -317,9 +317,14 @@ pub(super) struct TaskBody {
     /// Whether it stands in the dead letters, from where `POST /tasks/{id}/resume` and `POST /tasks/{id}/rerun` take it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dead: bool,
-    /// Tokens so far.
+    /// Whether a restored store holds it back until `mote store release`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    held: bool,
+    /// Which life it is in: 1, and one more with each rerun.
+    life: u32,
+    /// Tokens so far in this life.
     usage: UsageBody,
-    /// Cost so far.
+    /// Cost so far in this life.
     cost: Cost,
     /// Model steps so far.
     steps: u32,
@@ -399,12 +404,14 @@ pub(super) struct Times {
 impl From<store::Task> for TaskBody {
     fn from(task: store::Task) -> Self {
         Self {
+            life: task.life(),
             id: task.id,
             status: task.status,
             result: task.result.map(raw),
             error: task.error,
             waiting: task.waiting.map(raw),
             dead: task.dead,
+            held: task.held,
             usage: UsageBody::new(task.usage, task.uncertain),
             cost: Cost::new(task.cost_nano_usd, task.uncertain),
             steps: task.steps,

@@ -266,6 +266,10 @@ impl Follower {
         self.changes.mark_seen();
         let store = self.runner.store();
         let Some(task) = store.task(None, &self.id).await? else { return Err(Problem::task_not_found(&self.id)) };
+        if task.seq < self.cursor {
+            // It was run anew meanwhile: its new life is told from the beginning.
+            self.cursor = 0;
+        }
         let entries = if task.seq > self.cursor {
             store.journal(&self.id, self.cursor, limits::PAGE_MAX).await?
         } else {
@@ -449,7 +453,7 @@ pub(super) async fn stream(
     Ok(response(Follower::open(&api, &id, cursor, place, None)))
 }
 
-/// A cursor beyond the journal's end belongs to an earlier life of the task (a re-run dead letter).
+/// A cursor beyond the journal's end belongs to an earlier life of the task, before it was run anew.
 pub(super) fn check_cursor(task: &Task, cursor: u64) -> Result<(), Problem> {
     if cursor <= task.seq {
         return Ok(());

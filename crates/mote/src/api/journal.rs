@@ -1,6 +1,7 @@
 //! `GET /tasks/{id}/journal`: a task's journal as JSON, a page at a time, for programs that do not follow a stream.
 //!
-//! docs/events.md has the kinds and their payloads. The core's records stay inside.
+//! docs/events.md has the kinds and their payloads. The core's records stay inside. `<id>.<n>` in place of the id is the
+//! journal of an earlier life.
 
 use std::sync::Arc;
 
@@ -60,7 +61,7 @@ impl From<store::Entry> for EntryBody {
 #[utoipa::path(
     get, path = "/tasks/{id}/journal", tag = "tasks", operation_id = "task_journal",
     params(
-        ("id" = String, Path, description = "The task."),
+        ("id" = String, Path, description = "The task; `<id>.<n>` is its n-th life, before it was run anew."),
         ("after" = Option<u64>, Query, description = "Begin behind this entry."),
         ("limit" = Option<u64>, Query, description = "Entries a page, 1 to 200; 50 if left out. A page of large payloads ends earlier."),
     ),
@@ -79,10 +80,20 @@ pub(super) async fn page(
     let after = params.take_number("after")?.unwrap_or(0);
     let limit = params.take_limit()?;
     params.finish()?;
-    let task = super::tasks::visible(&api, &principal, &id).await?;
-    super::events::check_cursor(&task, after)?;
-    let entries = api.runner.store().journal(&id, after, limit.min(limits::PAGE_MAX)).await?;
+    let (of, life) = store::named_life(&id);
+    let unknown = || Problem::task_not_found(&id);
+    let store = api.runner.store();
+    // An earlier life is whose the task is.
+    let task = store.task(principal.tenant.as_deref(), of).await?.ok_or_else(unknown)?;
+    let journal = task.journal_of(life.unwrap_or_else(|| task.life())).ok_or_else(unknown)?;
+    let is_current = journal == task.id;
+    if is_current {
+        super::events::check_cursor(&task, after)?;
+    }
+    let entries = store.journal(&journal, after, limit.min(limits::PAGE_MAX)).await?;
     let last = entries.last().map_or(after, |entry| entry.seq);
-    let next = (last < task.seq && !entries.is_empty()).then_some(last);
+    // No row tells where an earlier life ended.
+    let more = if is_current { last < task.seq } else { !store.journal(&journal, last, 1).await?.is_empty() };
+    let next = (more && !entries.is_empty()).then_some(last);
     Ok(Json(JournalBody { entries: entries.into_iter().map(EntryBody::from).collect(), next }))
 }

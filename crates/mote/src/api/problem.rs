@@ -12,9 +12,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::again::RepeatedWrite;
 use crate::limits;
 use crate::runner::SubmitError;
-use crate::store::{self, EffectRow};
+use crate::store;
 
 macro_rules! codes {
     ($(#[$meta:meta])* $name:ident { $($variant:ident $text:literal $status:ident $title:literal,)* }) => {
@@ -136,7 +137,7 @@ pub(super) struct Problem {
     task: Option<String>,
     waiting: Option<String>,
     retry_after: Option<Duration>,
-    writes: Vec<EffectRow>,
+    writes: Vec<RepeatedWrite>,
 }
 
 /// The body: RFC 9457, `application/problem+json`.
@@ -168,7 +169,7 @@ pub(super) struct Body<'a> {
     waiting: Option<Box<RawValue>>,
     /// With `writes_repeated`: what the task did that may be done again.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    writes: &'a [EffectRow],
+    writes: &'a [RepeatedWrite],
 }
 
 impl Problem {
@@ -210,7 +211,7 @@ impl Problem {
     }
 
     /// What the task did that may be done again.
-    pub(super) fn writes(self, writes: Vec<EffectRow>) -> Self {
+    pub(super) fn writes(self, writes: Vec<RepeatedWrite>) -> Self {
         Self { writes, ..self }
     }
 

@@ -72,6 +72,10 @@ impl Progress {
 
     /// The end of the text so far, on the status line.
     fn status(&self, terminal: &mut Terminal) {
+        if self.text.is_empty() {
+            // Between two replies there is nothing to show but that it works.
+            return;
+        }
         let room = terminal.width().saturating_sub(20);
         let skip = self.text.chars().count().saturating_sub(room);
         let tail: String = self.text.chars().skip(skip).collect();
@@ -151,7 +155,7 @@ fn lines(kind: &str, payload: &Value) -> Vec<(Style, String)> {
     vec![(style, [words.as_str(), name, content].join(" ").trim().to_owned())]
 }
 
-/// Steps, tokens and money of a task.
+/// Steps, tokens and money of a task, and what it may have cost beside that.
 pub(crate) fn spent(task: &Value) -> String {
     let steps = task["steps"].as_u64().unwrap_or_default();
     let tokens =
@@ -159,10 +163,26 @@ pub(crate) fn spent(task: &Value) -> String {
     let mut text = format!("{steps} step{}, {tokens} tokens", if steps == 1 { "" } else { "s" });
     let usd = task["cost"]["usd"].as_f64().or_else(|| task["cost"].as_f64());
     if let Some(usd) = usd.filter(|usd| *usd > 0.0) {
-        // What is spent is never shown as nothing.
-        text.push_str(&if usd < 0.00005 { ", less than $0.0001".to_owned() } else { format!(", ${usd:.4}") });
+        text.push_str(&format!(", {}", dollars(usd)));
     }
-    text
+    text + &uncertain(task)
+}
+
+/// What calls may have cost of which nobody said it; nothing where there are none.
+fn uncertain(task: &Value) -> String {
+    let (usage, usd) = (&task["usage"]["uncertain"], task["cost"]["uncertain"]["usd"].as_f64());
+    let tokens = usage["input"].as_u64().unwrap_or_default() + usage["output"].as_u64().unwrap_or_default();
+    match (usd.filter(|usd| *usd > 0.0), tokens) {
+        (None, 0) => String::new(),
+        (None, tokens) => format!(", up to {tokens} tokens uncertain"),
+        (Some(usd), 0) => format!(", up to {} uncertain", dollars(usd)),
+        (Some(usd), tokens) => format!(", up to {} uncertain ({tokens} tokens)", dollars(usd)),
+    }
+}
+
+/// Money above zero; what is spent is never shown as nothing.
+fn dollars(usd: f64) -> String {
+    if usd < 0.00005 { "less than $0.0001".to_owned() } else { format!("${usd:.4}") }
 }
 
 #[cfg(test)]
@@ -196,5 +216,11 @@ mod tests {
         let little = json!({"steps": 1, "usage": {"input": 1}, "cost": {"usd": 0.000_001}});
         assert_eq!(spent(&little), "1 step, 1 tokens, less than $0.0001");
         assert_eq!(spent(&json!({"steps": 2})), "2 steps, 0 tokens");
+        let lost = json!({"steps": 2, "usage": {"input": 200, "output": 20, "uncertain": {"input": 300, "output": 4096}},
+            "cost": {"usd": 0.0006, "uncertain": {"usd": 0.040_994}}});
+        assert_eq!(spent(&lost), "2 steps, 220 tokens, $0.0006, up to $0.0410 uncertain (4396 tokens)");
+        let free =
+            json!({"steps": 1, "usage": {"uncertain": {"input": 5, "output": 2}}, "cost": {"uncertain": {"usd": 0.0}}});
+        assert_eq!(spent(&free), "1 step, 0 tokens, up to 7 tokens uncertain");
     }
 }

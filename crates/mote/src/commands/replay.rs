@@ -6,8 +6,8 @@ use anyhow::{Context, anyhow};
 use mote::money::dollars;
 use mote::runner::{Core, Replayed, replay};
 use mote::service::STORE_FILE;
-use mote::store::Store;
 use mote::store::sqlite::Options;
+use mote::store::{Store, named_life};
 use mote_core::Action;
 use serde_json::json;
 
@@ -22,12 +22,13 @@ fails and says at which entry.
 
 Examples:
   mote replay task_01jx… --state /var/lib/mote
+  mote replay task_01jx….1                    the journal before its first rerun
   mote replay task_01jx… --state .mote --json | jq .cost";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
-    /// The task's id
+    /// The task's id; `ID.1` is its first life, before it was run anew
     pub(crate) task: String,
     /// The folder of the store
     #[arg(long, value_name = "DIR", default_value = ".mote")]
@@ -46,12 +47,14 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
         let store = mote::service::open_store(&arguments.state, Options::default())
             .await
             .context("failed to open the store")?;
-        let found = store.task(None, &arguments.task).await.context("failed to read the task")?;
-        let task =
-            found.ok_or_else(|| Exit::usage(format!("there is no task {} in {}", arguments.task, path.display())))?;
+        let (id, life) = named_life(&arguments.task);
+        let found = store.task(None, id).await.context("failed to read the task")?;
+        let named = found.and_then(|task| Some((task.journal_of(life.unwrap_or_else(|| task.life()))?, task)));
+        let (journal, task) =
+            named.ok_or_else(|| Exit::usage(format!("there is no task {} in {}", arguments.task, path.display())))?;
         let mut shown = Ok(());
         let mut last = task.created_at;
-        let replayed = replay(&store, &task.id, |step| {
+        let replayed = replay(&store, &journal, |step| {
             let waited = step.entry.at.saturating_sub(last);
             last = step.entry.at;
             if shown.is_ok() {

@@ -268,6 +268,7 @@ async fn follow(
                 if !cancelled && how.face(runner, &task, &mut person, terminal).await? == Hope::Gone {
                     cancelled = true;
                     runner.post(&task, Mail::Cancel).await.context("failed to cancel the task")?;
+                    terminal.note("cancelling…")?;
                 }
                 continue;
             }
@@ -329,26 +330,37 @@ impl Following<'_> {
         let row = runner.store().task(None, task).await.context("failed to read the task")?;
         let waiting = row.and_then(|row| row.waiting).and_then(|text| serde_json::from_str(&text).ok());
         let waits = ask::waits(&waiting.unwrap_or_default());
-        person.face(&waits, |wait| self.elsewhere(task, wait), terminal)?;
-        let hopeless = |wait: &Wait| !(wait.is_bounded || wait.is_asked() && person.is_there());
-        let gone = self.state.is_none() && !waits.is_empty() && waits.iter().all(hopeless);
-        // Where a person sits, a Ctrl-C is theirs to give.
-        Ok(if gone && !person.is_there() { Hope::Gone } else { Hope::Left })
+        let on_terminal = terminal.can_ask();
+        person.face(&waits, |wait| self.elsewhere(task, wait, on_terminal), terminal)?;
+        Ok(self.hope(&waits, person.is_there()))
     }
 
-    fn elsewhere(&self, task: &str, wait: &Wait) -> String {
+    /// Whether any of the waits may still end: by itself, by the person here, or by another process on the state folder.
+    fn hope(&self, waits: &[Wait], is_person_there: bool) -> Hope {
+        let hopeless = |wait: &Wait| !(wait.is_bounded || wait.is_asked() && is_person_there);
+        let gone = self.state.is_none() && !waits.is_empty() && waits.iter().all(hopeless);
+        if gone { Hope::Gone } else { Hope::Left }
+    }
+
+    /// How to answer it from elsewhere, or why nobody can. `on_terminal`: the run began on a terminal.
+    fn elsewhere(&self, task: &str, wait: &Wait, on_terminal: bool) -> String {
         let agent = self.agent.display();
-        match self.state {
-            Some(state) => format!(
-                "to answer it: `mote serve {agent} --state {}` in another terminal, then `{}`",
-                state.display(),
-                wait.command(task, "")
-            ),
-            None => format!(
-                "nobody can answer it: standard input is no terminal, and without --state no other process knows the task. \
-                 Run it on a terminal, or with `mote serve {agent}`, `mote task submit` and `mote task input`; cancelling…"
-            ),
+        if let Some(state) = self.state {
+            let (state, command) = (state.display(), wait.command(task, ""));
+            return format!("to answer it: `mote serve {agent} --state {state}` in another terminal, then `{command}`");
         }
+        let (why, instead, command) = match (wait.is_asked(), on_terminal) {
+            (false, _) => ("a signal cannot be given here without --state, as", "with --state DIR", "signal"),
+            (true, true) => ("standard input has ended, and without --state", "again and answer it", "input"),
+            (true, false) => {
+                ("standard input or standard error is no terminal, and without --state", "on a terminal", "input")
+            }
+        };
+        let until = if wait.is_bounded { "; it ends by itself when its time is over" } else { "" };
+        format!(
+            "nobody can answer it: {why} no other process knows the task{until}. \
+             Run it {instead}, or with `mote serve {agent}`, `mote task submit` and `mote task {command}`"
+        )
     }
 
     /// Gives the task what the person typed.
@@ -360,7 +372,9 @@ impl Following<'_> {
         person: &mut Person,
         terminal: &mut Terminal,
     ) -> Result<(), Exit> {
-        let Some(answer) = person.take(line, |wait| self.elsewhere(task, wait), terminal)? else { return Ok(()) };
+        let on_terminal = terminal.can_ask();
+        let elsewhere = |wait: &Wait| self.elsewhere(task, wait, on_terminal);
+        let Some(answer) = person.take(line, elsewhere, terminal)? else { return Ok(()) };
         let call = answer.call.clone();
         let mail = Mail::Input { call: Some(answer.call), approve: answer.approve, content: answer.content };
         if let Err(error) = runner.post(task, mail).await {
@@ -415,4 +429,53 @@ fn announce(agent: &Agent, run_file: &RunFile, is_asked: bool, terminal: &mut Te
     let hint = format!("for a live model:\n{}", run_file.live_hint());
     let hint = terminal.paint(Style::Dim, &hint);
     terminal.note(&hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn waits(kinds: &[(&str, bool)]) -> Vec<Wait> {
+        let wait = |(kind, is_bounded): &(&str, bool)| {
+            let until = if *is_bounded { json!("2026-01-01T00:00:00Z") } else { Value::Null };
+            json!({"call": "c", "kind": kind, "tool": "t", "arguments": {"name": "go"}, "until": until})
+        };
+        ask::waits(&Value::Array(kinds.iter().map(wait).collect()))
+    }
+
+    fn following(state: Option<&str>) -> Following<'_> {
+        Following { json: false, agent: Path::new("agent.yaml"), state: state.map(Path::new) }
+    }
+
+    #[test]
+    fn a_run_gives_up_where_nothing_that_it_waits_for_can_come() {
+        let check = |kinds: &[(&str, bool)], state: Option<&str>, is_person_there: bool, expected: Hope| {
+            assert_eq!(following(state).hope(&waits(kinds), is_person_there), expected, "{kinds:?}");
+        };
+        check(&[("signal", false)], None, true, Hope::Gone);
+        check(&[("signal", false)], None, false, Hope::Gone);
+        check(&[("signal", false)], Some("state"), false, Hope::Left);
+        check(&[("signal", true)], None, true, Hope::Left);
+        check(&[("approval", false)], None, true, Hope::Left);
+        check(&[("approval", false)], None, false, Hope::Gone);
+        check(&[("signal", false), ("question", false)], None, true, Hope::Left);
+        check(&[("signal", false), ("timer", false)], None, true, Hope::Left);
+        check(&[], None, false, Hope::Left);
+    }
+
+    #[test]
+    fn why_nobody_can_answer_is_told_as_it_is() {
+        let check = |kind: (&str, bool), on_terminal: bool, expected: &str| {
+            let told = following(None).elsewhere("t", &waits(&[kind])[0], on_terminal);
+            assert!(told.contains(expected) && !told.contains("cancelling"), "{told}");
+            assert!(!on_terminal || !told.contains("no terminal"), "{told}");
+        };
+        check(("signal", false), true, "a signal cannot be given here without --state");
+        check(("signal", true), true, "it ends by itself");
+        check(("approval", false), true, "standard input has ended");
+        check(("question", false), false, "is no terminal");
+        let told = following(Some("state")).elsewhere("t", &waits(&[("signal", false)])[0], true);
+        assert!(told.contains("--state state` in another terminal, then `mote task signal t go`"), "{told}");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! It works on the files, beside a running service or without one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use mote::limits::PAGE_MAX;
@@ -167,9 +167,15 @@ fn restore(arguments: &Restore, terminal: &mut Terminal) -> Result<(), Exit> {
     if !backup.is_file() {
         return Err(Exit::usage(format!("there is no backup at {}", backup.display())));
     }
+    let missing: Vec<&Path> = state.ancestors().take_while(|folder| !folder.exists()).collect();
     std::fs::create_dir_all(state).with_context(|| format!("failed to make the folder {}", state.display()))?;
     let file = state::file(state);
-    let held = match sqlite::restore(backup, &file, *hold) {
+    let restored = sqlite::restore(backup, &file, *hold);
+    if restored.is_err() {
+        // Only what was made here, and only where it is empty.
+        let _ = missing.into_iter().try_for_each(std::fs::remove_dir);
+    }
+    let held = match restored {
         Ok(held) => held,
         Err(error @ store::Error::Conflict { .. }) => return Err(Exit::usage(error)),
         Err(error) => return Err(anyhow::Error::new(error).context("failed to restore").into()),
@@ -273,5 +279,27 @@ async fn count(store: &SqliteStore, whose: &Whose, tenant: &str) -> Result<usize
         if cursor.is_none() {
             return Ok(count);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_restore_leaves_no_folder_behind() {
+        let root = tempfile::tempdir().unwrap();
+        let backup = root.path().join("backup.db");
+        std::fs::write(&backup, "no database").unwrap();
+        let refused = |state: PathBuf| {
+            let arguments = Restore { backup: backup.clone(), state, hold: false };
+            restore(&arguments, &mut Terminal::detect()).unwrap_err()
+        };
+        refused(root.path().join("new/state"));
+        assert!(!root.path().join("new").exists());
+        let old = root.path().join("old");
+        std::fs::create_dir(&old).unwrap();
+        refused(old.clone());
+        assert!(old.exists(), "a folder that was there stays");
     }
 }

@@ -14,6 +14,7 @@ use super::breaker::{Breaker, Permit, State};
 use super::{Answer, DeltaSink, Error, ErrorKind, Provider, Reply, Request};
 use crate::clock::{SharedClock, UnixMs};
 use crate::limits::CHAIN_STEPS_MAX;
+use crate::redact;
 
 /// One endpoint of the chain.
 pub struct Link {
@@ -36,6 +37,8 @@ pub struct Chain {
 #[derive(Debug, Default)]
 struct Memory {
     breakers: Vec<Breaker>,
+    /// What the last failure was that each breaker counted, without what it quotes of its own request: others are told it.
+    said: Vec<String>,
     /// Per task: the round of its step.
     failed: HashMap<String, Round>,
     /// Tasks in the order in which they came into `failed`.
@@ -71,13 +74,19 @@ impl Memory {
     }
 
     /// Tells the endpoint's breaker how its call ended.
-    fn settle(&mut self, place: usize, permit: Permit, now: UnixMs, error: &Error) {
+    fn settle(&mut self, request: &Request, place: usize, permit: Permit, now: UnixMs, error: &Error) {
         let Some(breaker) = self.breakers.get_mut(place) else { return };
         let before = breaker.state(now);
         match error.kind {
             // The endpoint works; it is the request that it does not want.
             ErrorKind::Rejected | ErrorKind::ContextLength | ErrorKind::CircuitOpen => breaker.succeed(permit),
-            _ => breaker.fail(permit, now, error.retry_after),
+            _ => {
+                breaker.fail(permit, now, error.retry_after);
+                let quoted = request.messages.iter().flat_map(redact::texts).chain([&*request.system]);
+                if let Some(said) = self.said.get_mut(place) {
+                    *said = redact::hide(&error.message, quoted);
+                }
+            }
         }
         if let (false, State::Open { until }) = (before == breaker.state(now), breaker.state(now)) {
             let (model, endpoint, open_ms) = (&error.model, &error.endpoint, until.saturating_sub(now));
@@ -97,8 +106,8 @@ impl Chain {
     #[must_use]
     pub fn new(mut links: Vec<Link>, clock: SharedClock) -> Self {
         links.truncate(64);
-        let breakers = vec![Breaker::default(); links.len()];
-        Self { links, clock, state: Mutex::new(Memory { breakers, ..Memory::default() }) }
+        let (breakers, said) = (vec![Breaker::default(); links.len()], vec![String::new(); links.len()]);
+        Self { links, clock, state: Mutex::new(Memory { breakers, said, ..Memory::default() }) }
     }
 
     /// Each endpoint's model and circuit, for `/ready` and for metrics.
@@ -139,7 +148,7 @@ impl Chain {
         let now = self.clock.now_ms();
         error.place = place;
         let mut memory = self.memory();
-        memory.settle(place, permit, now, &error);
+        memory.settle(request, place, permit, now, &error);
         if error.kind == ErrorKind::ContextLength {
             // The same context is as long for the next endpoint: the core trims it.
             memory.forget(&request.task);
@@ -182,10 +191,15 @@ impl Chain {
         let wait = until.min().map(|until| Duration::from_millis(until.saturating_sub(now)));
         let (model, endpoint) =
             self.links.first().map(|link| (link.model.clone(), link.endpoint.clone())).unwrap_or_default();
-        let message = match self.links.len() {
+        let mut message = match self.links.len() {
             1 => "its circuit is open after repeated failures".to_owned(),
             all => format!("the circuits of all {all} endpoints are open after repeated failures"),
         };
+        let asked = memory.said.iter().enumerate().filter(|(place, _)| request.exhausted & (1 << place) == 0);
+        if let Some((_, said)) = asked.into_iter().find(|(_, said)| !said.is_empty()) {
+            message.push_str("; before: ");
+            message.push_str(said);
+        }
         let (kind, answer) = (ErrorKind::CircuitOpen, Answer::default());
         let (retry_after, alternative, place, began, usage) = (wait, false, 0, false, None);
         Error { kind, model, endpoint, message, retry_after, alternative, place, began, usage, answer }

@@ -165,7 +165,10 @@ async fn unavailable_only_while_every_circuit_is_open() {
     let error = chain.complete(&request, &mut |_| {}).await.unwrap_err();
     assert_eq!((error.kind, error.alternative), (CircuitOpen, false));
     assert_eq!(error.retry_after, Some(Duration::from_millis(BREAKER_OPEN_MS)));
-    assert_eq!(error.to_string(), "failed to call model a at test: its circuit is open after repeated failures");
+    assert_eq!(
+        error.to_string(),
+        "failed to call model a at test: its circuit is open after repeated failures; before: told to fail"
+    );
     clock.0.fetch_add(BREAKER_OPEN_MS, Ordering::SeqCst);
     assert!(chain.available(), "half-open is not open");
 }

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::detail::Ending;
 use super::drive::Driver;
 use super::ending::ModelSaid;
-use super::payload::Payload;
+use super::payload::{Payload, UnknownCall};
+use super::transcript::TurnCall;
 use super::waits::Kind;
 use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
 use crate::arguments;
@@ -64,9 +65,11 @@ impl Driver {
         let mut batch = empty();
         batch.mail_consumed.extend(&self.dropped);
         let mut account = self.account;
+        // The step may close the turn and open the next one: its calls are of the model step before.
+        let mut turn = self.run.steps();
         for (index, step) in steps.iter().enumerate() {
             let granted = steps.get(index + 1).is_some_and(|next| next.occurrence.event == Event::BudgetGranted);
-            batch.entries.push(entry(step, now));
+            batch.entries.push(self.entry(step, now));
             batch.mail_consumed.extend(step.occurrence.mail);
             self.effects(step, &mut batch);
             if let Some(spending) = &step.spending {
@@ -81,11 +84,12 @@ impl Driver {
                         batch.budget.push(BudgetOp::Reserve { lines, amount: Amount { tokens, nano_usd }, output });
                     }
                     Action::Conclude { call, outcome: CallOutcome::Unknown } => {
-                        self.publish_unknown(step, call, now, &mut batch);
+                        self.publish_unknown(turn, call, now, &mut batch);
                     }
                     _ => {}
                 }
             }
+            turn = step.run.steps();
         }
         let run = steps.last().map_or(&*self.run, |step| &step.run);
         batch.totals = Totals { steps: run.steps(), tool_calls: run.tool_calls() };
@@ -190,8 +194,13 @@ impl Driver {
         };
         let time = |until: u64| (until != 0).then(|| crate::timestamp::format_rfc3339(until));
         if let mote_core::Phase::BackingOff { until, .. } = run.phase() {
-            let said = payload.and_then(ModelSaid::of).or_else(|| self.failure.clone());
-            let reason = said.as_ref().map(ModelSaid::message);
+            let reason = match run.interruptions() {
+                0 => payload
+                    .and_then(ModelSaid::of)
+                    .or_else(|| self.failure.clone())
+                    .map(|said| said.message().to_owned()),
+                lost => Some(format!("the task's worker ended during the call, {lost} times in a row")),
+            };
             let wait = json!({
                 "call": "", "kind": "model", "tool": "", "arguments": {}, "until": time(until), "answer": null,
                 "reason": reason,
@@ -251,14 +260,35 @@ impl Driver {
         }
     }
 
+    fn entry(&self, step: &Step, now: UnixMs) -> NewEntry {
+        let mut buffer = [0; journal::record_bytes_max(CALLS)];
+        let record = match journal::encode(now, &step.occurrence.event, &step.actions, &mut buffer) {
+            Ok(len) => buffer[..len].to_vec(),
+            // Cannot be: the buffer holds the largest record. An empty record would be refused on replay, not misread.
+            Err(journal::NoRoom) => Vec::new(),
+        };
+        let payload = step.occurrence.payload.to_json_with(step.spending.as_ref(), &self.unknown_calls(step));
+        NewEntry { at: now, kind: step.occurrence.payload.kind(), record, payload }
+    }
+
+    /// The calls whose outcome stays unknown with this step.
+    fn unknown_calls(&self, step: &Step) -> Vec<UnknownCall> {
+        let unknown = |action| match action {
+            Action::Conclude { call, outcome: CallOutcome::Unknown } => self.transcript.call(call),
+            _ => None,
+        };
+        let named = |call: &TurnCall| UnknownCall { id: call.id.clone(), tool: call.name.clone() };
+        step.actions.iter().filter_map(unknown).map(named).collect()
+    }
+
     /// Tells the sink of a call whose outcome nobody knows.
-    fn publish_unknown(&self, step: &Step, call: u16, now: UnixMs, batch: &mut Batch) {
+    fn publish_unknown(&self, step: u32, call: u16, now: UnixMs, batch: &mut Batch) {
         let events = self.shared.agent.events.is_some();
         let Some(known) = self.transcript.call(call).filter(|_| events) else { return };
         let unknown = OutcomeUnknown {
             task: &self.task,
             owner: &self.owner,
-            step: step.run.steps(),
+            step,
             call: &known.id,
             tool: &known.name,
             lives: self.lives,
@@ -266,17 +296,6 @@ impl Driver {
         };
         batch.outbox.push(unknown.message(&self.shared.agent.name, now));
     }
-}
-
-fn entry(step: &Step, now: UnixMs) -> NewEntry {
-    let mut buffer = [0; journal::record_bytes_max(CALLS)];
-    let record = match journal::encode(now, &step.occurrence.event, &step.actions, &mut buffer) {
-        Ok(len) => buffer[..len].to_vec(),
-        // Cannot be: the buffer holds the largest record. An empty record would be refused on replay, not misread.
-        Err(journal::NoRoom) => Vec::new(),
-    };
-    let payload = step.occurrence.payload.to_json_settled(step.spending.as_ref());
-    NewEntry { at: now, kind: step.occurrence.payload.kind(), record, payload }
 }
 
 /// The shared budgets of a run, at `now`.

@@ -2,14 +2,15 @@
 //!
 //! It decides nothing: `ending` names the code, the core the outcome.
 
-use mote_core::{Action, Change, Failure, OUTPUT_TOKENS_MIN, Outcome};
+use mote_core::{Action, Change, Failure, Limits, OUTPUT_TOKENS_MIN, Outcome, Phase};
 
 use super::batch::Step;
 use super::drive::Driver;
 use super::payload::Payload;
-use super::{Core, Shared, batch, ending, recover, redact, turn};
+use super::{Core, Shared, batch, ending, recover, turn};
 use crate::limits::ERROR_DETAIL_CHARS_MAX;
-use crate::money::Shortfall;
+use crate::money::{self, Shortfall};
+use crate::redact;
 use crate::store::{Amount, BudgetLine, Owner, Status, TaskError};
 
 /// How a run ended.
@@ -66,15 +67,44 @@ fn shortfall(needs: Amount, taken: Amount, line: &BudgetLine) -> Shortfall {
 /// Figures that belong to the outcome; none of them was said by anybody.
 fn numbers(outcome: Outcome, last: &Step) -> Option<String> {
     match (outcome, &last.occurrence.payload) {
-        (Outcome::Failed(Failure::BudgetRun), _) => Some(run_shortfall(&last.run).to_string()),
+        (Outcome::Failed(Failure::BudgetRun), _) => {
+            Some(format!("{}{}", run_shortfall(&last.run, last.run.limits()), lost_calls(&last.run)))
+        }
         (Outcome::Failed(Failure::BudgetShared), Payload::BudgetRefused { short, .. }) => short.clone(),
         _ => None,
     }
 }
 
+/// What of a run's budget went to calls that were lost with their workers: nobody knows whether they cost it.
+fn lost_calls(run: &Core) -> String {
+    let (limits, budget) = (run.limits(), run.budget());
+    let (counted, uncertain) = (budget.counted(), budget.counted_uncertain());
+    let (all, share) = match limits.budget_nano_usd {
+        u64::MAX => (format!("{} tokens", counted.tokens()), uncertain.tokens().to_string()),
+        _ => (money::dollars(counted.nano_usd), money::dollars(uncertain.nano_usd)),
+    };
+    match budget.lost_calls {
+        0 => String::new(),
+        1 => format!("; {all} are counted, of which {share} is uncertain: 1 call was lost with its worker"),
+        lost => {
+            format!("; {all} are counted, of which {share} is uncertain: {lost} calls were lost with their workers")
+        }
+    }
+}
+
+/// What a model call needs that a run which has ended cannot pay under `limits`, if it is so.
+pub(super) fn cannot_pay(run: &Core, limits: &Limits) -> Option<String> {
+    let shortfall = run_shortfall(run, limits);
+    let ended = matches!(run.phase(), Phase::Finished(_));
+    (ended && shortfall.is_short()).then(|| {
+        let lost = lost_calls(run);
+        format!("its own budget does not carry another model call ({shortfall}{lost}); raise budget.per_run first")
+    })
+}
+
 /// What another call would need at least, and what the run's own budget has left; the core reserves alike.
-fn run_shortfall(run: &Core) -> Shortfall {
-    let (limits, spent) = (run.limits(), run.budget().counted());
+fn run_shortfall(run: &Core, limits: &Limits) -> Shortfall {
+    let spent = run.budget().counted();
     let input = run.context().tokens().saturating_add(limits.fixed.into());
     let input = input.saturating_add(input / 8);
     let output = u64::from(limits.output.min(OUTPUT_TOKENS_MIN));

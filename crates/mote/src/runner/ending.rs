@@ -88,9 +88,10 @@ pub(super) fn of(
         Failure::Interrupted => (
             "interrupted_too_often",
             format!(
-                "the workers of the task ended {} times in a row while the same step was under way (limit \
-                 INTERRUPTIONS_MAX)",
-                u32::from(limits.interruptions) + 1
+                "the workers of the task ended more than {} times in a row while the same step was under way (limit \
+                 INTERRUPTIONS_MAX), for {} s at least (limit INTERRUPTIONS_MS)",
+                limits.interruptions,
+                limits.interruptions_ms / 1_000
             ),
         ),
         Failure::ModelRejected => ("model_rejected", format!("the model's endpoint refused the request: {said}")),
@@ -137,5 +138,19 @@ pub(super) fn effect_outcome(outcome: CallOutcome) -> &'static str {
         | CallOutcome::TimedOut
         | CallOutcome::TimeReached
         | CallOutcome::NotMade => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_by_interruptions_names_both_of_their_limits() {
+        let (status, error) = of(Outcome::Failed(Failure::Interrupted), &Limits::default(), None, None);
+        let error = error.unwrap();
+        assert_eq!((status, error.code.as_str()), (Status::Failed, "interrupted_too_often"));
+        assert!(error.message.contains("more than 20 times") && error.message.contains("900 s"), "{}", error.message);
+        assert!(error.message.contains("INTERRUPTIONS_MAX") && error.message.contains("INTERRUPTIONS_MS"));
     }
 }

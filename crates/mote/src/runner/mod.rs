@@ -17,7 +17,6 @@ pub mod payload;
 mod perform;
 mod prepared;
 mod recover;
-mod redact;
 mod request;
 mod resume;
 mod takes;
@@ -433,6 +432,8 @@ impl Runner {
             cost_nano_usd: 0,
             uncertain: store::Uncertain::default(),
             lives: 0,
+            requeues: 0,
+            held: false,
             steps: 0,
             tool_calls: 0,
             created_at: now,

@@ -10,8 +10,9 @@ use super::drive::{Driver, Stop};
 use super::payload::Payload;
 use super::request::{Stored, millis};
 use super::worker::Held;
-use super::{Shared, ending, outcome, redact};
-use crate::model::{self, Request};
+use super::{Shared, ending, outcome};
+use crate::model::{self, ErrorKind, Request};
+use crate::redact;
 use crate::store::{Status, Task};
 use crate::telemetry::metrics::Retried;
 use crate::telemetry::traces::{RunEnd, RunSpan, RunStart};
@@ -75,7 +76,7 @@ pub(super) fn step(driver: &Driver, step: &Step) {
                         tool = call.name,
                         call = call.id,
                         key,
-                        step = step.run.steps(),
+                        step = driver.run.steps(),
                         content.arguments = call.arguments,
                         "the outcome of a call is unknown"
                     );
@@ -114,6 +115,12 @@ pub(super) fn attempt_failed(request: &Request, error: &model::Error, content: b
         let said = request.messages.iter().flat_map(redact::texts).chain([&*request.system]);
         redact::hide(&error.message, said)
     };
+    if error.kind == ErrorKind::CircuitOpen && error.answer.status.is_none() && error.answer.code.is_none() {
+        let retry_after_ms = error.retry_after.map(millis);
+        let (step, attempt) = (request.step, request.attempt);
+        tracing::warn!(step, attempt, said, retry_after_ms, "no model was asked: every circuit is open");
+        return;
+    }
     tracing::warn!(
         step = request.step,
         attempt = request.attempt,

@@ -223,6 +223,15 @@ pub struct RefusedCall {
     pub reason: String,
 }
 
+/// A call that may or may not have been performed, and is not made again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct UnknownCall {
+    /// The provider's id of the call.
+    pub id: String,
+    /// Tool.
+    pub tool: String,
+}
+
 impl Payload {
     /// The entry's kind.
     #[must_use]
@@ -257,21 +266,28 @@ impl Payload {
         }
     }
 
-    /// The same with what the event's step spent, as `settled`: the sum over a journal is what its task spent.
-    pub(crate) fn to_json_settled(&self, spending: Option<&Spending>) -> Option<String> {
+    /// The same with what the event's step spent, as `settled`: the sum over a journal is what its task spent; and with the
+    /// calls whose outcome stays unknown with it, as `unknown`.
+    pub(crate) fn to_json_with(&self, spending: Option<&Spending>, unknown: &[UnknownCall]) -> Option<String> {
         let json = self.to_json();
-        let Some(spending) = spending else { return json };
-        let usage = &spending.usage;
-        let settled = serde_json::json!({
-            "input": usage.input,
-            "output": usage.output,
-            "nano_usd": spending.nano_usd,
-            "uncertain": spending.uncertain,
+        let settled = spending.map(|spending| {
+            let usage = &spending.usage;
+            let settled = serde_json::json!({
+                "input": usage.input,
+                "output": usage.output,
+                "nano_usd": spending.nano_usd,
+                "uncertain": spending.uncertain,
+            });
+            format!(",\"settled\":{settled}")
         });
+        let unknown = (!unknown.is_empty()).then(|| format!(",\"unknown\":{}", serde_json::json!(unknown)));
+        if settled.is_none() && unknown.is_none() {
+            return json;
+        }
         // Put behind the rest as text: a reply's message is not encoded twice.
         let json = json.unwrap_or_else(|| serde_json::json!({ "type": self.kind() }).to_string());
         let open = json.strip_suffix('}').unwrap_or(&json);
-        Some(format!("{open},\"settled\":{settled}}}"))
+        Some(format!("{open}{}{}}}", settled.unwrap_or_default(), unknown.unwrap_or_default()))
     }
 
     /// Reads what [`Self::to_json`] wrote.

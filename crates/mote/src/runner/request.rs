@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Shared, Submission};
 use crate::clock::UnixMs;
 use crate::config::Agent;
-use crate::limits::{INTERRUPTIONS_MAX, REST_MS};
+use crate::limits::{INTERRUPTIONS_MAX, INTERRUPTIONS_MS, REST_MS};
 use crate::message::{Message, Role};
 use crate::tools::key;
 
@@ -89,6 +89,7 @@ pub(super) fn bounds(shared: &Shared, stored: &Stored, expires_at: Option<UnixMs
         endpoints: small(agent.models.len()),
         model_outage_ms: millis(limits.model_outage),
         interruptions: INTERRUPTIONS_MAX,
+        interruptions_ms: INTERRUPTIONS_MS,
         rest_ms: REST_MS,
         tool_attempts: limits.tool_attempts,
         backoff_ms: u32::try_from(millis(limits.backoff)).unwrap_or(u32::MAX),

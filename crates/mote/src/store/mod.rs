@@ -6,6 +6,7 @@
 mod batch;
 mod error;
 mod letter;
+mod life;
 mod listing;
 mod presence;
 mod sandbox;
@@ -24,6 +25,7 @@ pub use self::batch::{
 };
 pub use self::error::{CommitError, Error};
 pub use self::letter::{By, Letter};
+pub use self::life::{EffectRow, named_life};
 pub use self::listing::{Filter, Page, SessionPage};
 pub use self::presence::Presence;
 pub use self::sandbox::{NewSandbox, SandboxChange, SandboxRow, SandboxScope};
@@ -164,23 +166,6 @@ pub struct Claim {
     pub suspect: bool,
 }
 
-/// An effect of a task, as read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-pub struct EffectRow {
-    /// The tool.
-    pub tool: String,
-    /// `idempotent` or `write`.
-    pub class: String,
-    /// `reserved`, `done`, `failed`, `unknown`.
-    pub outcome: String,
-    /// The model step that asked for it.
-    pub step: u32,
-    /// The call's id, as the model gave it.
-    pub call: String,
-    /// When its outcome became known.
-    pub at: UnixMs,
-}
-
 /// A task's row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
@@ -212,6 +197,10 @@ pub struct Task {
     pub uncertain: Uncertain,
     /// Times that it was run anew, or resumed, after it had ended.
     pub lives: u32,
+    /// Of these, how often it was run anew.
+    pub requeues: u32,
+    /// Whether it is held back since the store was restored from a backup.
+    pub held: bool,
     /// Model steps so far.
     pub steps: u32,
     /// Tool calls so far.

@@ -92,6 +92,33 @@ async fn a_run_that_nobody_can_answer_says_so_and_ends() {
 }
 
 #[tokio::test]
+async fn a_run_on_a_terminal_that_waits_for_a_signal_says_so_and_ends() {
+    let call = Behaviour::call("wait_for_signal", json!({"name": "go"}));
+    let stage = Stage::new(Plan::turns([call, Behaviour::text("It said: {{results}}")])).await;
+    let stage = stage.with(|agent| agent["tools"].as_array_mut().unwrap().push(json!({"builtin": "wait_for_signal"})));
+    let mut run = Terminal::spawn(mote(&stage, &["run", "agent.yaml", "Wait"])).unwrap();
+    let shown = run.shows("cancelling").await.unwrap();
+    for part in ["waits for the signal go", "a signal cannot be given here without --state"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains("no terminal"), "{shown}");
+    assert_eq!(run.wait().await.unwrap().code(), Some(1), "{}", run.text());
+}
+
+#[tokio::test]
+async fn a_run_whose_input_ends_at_a_question_says_so_and_ends() {
+    let stage = approving().await;
+    let mut run = Terminal::spawn(mote(&stage, &["run", "agent.yaml", "Send it"])).unwrap();
+    run.shows("> ").await.unwrap();
+    // Ctrl-D.
+    run.types("\u{4}").unwrap();
+    let shown = run.shows("cancelling").await.unwrap();
+    assert!(shown.contains("standard input has ended") && !shown.contains("no terminal"), "{shown}");
+    assert_eq!(run.wait().await.unwrap().code(), Some(1), "{}", run.text());
+    assert_eq!(stage.backend.count("write/note").requests, 0);
+}
+
+#[tokio::test]
 async fn a_run_in_a_state_folder_is_answered_through_a_service_on_it() {
     let stage = approving().await;
     let run = mote(&stage, &["run", "agent.yaml", "Send it", "--state", "state"]);

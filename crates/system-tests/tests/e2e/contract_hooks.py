@@ -28,8 +28,10 @@ def have_each_label_once(query):
 def have_a_fresh_key(headers):
     """A key that is used again with another request is refused by design."""
     key = headers.get(KEY) if headers else None
-    if isinstance(key, str) and len(key) < 200 and re.fullmatch(r"[0-9A-Za-z]+", key):
-        headers[KEY] = f"{key}-{next(NUMBERS)}"
+    # Bare or quoted; what is wrong in a key stays in it.
+    if isinstance(key, str) and len(key) < 200 and (form := re.fullmatch(r'("?)([!#-\[\]-~]+)("?)', key)):
+        before, text, after = form.groups()
+        headers[KEY] = f"{before}{text}-{next(NUMBERS)}{after}"
 
 
 @schemathesis.hook

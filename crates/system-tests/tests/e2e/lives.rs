@@ -61,6 +61,17 @@ async fn to_run_a_task_again_that_wrote_something_has_to_be_confirmed() {
     let task = service.finished(&id).await.unwrap();
     assert_eq!(task["status"], "completed", "{task}");
     assert_eq!(stage.backend.count("write/note").requests, 2);
+    // The first life is still there to be read.
+    assert_eq!(task["life"], 2, "{task}");
+    let first = format!("{id}.1");
+    let journal = service.get(&format!("/tasks/{first}/journal")).send().await.unwrap();
+    let journal: Value = journal.json().await.unwrap();
+    let last = journal["entries"].as_array().and_then(|entries| entries.last());
+    assert_eq!(last.map(|entry| &entry["kind"]), Some(&json!("call.answered")), "it ended behind its write: {journal}");
+    let replayed = run_mote(&stage.path("."), &["replay", &first, "--state", "state"], &[]).await.unwrap();
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    let none = run_mote(&stage.path("."), &["replay", &format!("{id}.3"), "--state", "state"], &[]).await.unwrap();
+    assert!(none.code == Some(2) && none.stderr.contains("there is no task"), "{none:?}");
 }
 
 #[tokio::test]

@@ -112,7 +112,10 @@ async fn an_endpoint_that_never_recovers_fails_the_run_once_its_outage_has_laste
     for status in [500, 503] {
         let stage = Stage::new(Plan::turns([Behaviour::status(status)])).await;
         let stage = stage.with(|agent| agent["limits"]["model_outage"] = json!("200ms"));
-        let task = run(&stage).await;
+        let service = stage.serve().await;
+        // Behind an open circuit the run waits for longer than a request is kept.
+        let task = service.submit(&json!({"input": "Hello"})).await.unwrap();
+        let task = service.finished(&task).await.unwrap();
         assert_eq!(task["error"]["code"], "model_failed", "{status} {task}");
         assert!(task["error"]["message"].as_str().unwrap().contains("limits.model_outage"), "{task}");
     }

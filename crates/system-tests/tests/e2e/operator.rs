@@ -134,7 +134,7 @@ async fn a_stranger_cannot_fill_the_log() {
 async fn check_finds_what_serve_refuses() {
     let cases: [(&str, fn(&mut Value)); 3] = [
         ("is loopback (127.0.0.0/8)", |agent| agent["tools"][0]["http"]["allow_private"] = json!(false)),
-        ("line 1: expected `<sha256-hex> <name> <scopes> [tenant]`", |agent| {
+        ("line 1: expected `<sha256-hex> <name> <scopes> [tenant] [expires=<time>]`", |agent| {
             agent["auth"] = json!({"keys": {"file": "bad-keys"}})
         }),
         ("failed to read the keys file", |agent| agent["auth"] = json!({"keys": {"file": "no-keys"}})),
@@ -224,6 +224,9 @@ async fn a_restored_backup_that_is_held_runs_nothing_until_it_is_released() {
     let asked = stage.model.stats().requests;
     let held = service.task(&id).await.unwrap();
     assert!(!["completed", "failed"].contains(&held["status"].as_str().unwrap()), "{held}");
+    assert_eq!(held["held"], true, "{held}");
+    let shown = mote(&stage, &["task", "--url", &service.url(""), "get", &id]).await;
+    assert!(shown.stdout.contains("held until `mote store release`"), "{shown:?}");
     assert_eq!(asked, 2, "the one that hung and the new one");
     let released = mote(&stage, &["store", "release", "--state", "again"]).await;
     assert_eq!(released.code, Some(0), "{released:?}");
@@ -242,8 +245,7 @@ async fn what_is_no_backup_is_not_restored() {
         let refused = mote(&stage, &["store", "restore", file, "--state", "fresh"]).await;
         assert_eq!(refused.code, Some(code), "{refused:?}");
         assert!(refused.stderr.contains(file), "{refused:?}");
-        let left = std::fs::read_dir(stage.path("fresh")).map(|list| list.count()).unwrap_or_default();
-        assert_eq!(left, 0, "nothing is left of it");
+        assert!(!stage.path("fresh").exists(), "nothing is left of it");
     }
 }
 

@@ -274,7 +274,7 @@ async fn a_full_disk_refuses_an_import_and_gets_its_space_back() {
     let options = Options { config: PLAIN.to_owned(), folder: Some(folder), ..Options::default() };
     let daemon = Daemon::start_with(options).await;
     let before = kept(&daemon);
-    let file = exported(&Daemon::start().await, "truncate -s 64M /opt/zeros").await;
+    let file = exported(&Daemon::start().await, "head -c 64M /dev/zero > /opt/zeros").await;
     let (status, failure) = imported(&daemon, file).await;
     assert_eq!((status, failure["code"].as_str()), (StatusCode::INSUFFICIENT_STORAGE, Some("no_space")), "{failure}");
     assert!(failure["message"].as_str().unwrap().contains("/opt/zeros"), "{failure}");

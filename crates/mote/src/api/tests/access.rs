@@ -79,6 +79,39 @@ async fn every_route_asks_for_its_scope() {
 }
 
 #[tokio::test]
+async fn the_journal_of_an_earlier_life_is_read_by_whoever_sees_the_task() {
+    let acme = key("acme", &[Scope::Admin], Some("acme"));
+    let other = key("other", &[Scope::Admin], Some("other"));
+    let service = locked(&[&acme, &other]);
+    let submitted = service.send(bearing(request("POST", "/tasks", Some(BODY)), &acme)).await;
+    let id = submitted.json["id"].as_str().unwrap();
+    assert_eq!(submitted.json["life"], 1);
+    service.claim().await;
+    let failed = StatusChange::Finished { status: Status::Failed, result: None, error: None, dead: false };
+    service.commit(id, &["run.opened", "run.started", "run.failed"], failed).await;
+    let rerun = service.send(bearing(request("POST", &format!("/tasks/{id}/rerun"), None), &acme)).await;
+    assert_eq!((rerun.status.as_u16(), &rerun.json["life"], &rerun.json["seq"]), (202, &2.into(), &0.into()));
+
+    let page = async |name: &str, query: &str, holder: &NewKey| {
+        service.send(bearing(request("GET", &format!("/tasks/{name}/journal{query}"), None), holder)).await
+    };
+    let first = page(&format!("{id}.1"), "?limit=2", &acme).await;
+    assert_eq!((first.status.as_u16(), &first.json["next"]), (200, &2.into()), "{:?}", first.json);
+    assert_eq!(first.json["entries"][1]["kind"], "run.started");
+    let last = page(&format!("{id}.1"), "?after=2", &acme).await;
+    assert_eq!((&last.json["entries"][0]["seq"], &last.json["next"]), (&3.into(), &Value::Null));
+    for now in [id.to_owned(), format!("{id}.2")] {
+        assert_eq!(page(&now, "", &acme).await.json["entries"], serde_json::json!([]), "{now}");
+    }
+    for (name, holder) in [("0", &acme), ("3", &acme), ("x", &acme), ("1", &other), ("2", &other)] {
+        let answer = page(&format!("{id}.{name}"), "", holder).await;
+        assert_eq!((answer.status.as_u16(), answer.problem()), (404, "task_not_found"), "{name}");
+    }
+    let beyond = service.send(bearing(request("GET", &format!("/tasks/{id}/events?after=3"), None), &acme)).await;
+    assert_eq!(beyond.problem(), "cursor_invalid");
+}
+
+#[tokio::test]
 async fn a_bound_key_sees_its_own_tenant_only() {
     let acme = key("acme", &[Scope::Admin], Some("acme"));
     let other = key("other", &[Scope::Admin], Some("other"));

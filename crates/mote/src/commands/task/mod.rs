@@ -21,6 +21,9 @@ pub(crate) use client::segment;
 /// The service that is asked where no other is named.
 const URL: &str = "http://127.0.0.1:8080";
 
+/// What is said of a task that a restored store holds back.
+const HELD: &str = "the task is held until `mote store release`";
+
 const AFTER_HELP: &str = "\
 Every command takes --url and --key, or MOTE_URL and MOTE_KEY. A key in the environment does not
 show in `ps`.
@@ -144,6 +147,12 @@ struct List {
     /// Only the dead letters
     #[arg(long)]
     dead: bool,
+    /// Only those submitted later than this, such as 2026-11-23T09:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    created_after: Option<String>,
+    /// Only those submitted earlier than this
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    created_before: Option<String>,
     /// Tasks a page
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=200))]
     limit: u16,
@@ -324,6 +333,8 @@ fn list_query(list: &List) -> String {
         ("user", &list.user),
         ("tenant", &list.tenant),
         ("cursor", &list.cursor),
+        ("created_after", &list.created_after),
+        ("created_before", &list.created_before),
     ];
     pairs.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
     pairs.extend(list.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
@@ -334,12 +345,13 @@ fn list_query(list: &List) -> String {
     pairs.collect::<Vec<_>>().join("&")
 }
 
-/// Says that the service took it; with `--json`, in the service's words.
+/// Says that the service took it, and what holds it back; with `--json`, in the service's words.
 fn told(answer: &Value, what: &str, task: &str, json: bool, terminal: &mut Terminal) -> Result<(), Exit> {
     if json {
         terminal.line(&answer.to_string())?;
     } else {
-        terminal.note(&format!("{task}: {what}"))?;
+        let held = if answer["held"] == true { format!("; {HELD}") } else { String::new() };
+        terminal.note(&format!("{task}: {what}{held}"))?;
     }
     Ok(())
 }
@@ -371,6 +383,12 @@ fn usd(text: &str) -> Result<f64, String> {
 
 fn tokens(text: &str) -> Result<u64, String> {
     mote::config::units::tokens(text).map_err(|error| error.to_string())
+}
+
+/// Checked here, sent as it was written.
+fn time(text: &str) -> Result<String, String> {
+    let parsed = mote::timestamp::parse_rfc3339_clamped(text);
+    parsed.map(|_| text.to_owned()).ok_or_else(|| "write an RFC 3339 time such as 2026-11-23T09:00:00Z".to_owned())
 }
 
 /// Checked here, sent as it was written.
@@ -414,5 +432,10 @@ mod tests {
             panic!("a list")
         };
         assert_eq!(list_query(&list), "limit=50&status=waiting&label=team%3Da%20b&dead=true");
+        let Command::List(list) = parse(&["list", "--created-after", "2026-11-23T09:00:00+01:00"]) else {
+            panic!("a list")
+        };
+        assert_eq!(list_query(&list), "limit=50&created_after=2026-11-23T09%3A00%3A00%2B01%3A00");
+        assert!(Line::try_parse_from(["task", "list", "--created-before", "yesterday"]).is_err());
     }
 }

@@ -29,6 +29,10 @@ pub(super) fn task(task: &Value, json: bool, terminal: &mut Terminal) -> Result<
         }
     }
     terminal.line(&format!("  spent    {}", progress::spent(task)))?;
+    if task["held"] == true {
+        let line = terminal.paint_output(Style::Care, &format!("  held     {}", super::HELD));
+        terminal.line(&line)?;
+    }
     if !task["waiting"].is_null() {
         terminal.line(&format!("  waiting  {}", shorten(&task["waiting"].to_string(), 400)))?;
     }

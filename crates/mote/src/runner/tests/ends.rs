@@ -34,7 +34,13 @@ async fn cut_off(agent: Agent, active: Option<Duration>, end: impl AsyncFnOnce(&
     let told: Vec<Value> = told.map(|(_, message)| serde_json::from_str(&message.body).unwrap()).collect();
     let unknown: Vec<&Value> = told.iter().filter(|event| event["type"] == "dev.mote.effect.outcome_unknown").collect();
     assert_eq!(unknown.len(), 1, "{told:?}");
-    assert_eq!(unknown[0]["data"]["tool"], "write");
+    let data = &unknown[0]["data"];
+    assert_eq!((&data["tool"], &data["step"], &data["arguments"]), (&json!("write"), &json!(1), &json!({})));
+    let journal = world.store.journal(&task, 0, 99).await.unwrap();
+    let told: Vec<Value> =
+        journal.iter().filter_map(|entry| serde_json::from_str(entry.payload.as_ref()?).ok()).collect();
+    let unknown: Vec<&Value> = told.iter().filter_map(|payload| payload.get("unknown")).collect();
+    assert_eq!(unknown, [&json!([{"id": "write", "tool": "write"}])], "the journal tells it too");
     // What is told is told after the commit that everybody sees.
     runner.drain(Duration::from_secs(5)).await;
     let metrics = runner.shared.metrics.render();

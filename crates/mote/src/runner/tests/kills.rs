@@ -220,21 +220,43 @@ async fn four_restarts_at_the_drains_deadline_do_not_end_a_task() {
 }
 
 #[tokio::test]
-async fn interruptions_have_a_bound_and_a_code_of_their_own() {
-    let world = World::with(agent(), vec![], &[], Some(Arc::new(Notify::new())));
+async fn a_crash_loop_ends_no_healthy_task_and_eats_no_budget_of_its_own() {
+    let mut agent = agent();
+    // A call is reserved at a little more than $0.005: two of them fit.
+    agent.budget.per_run.nano_usd = Some(11_000_000);
+    let world = World::with(agent.clone(), vec![], &[], Some(Arc::new(Notify::new())));
     let task = world.submit(ask("hi")).await;
     world.model.called.notified().await;
     world.runner.drain(Duration::ZERO).await;
-    for _ in 0..crate::limits::INTERRUPTIONS_MAX {
-        let (next, model) = start(agent(), &world.store, vec![], &[], Some(Arc::new(Notify::new())));
+    for _ in 0..crate::limits::INTERRUPTIONS_MAX + 2 {
+        let (next, model) = start(agent.clone(), &world.store, vec![], &[], Some(Arc::new(Notify::new())));
         model.called.notified().await;
         next.drain(Duration::ZERO).await;
     }
-    let (_last, _model) = start(agent(), &world.store, vec![], &[], None);
+    let (_last, _model) = start(agent, &world.store, vec![says("at last")], &[], None);
+    let task = world.end(&task).await;
+    assert_eq!(task.result.as_deref(), Some("\"at last\""), "{:?}", task.error);
+    let [.., lost_money] = assert_adds_up(&world.folder, &task.id);
+    assert!(lost_money > 23 * 1_000 * 5_000, "each lost call is booked: {lost_money}");
+}
+
+#[tokio::test]
+async fn a_budget_that_lost_calls_have_used_up_says_so() {
+    let mut agent = agent();
+    // A call is reserved at a little more than $0.005, and needs more than $0.00128.
+    agent.budget.per_run.nano_usd = Some(6_000_000);
+    let world = World::with(agent.clone(), vec![], &[], Some(Arc::new(Notify::new())));
+    let task = world.submit(ask("hi")).await;
+    world.model.called.notified().await;
+    world.runner.drain(Duration::ZERO).await;
+    let (next, _model) = start(agent, &world.store, vec![], &[], None);
     let error = world.end(&task).await.error.unwrap();
-    assert_eq!(error.code, "interrupted_too_often");
-    assert!(error.message.contains("INTERRUPTIONS_MAX"), "{}", error.message);
-    assert_adds_up(&world.folder, &task);
+    assert_eq!(error.code, "budget_run");
+    let said = |part: &str| assert!(error.message.contains(part), "{part}: {}", error.message);
+    said(" left; $0.005");
+    said(" is uncertain: 1 call was lost with its worker");
+    let refused = next.resume(&task).await.unwrap_err().to_string();
+    assert!(refused.contains("does not carry another model call") && refused.contains("1 call was lost"), "{refused}");
 }
 
 #[tokio::test]

@@ -107,8 +107,9 @@ async fn the_runs_budget_goes_on_counting_and_may_be_raised() {
     world.runner.drain(Duration::ZERO).await;
     poor.budget.per_run.tokens = Some(300);
     let (next, _) = start(poor.clone(), &world.store, vec![], &[], None);
-    next.resume(&task).await.unwrap();
-    assert_eq!(world.end(&task).await.error.unwrap().code, "budget_run", "110 of 300 are spent");
+    let refused = next.resume(&task).await.unwrap_err().to_string();
+    assert!(refused.contains("190 left") && refused.contains("budget.per_run"), "110 of 300 are spent: {refused}");
+    assert_eq!(world.end(&task).await.status, Status::Cancelled, "it is as it was");
     next.drain(Duration::ZERO).await;
     poor.budget.per_run.tokens = Some(5_000);
     poor.digest = [9; 32];
@@ -139,4 +140,29 @@ async fn a_task_run_again_begins_anew_and_both_lives_are_paid_for() {
     kills::assert_adds_up(&world.folder, &task.id);
     let session = world.store.session("", "s").await.unwrap().unwrap();
     assert_eq!(session.cost_nano_usd, 2 * task.cost_nano_usd);
+}
+
+#[tokio::test]
+async fn a_write_that_was_lost_with_its_worker_is_told_with_the_step_that_made_it() {
+    let write = stuck::Stuck::new("write", Effect::Write);
+    let events = Some(config::EventSink { url: "http://127.0.0.1:9/events".to_owned(), authorization: None });
+    let agent = Agent { events, ..agent() };
+    let world = World::new(agent.clone(), vec![], &[]);
+    world.runner.drain(Duration::from_secs(5)).await;
+    let tools = [Arc::clone(&write) as Arc<dyn Tool>];
+    let (first, _) = start_with(agent.clone(), &world.store, vec![calls("write", json!({"n": 7}))], &tools);
+    let task = first.submit(ask("go"), true).await.unwrap().task;
+    write.called.notified().await;
+    first.drain(Duration::ZERO).await;
+    let (_next, _) = start_with(agent, &world.store, vec![says("I will look")], &tools);
+    assert_eq!(world.end(&task).await.status, Status::Completed);
+    let journal = world.store.journal(&task, 0, 99).await.unwrap();
+    let recovered = journal.iter().find(|entry| entry.kind == "run.recovered").unwrap();
+    let payload: Value = serde_json::from_str(recovered.payload.as_deref().unwrap()).unwrap();
+    assert_eq!(payload["unknown"], json!([{"id": "call-write", "tool": "write"}]));
+    let told = world.store.outbox(u64::MAX, 9).await.unwrap().into_iter().map(|(_, message)| message);
+    let unknown = told.into_iter().find(|message| message.body.contains("outcome_unknown")).unwrap();
+    let body: Value = serde_json::from_str(&unknown.body).unwrap();
+    assert_eq!((&body["data"]["step"], &body["data"]["arguments"]), (&json!(1), &json!({"n": 7})));
+    assert_eq!(unknown.id, format!("{task}/1/call-write"), "the same as a dead letter would have told");
 }

@@ -1,6 +1,6 @@
 //! The commit: one batch, whole or not at all, by the worker that holds the task.
 //!
-//! It does not look into records and payloads.
+//! It looks into no records, and into a payload only to tell what a call was made with whose outcome nobody knows.
 
 use rusqlite::params;
 use sha2::{Digest, Sha256};
@@ -12,6 +12,7 @@ use super::writer::{Outcome, Tx};
 use super::{budget, claim};
 use crate::cloudevent::OutcomeUnknown;
 use crate::limits::{CLAIMS_TOGETHER_MAX, STORE_INLINE_BYTES};
+use crate::message::Message;
 use crate::store::{Batch, Commit, CommitError, EffectOp, Error, NewEntry, OutboxMessage, Status, StatusChange};
 
 /// What of a batch is encoded before it comes to the writer.
@@ -153,8 +154,9 @@ pub(super) fn doubt_effects(tx: &mut Tx<'_>, task: &str, standing: &Standing, no
         let doubtful: Vec<(String, u32, String)> = rows.collect::<Result<_, _>>()?;
         let lives = standing.requeues + standing.resumes;
         let message = |(tool, step, call): (String, u32, String)| {
-            let (owner, step) = (&standing.owner, step);
-            OutcomeUnknown { task, owner, step, call: &call, tool: &tool, arguments: None, lives }.message(agent, now)
+            let (owner, arguments) = (&standing.owner, arguments(tx, task, step, &call));
+            let arguments = arguments.as_deref();
+            OutcomeUnknown { task, owner, step, call: &call, tool: &tool, arguments, lives }.message(agent, now)
         };
         let messages: Vec<OutboxMessage> = doubtful.into_iter().map(message).collect();
         send(tx, task, &messages, now)?;
@@ -166,6 +168,27 @@ pub(super) fn doubt_effects(tx: &mut Tx<'_>, task: &str, standing: &Standing, no
         )?
         .execute(params![task, sql(now)])?;
     Ok(())
+}
+
+/// What a call of a model step was made with, as the journal has it; `None` where that cannot be read.
+fn arguments(tx: &Tx<'_>, task: &str, step: u32, call: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Replied {
+        step: u32,
+        message: Message,
+    }
+    let mut query = tx
+        .connection
+        .prepare_cached(
+            "SELECT ifnull(journal.payload, blobs.content) FROM journal LEFT JOIN blobs ON digest = blob
+             WHERE task = ?1 AND kind = 'model.replied' ORDER BY seq DESC",
+        )
+        .ok()?;
+    let rows = query.query_map([task], |row| row.get::<_, String>(0)).ok()?;
+    let replied = rows.flatten().filter_map(|json| serde_json::from_str::<Replied>(&json).ok());
+    let replied = replied.take_while(|replied| replied.step >= step).find(|replied| replied.step == step)?;
+    let mut calls = replied.message.calls();
+    calls.find(|(id, ..)| *id == call).map(|(.., arguments)| arguments.to_owned())
 }
 
 pub(super) fn send(tx: &mut Tx<'_>, task: &str, messages: &[OutboxMessage], now: u64) -> Outcome<()> {

@@ -14,14 +14,16 @@ use crate::store::{Owner, Status, Task, TaskError, Uncertain};
 pub(super) const TASK: &str = "id, tenant, user, session, labels, status, request, epoch, seq, result, error_code, \
      error_message, waiting, dead, tokens_input, tokens_cache_read, tokens_cache_write, tokens_output, \
      tokens_reasoning, cost_nano_usd, steps, tool_calls, created_at, started_at, updated_at, finished_at, expires_at, \
-     uncertain_input, uncertain_output, uncertain_nano_usd, requeues + resumes AS lives";
+     uncertain_input, uncertain_output, uncertain_nano_usd, requeues + resumes AS lives, requeues, \
+     finished_at IS NULL AND n <= ifnull((SELECT task FROM hold), 0) AS held";
 /// The same without the request, which may be large and which a listing does not show.
 pub(super) const TASK_LISTED: &str = "id, tenant, user, session, labels, status, '' AS request, epoch, seq, result, \
      error_code, error_message, waiting, dead, tokens_input, tokens_cache_read, tokens_cache_write, tokens_output, \
      tokens_reasoning, cost_nano_usd, steps, tool_calls, created_at, started_at, updated_at, finished_at, expires_at, \
-     uncertain_input, uncertain_output, uncertain_nano_usd, requeues + resumes AS lives";
+     uncertain_input, uncertain_output, uncertain_nano_usd, requeues + resumes AS lives, requeues, \
+     finished_at IS NULL AND n <= ifnull((SELECT task FROM hold), 0) AS held";
 /// How many they are.
-pub(super) const TASK_COLUMNS: usize = 31;
+pub(super) const TASK_COLUMNS: usize = 33;
 
 /// A number as SQLite keeps it: 63 bits; more is as good as never.
 pub(super) fn sql(value: u64) -> i64 {
@@ -107,6 +109,8 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
         cost_nano_usd: number(row, 19)?,
         uncertain: uncertain(row, 27)?,
         lives: small(row, 30)?,
+        requeues: small(row, 31)?,
+        held: row.get(32)?,
         steps: small(row, 20)?,
         tool_calls: small(row, 21)?,
         created_at: number(row, 22)?,

@@ -22,11 +22,14 @@ pub(super) fn enter(tx: &Tx<'_>, task: &NewTask, session: &str) -> Outcome<bool>
     Ok(!is_open(tx, &task.owner.tenant, session)?)
 }
 
-/// The oldest task of a session that has not ended.
+/// Of a session's open tasks, the one that holds the session comes first: it was begun, or is due. Those behind it follow in
+/// order of submission, also one that ended before and was queued again.
+const TURNS: &str = "ORDER BY status = 'queued', due_at IS NULL, n";
+
+/// The task that holds the session; else the next one.
 pub(super) fn head(connection: &Connection, tenant: &str, session: &str) -> Outcome<Option<Task>> {
-    let sql_text = format!(
-        "SELECT {TASK} FROM tasks WHERE tenant = ?1 AND session = ?2 AND finished_at IS NULL ORDER BY n LIMIT 1"
-    );
+    let sql_text =
+        format!("SELECT {TASK} FROM tasks WHERE tenant = ?1 AND session = ?2 AND finished_at IS NULL {TURNS} LIMIT 1");
     Ok(connection.prepare_cached(&sql_text)?.query_row((tenant, session), row::task).optional()?)
 }
 
@@ -54,15 +57,12 @@ pub(super) fn is_open(tx: &Tx<'_>, tenant: &str, session: &str) -> Outcome<bool>
 /// The session's first open task is gone: the next one is due.
 pub(super) fn leave(tx: &mut Tx<'_>, owner: &Owner, now: u64) -> Outcome<()> {
     let Some(session) = &owner.session else { return Ok(()) };
-    let promoted = tx
-        .connection
-        .prepare_cached(
-            "UPDATE tasks SET due_at = ?3
-             WHERE n = (SELECT n FROM tasks WHERE tenant = ?1 AND session = ?2 AND finished_at IS NULL
-                        ORDER BY n LIMIT 1)
-               AND status = 'queued' AND due_at IS NULL",
-        )?
-        .execute(params![owner.tenant, session, sql(now)])?;
+    let sql_text = format!(
+        "UPDATE tasks SET due_at = ?3
+         WHERE n = (SELECT n FROM tasks WHERE tenant = ?1 AND session = ?2 AND finished_at IS NULL {TURNS} LIMIT 1)
+           AND status = 'queued' AND due_at IS NULL"
+    );
+    let promoted = tx.connection.prepare_cached(&sql_text)?.execute(params![owner.tenant, session, sql(now)])?;
     if promoted > 0 {
         tx.work();
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod dead;
+mod held;
 
 use rusqlite::Connection;
 

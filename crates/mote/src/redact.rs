@@ -11,7 +11,7 @@ use crate::message::{Message, Part};
 const HIDDEN: &str = "[content]";
 
 /// The sentence without any run of [`LOG_QUOTE_CHARS_MIN`] characters that one of `texts` has too.
-pub(super) fn hide<'a>(sentence: &str, texts: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn hide<'a>(sentence: &str, texts: impl Iterator<Item = &'a str>) -> String {
     let chars: Vec<char> = sentence.chars().collect();
     let windows: HashSet<&[char]> = chars.windows(LOG_QUOTE_CHARS_MIN).collect();
     if windows.is_empty() {
@@ -38,7 +38,7 @@ pub(super) fn hide<'a>(sentence: &str, texts: impl Iterator<Item = &'a str>) -> 
 }
 
 /// Every text of a message that a person, a model or a tool said.
-pub(super) fn texts(message: &Message) -> impl Iterator<Item = &str> {
+pub(crate) fn texts(message: &Message) -> impl Iterator<Item = &str> {
     message.parts.iter().map(|part| match part {
         Part::Text { text } | Part::Reasoning { text, .. } => text.as_str(),
         Part::Call { arguments, .. } => arguments.as_str(),
