@@ -5,8 +5,8 @@
 //! not check that events come in order.
 
 use crate::Error;
-use crate::delta::{Delta, Usage};
-use crate::fault::Fault;
+use crate::delta::{Delta, TOKENS_MAX, Usage};
+use crate::fault::{self, Fault};
 use crate::finish;
 use crate::json::{Text, Value};
 
@@ -49,28 +49,28 @@ impl Decoder {
         let kind = kind.map_or(Ok(Text::plain("")), |value| value.text())?;
         let is = |wanted: &str| kind.is(wanted) || (kind.is_empty() && name == wanted);
         // Read only where it means something: an unknown event may hold anything.
-        let index = || index.map_or(Ok(0), |value| value.number()).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        let index = || index.and_then(|index| index.loose_number()).map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX));
         if is("content_block_delta") {
-            if let Some(delta) = delta {
-                block_delta(index()?, &delta, sink)?;
+            if let Some(delta) = delta.filter(Value::is_object) {
+                block_delta(index(), &delta, sink)?;
             }
         } else if is("content_block_start") {
-            if let Some(block) = block {
-                block_start(index()?, &block, sink)?;
+            if let Some(block) = block.filter(Value::is_object) {
+                block_start(index(), &block, sink)?;
             }
         } else if is("message_start") {
-            if let Some(message) = message {
+            if let Some(message) = message.filter(Value::is_object) {
                 let [usage] = message.fields(["usage"])?;
                 self.usage(usage, sink)?;
             }
         } else if is("message_delta") {
             self.usage(usage, sink)?;
-            if let Some(delta) = delta {
+            if let Some(delta) = delta.filter(Value::is_object) {
                 stop_reason(&delta, sink)?;
             }
         } else if is("message_stop") {
             sink(Delta::Done);
-        } else if is("error") || error.is_some() || (kind.is_empty() && message.is_some()) {
+        } else if is("error") || error.is_some() || (kind.is_empty() && (message.is_some() || fault::is_flat(&event))) {
             sink(Delta::Fault(Fault::read(&event)));
         }
         Ok(())
@@ -86,11 +86,17 @@ impl Decoder {
         let [Some(content), usage] = content else { return self.event("error", body, sink) };
         self.usage(usage, sink)?;
         let mut index = 0;
-        content.items(|block| {
-            block_start(index, &block, sink)?;
-            index += 1;
-            Ok::<(), Error>(())
-        })?;
+        if let Ok(text) = content.text() {
+            sink(Delta::Text { index, text });
+        } else {
+            content.items(|block| {
+                if block.is_object() {
+                    block_start(index, &block, sink)?;
+                }
+                index += 1;
+                Ok::<(), Error>(())
+            })?;
+        }
         stop_reason(&message, sink)?;
         sink(Delta::Done);
         Ok(())
@@ -118,7 +124,7 @@ impl Decoder {
         ];
         for (slot, value) in slots {
             // A count that is no number says nothing: a reply is not lost over it.
-            if let Some(count) = value.and_then(|value| value.number().ok()) {
+            if let Some(count) = value.and_then(|value| value.loose_number()).filter(|count| *count <= TOKENS_MAX) {
                 *slot = count.max(*slot);
             }
         }
@@ -147,24 +153,25 @@ fn stop_reason<'a>(holder: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Resul
 fn block_start<'a>(index: u32, block: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
     let [kind, text, thinking, signature, data, id, name, input] =
         block.fields(["type", "text", "thinking", "signature", "data", "id", "name", "input"])?;
-    let string = |value: Option<Value<'a>>| value.map(|value| value.text()).transpose();
-    let kind = string(kind)?.unwrap_or(Text::plain(""));
+    // What has another type than the format has there is passed over: a reply is not lost over it.
+    let string = |value: Option<Value<'a>>| value.and_then(|value| value.loose_text());
+    let kind = string(kind).unwrap_or(Text::plain(""));
     if kind.is("text") {
-        if let Some(text) = string(text)?.filter(|text| !text.is_empty()) {
+        if let Some(text) = string(text) {
             sink(Delta::Text { index, text });
         }
     } else if kind.is("thinking") {
-        sink(Delta::Reasoning { index, text: string(thinking)?.unwrap_or(Text::plain("")) });
-        if let Some(text) = string(signature)?.filter(|text| !text.is_empty()) {
+        sink(Delta::Reasoning { index, text: string(thinking).unwrap_or(Text::plain("")) });
+        if let Some(text) = string(signature) {
             sink(Delta::Signature { index, text });
         }
     } else if kind.is("redacted_thinking") {
-        if let Some(data) = string(data)? {
+        if let Some(data) = string(data) {
             sink(Delta::Redacted { index, data });
         }
     } else if kind.is("tool_use") {
         // Each start is another block, whatever its index says.
-        sink(Delta::Call { index, id: string(id)?, name: string(name)?, distinct: true });
+        sink(Delta::Call { index, id: string(id), name: string(name), distinct: true });
         // The input streams in as `input_json_delta`; a compatible server may give it whole at once.
         let whole = input.map(|input| input.raw()).filter(|raw| raw.bytes().any(|b| !b"{} \t\r\n".contains(&b)));
         if let Some(whole) = whole {
@@ -177,16 +184,16 @@ fn block_start<'a>(index: u32, block: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>
 fn block_delta<'a>(index: u32, delta: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
     let [kind, text, thinking, signature, json] =
         delta.fields(["type", "text", "thinking", "signature", "partial_json"])?;
-    let kind = kind.map_or(Ok(Text::plain("")), |value| value.text())?;
-    let string = |value: Option<Value<'a>>| value.map_or(Ok(Text::plain("")), |value| value.text());
+    let string = |value: Option<Value<'a>>| value.and_then(|value| value.loose_text()).unwrap_or(Text::plain(""));
+    let kind = string(kind);
     if kind.is("text_delta") {
-        sink(Delta::Text { index, text: string(text)? });
+        sink(Delta::Text { index, text: string(text) });
     } else if kind.is("input_json_delta") {
-        sink(Delta::Arguments { index, text: string(json)? });
+        sink(Delta::Arguments { index, text: string(json) });
     } else if kind.is("thinking_delta") {
-        sink(Delta::Reasoning { index, text: string(thinking)? });
+        sink(Delta::Reasoning { index, text: string(thinking) });
     } else if kind.is("signature_delta") {
-        sink(Delta::Signature { index, text: string(signature)? });
+        sink(Delta::Signature { index, text: string(signature) });
     }
     Ok(())
 }

@@ -6,6 +6,9 @@
 use crate::fault::Fault;
 use crate::json::Text;
 
+/// The largest count of tokens that is believed, in tokens: no context is near it. A larger one counts as none.
+pub const TOKENS_MAX: u64 = 1_000_000_000;
+
 /// Tokens so far, normalised: `input` counts everything that was read, cached or not (uncached + cache read + cache
 /// write). Counts are cumulative: of two that come, the larger stands ([`Usage::largest`]).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

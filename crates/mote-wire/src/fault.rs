@@ -20,6 +20,8 @@ pub struct Fault<'a> {
     pub param: Option<Text<'a>>,
     /// What the provider behind a gateway said (OpenRouter's `metadata.raw`).
     pub upstream: Option<Text<'a>>,
+    /// Whether it holds what the model wrote and the provider could not read (Groq's `failed_generation`).
+    pub has_output: bool,
 }
 
 /// What an error means for whoever decides what comes next.
@@ -42,8 +44,29 @@ pub enum Class {
 }
 
 /// Phrases that say, where a gateway drops the code, that the model wrote what the provider could not read (Groq).
-const BAD_OUTPUT: [&str; 4] =
-    ["failed to call a function", "tool_use_failed", "tool call validation failed", "output_parse_failed"];
+const BAD_OUTPUT: [&str; 12] = [
+    "failed to call a function",
+    "tool_use_failed",
+    "tool call validation failed",
+    "output_parse_failed",
+    "failed to generate",
+    "failed to validate json",
+    "parsing tool call",
+    "failed to parse tool call",
+    "which was not in request.tools",
+    "output that could not be parsed",
+    "output could not be parsed",
+    "tool call could not be parsed",
+];
+
+/// What the provider behind a gateway says of itself, where no code says it.
+const UPSTREAM: [(&str, Class); 5] = [
+    ("overloaded", Class::Overloaded),
+    ("at capacity", Class::Overloaded),
+    ("rate limit", Class::RateLimited),
+    ("rate-limited", Class::RateLimited),
+    ("too many requests", Class::RateLimited),
+];
 
 impl<'a> Fault<'a> {
     /// Reads an error's body: `{"error": {…}}` (Anthropic, OpenAI), `[{"error": {…}}]` (Gemini), `{"error": "…"}` (Ollama),
@@ -57,7 +80,10 @@ impl<'a> Fault<'a> {
     pub(crate) fn read(body: &Value<'a>) -> Self {
         // A list of errors: the first says it.
         let Some(body) = (if body.is_object() { Some(*body) } else { body.first() }) else { return Self::default() };
-        let Ok([error, errors]) = body.fields(["error", "errors"]) else { return Self::default() };
+        let Ok([error, errors, base]) = body.fields(["error", "errors", "base_resp"]) else { return Self::default() };
+        if let Some(fault) = base.and_then(|base| of_minimax(&base)) {
+            return fault;
+        }
         let top = Self::from_object(&body);
         let Some(error) = error.or(errors) else { return top };
         if let Ok(words) = error.text() {
@@ -71,7 +97,13 @@ impl<'a> Fault<'a> {
         match inner {
             Some(inner) if inner.is_object() => {
                 let inner = Self::from_object(&inner);
-                Self { message: inner.message.or(top.message), status: inner.status.or(top.status), ..inner }
+                let has_output = inner.has_output || top.has_output;
+                Self {
+                    message: inner.message.or(top.message),
+                    status: inner.status.or(top.status),
+                    has_output,
+                    ..inner
+                }
             }
             Some(words) => Self { message: words.text().ok().or(top.message), ..top },
             None => top,
@@ -79,10 +111,16 @@ impl<'a> Fault<'a> {
     }
 
     fn from_object(object: &Value<'a>) -> Self {
-        let names = ["type", "code", "message", "detail", "msg", "status", "status_code", "param", "metadata"];
-        let Ok([kind, code, message, detail, msg, status, status_code, param, metadata]) = object.fields(names) else {
+        let names = ["type", "code", "message", "detail", "status", "status_code", "param", "metadata"];
+        // Baidu, Writer, and servers of no format.
+        let others = ["msg", "error_msg", "description", "error_message", "error_code", "failed_generation"];
+        let (Ok([kind, code, message, detail, status, status_code, param, metadata]), Ok(others)) =
+            (object.fields(names), object.fields(others))
+        else {
             return Self::default();
         };
+        let [msg, error_msg, description, error_message, error_code, generation] = others;
+        let code = code.or(error_code);
         let text = |value: Option<Value<'a>>| value.and_then(|value| value.text().ok());
         let digits = |value: Option<Value<'a>>| {
             let value = value?;
@@ -99,10 +137,15 @@ impl<'a> Fault<'a> {
             message: message
                 .or(detail)
                 .or(msg)
+                .or(error_msg)
+                .or(description)
+                .or(error_message)
                 .map(|value| value.text().unwrap_or_else(|_| Text::plain(value.raw())))
                 .filter(|message| !message.is_empty()),
             param: text(param),
-            upstream: text(raw),
+            // JSON in a string, or as it is.
+            upstream: raw.map(|raw| raw.text().unwrap_or_else(|_| Text::plain(raw.raw()))),
+            has_output: generation.is_some(),
         }
     }
 
@@ -119,10 +162,13 @@ impl<'a> Fault<'a> {
         if says(&overflow::is_said_by) {
             return Some(Class::ContextLength);
         }
-        if says(&|message| BAD_OUTPUT.iter().any(|phrase| message.contains_ignoring_case(phrase))) {
+        if self.has_output || says(&|message| BAD_OUTPUT.iter().any(|phrase| message.contains_ignoring_case(phrase))) {
             return Some(Class::BadOutput);
         }
-        word
+        let upstream = |raw: Text<'a>| {
+            UPSTREAM.into_iter().find_map(|(phrase, class)| raw.contains_ignoring_case(phrase).then_some(class))
+        };
+        word.filter(|class| *class != Class::Server).or_else(|| self.upstream.and_then(upstream)).or(word)
     }
 
     /// What an error means that came without an HTTP status of its own: within a stream.
@@ -142,10 +188,32 @@ impl<'a> Fault<'a> {
     }
 }
 
+/// MiniMax's error, which it sends with a success; `None` where its code says that all is well.
+fn of_minimax<'a>(base: &Value<'a>) -> Option<Fault<'a>> {
+    let [code, message] = base.fields(["status_code", "status_msg"]).ok()?;
+    let status = match code?.loose_number()? {
+        0 => return None,
+        1002 | 1039 => 429,
+        1004 | 1008 | 1026 | 1027 | 2013 | 2049 => 400,
+        _ => 500,
+    };
+    let message = message.and_then(|message| message.loose_text());
+    Some(Fault { status: Some(status), message, ..Fault::default() })
+}
+
+/// Whether an event says flatly that the request failed: MiniMax's `base_resp`, Baidu's `error_code`, `success: false`.
+pub(crate) fn is_flat(event: &Value<'_>) -> bool {
+    let Ok([base, code, success]) = event.fields(["base_resp", "error_code", "success"]) else { return false };
+    base.is_some_and(|base| of_minimax(&base).is_some())
+        || code.is_some_and(|code| code.loose_number().is_none_or(|code| code != 0))
+        || success.is_some_and(|success| success.raw() == "false")
+}
+
 /// Codes and types, compared without case.
-const WORDS: [(&str, Class); 42] = [
+const WORDS: [(&str, Class); 43] = [
     ("context_length_exceeded", Class::ContextLength),
     ("context_window_exceeded", Class::ContextLength),
+    ("ContextWindowExceededError", Class::ContextLength),
     ("exceed_context_size_error", Class::ContextLength),
     ("model_max_prompt_tokens_exceeded", Class::ContextLength),
     ("request_too_large", Class::ContextLength),
@@ -196,10 +264,12 @@ fn class_of_word(word: Text<'_>) -> Option<Class> {
 #[must_use]
 pub fn class_of_status(status: u16) -> Class {
     match status {
-        408 | 504 => Class::TimedOut,
+        // Also a conflict, "too early" and a client that went away (nginx): the same request may do better.
+        408 | 409 | 425 | 499 | 504 => Class::TimedOut,
+        424 => Class::Server,
         413 => Class::ContextLength,
         429 => Class::RateLimited,
-        503 | 529 => Class::Overloaded,
+        498 | 503 | 529 => Class::Overloaded,
         400..=499 => Class::Rejected,
         _ => Class::Server,
     }

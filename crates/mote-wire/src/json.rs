@@ -105,6 +105,36 @@ impl<'a> Value<'a> {
         Ok(if negative { 0 } else { number })
     }
 
+    /// The text, however a server wrote it: a string, a number as it stands, or an object that holds the text in a field of
+    /// a known name. `None` where there is none, or where it is empty.
+    pub(crate) fn loose_text(&self) -> Option<Text<'a>> {
+        let mut value = *self;
+        // An object within an object: no server goes further.
+        for _ in 0..3 {
+            if let Ok(text) = value.text() {
+                return Some(text).filter(|text| !text.is_empty());
+            }
+            if value.text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+                return Some(Text::plain(value.text));
+            }
+            let fields = value.fields(["text", "content", "value", "thinking", "summary"]).ok()?;
+            value = fields.into_iter().flatten().next()?;
+        }
+        None
+    }
+
+    /// The whole number, however it is written: with an exponent, or as a string. `None` where it is no number.
+    pub(crate) fn loose_number(&self) -> Option<u64> {
+        let written = match self.text() {
+            Ok(text) => Value::parse(text.as_plain()?.trim_ascii()).ok()?,
+            Err(_) => *self,
+        };
+        written.number().ok().or_else(|| {
+            let seconds = core::time::Duration::try_from_secs_f64(written.text.parse().ok()?);
+            seconds.ok().map(|whole| whole.as_secs())
+        })
+    }
+
     /// Whether it is an object.
     #[must_use]
     pub fn is_object(&self) -> bool {

@@ -5,8 +5,8 @@
 //! over. Only the first choice is read: Mote asks for one.
 
 use crate::Error;
-use crate::delta::{Delta, Usage};
-use crate::fault::Fault;
+use crate::delta::{Delta, TOKENS_MAX, Usage};
+use crate::fault::{self, Fault};
 use crate::finish;
 use crate::json::{Text, Value};
 
@@ -66,10 +66,15 @@ impl Decoder {
             sink(Delta::Fault(Fault::read(&event)));
             return Ok(());
         }
-        match choices {
-            Some(choices) => choices.items(|choice| self.choice(&choice, sink)),
-            None => Ok(()),
+        if let Some(choices) = choices {
+            choices.items(|choice| self.choice(&choice, sink))?;
         }
+        // Servers that have no choices, or write the reason beside them.
+        let [reason, done] = event.fields(["finish_reason", "done_reason"])?;
+        for (finish, reason) in [reason, done].into_iter().filter_map(finish::of_field) {
+            sink(Delta::Finish { finish, reason });
+        }
+        Ok(())
     }
 
     /// Decodes an answer that came as one JSON text instead of a stream.
@@ -83,11 +88,16 @@ impl Decoder {
     }
 
     fn choice<'a>(&mut self, choice: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
-        let names = ["index", "delta", "message", "finish_reason", "error", "usage"];
-        let [index, delta, message, reason, error, used] = choice.fields(names)?;
-        if index.map_or(Ok(0), |index| index.number())? != 0 {
+        if !choice.is_object() {
             return Ok(());
         }
+        let names = ["index", "delta", "message", "finish_reason", "error", "usage"];
+        let [index, delta, message, reason, error, used] = choice.fields(names)?;
+        let [native, stop] = choice.fields(["native_finish_reason", "stop_reason"])?;
+        if index.and_then(|index| index.loose_number()).unwrap_or(0) != 0 {
+            return Ok(());
+        }
+        let (delta, message) = (delta.filter(Value::is_object), message.filter(Value::is_object));
         // Moonshot counts within the choice.
         if let Some(used) = used.and_then(|used| usage(&used)) {
             sink(Delta::Usage(used));
@@ -106,7 +116,8 @@ impl Decoder {
         if let Some(message) = message {
             pieces(&message, self.streamed, sink)?;
         }
-        if let Some((finish, reason)) = finish::of_field(reason) {
+        let [inner] = delta.or(message).and_then(|holder| holder.fields(["finish_reason"]).ok()).unwrap_or_default();
+        if let Some((finish, reason)) = finish::of_choice(reason, finish::Aside { inner, native, stop }) {
             sink(Delta::Finish { finish, reason });
         }
         Ok(())
@@ -117,7 +128,8 @@ impl Decoder {
 fn is_fault(event: &Value<'_>, choices: Option<Value<'_>>) -> Result<bool, Error> {
     let names = ["error", "object", "message", "detail", "code", "id"];
     let [error, object, message, detail, code, id] = event.fields(names)?;
-    if error.is_some_and(|error| says_something(&error)) {
+    let [base] = event.fields(["base_resp"])?;
+    if error.is_some_and(|error| says_something(&error)) || (base.is_some() && fault::is_flat(event)) {
         return Ok(true);
     }
     let mut empty = true;
@@ -129,7 +141,7 @@ fn is_fault(event: &Value<'_>, choices: Option<Value<'_>>) -> Result<bool, Error
     }
     let named = object.and_then(|object| object.text().ok()).is_some_and(|object| object.is("error"));
     let said = message.or(detail);
-    Ok(empty && (named || (said.is_some() && (code.is_some() || id.is_none()))))
+    Ok(empty && (named || fault::is_flat(event) || (said.is_some() && (code.is_some() || id.is_none()))))
 }
 
 /// Servers write `false`, `""` or `{}` where there is no error.
@@ -138,23 +150,26 @@ fn says_something(error: &Value<'_>) -> bool {
 }
 
 /// The pieces of a delta or a message, but those of the kinds that came already. Returns which kinds it had.
+///
+/// A field of another type than the format has is read where it holds text in a form that servers use, and passed over
+/// otherwise: a reply is not lost over it.
 fn pieces<'a>(delta: &Value<'a>, came: Seen, sink: &mut dyn FnMut(Delta<'a>)) -> Result<Seen, Error> {
     let [first, second] = REASONING_FIELDS;
-    let [content, refusal, tool_calls, reasoning, alias, details] =
-        delta.fields(["content", "refusal", "tool_calls", first, second, "reasoning_details"])?;
+    let [content, refusal, tool_calls, function_call, reasoning, alias, details] =
+        delta.fields(["content", "refusal", "tool_calls", "function_call", first, second, "reasoning_details"])?;
     let mut seen = Seen::default();
     if let Some(details) = details.filter(|details| details.raw().starts_with('[') && !came.details) {
         seen.details = true;
         sink(Delta::ReasoningDetails { json: details.raw() });
     }
-    // Some servers write the same piece in both fields.
-    let thought = match string(reasoning)? {
-        Some(text) => Some((0, text)),
-        None => string(alias)?.map(|text| (1, text)),
-    };
-    if let Some((index, text)) = thought.filter(|_| !came.reasoning) {
-        seen.reasoning = true;
-        sink(Delta::Reasoning { index, text });
+    for (index, thought) in [(0, reasoning), (1, alias)] {
+        // Some servers write the same piece in both fields.
+        if let Some(thought) = thought.filter(|_| !came.reasoning && !seen.reasoning) {
+            texts(&thought, &mut |text| {
+                seen.reasoning = true;
+                sink(Delta::Reasoning { index, text });
+            });
+        }
     }
     let mut sink_new = |piece: Delta<'a>| match piece {
         Delta::Text { .. } if !came.text => {
@@ -167,86 +182,100 @@ fn pieces<'a>(delta: &Value<'a>, came: Seen, sink: &mut dyn FnMut(Delta<'a>)) ->
         }
         _ => {}
     };
-    if let Some(parts) = content.filter(|content| content.raw().starts_with('[')) {
-        parts.items(|part| content_part(&part, &mut sink_new))?;
-    } else if let Some(text) = string(content)? {
-        sink_new(Delta::Text { index: 0, text });
+    if let Some(content) = content {
+        each(&content, &mut |part| content_part(&part, &mut sink_new));
     }
-    if let Some(text) = string(refusal)? {
+    if let Some(text) = refusal.and_then(|refusal| refusal.loose_text()) {
         sink_new(Delta::Text { index: 0, text });
     }
     if let Some(calls) = tool_calls.filter(|_| !came.calls) {
-        seen.calls = self::calls(&calls, sink)?;
+        seen.calls = self::calls(&calls, sink);
+    }
+    // The only call of a reply, in the form before `tool_calls`.
+    if let Some(call) = function_call.filter(|call| call.is_object() && !came.calls && !seen.calls) {
+        seen.calls = true;
+        self::call(&call, 0, None, sink);
     }
     Ok(seen)
 }
 
-/// A string that says something.
-fn string(value: Option<Value<'_>>) -> Result<Option<Text<'_>>, Error> {
-    Ok(value.map(|value| value.text()).transpose()?.filter(|text| !text.is_empty()))
+/// The items of a list, or the one value that stands in its place.
+fn each<'a>(value: &Value<'a>, item: &mut dyn FnMut(Value<'a>)) {
+    let listed = value.items(|one| {
+        item(one);
+        Ok::<(), Error>(())
+    });
+    if listed.is_err() {
+        item(*value);
+    }
 }
 
-/// A part of content that is a list (Mistral): text is text, thinking is reasoning, a reference shows nothing.
-fn content_part<'a>(part: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<(), Error> {
-    if !part.is_object() {
-        // A list of plain strings.
-        string(Some(*part))?.into_iter().for_each(|text| sink(Delta::Text { index: 0, text }));
-        return Ok(());
-    }
-    let [kind, text, thinking, refusal] = part.fields(["type", "text", "thinking", "refusal"])?;
-    let kind = string(kind)?.unwrap_or(Text::plain("text"));
+/// The texts of a value: its own, or those of its items.
+fn texts<'a>(value: &Value<'a>, sink: &mut dyn FnMut(Text<'a>)) {
+    each(value, &mut |one| one.loose_text().into_iter().for_each(&mut *sink));
+}
+
+/// A part of content: plain, or of a list (Mistral): text is text, thinking is reasoning, a reference shows nothing.
+fn content_part<'a>(part: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) {
+    let Ok([kind, text, thinking, refusal]) = part.fields(["type", "text", "thinking", "refusal"]) else {
+        part.loose_text().into_iter().for_each(|text| sink(Delta::Text { index: 0, text }));
+        return;
+    };
+    let kind = kind.and_then(|kind| kind.text().ok()).unwrap_or(Text::plain("text"));
     if kind.is("thinking") || kind.is("reasoning") {
-        let Some(thinking) = thinking.or(text) else { return Ok(()) };
-        if thinking.raw().starts_with('[') {
-            return thinking.items(|inner| {
-                let [text] = inner.fields(["text"])?;
-                string(text)?.into_iter().for_each(|text| sink(Delta::Reasoning { index: IN_CONTENT, text }));
-                Ok::<(), Error>(())
-            });
+        if let Some(thinking) = thinking.or(text) {
+            texts(&thinking, &mut |text| sink(Delta::Reasoning { index: IN_CONTENT, text }));
         }
-        string(Some(thinking))?.into_iter().for_each(|text| sink(Delta::Reasoning { index: IN_CONTENT, text }));
     } else if kind.is("text") || kind.is("output_text") {
-        string(text)?.into_iter().for_each(|text| sink(Delta::Text { index: 0, text }));
+        texts(&text.unwrap_or(*part), &mut |text| sink(Delta::Text { index: 0, text }));
     } else if kind.is("refusal") {
-        string(refusal)?.into_iter().for_each(|text| sink(Delta::Text { index: 0, text }));
+        refusal.into_iter().for_each(|refusal| texts(&refusal, &mut |text| sink(Delta::Text { index: 0, text })));
     }
-    Ok(())
 }
 
 /// The calls of one chunk; whether there were any.
-fn calls<'a>(calls: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> Result<bool, Error> {
+fn calls<'a>(calls: &Value<'a>, sink: &mut dyn FnMut(Delta<'a>)) -> bool {
     let (mut place, mut before) = (0, None);
-    calls.items(|call| {
-        let [index, id, function, extra] = call.fields(["index", "id", "function", "extra_content"])?;
-        let index = index.map_or(Ok(place), |index| index.number())?;
-        let index = u32::try_from(index).unwrap_or(u32::MAX);
-        place = place.saturating_add(1);
-        let [name, arguments] = function.map_or(Ok([None, None]), |f| f.fields(["name", "arguments"]))?;
-        // Some servers number their ids.
-        let id = id.map(|id| id.text().unwrap_or(Text::plain(id.raw()))).filter(|id| !id.is_empty());
-        let name = string(name)?;
-        if id.is_some() || name.is_some() {
-            // Two entries of one chunk are two calls, whatever their index says.
-            let distinct = name.is_some() && before == Some(index);
-            sink(Delta::Call { index, id, name, distinct });
+    each(calls, &mut |call| {
+        if call.is_object() {
+            before = Some(self::call(&call, place, before, sink));
+            place = place.saturating_add(1);
         }
-        before = Some(index);
-        // The format has JSON text here; a server that gives the object itself is understood too.
-        let arguments = arguments.map(|value| value.text().unwrap_or(Text::plain(value.raw())));
-        if let Some(text) = arguments.filter(|text| !text.is_empty()) {
-            sink(Delta::Arguments { index, text });
-        }
-        if let Some(extra) = extra {
-            sink(Delta::CallExtra { index, json: extra.raw() });
-        }
-        Ok::<(), Error>(())
-    })?;
-    Ok(place > 0)
+    });
+    place > 0
 }
 
-/// A count that is no number says nothing: a reply is not lost over it.
+/// One call of a chunk, at its place there unless it says its index; `before` is that of the entry before. Returns its own.
+fn call<'a>(call: &Value<'a>, place: u32, before: Option<u32>, sink: &mut dyn FnMut(Delta<'a>)) -> u32 {
+    let fields = call.fields(["index", "id", "function", "extra_content"]).unwrap_or_default();
+    let [index, id, function, extra] = fields;
+    let index = index.and_then(|index| index.loose_number());
+    let index = index.map_or(place, |index| u32::try_from(index).unwrap_or(u32::MAX));
+    // Without a `function`, what it holds stands beside the rest.
+    let function = function.filter(Value::is_object).unwrap_or(*call);
+    let [name, arguments] = function.fields(["name", "arguments"]).unwrap_or_default();
+    // Some servers number their ids.
+    let id = id.map(|id| id.text().unwrap_or(Text::plain(id.raw()))).filter(|id| !id.is_empty());
+    let name = name.and_then(|name| name.text().ok()).filter(|name| !name.is_empty());
+    if id.is_some() || name.is_some() {
+        // Two entries of one chunk are two calls, whatever their index says.
+        let distinct = name.is_some() && before == Some(index);
+        sink(Delta::Call { index, id, name, distinct });
+    }
+    // The format has JSON text here; a server that gives the object itself is understood too.
+    let arguments = arguments.map(|value| value.text().unwrap_or(Text::plain(value.raw())));
+    if let Some(text) = arguments.filter(|text| !text.is_empty()) {
+        sink(Delta::Arguments { index, text });
+    }
+    if let Some(extra) = extra {
+        sink(Delta::CallExtra { index, json: extra.raw() });
+    }
+    index
+}
+
+/// A count that is no number, or none that can be meant, says nothing: a reply is not lost over it.
 fn count(value: Option<Value<'_>>) -> Option<u64> {
-    value.and_then(|value| value.number().ok())
+    value.and_then(|value| value.loose_number()).filter(|count| *count <= TOKENS_MAX)
 }
 
 /// OpenAI counts cached tokens into `prompt_tokens`, as [`Usage`] does. `None` where nothing is counted.
@@ -260,7 +289,16 @@ fn usage(value: &Value<'_>) -> Option<Usage> {
         input_details.and_then(|d| d.fields(["cached_tokens", "cache_write_tokens"]).ok()).unwrap_or_default();
     let [detailed] = output_details.and_then(|d| d.fields(["reasoning_tokens"]).ok()).unwrap_or_default();
     let reasoning = count(detailed).or(count(reasoned)).unwrap_or(0);
-    let (input, completion) = (prompt.or(input).unwrap_or(0), completion.or(output).unwrap_or(0));
+    let (mut input, completion) = (prompt.or(input).unwrap_or(0), completion.or(output).unwrap_or(0));
+    let cached = count(read.or(hit)).unwrap_or(0);
+    // A server that leaves what is cached out of the prompt: there is more of it, or only so the total is right.
+    let counted = input.saturating_add(cached).saturating_add(completion);
+    if cached > input || (cached > 0 && total == Some(counted)) {
+        input = input.saturating_add(cached);
+    }
+    if let (0, Some(total)) = (input, total) {
+        input = total.saturating_sub(completion);
+    }
     // xAI and Gemini leave reasoning out of the completion's tokens; the total has it. Where there is no total, more reasoning
     // than completion tells the same.
     let outside = match total {
@@ -272,8 +310,7 @@ fn usage(value: &Value<'_>) -> Option<Usage> {
     if input == 0 && output == 0 {
         return None;
     }
-    // What is cached is part of the input, whatever a server writes.
-    let cache_read = count(read.or(hit)).unwrap_or(0).min(input);
+    let cache_read = cached.min(input);
     Some(Usage {
         input,
         cache_read,

@@ -13,18 +13,56 @@ const TOO_LARGE_FOR_A_MINUTE: &str = "request too large for";
 const RATES: [&str; 8] =
     ["rate limit", "rate_limit", "per minute", "per day", "too many requests", "throttl", "quota", "please wait"];
 
-/// Phrases of an overflow, in lower case.
-const PHRASES: [&str; 46] = [
-    // Anthropic, also behind Bedrock and Vertex; Fireworks; vLLM ("is too long to fit into the model").
+/// Phrases that speak of nothing else, whatever stands beside them: a link to a page on quotas is no rate.
+const SURE: [&str; 13] = [
+    "maximum context length",
+    "maximum context size",
+    "model's context length",
+    "model's maximum context",
     "prompt is too long",
+    "context length exceeded",
+    "context_length_exceeded",
+    // LiteLLM.
+    "ContextWindowExceeded",
+    "maximum prompt length",
+    // MLC, LMDeploy, text-generation-webui.
+    "model input length limit",
+    "exceeds session_len",
+    "exceeds the truncation length",
+    // Zhipu.
+    "prompt 超长",
+];
+
+/// Words of which one must stand beside a phrase that alone may speak of something else.
+const OF_A_PROMPT: [&str; 9] =
+    ["input", "prompt", " token", "(token", "exceed", "too long", "too large", "longer than", "message"];
+
+/// Phrases that count only beside one of [`OF_A_PROMPT`].
+const UNSURE: [&str; 7] = [
+    "context window",
+    "context_window",
+    "exceeds the maximum allowed length",
+    // Reka.
+    "longer than the maximum allowed",
+    // SiliconFlow, TabbyAPI, KTransformers.
+    "max_seq_len",
+    // TensorRT-LLM.
+    "exceeds the maximum sequence length",
+    // Vertex: "input token count is … but model only supports up to …".
+    "model only supports up to",
+];
+
+/// What is said of other lengths: of a parameter, or of a part that is no text.
+const OF_ANOTHER_LENGTH: [&str; 5] =
+    ["max_tokens must be", "max_tokens` must be", "max_tokens' must be", "pixel", "image"];
+
+/// Phrases of an overflow, in lower case.
+const PHRASES: [&str; 41] = [
+    // Anthropic, also behind Bedrock and Vertex; Fireworks; vLLM ("is too long to fit into the model").
     "exceed context limit",
     "exceeds context limit",
     "is too long to fit into the model",
     // OpenAI, Azure, DeepSeek, OpenRouter, Mistral ("too large for model with … maximum context length"), vLLM, SGLang.
-    "maximum context length",
-    "context window",
-    "context length exceeded",
-    "context_length_exceeded",
     "reduce your prompt",
     // vLLM: "The decoder prompt (length …) is longer than the maximum model length of …"; since 0.11 "… the model's context
     // length is only …, resulting in a maximum input length of …".
@@ -33,11 +71,8 @@ const PHRASES: [&str; 46] = [
     "context length is only",
     // SGLang and Together: "The input (… tokens) is longer than the model's context length"; SGLang: "Input length (… tokens)
     // exceeds the maximum allowed length".
-    "model's context length",
-    "exceeds the maximum allowed length",
     "maximum allowed input length",
     // xAI.
-    "maximum prompt length",
     // Gemini: "The input token count (…) exceeds the maximum number of tokens allowed (…)".
     "maximum number of tokens allowed",
     "input token count exceeds",
@@ -65,8 +100,12 @@ const PHRASES: [&str; 46] = [
     // Groq, Cerebras, vLLM.
     "reduce the length of the",
     "reduce your message size",
-    // GitHub: "prompt token count of … exceeds the limit of …".
+    // GitHub: "prompt token count of … exceeds the limit of …"; Databricks: "prompt token count (…) cannot exceed …".
     "prompt token count of",
+    "prompt token count (",
+    // Vertex, Hunyuan.
+    "input token count is",
+    "input tokens exceed",
     // Hugging Face TGI, Together.
     "`inputs` tokens + `max_new_tokens` must be",
     "`inputs` must have less than",
@@ -85,5 +124,9 @@ const PHRASES: [&str; 46] = [
 /// Whether a message says so.
 pub(crate) fn is_said_by(message: Text<'_>) -> bool {
     let says = |phrase: &&str| message.contains_ignoring_case(phrase);
-    says(&TOO_LARGE_FOR_A_MINUTE) || (!RATES.iter().any(&says) && PHRASES.iter().any(says))
+    if says(&TOO_LARGE_FOR_A_MINUTE) || SURE.iter().any(says) {
+        return true;
+    }
+    let unsure = || UNSURE.iter().any(says) && OF_A_PROMPT.iter().any(says) && !OF_ANOTHER_LENGTH.iter().any(says);
+    !RATES.iter().any(says) && (PHRASES.iter().any(says) || unsure())
 }

@@ -80,15 +80,12 @@ pub enum Error {
         /// The buffer's capacity, bytes.
         limit: usize,
     },
-    /// An event's data is not UTF-8.
-    NotUtf8,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EventTooLong { limit } => write!(f, "an event is longer than {limit} bytes"),
-            Self::NotUtf8 => f.write_str("the stream is not UTF-8"),
         }
     }
 }
@@ -152,6 +149,11 @@ const NAME_BYTES_MAX: usize = 5;
 const NAME_UNKNOWN: usize = NAME_BYTES_MAX + 1;
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
+/// The longest character in UTF-8, bytes.
+const CHAR_BYTES_MAX: usize = 4;
+/// What stands for bytes that are no UTF-8, as the specification has it.
+const REPLACEMENT: &str = "\u{FFFD}";
+
 /// Frames one stream.
 #[derive(Debug)]
 pub struct Framer<B> {
@@ -164,6 +166,9 @@ pub struct Framer<B> {
     /// The last byte was a carriage return: a line feed that follows belongs to it.
     after_cr: bool,
     has_data: bool,
+    /// The beginning of a character of the data, until the rest of it comes.
+    cut: [u8; CHAR_BYTES_MAX],
+    cut_len: usize,
     event: Short,
     id: Short,
     id_next: Short,
@@ -189,6 +194,8 @@ impl<B: Buffer> Framer<B> {
             bom: 0,
             after_cr: false,
             has_data: false,
+            cut: [0; CHAR_BYTES_MAX],
+            cut_len: 0,
             event: Short::EMPTY,
             id: Short::EMPTY,
             id_next: Short::EMPTY,
@@ -227,7 +234,7 @@ impl<B: Buffer> Framer<B> {
                 self.after_cr = byte == b'\r';
                 if self.end_of_line()? {
                     self.dispatched = true;
-                    return self.event().map(Some);
+                    return Ok(Some(self.event()));
                 }
                 continue;
             }
@@ -311,7 +318,7 @@ impl<B: Buffer> Framer<B> {
         match field {
             Field::Data => {
                 if self.has_data {
-                    self.push_data(b"\n")?;
+                    self.push(b"\n")?;
                 }
                 self.has_data = true;
             }
@@ -356,12 +363,62 @@ impl<B: Buffer> Framer<B> {
         }
     }
 
-    fn push_data(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    /// Pushes data, wherever the bytes were cut. What is no UTF-8 costs its characters, not the stream.
+    fn push_data(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while let (1.., Some((&byte, rest))) = (self.cut_len, bytes.split_first()) {
+            let mut joined = self.cut;
+            if let Some(slot) = joined.get_mut(self.cut_len) {
+                *slot = byte;
+            }
+            let len = self.cut_len + 1;
+            let joined_bytes = joined.get(..len).unwrap_or_default();
+            match core::str::from_utf8(joined_bytes).map_err(|error| error.error_len()) {
+                Ok(_) => {
+                    self.cut_len = 0;
+                    self.push(joined_bytes)?;
+                }
+                Err(None) => (self.cut, self.cut_len) = (joined, len),
+                // The byte belongs to what follows.
+                Err(Some(_)) => {
+                    self.end_cut()?;
+                    continue;
+                }
+            }
+            bytes = rest;
+        }
+        let mut left = bytes.len();
+        for chunk in bytes.utf8_chunks() {
+            let (valid, invalid) = (chunk.valid(), chunk.invalid());
+            left -= valid.len() + invalid.len();
+            self.push(valid.as_bytes())?;
+            let may_go_on = core::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+            match self.cut.get_mut(..invalid.len()) {
+                Some(room) if left == 0 && may_go_on => {
+                    room.copy_from_slice(invalid);
+                    self.cut_len = invalid.len();
+                }
+                _ if invalid.is_empty() => {}
+                _ => self.push(REPLACEMENT.as_bytes())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing follows that completes the character that was begun.
+    fn end_cut(&mut self) -> Result<(), Error> {
+        if core::mem::take(&mut self.cut_len) == 0 {
+            return Ok(());
+        }
+        self.push(REPLACEMENT.as_bytes())
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.buffer.push(bytes).map_err(|Full(limit)| Error::EventTooLong { limit })
     }
 
     /// Ends the line; whether an event is complete.
     fn end_of_line(&mut self) -> Result<bool, Error> {
+        self.end_cut()?;
         if self.line_empty {
             if self.has_data {
                 return Ok(true);
@@ -395,12 +452,13 @@ impl<B: Buffer> Framer<B> {
         Ok(false)
     }
 
-    fn event(&self) -> Result<Event<'_>, Error> {
-        Ok(Event {
+    fn event(&self) -> Event<'_> {
+        Event {
             name: self.event.text().unwrap_or_default(),
-            data: core::str::from_utf8(self.buffer.bytes()).map_err(|_| Error::NotUtf8)?,
+            // Only UTF-8 was pushed.
+            data: core::str::from_utf8(self.buffer.bytes()).unwrap_or_default(),
             id: self.id.text().unwrap_or_default(),
             retry_ms: self.retry,
-        })
+        }
     }
 }

@@ -95,7 +95,24 @@ fn limits_are_typed_errors() {
     assert_eq!((events[1].id.as_str(), events[1].data.as_str(), error), ("7", "2", None), "so is an id");
     let comment = format!(": {}\ndata: 1\n\n", "c".repeat(10_000));
     assert_eq!(frame([comment.as_bytes()], 4).1, None, "comments cost nothing");
-    assert_eq!(frame([&b"data: \xff\n\n"[..]], 64).1, Some(Error::NotUtf8));
+}
+
+#[test]
+fn bytes_that_are_no_utf_8_cost_a_character() {
+    for (stream, data) in [
+        (&b"data: a\xffb\n\n"[..], "a\u{FFFD}b"),
+        (b"data: a\xe2\x82\ndata: \xacb\n\n", "a\u{FFFD}\n\u{FFFD}b"),
+        (b"data: \xf0\x9f\x98\x80\xf0\x9f\n\n", "\u{1F600}\u{FFFD}"),
+        (b"data: \xe2\x82x\n\n", "\u{FFFD}x"),
+    ] {
+        for cut in 0..stream.len() {
+            let (head, tail) = stream.split_at(cut);
+            let (events, error, _) = frame([head, tail], 64);
+            assert_eq!((events[0].data.as_str(), error), (data, None), "{stream:?} cut at {cut}");
+        }
+        let (events, ..) = frame(stream.chunks(1), 64);
+        assert_eq!(events[0].data, data, "{stream:?} byte by byte");
+    }
 }
 
 #[test]

@@ -448,12 +448,10 @@ fn faults_end_streams_of_both_kinds() {
 
 #[test]
 fn malformed_events_are_errors() {
-    for data in ["{", "nonsense", "7", "[]", r#"{"choices":{}}"#, r#"{"choices":[{"delta":{"content":5}}]}"#] {
+    for data in ["{", "nonsense", "7", "[]", r#"{"choices":{}}"#] {
         assert!(one(Wire::OpenAi, data).is_err(), "{data}");
     }
-    for data in ["{\"type\":5}", r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":{}}}"#] {
-        assert!(one(Wire::Anthropic, data).is_err(), "{data}");
-    }
+    assert!(one(Wire::Anthropic, "{\"type\":5}").is_err());
 }
 
 proptest! {

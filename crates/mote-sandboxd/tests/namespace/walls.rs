@@ -155,7 +155,8 @@ fn the_bound_on_core_files_is_fixed_at_the_byte_that_starts_no_program() {
         );
         // A crash leaves no file, and ends as one.
         let crash =
-            run(&guest, "cd /tmp && mkdir crash && cd crash && { perl -e 'kill 11, $$'; echo $?; ls; } 2>/dev/null").await;
+            run(&guest, "cd /tmp && mkdir crash && cd crash && { perl -e 'kill 11, $$'; echo $?; ls; } 2>/dev/null")
+                .await;
         // Some shells say so themselves.
         let said: Vec<_> = crash.text.lines().filter(|line| *line != "Segmentation fault").collect();
         assert_eq!(said, ["139"], "{crash:?}");

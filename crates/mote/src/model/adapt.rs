@@ -47,7 +47,7 @@ impl LimitField {
 }
 
 /// What an endpoint says when it does not take a parameter, in lower case.
-const REFUSALS: [&str; 20] = [
+const REFUSALS: [&str; 23] = [
     "unsupported",
     "not supported",
     "not support",
@@ -68,7 +68,28 @@ const REFUSALS: [&str; 20] = [
     "only the default",
     "not accept",
     "not implemented",
+    "must not be",
+    "invalid parameter",
+    "not recognized",
 ];
+
+/// What it says when it misses one.
+const WANTS: [&str; 7] =
+    ["required", "missing", "must provide", "must be provided", "must specify", "must be specified", "please provide"];
+
+/// What it says of a temperature that it cannot change.
+const FIXED: [&str; 6] =
+    ["only 1 ", "only be set to 1", "only be 1", "must be set to 1", "only the default", "must be exactly 1"];
+
+/// What it says of a parameter that it may not name.
+const NAMELESS: [&str; 4] =
+    ["additional properties", "additionalproperties", "extra inputs are not permitted", "extra fields not permitted"];
+
+/// Whether these are words that refuse a parameter.
+pub(super) fn refuses(words: &str) -> bool {
+    let words = words.to_lowercase();
+    REFUSALS.into_iter().chain(WANTS).chain(FIXED).chain(["instead"]).any(|phrase| words.contains(phrase))
+}
 
 impl Shape {
     /// How an endpoint is written to first. `own` is whether it is OpenAI's own, whose newer models refuse the old name of the
@@ -87,21 +108,28 @@ impl Shape {
     /// Each step leaves less to change, so that steps end.
     pub(super) fn after(self, words: &str) -> Option<Self> {
         let words = words.to_lowercase();
-        let refuses = REFUSALS.iter().any(|phrase| words.contains(phrase));
+        let says = |phrases: &[&str]| phrases.iter().any(|phrase| words.contains(phrase));
+        let refuses = says(&REFUSALS);
         let names = |field: &str| names(&words, field);
         let (limit, other) = (self.limit.name(), self.limit.other());
-        if self.limit_may_change && ((refuses && names(limit)) || (words.contains("required") && names(other.name()))) {
+        let refused = names(limit) && (refuses || (words.contains("instead") && names(other.name())));
+        if self.limit_may_change && (refused || (says(&WANTS) && names(other.name()))) {
             return Some(Self { limit: other, limit_may_change: false, ..self });
         }
-        if self.counted && (names("stream_options") || names("include_usage")) {
+        let options = ["stream_options", "include_usage", "streamoptions", "includeusage"];
+        if self.counted && options.into_iter().any(names) {
             return Some(Self { counted: false, ..self });
         }
-        if self.temperature && refuses && names("temperature") {
+        if self.temperature && (refuses || says(&FIXED)) && names("temperature") {
             return Some(Self { temperature: false, ..self });
         }
         // Refused in whatever words, as a format or because of its schema: the prompt asks for it instead.
         if self.constrained && ["response_format", "json_schema", "output_config"].into_iter().any(names) {
             return Some(Self { constrained: false, ..self });
+        }
+        // Without a name it is most likely the one that no other client sends.
+        if self.counted && says(&NAMELESS) {
+            return Some(Self { counted: false, ..self });
         }
         None
     }
@@ -130,9 +158,10 @@ impl Learned {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It took a request of this shape.
+    /// It took a request of this shape. Another call may change the limit's name again: the server may have been replaced.
     pub(super) fn keep(&self, taken: Shape) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = taken;
+        let mut shape = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *shape = Shape { limit_may_change: shape.limit_may_change, ..taken };
     }
 }
 
@@ -153,13 +182,30 @@ mod tests {
             "litellm.UnsupportedParamsError: o1 does not support parameters: ['max_tokens']",
             "Unrecognized request argument supplied: max_tokens",
             "max_completion_tokens: Field required",
+            "`max_tokens` must not be set. Use `max_completion_tokens`.",
+            "Please use max_completion_tokens instead of max_tokens",
+            "Invalid parameter: 'max_tokens'",
+            "max_completion_tokens is missing",
+            "you must provide max_completion_tokens",
+            "create() got an unexpected keyword argument 'max_tokens'",
         ] {
             assert_eq!(shape().after(words).map(|shape| shape.limit), Some(other), "{words}");
         }
-        let stream_options = "Unrecognized request argument supplied: stream_options";
-        assert_eq!(shape().after(stream_options), Some(Shape { counted: false, ..shape() }));
-        let temperature = "Unsupported value: 'temperature' does not support 0.2 with this model.";
-        assert_eq!(shape().after(temperature), Some(Shape { temperature: false, ..shape() }));
+        for words in [
+            "Unrecognized request argument supplied: stream_options",
+            "generate() got an unexpected keyword argument 'stream_options'",
+            "unknown field streamOptions",
+            "Additional properties are not allowed",
+        ] {
+            assert_eq!(shape().after(words), Some(Shape { counted: false, ..shape() }), "{words}");
+        }
+        for words in [
+            "Unsupported value: 'temperature' does not support 0.2 with this model.",
+            "invalid temperature: only 1 is allowed for this model",
+            "temperature may only be set to 1",
+        ] {
+            assert_eq!(shape().after(words), Some(Shape { temperature: false, ..shape() }), "{words}");
+        }
         for words in ["This response_format type is unavailable now", "Invalid schema for response_format 'result'"] {
             assert_eq!(shape().after(words), Some(Shape { constrained: false, ..shape() }));
         }
@@ -176,6 +222,18 @@ mod tests {
         ] {
             assert_eq!(shape().after(words), None, "{words}");
         }
+    }
+
+    #[test]
+    fn what_was_learned_may_be_learned_anew() {
+        let learned = Learned::new(shape());
+        learned.keep(shape().after("unsupported: max_tokens").unwrap());
+        assert_eq!(learned.shape().limit, LimitField::MaxCompletionTokens);
+        let back = learned.shape().after("unsupported: max_completion_tokens").unwrap();
+        assert_eq!(back.limit, LimitField::MaxTokens);
+        assert_eq!(back.after("unsupported: max_tokens"), None, "once in a call");
+        learned.keep(back);
+        assert_eq!(learned.shape(), shape());
     }
 
     #[test]

@@ -212,7 +212,7 @@ impl Assembly {
         self.counts
     }
 
-    /// What was counted so far.
+    /// What was counted so far. No output for a reply that has some is no count: whoever books it estimates that.
     pub(super) fn usage(&self) -> Option<Usage> {
         self.usage.map(usage)
     }
@@ -245,6 +245,9 @@ impl Assembly {
         match self.finish {
             // A limit or a filter may leave nothing; what that means is the run's to say.
             Some(Ended::Length | Ended::ContentFilter) => Ok(()),
+            Some(Ended::ToolCalls) if says && !has_calls => {
+                Err(Refusal::Failed { reason: "tool_calls, but without a call".to_owned() })
+            }
             _ if says || has_calls => Ok(()),
             _ => Err(Refusal::Empty),
         }
@@ -253,7 +256,7 @@ impl Assembly {
     /// The reply. `opaque` says what the provider wants back with a reasoning block.
     pub(super) fn into_reply(mut self, opaque: impl Fn(Reasoning<'_>) -> Option<Value>) -> Assembled {
         self.settle();
-        let mut has_calls = false;
+        let (mut has_calls, usage) = (false, self.usage());
         let mut parts = Vec::with_capacity(self.blocks.len());
         for block in self.blocks {
             let Block { kind, index, mut text, mut joiner, signature, id, name, extra, .. } = block;
@@ -283,7 +286,7 @@ impl Assembly {
             Finish::ToolCalls => Finish::Stop,
             other => other,
         };
-        Assembled { parts, finish, usage: self.usage.map(usage), details: self.details }
+        Assembled { parts, finish, usage, details: self.details }
     }
 
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {

@@ -279,6 +279,10 @@ fn what_was_cut_or_says_nothing_is_no_reply() {
         (&[finish(Ended::ToolCalls, "tool_use"), done], Err(Refusal::Empty)),
         (&[length], Ok(Finish::Length)),
         (&[filter, done], Ok(Finish::ContentFilter)),
+        (
+            &[text, finish(Ended::ToolCalls, "tool_calls"), done],
+            Err(Refusal::Failed { reason: "tool_calls, but without a call".to_owned() }),
+        ),
     ] {
         assert_eq!(conclude(pieces, true), expected, "{pieces:?}");
     }
@@ -293,4 +297,8 @@ fn of_two_counts_the_larger_stands() {
     let counted = |input, output| Piece::Usage(Counted { input, output, ..Counted::default() });
     let (reply, _) = gather(&[counted(1_000, 1), counted(0, 3)]);
     assert_eq!(reply.usage, Some(Usage { input: 1_000, output: 3, ..Usage::default() }));
+    let text = Piece::Text { index: 0, text: Text::plain("A long text") };
+    // No output for a text is no count, and the input is one all the same.
+    let counted = gather(&[text, counted(1_000, 0)]).0.usage;
+    assert_eq!(counted, Some(Usage { input: 1_000, ..Usage::default() }));
 }

@@ -153,12 +153,17 @@ impl Endpoint {
             let asked = self.client.post(self.uri.clone(), headers, bytes);
             let failure = match self.answer(asked).await {
                 Ok(response) => {
-                    if shape != first {
-                        self.learned.keep(shape);
-                    }
                     // Boxed, as are the ways to fail: a call that waits for its answer does not keep their room.
-                    let read = Box::pin(self.stream(response, decoder, assembly, deltas)).await;
-                    return read.map_err(Failure::in_reply);
+                    match Box::pin(self.stream(response, decoder, assembly, deltas)).await.map_err(Failure::in_reply) {
+                        // Refused with a success, before anything of a reply came.
+                        Err(failure) if failure.refused.is_some() && assembly.bytes() == 0 => failure,
+                        read => {
+                            if shape != first {
+                                self.learned.keep(shape);
+                            }
+                            return read;
+                        }
+                    }
                 }
                 Err(failure) => failure,
             };

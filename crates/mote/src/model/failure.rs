@@ -10,7 +10,7 @@ use http::HeaderMap;
 use mote_wire::fault::{Class, Fault, class_of_status};
 use mote_wire::json::Text;
 
-use super::{Answer, ErrorKind};
+use super::{Answer, ErrorKind, adapt};
 use crate::clock::UnixMs;
 use crate::limits::{MODEL_MESSAGE_CHARS_MAX, MODEL_RETRY_AFTER_S_MAX};
 
@@ -62,7 +62,9 @@ impl Failure {
             .class()
             .filter(|class| *class != Class::Server)
             .filter(|class| may_overflow || *class != Class::ContextLength);
-        let class = words.unwrap_or_else(|| class_of_status(status.as_u16()));
+        // Gateways answer 400 to what failed behind them.
+        let told = fault.status.filter(|told| status.as_u16() == 400 && matches!(told, 429 | 500..));
+        let class = words.unwrap_or_else(|| class_of_status(told.unwrap_or(status.as_u16())));
         // A redirect is not followed: the request would go where the configuration does not say.
         let kind = if status.is_redirection() { ErrorKind::Rejected } else { kind(class) };
         let said = |text: Option<Text<'_>>| text.map(|text| text.to_string());
@@ -73,10 +75,16 @@ impl Failure {
             (false, true) => format!("HTTP {}", status.as_u16()),
             (false, false) => format!("HTTP {}: {}", status.as_u16(), shorten(&words)),
         };
-        let refused = (kind == ErrorKind::Rejected && matches!(status.as_u16(), 400 | 422 | 501)).then(|| {
-            let more = [said(fault.param), said(fault.code), said(fault.upstream)];
-            more.into_iter().flatten().fold(words, |words, more| format!("{words}\n{more}"))
-        });
+        let more = [said(fault.param), said(fault.code), said(fault.upstream)];
+        let words = more.into_iter().flatten().fold(words, |words, more| format!("{words}\n{more}"));
+        // Servers that crash over an argument that they do not know say so with a 500.
+        let refused = matches!(class, Class::Rejected | Class::Server)
+            && match status.as_u16() {
+                400 | 422 | 501 => true,
+                404 | 500 => adapt::refuses(&words),
+                _ => false,
+            };
+        let refused = refused.then_some(words);
         let answer = Answer { status: Some(status.as_u16()), code };
         // The model had written something: the endpoint is up.
         let began = class == Class::BadOutput;
@@ -85,7 +93,9 @@ impl Failure {
 
     /// An error that came within a stream.
     pub(super) fn of_stream(class: Class, message: &str) -> Self {
-        Self::new(kind(class), format!("the endpoint gave up: {}", shorten(message)))
+        let refused = matches!(class, Class::Rejected | Class::Server) && adapt::refuses(message);
+        let failure = Self::new(kind(class), format!("the endpoint gave up: {}", shorten(message)));
+        Self { refused: refused.then(|| message.to_owned()), ..failure }
     }
 
     /// A request that got no answer.
@@ -241,9 +251,35 @@ mod tests {
             ),
             (529, r#"{"error":{"type":"server_error","message":"busy"}}"#, ErrorKind::Overloaded),
             (307, "", ErrorKind::Rejected),
+            (409, "", ErrorKind::TimedOut),
+            (424, "", ErrorKind::Broken),
+            (400, r#"{"error":{"message":"busy","code":429}}"#, ErrorKind::RateLimited),
+            (400, r#"{"error":{"message":"gone","code":"503"}}"#, ErrorKind::Overloaded),
+            (
+                400,
+                r#"{"error":{"message":"Provider returned error","metadata":{"raw":"upstream overloaded"}}}"#,
+                ErrorKind::Overloaded,
+            ),
         ] {
             assert_eq!(answer(status, body).0, expected, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn refused_parameters_are_told_in_every_way() {
+        let refused = |status: u16, body: &str| {
+            let status = http::StatusCode::from_u16(status).unwrap();
+            Failure::of_answer(status, &HeaderMap::new(), body.as_bytes(), 0).refused
+        };
+        for status in [400, 404, 422, 500, 501] {
+            let body = r#"{"error":{"message":"got an unexpected keyword argument 'max_tokens'"}}"#;
+            assert!(refused(status, body).is_some_and(|words| words.contains("max_tokens")), "{status}");
+        }
+        assert_eq!(refused(500, r#"{"error":"max_tokens made me crash"}"#), None);
+        assert_eq!(refused(401, r#"{"error":"unsupported: max_tokens"}"#), None);
+        let words = "Unsupported parameter: 'max_tokens'";
+        assert_eq!(Failure::of_stream(Class::Rejected, words).refused.as_deref(), Some(words));
+        assert_eq!(Failure::of_stream(Class::RateLimited, words).refused, None);
     }
 
     #[test]

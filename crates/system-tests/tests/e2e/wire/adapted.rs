@@ -60,6 +60,24 @@ async fn the_name_of_the_limit_is_learned_from_one_refusal() {
 }
 
 #[tokio::test]
+async fn a_refusal_within_a_success_or_a_crash_is_learned_from() {
+    let body = json!({"error": {"message": "Unsupported parameter: 'max_tokens'", "code": 400}});
+    let stream = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+    let crash = json!({"error": "create() got an unexpected keyword argument 'max_tokens'"});
+    for reply in [
+        refusal("200 OK", &body),
+        write(format!("{stream}data: {body}\n\n")),
+        refusal("500 Internal Server Error", &crash),
+        refusal("501 Not Implemented", &body),
+    ] {
+        let (asked, tasks) = two_tasks(vec![reply], |_| {}).await;
+        assert!(tasks.iter().all(|task| task["result"] == "Good."), "{tasks:?}");
+        let seen: Vec<_> = asked.iter().map(|asked| has(asked, "max_completion_tokens")).collect();
+        assert_eq!(seen, [false, true, true]);
+    }
+}
+
+#[tokio::test]
 async fn the_name_of_the_limit_can_be_set() {
     let set = |agent: &mut Value| agent["model"]["output_limit_field"] = json!("max_completion_tokens");
     let (asked, _) = two_tasks(Vec::new(), set).await;
