@@ -154,9 +154,9 @@ async fn a_number_of_any_length_keeps_its_digits_on_every_way() {
     assert_eq!(task["result"].to_string(), format!("{{\"a\":{BIG}}}"), "{task}");
     let requests = stage.backend.requests();
     let write = requests.iter().find(|request| request.method == "POST").unwrap();
-    assert_eq!(write.body, format!("{{\"d\":0.12345678901234567890,\"n\":{BIG}}}"));
+    assert_eq!(write.body, format!("{{\"n\":{BIG},\"d\":0.12345678901234567890}}"), "in the model's order");
     let read = requests.iter().find(|request| request.method == "GET").unwrap();
-    assert_eq!(read.target, format!("/read/x?d=0.12345678901234567890&n={BIG}"));
+    assert_eq!(read.target, format!("/read/x?n={BIG}&d=0.12345678901234567890"));
     let sent = Value::from(last_messages(&stage.model)).to_string();
     assert!(sent.contains(&format!("{{\\\"id\\\":{BIG}}}")), "the context: {sent}");
     assert!(sent.matches(BIG).count() >= 3, "the context and two calls: {sent}");
