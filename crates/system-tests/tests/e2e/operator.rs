@@ -118,7 +118,7 @@ async fn a_stranger_cannot_fill_the_log() {
     let stage = Stage::new(Plan::answer("Fine.")).await.with(|agent| agent["auth"] = json!({"keys": {"file": "keys"}}));
     mote(&stage, &["key", "new", "--append", "keys"]).await;
     let mut service = stage.serve().await;
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     for _ in 0..300 {
         let refused = service.post("/tasks", &json!({"input": "x"})).bearer_auth("mote_no").send().await.unwrap();
         assert_eq!(refused.status(), 401);
@@ -132,7 +132,8 @@ async fn a_stranger_cannot_fill_the_log() {
 
 #[tokio::test]
 async fn check_finds_what_serve_refuses() {
-    let cases: [(&str, fn(&mut Value)); 3] = [
+    type Change = fn(&mut Value);
+    let cases: [(&str, Change); 3] = [
         ("is loopback (127.0.0.0/8)", |agent| agent["tools"][0]["http"]["allow_private"] = json!(false)),
         ("line 1: expected `<sha256-hex> <name> <scopes> [tenant] [expires=<time>]`", |agent| {
             agent["auth"] = json!({"keys": {"file": "bad-keys"}})
