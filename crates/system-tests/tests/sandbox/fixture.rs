@@ -289,6 +289,15 @@ impl Daemon {
         std::fs::read_to_string(self.folder.path().join(format!("log.{}", self.starts))).unwrap_or_default()
     }
 
+    /// Waits until the daemon's log has a text: a thread of its own writes it, after the answer perhaps.
+    pub(crate) async fn logged(&self, text: &str) {
+        let since = Instant::now();
+        while !self.log().contains(text) {
+            assert!(since.elapsed() < PATIENCE, "the log does not say {text:?}\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Processes on the host whose ids lie in this daemon's ranges: what its sandboxes are made of.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let range = self.uid_base..self.uid_base + UIDS;

@@ -204,5 +204,5 @@ async fn the_callers_trace_reaches_the_process() {
         .unwrap();
     let result: Value = response.json().await.unwrap();
     assert_eq!(result["stdout"].as_str().unwrap().trim(), trace);
-    assert!(daemon.log().contains("0af7651916cd43dd8448eb211c80319c"), "{}", daemon.log());
+    daemon.logged("0af7651916cd43dd8448eb211c80319c").await;
 }

@@ -92,5 +92,5 @@ async fn what_could_not_be_got_ready_is_counted() {
         children(daemon.pid()).into_iter().flat_map(children).for_each(kill);
         tokio::time::sleep(POLL).await;
     }
-    assert!(daemon.log().contains("nowhere"), "the log says why");
+    daemon.logged("nowhere").await;
 }

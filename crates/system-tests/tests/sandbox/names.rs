@@ -16,8 +16,6 @@ use super::e2b::{packages, python, run};
 use super::fixture::{Daemon, Options};
 
 const DOMAIN: &str = "box.example";
-/// For a machine that builds other things meanwhile.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A certificate for the domain by an authority of its own, in a folder.
 struct Pair {
@@ -183,22 +181,13 @@ async fn a_renewed_certificate_is_served_without_a_restart_and_a_broken_one_is_n
     let before = std::fs::read(&pair.key).unwrap();
     std::fs::write(&pair.key, "no key").unwrap();
     daemon.hang_up();
-    until(|| daemon.log().contains("the certificate stays as it was")).await;
+    daemon.logged("the certificate stays as it was").await;
     assert!(!daemon.log().contains("no key\n"));
     assert!(pair.ask(address).await.is_ok(), "the one before stays");
     std::fs::write(&pair.key, before).unwrap();
     std::fs::copy(&later.certificate, &pair.certificate).unwrap();
     std::fs::copy(&later.key, &pair.key).unwrap();
     daemon.hang_up();
-    until(|| daemon.log().contains("the certificate was renewed")).await;
+    daemon.logged("the certificate was renewed").await;
     assert!(later.ask(address).await.is_ok() && pair.ask(address).await.is_err());
-}
-
-async fn until(holds: impl Fn() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap();
 }

@@ -12,7 +12,7 @@ async fn journal(daemon: &Daemon, id: &str, after: u64) -> Vec<Value> {
 
 #[tokio::test]
 async fn the_daemons_log_is_one_object_a_line_and_holds_nothing_of_what_runs_inside() {
-    let daemon = Daemon::start().await;
+    let mut daemon = Daemon::start().await;
     let id = daemon.create(json!({ "env": { "NAME": "in-the-environment" } })).await;
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let exec = |command: &str| {
@@ -34,6 +34,8 @@ async fn the_daemons_log_is_one_object_a_line_and_holds_nothing_of_what_runs_ins
     let (status, _) = daemon.ask(Method::POST, &format!("/v1/sandboxes/{id}/snapshots"), json!({ "name": name })).await;
     assert!(status.is_client_error());
     daemon.done(Method::DELETE, &format!("/v1/sandboxes/{id}"), Value::Null).await;
+    // The end of the daemon writes what waits.
+    drop(daemon.stop());
     let log = daemon.log();
     let lines: Vec<Value> =
         log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
@@ -93,10 +95,12 @@ async fn the_operator_chooses_how_much_is_logged() {
     let mut daemon = Daemon::start().await;
     let id = daemon.create(json!({})).await;
     daemon.run(&id, "true").await;
-    assert!(daemon.log().contains("a program ended"));
+    daemon.logged("a program ended").await;
     drop(daemon.stop());
-    let daemon = Daemon::configured("log: warn,mote_sandboxd::service=info").await;
+    let mut daemon = Daemon::configured("log: warn,mote_sandboxd::service=info").await;
     let id = daemon.create(json!({})).await;
     daemon.run(&id, "true").await;
+    // The end of the daemon writes what waits.
+    drop(daemon.stop());
     assert!(!daemon.log().contains("a program ended") && daemon.log().contains("listening"), "{}", daemon.log());
 }
