@@ -2,7 +2,11 @@
 //!
 //! It does not hold the bounds of the contract (what one request may ask for): those are `mote_sandbox_api::limits`.
 
+mod template;
+
 use std::time::Duration;
+
+pub use template::*;
 
 /// Bytes of one message between the daemon and the keeper.
 pub const KEEPER_MESSAGE_BYTES_MAX: usize = 128 * 1024;

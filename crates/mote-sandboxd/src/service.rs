@@ -3,6 +3,8 @@
 //! It runs without privilege: `main` started the keeper and gave privilege up before the first thread. It decides nothing
 //! about sandboxes.
 
+mod templates;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
@@ -22,7 +24,7 @@ use crate::api::{self, Api};
 use crate::clock::{SharedClock, System};
 use crate::config::{Config, OnStop};
 use crate::filesystem::Filesystem;
-use crate::image::workshop::Workshop;
+use crate::image::workshop::{self, Workshop};
 use crate::image::{self, Images};
 use crate::keeper::Verb;
 use crate::keeper::client::Client;
@@ -122,7 +124,8 @@ pub async fn run(start: Start) -> Result<(), Error> {
     let keeper = Client::start(keeper).map_err(|error| Error::Io("reach the keeper", error))?;
     keeper.call(Verb::Ping).await.map_err(|failure| Error::Part("start the keeper", failure))?;
     let network = network(&config, &store, &clock, authorities.clone())?;
-    let container = container(&keeper, &config, Arc::clone(&clock), network.clone(), (confinement, authorities))
+    let host = (confinement, authorities.clone());
+    let container = container(&keeper, &config, Arc::clone(&clock), network.clone(), host)
         .await
         .map_err(|failure| Error::Part("probe the host", failure))?;
     let images = container.images.clone();
@@ -153,12 +156,14 @@ pub async fn run(start: Start) -> Result<(), Error> {
     let _ = tokio::time::timeout(RECOVERY_SETTLE_TIMEOUT, settling).await;
     first_key(&store, &folder(&config), &*clock).await?;
     let closing = CancellationToken::new();
+    let templates = templates::open(&config, &keeper, &store, &images, authorities, &sandboxes, &clock).await?;
     let api = Api {
         keys: Arc::new(Keys::new(store)),
         metrics: Arc::new(Metrics::new(&sandboxes, &network)),
         sandboxes: sandboxes.clone(),
         domain: config.domain.as_str().into(),
         images,
+        templates: templates.clone(),
         network,
         previews: crate::api::preview::Connections::default(),
         closing: closing.clone(),
@@ -166,12 +171,18 @@ pub async fn run(start: Start) -> Result<(), Error> {
     let serving = serve(&api, listener, tls, &keeper, &config)?;
     let timing = tokio::spawn(keep(sandboxes.clone(), Work::Time));
     let collecting = tokio::spawn(keep_collected(api.images.clone()));
+    let tidying = tokio::spawn({
+        let templates = templates.clone();
+        async move { templates.tidy().await }
+    });
     let warming = tokio::spawn(keep(sandboxes.clone(), Work::Pool));
     let winding = wind_down(&sandboxes, &config, &keeper, stop, closing);
     let ((), wound) = tokio::join!(serving, winding);
     recovering.abort();
     timing.abort();
     collecting.abort();
+    tidying.abort();
+    templates.close().await;
     warming.abort();
     wound?;
     if config.on_stop == OnStop::Remove
@@ -217,7 +228,7 @@ fn serve(
     }
     if let Some(((listener, address), acceptor)) = secure {
         tracing::info!(%address, %state, version, tls = true, "listening");
-        let server = api::server(api).accepting(acceptor);
+        let server = api::server_over_tls(api).accepting(acceptor);
         serving.push(Box::pin(server.serve(listener, api.closing.clone(), CONNECTION_GRACE)));
     }
     Ok(async move {
@@ -380,13 +391,23 @@ pub fn images(
 /// # Errors
 /// Where the daemon's folder or the resolver cannot be used.
 pub fn workshop(keeper: &Client, config: &Config, roots: Vec<CertificateDer<'static>>) -> Result<Workshop, Error> {
+    workshop_in(keeper, config, folder(config).join("build"), roots)
+}
+
+fn workshop_in(
+    keeper: &Client,
+    config: &Config,
+    directory: PathBuf,
+    roots: Vec<CertificateDer<'static>>,
+) -> Result<Workshop, Error> {
     let clock: SharedClock = Arc::new(System);
-    let network = boundary(config, folder(config).join("build"), Arc::new(NoSecrets), &clock, roots)?;
+    let network = boundary(config, directory, Arc::new(NoSecrets), &clock, roots)?;
     Ok(Workshop {
         containers: Containers::new(keeper.clone()),
         filesystem: Filesystem::new(keeper.clone()),
         network,
         policy: config.build_network.clone(),
+        prefix: workshop::PREFIX,
     })
 }
 

@@ -36,6 +36,12 @@ const STEPS: &[&str] = &[
     -- Keys that were made before there were scopes may do what they could.
     ALTER TABLE keys ADD COLUMN scopes TEXT NOT NULL DEFAULT 'admin';
 ",
+    "
+    CREATE TABLE templates (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+    CREATE TABLE builds (id TEXT PRIMARY KEY, template TEXT NOT NULL, created_ms INTEGER NOT NULL, record TEXT NOT NULL,
+        log TEXT NOT NULL DEFAULT '[]') STRICT;
+    CREATE INDEX builds_by_template ON builds (template);
+",
 ];
 
 /// Opens the file and brings it to the newest version, each step in a transaction.

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
-use mote_sandbox_api::spec::ImageSource;
+use mote_sandbox_api::spec::{ImageSource, Resources};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -16,13 +16,17 @@ use crate::api::access::Keys;
 use crate::clock::System;
 use crate::config::Config;
 use crate::filesystem::Filesystem;
+use crate::image::workshop::{self, Workshop};
 use crate::keeper;
 use crate::lifecycle::fake::Fake;
 use crate::lifecycle::profiles::Profiles;
 use crate::lifecycle::{Parts, Sandboxes};
+use crate::namespace::Containers;
 use crate::network::{self, Network};
 use crate::state::State;
 use crate::telemetry::metrics::Metrics;
+use crate::template::files::Files;
+use crate::template::{self, Templates};
 
 pub(in crate::api) struct Stage {
     pub(in crate::api) api: Api,
@@ -55,10 +59,27 @@ impl Stage {
         .unwrap();
         // No route under test asks the keeper: its end of the socket is closed.
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        let filesystem = Filesystem::new(keeper::client::Client::start(socket.into()).unwrap());
+        let keeper = keeper::client::Client::start(socket.into()).unwrap();
+        let filesystem = Filesystem::new(keeper.clone());
         let config = Config { state: folder.path().to_owned(), ..Config::default() };
         let images = crate::service::images(&filesystem, &config, Vec::new()).unwrap();
+        let workshop = Workshop {
+            containers: Containers::new(keeper.clone()),
+            filesystem: filesystem.clone(),
+            network: network.clone(),
+            policy: config.build_network.clone(),
+            prefix: workshop::TEMPLATE_PREFIX,
+        };
+        let parts = template::Parts {
+            store: store.clone(),
+            images: images.clone(),
+            workshop,
+            files: Files::new(folder.path().join("files")),
+            default_image: ImageSource::Host,
+            resources: Resources::default(),
+        };
         let api = Api {
+            templates: Templates::open(parts, Arc::new(System)).await.unwrap(),
             images,
             metrics: Arc::new(Metrics::new(&sandboxes, &network)),
             network,
@@ -138,10 +159,7 @@ async fn what_does_not_map_answers_501_and_names_the_feature() {
             json!({"templateID": "base", "network": {"maskRequestHost": "x"}}),
             "network.maskRequestHost",
         ),
-        ("POST", "/v3/templates", json!({"name": "x"}), "templates.build"),
-        ("GET", "/templates/x/builds/y/status", Value::Null, "templates.build"),
-        ("POST", "/templates/tags", json!({}), "templates.tags"),
-        ("PATCH", "/v2/templates/x", json!({}), "templates.update"),
+        ("POST", "/templates", json!({"dockerfile": "FROM x"}), "templates.build.v1"),
         ("GET", "/teams", Value::Null, "teams"),
         ("GET", "/volumecontent/v/dir", Value::Null, "volumes.content"),
         ("POST", "/secrets", json!({"name": "a", "value": "b", "metadata": {"c": "d"}}), "secrets.metadata"),
