@@ -28,7 +28,7 @@ use crate::network::Network;
 /// Beginning of the ids of sandboxes in which a command builds images. They are nobody else's: a daemon leaves them alone.
 pub const PREFIX: &str = "build-";
 /// Beginning of the ids of sandboxes in which the daemon builds templates: what is left of one that ended, the next removes.
-pub const TEMPLATE_PREFIX: &str = "template-";
+pub const TEMPLATE_PREFIX: &str = "tb";
 /// The host's authorities, which registries' certificates are held against.
 const HOST_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// A folder that is there while a step runs.

@@ -17,6 +17,7 @@ use super::process::Output;
 use super::record::Build;
 use super::start;
 use super::step::Working;
+use crate::clock::new_id;
 use crate::crash;
 use crate::image::layered::Made;
 use crate::image::record::Image;
@@ -200,8 +201,7 @@ impl Run<'_> {
     ) -> Result<Image, Failure> {
         let (images, workshop) = (&self.inner.images, &self.inner.workshop);
         let layer = self.layer(output.step);
-        let name = format!("{}-{}", self.build.id, output.step);
-        let bench = workshop.open_within(&name, before.lower.clone(), self.resources()).await?;
+        let bench = workshop.open_within(&new_id("")?, before.lower.clone(), self.resources()).await?;
         let working = async {
             let guest = bench.guest();
             let context = Working { guest, output, upload }.work(&step.work, &before.config).await?;
@@ -233,8 +233,7 @@ impl Run<'_> {
         if built.start.is_none() && built.ready.is_none() {
             return Ok(());
         }
-        let name = format!("{}-{FINALIZE}", self.build.id);
-        let bench = self.inner.workshop.open_within(&name, at.image.lower.clone(), self.resources()).await?;
+        let bench = self.inner.workshop.open_within(&new_id("")?, at.image.lower.clone(), self.resources()).await?;
         let tried = start::try_out(bench.guest(), built, &at.image.config, self.log);
         let tried = self.unless_cancelled(tried).await;
         bench.close().await?;

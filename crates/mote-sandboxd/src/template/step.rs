@@ -20,7 +20,7 @@ use crate::image::workshop::FOLDER;
 use crate::limits::TEMPLATE_ENVIRONMENT_BYTES_MAX;
 
 /// Unpacks an upload, gives what it holds its owner and mode, and merges it into its place: directories into those that are
-/// there, files over them. A link is moved as a link.
+/// there, which keep owner and mode, files over them. A link is moved as a link.
 const COPY: &str = r#"
 archive=$1 flag=$2 folder=$3 source=$4 target=$5 owner=$6 mode=$7
 command -v tar >/dev/null || { echo "the image has no tar, which COPY needs" >&2; exit 1; }
@@ -37,9 +37,11 @@ case $owner in
 esac
 [ -z "$mode" ] || [ -L "$entry" ] || chmod -R "$mode" "$entry"
 if [ -d "$entry" ] && [ ! -L "$entry" ]; then
+    keep=
+    [ ! -d "$target" ] || keep=--no-overwrite-dir
     mkdir -p "$target"
     if tar --keep-directory-symlink --version >/dev/null 2>&1; then
-        (cd "$entry" && tar -cf - .) | tar -xpf - -C "$target" --keep-directory-symlink --no-overwrite-dir
+        (cd "$entry" && tar -cf - .) | tar -xpf - -C "$target" --keep-directory-symlink $keep
     else
         cp -a "$entry/." "$target/"
     fi

@@ -27,4 +27,5 @@ mod preview;
 mod profile;
 mod recovery;
 mod swerex;
+mod templates;
 mod walls;
