@@ -148,12 +148,18 @@ impl Images {
         self.collect().await.map(drop)
     }
 
-    /// Removes images of builds that nobody knows, and the oldest layers that may be found again beyond a number. Nothing must
-    /// be built meanwhile.
+    /// Removes images of builds that nobody knows, and the oldest layers that may be found again beyond a number. While an image
+    /// is made nothing is removed: the next call does. `known` is asked when nothing is made.
     ///
     /// # Errors
     /// The keeper's.
-    pub(crate) async fn prune_built(&self, known: &HashSet<String>, layers_max: usize) -> Result<(), Failure> {
+    pub(crate) async fn prune_built(
+        &self,
+        known: impl FnOnce() -> HashSet<String>,
+        layers_max: usize,
+    ) -> Result<(), Failure> {
+        let Ok(alone) = self.making.try_write() else { return Ok(()) };
+        let known = known();
         let (mut layers, mut gone) = (Vec::new(), false);
         for (name, image) in self.all().await? {
             if name.starts_with(IMAGE_NAME) && !known.contains(&name) {
@@ -168,6 +174,7 @@ impl Images {
             self.take_away(name).await?;
             gone = true;
         }
+        drop(alone);
         if gone { self.collect().await.map(drop) } else { Ok(()) }
     }
 }

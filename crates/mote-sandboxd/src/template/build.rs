@@ -140,7 +140,9 @@ impl Run<'_> {
         if super::name::RESERVED.contains(&wanted) {
             return Ok((images.resolve(&self.default_image(wanted), self.now()).await?, (None, None)));
         }
-        let image = images.named(wanted).await?.ok_or_else(|| Failure::not_found("template", wanted))?;
+        let image = images.named(wanted).await?.ok_or_else(|| {
+            Failure::new(Code::NotFound, format!("template '{wanted}' not found: E2B's public templates are not here"))
+        })?;
         Ok((image, (None, None)))
     }
 

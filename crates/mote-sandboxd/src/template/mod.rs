@@ -28,7 +28,8 @@ use crate::clock::{SharedClock, hex, new_id, random};
 use crate::image::Images;
 use crate::image::workshop::Workshop;
 use crate::limits::{
-    TEMPLATE_BUILDS_AT_ONCE, TEMPLATE_CPUS_MAX, TEMPLATE_MEMORY_MIB_MAX, TEMPLATE_STOP_TIMEOUT, TEMPLATE_TAGS_MAX,
+    TEMPLATE_BUILDS_AT_ONCE, TEMPLATE_CPUS_MAX, TEMPLATE_LAYERS_KEPT, TEMPLATE_MEMORY_MIB_MAX, TEMPLATE_STOP_TIMEOUT,
+    TEMPLATE_TAGS_MAX,
     TEMPLATES_MAX,
 };
 use crate::state::State;
@@ -272,10 +273,7 @@ impl Templates {
             for tag in tags {
                 template.tags.insert(tag.clone(), Tagged { build: build.id.clone(), at_ms: now });
             }
-            if template.tags.len() > TEMPLATE_TAGS_MAX {
-                let message = format!("a template has at most {TEMPLATE_TAGS_MAX} tags");
-                return Err(Failure::invalid("tags", message).with("limit", TEMPLATE_TAGS_MAX));
-            }
+            check_number(template.tags.keys())?;
             template.updated_ms = now;
             Ok(())
         });
@@ -285,10 +283,13 @@ impl Templates {
     /// Takes tags away; the builds stay.
     ///
     /// # Errors
-    /// `invalid`; `not_found` where the template has no such tag; the state's.
+    /// `invalid`, also of the default tag; `not_found` where the template has no such tag; the state's.
     pub async fn untag(&self, wanted: &str, tags: &[String]) -> Result<(), Failure> {
         let template = self.get(wanted)?;
         let tags = name::tags(None, tags)?;
+        if tags.iter().any(|tag| tag == DEFAULT_TAG) {
+            return Err(Failure::invalid("tags", format!("Cannot delete the '{DEFAULT_TAG}' tag")));
+        }
         let now = self.0.clock.now_ms();
         let changed = self.change(&template.id, |template| {
             for tag in &tags {
@@ -366,6 +367,7 @@ impl Templates {
         let (template, build, kept) = {
             let mut known = self.0.known();
             let template = if let Some(template) = known.named(&name) {
+                check_number(template.tags.keys().chain(&tags))?;
                 template.clone()
             } else {
                 if known.templates.len() >= TEMPLATES_MAX {
@@ -409,17 +411,25 @@ impl Templates {
 
     /// Removes images of builds that are not known, and the oldest layers, where nothing is built.
     async fn prune_images(&self) {
-        let ready: HashSet<String> = {
+        let known = || -> HashSet<String> {
             let known = self.0.known();
-            known.builds.values().filter(|build| build.status == Status::Ready).map(Build::image).collect()
+            // One that is under way may have made its image already.
+            let may_have = known.builds.values().filter(|build| matches!(build.status, Status::Building | Status::Ready));
+            may_have.map(Build::image).collect()
         };
-        if !locked(&self.0.running).is_empty() {
-            return;
-        }
-        if let Err(error) = self.0.images.prune_built(&ready, crate::limits::TEMPLATE_LAYERS_KEPT).await {
+        if let Err(error) = self.0.images.prune_built(known, TEMPLATE_LAYERS_KEPT).await {
             tracing::warn!(%error, "failed to remove what builds left; it is tried again");
         }
     }
+}
+
+/// Whether a template may have these tags.
+fn check_number<'a>(tags: impl Iterator<Item = &'a String>) -> Result<(), Failure> {
+    if tags.collect::<HashSet<_>>().len() > TEMPLATE_TAGS_MAX {
+        let message = format!("a template has at most {TEMPLATE_TAGS_MAX} tags");
+        return Err(Failure::invalid("tags", message).with("limit", TEMPLATE_TAGS_MAX));
+    }
+    Ok(())
 }
 
 fn bounded(field: &str, value: Option<u64>, most: u64) -> Result<Option<u64>, Failure> {

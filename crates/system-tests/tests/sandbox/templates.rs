@@ -5,11 +5,12 @@ use std::process::Command;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use system_tests::process::binary;
+use system_tests::process::binary::{self, environment, scratch};
 use tokio::time::Instant;
 
-use super::e2b::{client, packages, python};
+use super::e2b::{client, packages, python, run};
 use super::fixture::{Daemon, PATIENCE, POLL};
+use super::image::Registry;
 
 #[tokio::test]
 async fn a_template_is_built_tagged_and_started_from_python() {
@@ -34,6 +35,71 @@ async fn a_template_is_built_tagged_and_started_from_javascript() {
         command
     });
     assert_eq!(output.await, "ok");
+}
+
+/// The command of E2B's for terminals.
+const COMMAND: &str = "@e2b/cli@2.16.0";
+
+#[tokio::test]
+async fn e2bs_own_command_builds_lists_publishes_and_deletes() {
+    let daemon = Daemon::start().await;
+    let output = client(&daemon, || {
+        let named = environment("MOTE_TEST_E2B_CLI").map(std::path::PathBuf::from);
+        let folder = named.unwrap_or_else(|| scratch().unwrap().join("cli-e2b"));
+        let program = folder.join("node_modules/.bin/e2b");
+        if !program.exists() {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("package.json"), "{\"private\": true}").unwrap();
+            run(Command::new("npm").args(["install", "--no-fund", "--no-audit", COMMAND]).current_dir(&folder));
+        }
+        let script = "set -e\n\
+            cd \"$(mktemp -d)\" && export HOME=$PWD\n\
+            printf 'FROM e2bdev/base\\nWORKDIR /app\\nCOPY hello .\\nRUN cat hello\\n' > e2b.Dockerfile\n\
+            echo from-a-file > hello\n\
+            \"$0\" template create --cmd 'sleep infinity' --ready-cmd true --cpu-count 1 --memory-mb 512 by-command > log\n\
+            grep -q '\\[stdout\\]: from-a-file' log && grep -q 'by-command finished' log || { cat log; exit 1; }\n\
+            \"$0\" template list --format json | grep -q '\"by-command\"'\n\
+            \"$0\" template publish --yes by-command > /dev/null\n\
+            \"$0\" template list --format json | grep -q '\"public\": true'\n\
+            \"$0\" template delete --yes by-command > /dev/null\n\
+            ! \"$0\" template list --format json | grep -q '\"by-command\"'\n\
+            echo ok\n";
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).arg(program).stdin(std::process::Stdio::null());
+        command
+    });
+    assert_eq!(output.await, "ok");
+}
+
+#[tokio::test]
+async fn a_private_image_is_pulled_with_its_owners_credentials_and_is_nobody_elses() {
+    let registry = Registry::start();
+    let daemon = Daemon::configured(&format!("authorities: {}", registry.authority.display())).await;
+    let build = async |name: &str, registry_field: Value| {
+        let made = request(&daemon, name).await;
+        let step = json!({ "type": "ENV", "args": ["KIND", "private"] });
+        let mut order = json!({ "fromImage": format!("{}/private/app", registry.host), "steps": [step] });
+        if !registry_field.is_null() {
+            order["fromImageRegistry"] = registry_field;
+        }
+        daemon.done(Method::POST, &format!("/v2/templates/{}/builds/{}", made.0, made.1), order).await;
+        until(&daemon, &made, has_ended).await
+    };
+    let with = |password: &str| json!({ "type": "registry", "username": "me", "password": password });
+    for refused in [Value::Null, with("wrong")] {
+        let told = build("private", refused).await;
+        assert_eq!((&told["status"], &told["reason"]["step"]), (&json!("error"), &json!("base")), "{told}");
+    }
+    let told = build("private", with("open")).await;
+    assert_eq!(told["status"], "ready", "{told}");
+    assert!(!told.to_string().contains("open\""), "{told}");
+    let body = json!({ "templateID": "private", "timeout": 60 });
+    let sandbox = daemon.done(Method::POST, "/v2/sandboxes", body).await;
+    assert_eq!(sandbox["templateID"], told["templateID"]);
+    let told = build("other", Value::Null).await;
+    assert_eq!(told["status"], "error", "what credentials have opened is not everybody's: {told}");
+    let image = json!({ "source": { "registry": format!("{}/private/app", registry.host) } });
+    assert_eq!(daemon.ask(Method::POST, "/v1/images", image).await.0, StatusCode::FORBIDDEN);
 }
 
 /// Asks for a build; ids of its template and of itself.
@@ -134,6 +200,10 @@ async fn building_needs_a_key_with_the_scope_for_it_and_using_does_not() {
     assert_eq!(asked.status(), StatusCode::ACCEPTED);
     let removed = ask(&builder, Method::DELETE, &format!("/templates/{template}"), Value::Null).await;
     assert_eq!(removed.status(), StatusCode::NO_CONTENT);
+    let mut list = Command::new(binary::mote_sandboxd().unwrap());
+    let listed = list.args(["key", "list", "--state"]).arg(daemon.state()).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("builder  sandbox,template\n") && listed.contains("user  sandbox\n"), "{listed}");
     let wrong = Command::new(binary::mote_sandboxd().unwrap())
         .args(["key", "new", "--name", "x", "--scope", "root", "--state"])
         .arg(daemon.state())
