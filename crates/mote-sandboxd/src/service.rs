@@ -31,7 +31,7 @@ use crate::keeper::client::Client;
 use crate::lifecycle::container::Container;
 use crate::lifecycle::measure::Kept;
 use crate::lifecycle::profiles::Profiles;
-use crate::lifecycle::{Parts, Sandboxes};
+use crate::lifecycle::{Parts, Recovered, Sandboxes};
 use crate::limits::{
     COLLECT_EVERY, CONNECTION_GRACE, KEEPER_PING_EVERY, RECOVERY_SETTLE_TIMEOUT, REMOVE_ALL_TIMEOUT, TLS_RENEW_EVERY,
     VOLUME_BYTES_DEFAULT,
@@ -41,6 +41,7 @@ use crate::network::secret::{Value, Vault};
 use crate::network::{self, Network};
 use crate::state::{self, Scopes, State};
 use crate::telemetry::metrics::Metrics;
+use crate::template::Templates;
 use crate::tls::{Acceptor, Certificates};
 
 /// The daemon's own folder in the state directory: its database, its keys.
@@ -144,13 +145,7 @@ pub async fn run(start: Start) -> Result<(), Error> {
     // Ends with what it has to do; where the daemon ends before, the next one does it again.
     let recovering = tokio::spawn(async move {
         recovery.complete(settled).await;
-        tracing::info!(
-            adopted = recovered.adopted,
-            rested = recovered.rested,
-            reaped = recovered.reaped,
-            strays = recovered.strays,
-            "recovered"
-        );
+        told(recovered);
     });
     // What is half-made or half-ended is seldom seen by anybody: nothing of it needs an answer from inside.
     let _ = tokio::time::timeout(RECOVERY_SETTLE_TIMEOUT, settling).await;
@@ -170,18 +165,13 @@ pub async fn run(start: Start) -> Result<(), Error> {
     };
     let serving = serve(&api, listener, tls, &keeper, &config)?;
     let timing = tokio::spawn(keep(sandboxes.clone(), Work::Time));
-    let collecting = tokio::spawn(keep_collected(api.images.clone()));
-    let tidying = tokio::spawn({
-        let templates = templates.clone();
-        async move { templates.tidy().await }
-    });
+    let collecting = tokio::spawn(keep_collected(api.images.clone(), templates.clone()));
     let warming = tokio::spawn(keep(sandboxes.clone(), Work::Pool));
     let winding = wind_down(&sandboxes, &config, &keeper, stop, closing);
     let ((), wound) = tokio::join!(serving, winding);
     recovering.abort();
     timing.abort();
     collecting.abort();
-    tidying.abort();
     templates.close().await;
     warming.abort();
     wound?;
@@ -192,6 +182,11 @@ pub async fn run(start: Start) -> Result<(), Error> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+fn told(recovered: Recovered) {
+    let Recovered { adopted, rested, reaped, strays } = recovered;
+    tracing::info!(adopted, rested, reaped, strays, "recovered");
 }
 
 /// Serves the API: in the clear, over TLS, or both on addresses of their own.
@@ -274,8 +269,9 @@ fn said(certificates: &Certificates, domain: &str) {
     }
 }
 
-/// Removes what lost its last use, from time to time.
-async fn keep_collected(images: Images) {
+/// Removes what builds of an earlier daemon left, then what lost its last use, from time to time.
+async fn keep_collected(images: Images, templates: Templates) {
+    templates.tidy().await;
     loop {
         tokio::time::sleep(COLLECT_EVERY).await;
         match images.collect().await {

@@ -118,12 +118,7 @@ impl Images {
     ///
     /// # Errors
     /// As [`Self::resolve`].
-    pub(crate) async fn pull_with(
-        &self,
-        text: &str,
-        credentials: &Credentials,
-        now_ms: u64,
-    ) -> Result<Image, Failure> {
+    pub(crate) async fn pull_with(&self, text: &str, credentials: &Credentials, now_ms: u64) -> Result<Image, Failure> {
         let reference = Reference::parse(text).map_err(|error| import::failure(&error))?;
         self.allow_registry(&reference)?;
         let own = BTreeMap::from([(reference.host.clone(), credentials.clone())]);

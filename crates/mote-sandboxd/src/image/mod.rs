@@ -165,8 +165,9 @@ impl Images {
     /// The keeper's.
     pub async fn forget_steps(&self) -> Result<usize, Failure> {
         let all = self.all().await?;
-        let (steps, named): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(name, _)| name.starts_with(record::STEP_NAME) || name.starts_with(record::LAYER_NAME));
+        let (steps, named): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|(name, _)| name.starts_with(record::STEP_NAME) || name.starts_with(record::LAYER_NAME));
         for (name, image) in &steps {
             self.filesystem.ask(Verb::ImageRemove(record::name_key(name)?)).await?;
             if !named.iter().any(|(_, other)| other.id == image.id) {

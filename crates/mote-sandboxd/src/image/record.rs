@@ -138,7 +138,17 @@ pub(super) fn name_of(source: &ImageSource) -> String {
 /// `invalid`.
 pub(super) fn check_name(name: &str) -> Result<(), Failure> {
     let reserved = [
-        DIGEST_ID, DIRECTORY_ID, HOST_ID, STEP_NAME, SNAPSHOT_NAME, REGISTRY_NAME, LAYER_NAME, IMAGE_NAME, "tarball:", "oci:"];
+        DIGEST_ID,
+        DIRECTORY_ID,
+        HOST_ID,
+        STEP_NAME,
+        SNAPSHOT_NAME,
+        REGISTRY_NAME,
+        LAYER_NAME,
+        IMAGE_NAME,
+        "tarball:",
+        "oci:",
+    ];
     if name.is_empty() || name.len() > IMAGE_NAME_BYTES_MAX || name.chars().any(|c| c.is_control() || c.is_whitespace())
     {
         return Err(Failure::invalid(

@@ -40,4 +40,3 @@ pub(super) async fn open(
     let opened = Templates::open(parts, Arc::clone(clock)).await;
     opened.map_err(|failure| Error::Part("read the templates", failure))
 }
-

@@ -43,10 +43,7 @@ impl State {
         let (id, text) = (build.to_owned(), serde_json::to_string(entries));
         self.writer.submit("keep the log of a build", move |connection| {
             let text = text.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-            connection
-                .prepare_cached("UPDATE builds SET log = ?2 WHERE id = ?1")?
-                .execute(params![id, text])
-                .map(drop)
+            connection.prepare_cached("UPDATE builds SET log = ?2 WHERE id = ?1")?.execute(params![id, text]).map(drop)
         })
     }
 

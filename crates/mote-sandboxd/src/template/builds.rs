@@ -17,7 +17,8 @@ use crate::limits::{
 };
 
 /// Why a build failed that was under way when the daemon ended.
-const INTERRUPTED: &str = "the daemon ended while the template was being built: build it again; steps that were done are kept";
+const INTERRUPTED: &str =
+    "the daemon ended while the template was being built: build it again; steps that were done are kept";
 
 impl Templates {
     /// A build of a template.
@@ -50,7 +51,9 @@ impl Templates {
     pub async fn begin(&self, template: &str, id: &str, plan: Plan) -> Result<(), Failure> {
         let mut build = self.build(template, id)?;
         if build.status != Status::Waiting {
-            return Err(Failure::new(Code::Invalid, "build is not in waiting state").with("status", build.status.word()));
+            return Err(
+                Failure::new(Code::Invalid, "build is not in waiting state").with("status", build.status.word())
+            );
         }
         if self.0.closing.is_cancelled() {
             return Err(Failure::new(Code::Busy, "the daemon is stopping"));
@@ -98,9 +101,7 @@ impl Templates {
         let since = self.0.clock.now_ms();
         let place = cancel.run_until_cancelled(self.0.places.acquire()).await;
         let outcome = match &place {
-            Some(Ok(_)) => {
-                Run { inner: &self.0, build: &build, plan: &plan, log, cancel }.run().await
-            }
+            Some(Ok(_)) => Run { inner: &self.0, build: &build, plan: &plan, log, cancel }.run().await,
             _ => Err(Broken { step: None, failure: build::cancelled() }),
         };
         drop(place);

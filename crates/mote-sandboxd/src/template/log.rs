@@ -100,8 +100,7 @@ impl Log {
     #[must_use]
     pub fn last_of(&self, step: &str, most: usize) -> Vec<Entry> {
         let kept = self.kept();
-        let of_step: Vec<&Entry> =
-            kept.entries.iter().filter(|entry| entry.step.as_deref() == Some(step)).collect();
+        let of_step: Vec<&Entry> = kept.entries.iter().filter(|entry| entry.step.as_deref() == Some(step)).collect();
         of_step[of_step.len().saturating_sub(most)..].iter().map(|entry| (*entry).clone()).collect()
     }
 }

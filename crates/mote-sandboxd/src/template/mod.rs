@@ -29,8 +29,7 @@ use crate::image::Images;
 use crate::image::workshop::Workshop;
 use crate::limits::{
     TEMPLATE_BUILDS_AT_ONCE, TEMPLATE_CPUS_MAX, TEMPLATE_LAYERS_KEPT, TEMPLATE_MEMORY_MIB_MAX, TEMPLATE_STOP_TIMEOUT,
-    TEMPLATE_TAGS_MAX,
-    TEMPLATES_MAX,
+    TEMPLATE_TAGS_MAX, TEMPLATES_MAX,
 };
 use crate::state::State;
 use files::Files;
@@ -150,7 +149,8 @@ impl Inner {
         let build = template.tags.get(&tag).and_then(|tagged| known.builds.get(&tagged.build));
         build.cloned().map(Some).ok_or_else(|| {
             let has = template.tags.keys().cloned().collect::<Vec<_>>().join(", ");
-            let has = if has.is_empty() { "it has no build that ended well".to_owned() } else { format!("it has {has}") };
+            let has =
+                if has.is_empty() { "it has no build that ended well".to_owned() } else { format!("it has {has}") };
             Failure::new(Code::NotFound, format!("tag '{tag}' does not exist for template '{}': {has}", template.name))
                 .with("kind", "template")
         })
@@ -198,7 +198,9 @@ impl Templates {
         self.0.closing.cancel();
         self.0.tasks.close();
         if tokio::time::timeout(TEMPLATE_STOP_TIMEOUT, self.0.tasks.wait()).await.is_err() {
-            tracing::error!("builds are left: they could not be ended in time; the next daemon gives their sandboxes back");
+            tracing::error!(
+                "builds are left: they could not be ended in time; the next daemon gives their sandboxes back"
+            );
         }
     }
 
@@ -414,7 +416,8 @@ impl Templates {
         let known = || -> HashSet<String> {
             let known = self.0.known();
             // One that is under way may have made its image already.
-            let may_have = known.builds.values().filter(|build| matches!(build.status, Status::Building | Status::Ready));
+            let may_have =
+                known.builds.values().filter(|build| matches!(build.status, Status::Building | Status::Ready));
             may_have.map(Build::image).collect()
         };
         if let Err(error) = self.0.images.prune_built(known, TEMPLATE_LAYERS_KEPT).await {

@@ -140,7 +140,9 @@ impl Working<'_> {
                 if name.parse::<u32>().is_err() && !name.contains(':') {
                     let sudo = if *sudo { "true" } else { "false" };
                     let start = script(ADD_USER, &[name, sudo], environment(context));
-                    done(self.guest, start, Some(self.output)).await.map_err(|failure| told("create user", &failure))?;
+                    done(self.guest, start, Some(self.output))
+                        .await
+                        .map_err(|failure| told("create user", &failure))?;
                 }
                 next.user = Some(name.clone());
             }
@@ -231,9 +233,12 @@ mod tests {
 
     #[test]
     fn a_directory_is_the_one_before_joined_with_the_path() {
-        for (directory, path, whole) in
-            [("/", "app", "/app"), ("/app", "src/../x", "/app/x"), ("/app", "/srv//y/", "/srv/y"), ("/app", "../..", "/")]
-        {
+        for (directory, path, whole) in [
+            ("/", "app", "/app"),
+            ("/app", "src/../x", "/app/x"),
+            ("/app", "/srv//y/", "/srv/y"),
+            ("/app", "../..", "/"),
+        ] {
             assert_eq!(joined(directory, path), whole);
         }
     }

@@ -109,7 +109,8 @@ async fn request(daemon: &Daemon, name: &str) -> (String, String) {
 }
 
 fn order(commands: &[&str]) -> Value {
-    let steps: Vec<Value> = commands.iter().map(|command| json!({ "type": "RUN", "args": [command, "root"] })).collect();
+    let steps: Vec<Value> =
+        commands.iter().map(|command| json!({ "type": "RUN", "args": [command, "root"] })).collect();
     json!({ "fromImage": "e2bdev/base", "steps": steps })
 }
 
@@ -254,7 +255,11 @@ async fn a_build_is_cancelled_by_the_next_one_of_its_tag_by_removal_and_by_the_d
     until(&daemon, &first, begun).await;
     let second = begin(&daemon, "busy", &endless).await;
     let told = until(&daemon, &first, has_ended).await;
-    assert_eq!((&told["status"], &told["reason"]["message"]), (&json!("error"), &json!("build was cancelled")), "{told}");
+    assert_eq!(
+        (&told["status"], &told["reason"]["message"]),
+        (&json!("error"), &json!("build was cancelled")),
+        "{told}"
+    );
     until(&daemon, &second, begun).await;
     let other = begin(&daemon, "busy:other", &["echo x > /opt/x"]).await;
     assert_eq!(until(&daemon, &other, has_ended).await["status"], "ready", "another tag disturbs nobody");

@@ -414,7 +414,10 @@ async fn a_build_is_asked_for_by_name_and_what_is_wrong_with_it_is_named() {
     // A tag that no build has yet is no template to start from.
     let (status, refused) = stage.ask("POST", "/v2/sandboxes", &[], json!({"templateID": "my-app:v1"})).await;
     assert_eq!(status, StatusCode::NOT_FOUND, "{refused}");
-    assert!(refused["message"].as_str().unwrap().contains("tag 'v1' does not exist for template 'my-app'"), "{refused}");
+    assert!(
+        refused["message"].as_str().unwrap().contains("tag 'v1' does not exist for template 'my-app'"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]

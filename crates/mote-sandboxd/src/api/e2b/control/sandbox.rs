@@ -20,9 +20,9 @@ use crate::api::e2b::timestamp::rfc3339_unsigned;
 use crate::api::e2b::{E2b, metrics, query};
 use crate::api::native::idempotency::once;
 use crate::lifecycle::journal::Line;
-use crate::template::record::Build;
-use crate::template;
 use crate::limits::{E2B_LEASE_DEFAULT, E2B_LEASE_DEFAULT_V1, E2B_LOGS_DEFAULT};
+use crate::template;
+use crate::template::record::Build;
 
 /// Names under which E2B's SDKs ask for a template when the user names none.
 const DEFAULT_TEMPLATES: [&str; 3] = ["", "base", "code-interpreter-v1"];

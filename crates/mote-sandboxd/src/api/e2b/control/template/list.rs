@@ -172,8 +172,7 @@ fn refuse_while_used(e2b: &E2b, template: &Template) -> Result<(), Failure> {
     let (sandboxes, _) = e2b.api.sandboxes.list(&Filter { limit: usize::MAX, ..Filter::default() });
     let is_paused = |state: Life| matches!(state, Life::Paused | Life::Pausing);
     if sandboxes.iter().any(|sandbox| is_paused(sandbox.state) && template_of(&sandbox.image) == template.id) {
-        let message =
-            format!("cannot delete template '{}' because there are paused sandboxes using it", template.name);
+        let message = format!("cannot delete template '{}' because there are paused sandboxes using it", template.name);
         return Err(Failure::new(Code::Invalid, message).with("template", &template.id));
     }
     Ok(())
@@ -186,12 +185,7 @@ pub(super) struct Update {
     public: Option<bool>,
 }
 
-pub(super) async fn update(
-    State(e2b): State<E2b>,
-    _: Builder,
-    Path(id): Path<String>,
-    body: Body<Update>,
-) -> Answer {
+pub(super) async fn update(State(e2b): State<E2b>, _: Builder, Path(id): Path<String>, body: Body<Update>) -> Answer {
     let mut template = match e2b.api.templates.get(&id) {
         Ok(template) => template,
         Err(_) if known(&e2b, &id).await.is_ok() => {

@@ -33,11 +33,7 @@ pub(super) async fn assign(State(e2b): State<E2b>, _: Builder, body: Body<Assign
     Ok(json_answer(StatusCode::CREATED, &json!({ "tags": tags, "buildID": build.id })))
 }
 
-pub(super) async fn remove(
-    State(e2b): State<E2b>,
-    _: Builder,
-    body: Body<Remove>,
-) -> Result<StatusCode, Refused> {
+pub(super) async fn remove(State(e2b): State<E2b>, _: Builder, body: Body<Remove>) -> Result<StatusCode, Refused> {
     e2b.api.templates.untag(&body.value.name, &body.value.tags).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -49,9 +45,9 @@ pub(super) async fn all(State(e2b): State<E2b>, _: Known, Path(id): Path<String>
     tags.sort_by(|one, other| (other.1.at_ms, one.0).cmp(&(one.1.at_ms, other.0)));
     let tags: Vec<Value> = tags
         .iter()
-        .map(|(tag, tagged)| {
-            json!({ "tag": tag, "buildID": tagged.build, "createdAt": rfc3339_unsigned(tagged.at_ms) })
-        })
+        .map(
+            |(tag, tagged)| json!({ "tag": tag, "buildID": tagged.build, "createdAt": rfc3339_unsigned(tagged.at_ms) }),
+        )
         .collect();
     Ok(json_answer(StatusCode::OK, &tags))
 }

@@ -73,9 +73,9 @@ pub(super) async fn take(
     if told.is_some_and(|told| told > TEMPLATE_UPLOAD_BYTES_MAX) {
         return Err(files::too_large().into());
     }
-    let chunks = body.into_data_stream().map(|chunk| {
-        chunk.map_err(|error| Failure::new(Code::Invalid, format!("failed to read the upload: {error}")))
-    });
+    let chunks = body
+        .into_data_stream()
+        .map(|chunk| chunk.map_err(|error| Failure::new(Code::Invalid, format!("failed to read the upload: {error}"))));
     e2b.api.templates.files().take(&template.id, &hash, chunks).await?;
     Ok(StatusCode::OK)
 }
