@@ -42,7 +42,7 @@ impl Images {
     ///
     /// # Errors
     /// The keeper's.
-    pub(crate) async fn layer(&self, key: &str) -> Result<Option<Image>, Failure> {
+    pub(crate) async fn built_layer(&self, key: &str) -> Result<Option<Image>, Failure> {
         self.find(&layer_name(key)).await
     }
 
@@ -123,8 +123,7 @@ impl Images {
         self.allow_registry(&reference)?;
         let own = BTreeMap::from([(reference.host.clone(), credentials.clone())]);
         let registry = self.registry.with_credentials(own);
-        let Self { filesystem, options, making, filling, .. } = self.clone();
-        let with = Self { registry, filesystem, options, making, filling };
+        let with = Self { registry, ..self.clone() };
         // Asked anew each time: that the credentials are good is the registry's to say. Layers that are there are not fetched.
         let made_of = format!("{reference}\n{}\n{}", credentials.user, credentials.password);
         let name = layer_name(mote_oci::digest::Digest::of(made_of.as_bytes()).hex());

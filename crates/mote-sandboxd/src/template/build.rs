@@ -179,7 +179,7 @@ impl Run<'_> {
         };
         let key = plan::key(&before.key, &step.work, upload.as_ref().map(|upload| upload.digest.as_str()));
         *anew |= step.force;
-        let found = if *anew { None } else { self.inner.images.layer(&key).await? };
+        let found = if *anew { None } else { self.inner.images.built_layer(&key).await? };
         let prefix = format!("builder {name}/{}", self.plan.steps.len());
         let cached = if found.is_some() { "CACHED " } else { "" };
         let title = format!("{cached}[{prefix}] {} [{}]", step.title, short(&key));
