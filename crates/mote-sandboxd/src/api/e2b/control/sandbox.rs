@@ -21,7 +21,6 @@ use crate::api::e2b::{E2b, metrics, query};
 use crate::api::native::idempotency::once;
 use crate::lifecycle::journal::Line;
 use crate::limits::{E2B_LEASE_DEFAULT, E2B_LEASE_DEFAULT_V1, E2B_LOGS_DEFAULT};
-use crate::template;
 use crate::template::record::Build;
 
 /// Names under which E2B's SDKs ask for a template when the user names none.
@@ -101,19 +100,6 @@ async fn specification(
     })
 }
 
-/// Has a new sandbox run its template's start command, and waits until it is ready.
-async fn begin(e2b: &E2b, sandbox: &Sandbox, build: &Build) {
-    let (start, ready) = (build.start.as_deref(), build.ready.as_deref());
-    if start.is_none() && ready.is_none() {
-        return;
-    }
-    // Whoever uses a sandbox that is gone already is told so then.
-    let Ok(guest) = e2b.api.sandboxes.awake(&sandbox.id).await else { return };
-    if let Err(message) = template::start::begin(&guest, start, ready).await {
-        e2b.api.sandboxes.note(&sandbox.id, "error", message);
-    }
-}
-
 async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>, default: Duration) -> Answer {
     let (own, new) = (e2b.clone(), body.value);
     let work = move |key| async move {
@@ -121,7 +107,7 @@ async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>
         let spec = specification(&own, new, template.as_ref(), default).await?;
         let sandbox = own.api.sandboxes.create_under(spec, key).await?;
         if let Some(build) = template {
-            begin(&own, &sandbox, &build).await;
+            super::template::begin(&own, &sandbox, &build).await;
         }
         Ok(connected(&own, &sandbox))
     };

@@ -12,6 +12,7 @@ use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::routing::{get, post};
 use http::request::Parts;
+use mote_sandbox_api::request::Sandbox;
 use serde_json::{Value, json};
 
 pub(super) use list::public;
@@ -22,6 +23,7 @@ use crate::api::e2b::failure::Refused;
 use crate::api::e2b::timestamp::rfc3339_unsigned;
 use crate::state::Scope;
 use crate::template::log::Entry;
+use crate::template::record::Build;
 
 /// The routes.
 pub(super) fn router() -> Router<E2b> {
@@ -39,6 +41,19 @@ pub(super) fn router() -> Router<E2b> {
         .route("/v2/templates/{id}/builds/{build}", post(build::begin))
         .route("/templates/{id}/builds/{build}/status", get(build::status))
         .route("/templates/{id}/builds/{build}/logs", get(build::logs))
+}
+
+/// Has a new sandbox run its template's start command, and waits until it is ready.
+pub(super) async fn begin(e2b: &E2b, sandbox: &Sandbox, build: &Build) {
+    let (start, ready) = (build.start.as_deref(), build.ready.as_deref());
+    if start.is_none() && ready.is_none() {
+        return;
+    }
+    // Whoever uses a sandbox that is gone already is told so then.
+    let Ok(guest) = e2b.api.sandboxes.awake(&sandbox.id).await else { return };
+    if let Err(message) = crate::template::start::begin(&guest, start, ready).await {
+        e2b.api.sandboxes.note(&sandbox.id, "error", message);
+    }
 }
 
 /// Somebody whose key may build, tag and remove templates.
