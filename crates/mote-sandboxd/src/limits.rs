@@ -422,6 +422,8 @@ pub const CODE_CHILDREN_ROUNDS: u32 = 2;
 pub const RPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Watches of one sandbox whose events are polled.
 pub const WATCHERS_OF_SANDBOX_MAX: usize = 64;
+/// Requests for the events of one polled watch that wait at once.
+pub const WATCHER_ASKS_MAX: usize = 64;
 /// Events that a polled watch holds.
 pub const WATCHER_EVENTS_MAX: usize = 10_000;
 /// Bytes of events that the polled watches of one sandbox hold, as JSON.

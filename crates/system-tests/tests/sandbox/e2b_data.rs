@@ -1,0 +1,21 @@
+//! E2B's data plane as E2B's own server has it: files, watches, commands. What each script checks stands in the script.
+
+use std::process::Command;
+
+use super::e2b::{client, python};
+use super::fixture::Daemon;
+
+async fn python_client(script: &'static str) {
+    let daemon = Daemon::start().await;
+    let output = client(&daemon, move || {
+        let mut command = Command::new(python());
+        command.args(["-c", script]);
+        command
+    });
+    assert_eq!(output.await, "ok");
+}
+
+#[tokio::test]
+async fn files_and_watches_are_as_e2bs_own_server_has_them() {
+    python_client(include_str!("e2b_files.py")).await;
+}
