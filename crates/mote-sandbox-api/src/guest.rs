@@ -22,6 +22,15 @@ pub const PROTOCOL: u32 = 1;
 pub const HEADER_BYTES: usize = 5;
 /// Namespace of the extended attributes that hold a file's metadata: E2B's.
 pub const METADATA_PREFIX: &str = "user.e2b.";
+/// Variable that tells programs that they run in a sandbox of E2B's surface. Where it is set, the first process writes it, and
+/// the two below, into files of [`E2B_FOLDER`].
+pub const E2B_SANDBOX: &str = "E2B_SANDBOX";
+/// Variable that holds the sandbox's id.
+pub const E2B_SANDBOX_ID: &str = "E2B_SANDBOX_ID";
+/// Variable that holds the name of what the sandbox was made from.
+pub const E2B_TEMPLATE_ID: &str = "E2B_TEMPLATE_ID";
+/// Folder of the files that E2B's server leaves inside.
+pub const E2B_FOLDER: &str = "/run/e2b";
 /// Path inside the sandbox of the read-only folder with the init's own files.
 pub const RUNTIME_FOLDER: &str = "/run/mote";
 

@@ -14,7 +14,7 @@ use crate::file::reach::Aim;
 use crate::file::{Place, change, list, read, watch, write};
 use crate::process::{self, Role};
 use crate::sandbox::Sandbox;
-use crate::{dial, provision, termination};
+use crate::{dial, marks, provision, termination};
 
 /// Serves one connection to its end. What fails is told to the other side; where that fails, there is nobody left.
 pub(crate) fn perform(request: Request, mut connection: Connection, sandbox: &Arc<Sandbox>) {
@@ -33,6 +33,10 @@ pub(crate) fn perform(request: Request, mut connection: Connection, sandbox: &Ar
         },
         Request::Configure(configuration) => match check(&configuration) {
             Ok(()) => {
+                if sandbox.is_first {
+                    // A root in which they cannot be made runs without them.
+                    let _ = marks::leave(&configuration.env, Path::new("/"));
+                }
                 sandbox.configure(configuration);
                 tell(connection, &Reply::Done);
                 // The first program would wait for its account: it is made now, while the other side goes on. Where that

@@ -14,7 +14,7 @@ use mote_sandbox_api::error::{Code, Failure};
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use super::{CODE_PORT, E2b, ENVD_PORT, signature};
+use super::{CODE_PORT, E2b, ENVD_PORT, ended, signature};
 use crate::api::observe::Route;
 use crate::api::preview;
 use crate::guest::Guest;
@@ -111,15 +111,15 @@ async fn inside(e2b: &E2b, ports: &Ports, address: Address, mut request: Request
         Ok(guest) => guest,
         Err(failure) => return unreachable(&sandbox, &failure),
     };
-    let router = if port == ENVD_PORT {
+    if port == ENVD_PORT {
         request.extensions_mut().insert(Inside { sandbox, guest });
-        &ports.envd
-    } else {
-        let interpreter = e2b.interpreter.clone();
-        request.extensions_mut().insert(crate::api::code::Desk { interpreter, sandbox, guest });
-        &ports.code
-    };
-    router.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+        return ports.envd.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+    }
+    let is_stream = request.uri().path() == "/execute";
+    let desk = crate::api::code::Desk { interpreter: e2b.interpreter.clone(), sandbox: sandbox.clone(), guest };
+    request.extensions_mut().insert(desk);
+    let response = ports.code.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+    if is_stream && response.status().is_success() { ended::broken_off(e2b, &sandbox, response) } else { response }
 }
 
 /// A preview. E2B's names for the token and the address are the gateway's: what runs inside sees neither. By host name, too,

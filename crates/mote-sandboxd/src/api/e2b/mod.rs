@@ -4,6 +4,7 @@
 //! outlives the daemon.
 
 mod control;
+mod ended;
 mod envd;
 mod failure;
 mod gateway;
