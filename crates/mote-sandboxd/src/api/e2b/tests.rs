@@ -143,7 +143,6 @@ async fn what_does_not_map_answers_501_and_names_the_feature() {
         ("POST", "/templates/tags", json!({}), "templates.tags"),
         ("PATCH", "/v2/templates/x", json!({}), "templates.update"),
         ("GET", "/teams", Value::Null, "teams"),
-        ("GET", "/volumecontent/v/dir", Value::Null, "volumes.content"),
         ("POST", "/secrets", json!({"name": "a", "value": "b", "metadata": {"c": "d"}}), "secrets.metadata"),
     ] {
         let (status, told) = stage.ask(method, path, &[], body).await;

@@ -8,6 +8,7 @@ mod network;
 mod refused;
 mod sandbox;
 mod stored;
+mod volume;
 
 use axum::Router;
 use axum::routing::{get, post, put};
@@ -43,5 +44,6 @@ pub(super) fn router() -> Router<E2b> {
         .route("/secrets/{name}", get(stored::secret).post(stored::update_secret).delete(stored::remove_secret))
         .route("/volumes", get(stored::volumes).post(stored::create_volume))
         .route("/volumes/{name}", get(stored::volume).delete(stored::remove_volume))
+        .merge(volume::router())
         .merge(refused::router())
 }
