@@ -19,3 +19,13 @@ async fn python_client(script: &'static str) {
 async fn files_and_watches_are_as_e2bs_own_server_has_them() {
     python_client(include_str!("e2b_files.py")).await;
 }
+
+#[tokio::test]
+async fn commands_and_their_ends_are_as_e2bs_own_server_has_them() {
+    python_client(include_str!("e2b_commands.py")).await;
+}
+
+#[tokio::test]
+async fn files_of_volumes_are_reached_without_a_sandbox_and_no_link_leads_out() {
+    python_client(include_str!("e2b_volumes.py")).await;
+}
