@@ -24,7 +24,7 @@ pub(crate) fn watch(place: &Place, recursive: bool, connection: &mut Connection)
     let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
     let queue = inotify::init(flags).map_err(|errno| failed("watch anything", errno))?;
     let (told, root, is_reached) = (place.path().to_owned(), place.access(), !place.flags().is_empty());
-    let mut watcher = Watcher { queue, told, root, is_reached, recursive, folders: HashMap::new() };
+    let mut watcher = Watcher { queue, told, root, is_reached, recursive, folders: HashMap::new(), ours_moved: None };
     watcher.add("").map_err(|refusal| watcher.failure(refusal))?;
     if recursive {
         watcher.add_below("", &mut Vec::new()).map_err(|refusal| watcher.failure(refusal))?;
@@ -107,6 +107,16 @@ struct Watcher {
     recursive: bool,
     /// Path below the root, by the number of the watch.
     folders: HashMap<i32, String>,
+    /// A file of this side that has just lost its temporary name, by the number that the kernel gives to both halves of a move.
+    ours_moved: Option<u32>,
+}
+
+/// An event as the kernel tells it.
+struct Raw {
+    number: i32,
+    flags: ReadFlags,
+    cookie: u32,
+    name: Option<String>,
 }
 
 type Found = Vec<(String, EventKind)>;
@@ -197,7 +207,7 @@ impl Watcher {
             match reader.next() {
                 Ok(event) => {
                     let name = event.file_name().map(|name| name.to_string_lossy().into_owned());
-                    raw.push((event.wd(), event.events(), name));
+                    raw.push(Raw { number: event.wd(), flags: event.events(), cookie: event.cookie(), name });
                 }
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,
@@ -210,13 +220,14 @@ impl Watcher {
         }
         let is_empty = raw.is_empty();
         let mut goes_on = true;
-        for (number, flags, name) in raw {
-            goes_on &= self.translate(number, flags, name, found);
+        for event in raw {
+            goes_on &= self.translate(event, found);
         }
         Ok(Round { goes_on, is_empty })
     }
 
-    fn translate(&mut self, number: i32, flags: ReadFlags, name: Option<String>, found: &mut Found) -> bool {
+    fn translate(&mut self, event: Raw, found: &mut Found) -> bool {
+        let Raw { number, flags, cookie, name } = event;
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
             found.push((String::new(), EventKind::Overflow));
             return true;
@@ -241,10 +252,18 @@ impl Watcher {
             None if folder.is_empty() => String::new(),
             None => return true,
         };
+        if self.is_ours(&name, flags) {
+            if flags.contains(ReadFlags::MOVED_FROM) {
+                self.ours_moved = Some(cookie);
+            }
+            return true;
+        }
+        // What this side wrote and put in the place of a file is a write to that.
+        let is_written = flags.contains(ReadFlags::MOVED_TO) && self.ours_moved.take() == Some(cookie);
         let is_folder = flags.contains(ReadFlags::ISDIR);
         let kinds = [
             (ReadFlags::CREATE, EventKind::Create),
-            (ReadFlags::MOVED_TO, EventKind::Create),
+            (ReadFlags::MOVED_TO, if is_written { EventKind::Write } else { EventKind::Create }),
             (ReadFlags::MODIFY, EventKind::Write),
             (ReadFlags::ATTRIB, EventKind::Chmod),
             (ReadFlags::MOVED_FROM, EventKind::Rename),
@@ -262,6 +281,17 @@ impl Watcher {
             }
         }
         true
+    }
+
+    /// Whether it is a file of this side that has not its name yet: one with a temporary name, or without one, which the
+    /// kernel calls `#` and its number.
+    fn is_ours(&self, name: &str, flags: ReadFlags) -> bool {
+        let last = name.rsplit('/').next().unwrap_or(name);
+        let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        super::write::is_temporary(last)
+            || (flags == ReadFlags::ATTRIB
+                && last.strip_prefix('#').is_some_and(is_number)
+                && std::fs::symlink_metadata(self.full(name)).is_err())
     }
 
     /// Watches a directory that is new here. What already stands in a fresh one was made before the watch stood.

@@ -270,6 +270,15 @@ fn own_path(file: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
 }
 
+/// Between the name of a file and a number in its temporary name.
+const TEMPORARY: &str = ".mote-";
+
+/// Whether a name is a temporary one.
+pub(super) fn is_temporary(name: &str) -> bool {
+    let Some((stem, number)) = name.rsplit_once(TEMPORARY) else { return false };
+    stem.starts_with('.') && number.parse::<u32>().is_ok_and(|number| number < TEMPORARY_NAMES_MAX)
+}
+
 /// Tries names until one is not taken. Other threads of this process may be at it for the same file.
 fn with_temporary_name<T>(
     name: &OsStr,
@@ -278,7 +287,7 @@ fn with_temporary_name<T>(
     // A name may have 255 bytes.
     let stem: String = name.to_string_lossy().chars().take(48).collect();
     for number in 0..TEMPORARY_NAMES_MAX {
-        let temporary = OsString::from(format!(".{stem}.mote-{number}"));
+        let temporary = OsString::from(format!(".{stem}{TEMPORARY}{number}"));
         match attempt(&temporary) {
             Err(Errno::EXIST) => {}
             result => return result.map(|made| (made, temporary)),

@@ -139,7 +139,11 @@ impl Init {
     }
 
     pub(crate) fn write(&self, target: FileTarget, mode: Option<u32>, contents: &[u8]) -> Result<Entry, Failure> {
-        let mut client = self.open(&Request::Write { target, writing: Writing { mode, ..Writing::default() } });
+        self.write_as(target, Writing { mode, ..Writing::default() }, contents)
+    }
+
+    pub(crate) fn write_as(&self, target: FileTarget, writing: Writing, contents: &[u8]) -> Result<Entry, Failure> {
+        let mut client = self.open(&Request::Write { target, writing });
         for chunk in contents.chunks(100_000) {
             client.send(Kind::Data, chunk);
         }
