@@ -111,15 +111,17 @@ async fn inside(e2b: &E2b, ports: &Ports, address: Address, mut request: Request
         Ok(guest) => guest,
         Err(failure) => return unreachable(&sandbox, &failure),
     };
-    if port == ENVD_PORT {
-        request.extensions_mut().insert(Inside { sandbox, guest });
-        return ports.envd.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
-    }
-    let is_stream = request.uri().path() == "/execute";
-    let desk = crate::api::code::Desk { interpreter: e2b.interpreter.clone(), sandbox: sandbox.clone(), guest };
-    request.extensions_mut().insert(desk);
-    let response = ports.code.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
-    if is_stream && response.status().is_success() { ended::broken_off(e2b, &sandbox, response) } else { response }
+    let path = request.uri().path().to_owned();
+    let router = if port == ENVD_PORT {
+        request.extensions_mut().insert(Inside { sandbox: sandbox.clone(), guest });
+        &ports.envd
+    } else {
+        let interpreter = e2b.interpreter.clone();
+        request.extensions_mut().insert(crate::api::code::Desk { interpreter, sandbox: sandbox.clone(), guest });
+        &ports.code
+    };
+    let response = router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+    if ended::is_stream(&path, &response) { ended::broken_off(e2b, &sandbox, response) } else { response }
 }
 
 /// A preview. E2B's names for the token and the address are the gateway's: what runs inside sees neither. By host name, too,

@@ -5,6 +5,8 @@
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::Selector;
 
+use crate::api::e2b::ended::ENDED;
+
 /// `ENOENT` and `ENOTDIR`, the same on every architecture (`errno(3)`).
 const NO_ENTRY: &str = "2";
 const NO_DIRECTORY: &str = "20";
@@ -160,7 +162,7 @@ pub(super) fn stream(failure: Failure, sandbox: &str) -> Failure {
     if failure.code != Code::Gone {
         return failure;
     }
-    said(failure, Code::Gone, format!("the connection to sandbox {sandbox} ended before the stream completed"))
+    said(failure, Code::Gone, format!("the connection to sandbox {sandbox} {ENDED}"))
 }
 
 /// The time of a call that is over.
