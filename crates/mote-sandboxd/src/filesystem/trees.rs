@@ -195,7 +195,7 @@ impl Worker {
         }
     }
 
-    async fn abandon(mut self) -> Result<(), Failure> {
+    pub(super) async fn abandon(mut self) -> Result<(), Failure> {
         let Some(number) = self.number.take() else { return Ok(()) };
         super::done(self.filesystem.ask(Verb::Abandon(number)).await?)
     }

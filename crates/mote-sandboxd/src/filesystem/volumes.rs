@@ -42,7 +42,8 @@ impl Filesystem {
                 }
                 (Report::Found(last), mut descriptors) => {
                     entries.extend(last);
-                    worker.end(None).await?;
+                    // It has nothing to leave behind: how it ends is nobody's matter.
+                    worker.abandon().await?;
                     return Ok(VolumeFound { entries, file: descriptors.pop() });
                 }
                 (other, _) => return Err(surprise(&other)),

@@ -1,6 +1,7 @@
 """E2B's SDK for Python, unmodified: commands, and what programs find around them, as E2B's own server has it."""
 import os
 import threading
+import urllib.request
 
 from e2b import CommandExitException, Sandbox
 from e2b.exceptions import InvalidArgumentException, NotFoundException, SandboxException, TimeoutException
@@ -52,6 +53,27 @@ refused(lambda: sandbox.commands.connect(999_999), NotFoundException, "process w
 refused(lambda: sandbox.commands.send_stdin(999_999, "x"), NotFoundException, "process with pid 999999 not found")
 assert sandbox.commands.kill(999_999) is False
 refused(lambda: run("sleep 600", timeout=1), TimeoutException, "exceeding 'timeout'")
+
+# What a server inside is sent: names of headers in E2B's case, whatever the client's.
+sandbox.files.write("echo.py", """import socket
+server = socket.create_server(("127.0.0.1", 3000))
+while True:
+    client, _ = server.accept()
+    head = b""
+    while b"\\r\\n\\r\\n" not in head:
+        more = client.recv(4096)
+        if not more:
+            break
+        head += more
+    client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(head) + head)
+    client.close()
+""")
+run("python3 echo.py", background=True)
+run("until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 3000))' 2>/dev/null; do :; done")
+headers = {"x-my-header": "v", "e2b-sandbox-id": sandbox.sandbox_id, "e2b-sandbox-port": "3000"}
+request = urllib.request.Request(os.environ["E2B_SANDBOX_URL"] + "/page", headers=headers)
+seen = urllib.request.urlopen(request).read().decode()
+assert "X-My-Header: v\r\n" in seen and "\r\nHost: " in seen, seen
 
 # A sandbox that ends takes its streams with it, and each says so.
 ended = "The sandbox was killed or reached its end of life while the request was in flight"
