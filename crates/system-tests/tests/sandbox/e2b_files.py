@@ -117,6 +117,8 @@ assert info.size > 0 and info.size % 4096 == 0 and (info.mode, info.permissions)
 assert all(entry.size > 0 for entry in files.list("/home/user") if entry.type == FileType.DIR)
 assert files.get_info("/tmp").permissions == "dtrwxrwxrwx", files.get_info("/tmp")
 
+assert {"plain", "sized"} <= {entry.name for entry in files.list("")}, "nothing is the home"
+
 # Words.
 none = "no such file or directory"
 refused(lambda: files.read("/none"), FileNotFoundException, "path '/none' does not exist")

@@ -89,12 +89,10 @@ fn unknown(method: &str) -> Failure {
     Failure::unsupported(&format!("filesystem.Filesystem/{method}"), "there is no such procedure")
 }
 
-/// Where a request's user means.
-fn target(user: Option<String>, path: String) -> Result<FileTarget, Failure> {
-    if path.is_empty() {
-        return Err(Failure::invalid("path", "no path is given"));
-    }
-    Ok(FileTarget::new(path, user).with(Rights::Root))
+/// Where a request's user means; the home where nothing is said.
+fn target(user: Option<String>, path: String) -> FileTarget {
+    let path = if path.is_empty() { "~".to_owned() } else { path };
+    FileTarget::new(path, user).with(Rights::Root)
 }
 
 async fn unary(guest: &Guest, method: &str, request: Request) -> Result<Value, Failure> {
@@ -102,12 +100,12 @@ async fn unary(guest: &Guest, method: &str, request: Request) -> Result<Value, F
     match method {
         "Stat" => {
             let At { path } = connect::unary(request).await?;
-            let found = guest.stat(target(user, path)?).await.map_err(wording::stat)?;
+            let found = guest.stat(target(user, path)).await.map_err(wording::stat)?;
             Ok(json!({ "entry": entry::info(&found) }))
         }
         "MakeDir" => {
             let At { path } = connect::unary(request).await?;
-            let target = target(user, path)?;
+            let target = target(user, path);
             match guest.make_directory(target.clone()).await {
                 Ok(made) => Ok(json!({ "entry": entry::info(&made) })),
                 Err(failure) if failure.code == Code::Conflict => {
@@ -123,13 +121,13 @@ async fn unary(guest: &Guest, method: &str, request: Request) -> Result<Value, F
             if destination.is_empty() {
                 return Err(Failure::invalid("destination", "no path is given"));
             }
-            let moved = guest.rename(target(user, source)?, destination.clone()).await;
+            let moved = guest.rename(target(user, source), destination.clone()).await;
             let moved = moved.map_err(|failure| wording::rename(failure, &destination))?;
             Ok(json!({ "entry": entry::info(&moved) }))
         }
         "Remove" => {
             let At { path } = connect::unary(request).await?;
-            match guest.remove(target(user, path)?).await {
+            match guest.remove(target(user, path)).await {
                 // What is not there need not be removed: so `envd` has it.
                 Err(failure) if failure.code == Code::NotFound && !failure.context.contains_key("kind") => {
                     Ok(json!({}))
@@ -139,7 +137,7 @@ async fn unary(guest: &Guest, method: &str, request: Request) -> Result<Value, F
         }
         "ListDir" => {
             let ListDir { path, depth } = connect::unary(request).await?;
-            let entries = guest.list(target(user, path)?, depth.max(1)).await.map_err(wording::list)?;
+            let entries = guest.list(target(user, path), depth.max(1)).await.map_err(wording::list)?;
             Ok(json!({ "entries": entries.iter().map(entry::info).collect::<Vec<_>>() }))
         }
         method => Err(unknown(method)),
@@ -186,7 +184,7 @@ async fn watch_dir(inside: &Inside, request: Request) -> Response {
     let beginning = async {
         let (user, deadline) = (connect::user(&headers)?, connect::deadline(&headers)?);
         let Watch { path, recursive, include_entry } = Messages::of(request).only().await?;
-        let watched = target(user, path)?;
+        let watched = target(user, path);
         let watching = guest.watch(watched.clone(), recursive).await.map_err(wording::watch)?;
         Ok((watching, watched, include_entry, deadline))
     };
@@ -231,7 +229,7 @@ async fn watch_dir(inside: &Inside, request: Request) -> Response {
 async fn create_watcher(e2b: &E2b, inside: &Inside, request: Request) -> Result<Value, Failure> {
     let user = connect::user(request.headers())?;
     let Watch { path, recursive, include_entry } = connect::unary(request).await?;
-    let watched = target(user, path)?;
+    let watched = target(user, path);
     let watching = inside.guest.watch(watched.clone(), recursive).await.map_err(wording::watch)?;
     let id = e2b.watchers.add(inside, watching, watched, include_entry)?;
     Ok(json!({ "watcherId": id }))

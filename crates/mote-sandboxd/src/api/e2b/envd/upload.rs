@@ -36,7 +36,11 @@ pub(super) async fn upload(Extension(inside): Extension<Inside>, request: Reques
     } else {
         let body = request.into_body().into_data_stream();
         let contents = body.map_err(|error| Failure::new(Code::Invalid, format!("failed to read the body: {error}")));
-        vec![entry::written(&write(&inside, named.target(None)?, writing, contents).await?)]
+        let target = named.target(None).map_err(|failure| Failure {
+            message: "path query parameter is required for raw body upload".to_owned(),
+            ..failure
+        })?;
+        vec![entry::written(&write(&inside, target, writing, contents).await?)]
     };
     Ok(axum::Json(written).into_response())
 }
