@@ -93,8 +93,7 @@ refused(lambda: code.run_code("print('on'); import time; time.sleep(600)", on_st
         TimeoutException, "The sandbox was killed while the request was in progress")
 killer.join()
 alone = CodeSandbox.create(timeout=300)
-error = alone.run_code("import os; os._exit(3)").error
-assert error.name == "ContextEnded", error
-assert alone.kill()
+alone.run_code("import os; os._exit(3)")
+assert alone.is_running() and alone.kill(), "a context that ends alone is not the sandbox's end"
 print("ok", flush=True)
 os._exit(0)

@@ -160,7 +160,9 @@ fn cleaned(path: &RawPath) -> Result<Vec<u8>, Failure> {
     for name in path.as_bytes().split(|byte| *byte == b'/') {
         match name {
             b"" | b"." => {}
-            b".." => drop(names.pop()),
+            b".." => {
+                names.pop();
+            }
             name => names.push(name),
         }
     }
