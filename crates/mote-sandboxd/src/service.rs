@@ -160,6 +160,7 @@ pub async fn run(start: Start) -> Result<(), Error> {
         domain: config.domain.as_str().into(),
         images,
         network,
+        open_egress_default: config.open_egress_default,
         previews: crate::api::preview::Connections::default(),
         closing: closing.clone(),
     };
@@ -445,7 +446,13 @@ async fn container(
         .quota
         .map_or_else(|| Support::no("the pool has no quotas"), |kind| Support::yes(format!("{kind} quotas of btrfs")));
     enforcement.insert("disk_quota".to_owned(), quota);
+    let open = if config.open_egress_default {
+        Support::yes("a sandbox made through E2B's API that does not say so reaches every public destination")
+    } else {
+        Support::no("the configuration says open_egress_default: false; ask with allow_internet_access")
+    };
     let features = BTreeMap::from([
+        ("egress.open_default".to_owned(), open),
         ("snapshot.live".to_owned(), live),
         ("snapshot.memory".to_owned(), Support::no("containers keep files alone; answers say memory: false")),
         ("pause.memory".to_owned(), Support::yes("processes are frozen by the cgroup freezer")),

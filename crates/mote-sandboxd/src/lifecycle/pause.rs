@@ -53,12 +53,31 @@ impl Sandboxes {
     /// # Errors
     /// `not_found`, `illegal_transition`, `gone`, or the substrate's.
     pub async fn resume(&self, id: &str) -> Result<Sandbox, Failure> {
+        self.resume_with(id, |_| {}).await
+    }
+
+    /// The same, with the files alone: what a pause kept of the memory is given up, and the first process starts anew.
+    ///
+    /// # Errors
+    /// As [`Self::resume`].
+    pub async fn reboot(&self, id: &str) -> Result<Sandbox, Failure> {
+        self.resume_with(id, |record| record.pause = Some(PauseKind::Stopped)).await
+    }
+
+    async fn resume_with(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Record) + Send + 'static,
+    ) -> Result<Sandbox, Failure> {
         let (this, cell) = (self.clone(), self.cell(id)?);
         to_the_end(async move {
             let taken = this.durations.start(Operation::Resume);
             let now = this.clock.now_ms();
             // Part of the intent: after a crash it runs with a lease that has not ended.
-            let intent = |record: &mut Record| record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
+            let intent = |record: &mut Record| {
+                record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
+                change(record);
+            };
             let work = this.wake(&cell);
             this.during(&cell, (Transition::Resume, Transition::ResumeDone), intent, work).await?;
             taken.done();
@@ -93,20 +112,30 @@ impl Sandboxes {
 
     async fn wake(&self, cell: &Arc<Cell>) -> Result<(), Failure> {
         match cell.read(|record| record.pause) {
-            Some(PauseKind::Stopped) | None => {
-                let volumes = self.volumes_of(&cell.read(|record| record.spec.clone())).await?;
-                if let Err(failure) = self.launch(cell, volumes).await {
-                    cell.leave();
-                    if let Err(error) = self.substrate.end(cell.id()).await {
-                        // Half of it may live: it is not what a pause left.
-                        self.fail(cell, format!("it could not be resumed: {failure}; nor ended: {error}")).await;
-                    }
-                    return Err(failure);
-                }
-            }
+            Some(PauseKind::Stopped) | None => self.boot(cell).await?,
             Some(PauseKind::Frozen) => self.substrate.thaw(cell.id()).await?,
         }
         crash::point("resume.after_effect");
+        Ok(())
+    }
+
+    /// Starts the first process where the files alone count. Processes that a pause had kept end before.
+    async fn boot(&self, cell: &Arc<Cell>) -> Result<(), Failure> {
+        let volumes = self.volumes_of(&cell.read(|record| record.spec.clone())).await?;
+        if cell.leave().is_some()
+            && let Err(failure) = self.substrate.end(cell.id()).await
+        {
+            self.fail(cell, format!("its processes could not be ended for a reboot: {failure}")).await;
+            return Err(failure);
+        }
+        if let Err(failure) = self.launch(cell, volumes).await {
+            cell.leave();
+            if let Err(error) = self.substrate.end(cell.id()).await {
+                // Half of it may live: it is not what a pause left.
+                self.fail(cell, format!("it could not be resumed: {failure}; nor ended: {error}")).await;
+            }
+            return Err(failure);
+        }
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use crate::clock::UnixMs;
 use crate::lifecycle::record::Record;
 pub use keys::{KeyName, NewKey};
 pub use replies::Reply;
-pub use secrets::Vault;
+pub use secrets::{SecretRecord, Vault};
 pub use writer::Pending;
 
 /// Name of the file in the state directory.

@@ -32,6 +32,13 @@ const STEPS: &[&str] = &[
     CREATE INDEX replies_by_age ON replies (created_ms);
     CREATE INDEX snapshots_by_name ON snapshots (json_extract(record, '$.snapshot.name'));
 ",
+    "
+    -- What is told of a secret beside its name.
+    ALTER TABLE secrets ADD COLUMN created_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE secrets ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE secrets ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';
+    UPDATE secrets SET created_ms = changed_ms;
+",
 ];
 
 /// Opens the file and brings it to the newest version, each step in a transaction.

@@ -8,6 +8,8 @@ mod network;
 mod refused;
 mod sandbox;
 mod stored;
+#[cfg(test)]
+mod tests;
 
 use axum::Router;
 use axum::routing::{get, post, put};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
 use http::{HeaderMap, StatusCode};
+use mote_sandbox_api::capability::ProfileName;
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::lifecycle::State as Life;
 use mote_sandbox_api::network::Policy;
@@ -60,6 +61,17 @@ fn seconds(field: &str, seconds: u64) -> Result<Duration, Failure> {
     Ok(Duration::from_secs(seconds))
 }
 
+/// What the operator's profile says of the network beyond what E2B's options speak of: private ranges, bandwidth, connections.
+fn daemon_policy(e2b: &E2b) -> Policy {
+    let profile = e2b.api.sandboxes.profiles().all().get(&ProfileName::from(Profile::Production));
+    let policy = profile.and_then(|spec| spec.network.clone()).unwrap_or_default();
+    Policy { rules: Vec::new(), secrets: Vec::new(), ingress_token: false, ..policy }
+}
+
+/// Told where the network is closed because the configuration says so, and E2B would have opened it.
+const CLOSED_BY_DEFAULT: &str = "nothing is reached: this daemon's configuration (open_egress_default) forbids the open \
+                                 network that E2B gives where allow_internet_access is left out";
+
 async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<Spec, Failure> {
     if new.mcp.as_ref().is_some_and(|mcp| !mcp.is_null()) {
         return Err(Failure::unsupported("mcp", "MCP servers do not run inside sandboxes here"));
@@ -67,14 +79,21 @@ async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<
     if new.iam.as_ref().is_some_and(|iam| !iam.is_null()) {
         return Err(Failure::unsupported("iam", "sandboxes have no workload identity here"));
     }
-    if new.auto_pause_memory == Some(false) {
-        return Err(Failure::unsupported("autoPauseMemory", "a sandbox that pauses by itself keeps its memory")
-            .remedy("pause it with mode \"filesystem\" yourself"));
+    let wakes = new.auto_resume.is_some_and(|auto| auto.enabled);
+    if new.auto_pause_memory == Some(false) && wakes {
+        let message = "a sandbox whose files alone are kept is not woken by traffic: connect to it";
+        return Err(Failure::invalid("autoResume", message));
     }
-    // A policy always, if an empty one: so that it can be changed later.
-    let policy = super::network::policy(&new.network.unwrap_or_default(), new.allow_internet_access)?;
+    // A policy always, if one that opens nothing: so that it can be changed later.
+    let network = new.network.unwrap_or_default();
+    let open = network.allow_internet_access.or(new.allow_internet_access).unwrap_or(e2b.api.open_egress_default);
+    let policy = super::network::policy(&network, open, daemon_policy(e2b))?;
     let mount = |mount: super::body::VolumeMount| VolumeMount { name: mount.name, path: mount.path, read_only: false };
-    let pauses = new.auto_pause.unwrap_or(false);
+    let on_lease_end = match (new.auto_pause.unwrap_or(false), new.auto_pause_memory) {
+        (false, _) => OnLeaseEnd::Remove,
+        (true, Some(false)) => OnLeaseEnd::Stop,
+        (true, _) => OnLeaseEnd::Pause,
+    };
     Ok(Spec {
         image: image(e2b, &new.template_id).await?,
         profile: Profile::Production,
@@ -83,8 +102,8 @@ async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<
         network: Some(policy),
         volumes: new.volume_mounts.into_iter().map(mount).collect(),
         lease: Some(new.timeout.map_or(Ok(default), |timeout| seconds("timeout", timeout))?),
-        on_lease_end: Some(if pauses { OnLeaseEnd::Pause } else { OnLeaseEnd::Remove }),
-        auto_resume: Some(new.auto_resume.map_or(pauses, |auto| auto.enabled)),
+        on_lease_end: Some(on_lease_end),
+        auto_resume: Some(wakes),
         secure: Some(true),
         ..Spec::default()
     })
@@ -92,10 +111,18 @@ async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<
 
 async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>, default: Duration) -> Answer {
     let (own, new) = (e2b.clone(), body.value);
+    let is_said = new.allow_internet_access.is_some()
+        || new.network.as_ref().is_some_and(|network| network.allow_internet_access.is_some());
+    let is_closed = !is_said && !e2b.api.open_egress_default;
     let work = move |key| async move {
         let spec = specification(&own, new, default).await?;
         let sandbox = own.api.sandboxes.create_under(spec, key).await?;
-        Ok(connected(&own, &sandbox))
+        let mut told = connected(&own, &sandbox);
+        if is_closed {
+            told["notice"] = CLOSED_BY_DEFAULT.into();
+            own.api.sandboxes.note(&sandbox.id, "info", CLOSED_BY_DEFAULT);
+        }
+        Ok(told)
     };
     Ok(once(&e2b.api, &known.0, &headers, "POST /sandboxes", &body.bytes, StatusCode::CREATED, work).await?)
 }
@@ -160,17 +187,16 @@ async fn wake(e2b: &E2b, id: &str, memory: Option<bool>) -> Result<bool, Failure
     loop {
         let sandbox = living(e2b, id)?;
         match sandbox.state {
-            Life::Paused if memory == Some(false) && sandbox.pause == Some(PauseKind::Frozen) => {
-                return Err(Failure::unsupported(
-                    "connect.reboot",
-                    "a sandbox that was paused with its memory resumes with it",
-                ));
+            Life::Paused => {
+                let sandboxes = &e2b.api.sandboxes;
+                let outcome =
+                    if memory == Some(false) { sandboxes.reboot(id).await } else { sandboxes.resume(id).await };
+                match outcome {
+                    // Somebody else was first: what it is now decides.
+                    Err(failure) if failure.code == Code::IllegalTransition => {}
+                    outcome => return outcome.map(|_| true),
+                }
             }
-            Life::Paused => match e2b.api.sandboxes.resume(id).await {
-                // Somebody else was first: what it is now decides.
-                Err(failure) if failure.code == Code::IllegalTransition => {}
-                outcome => return outcome.map(|_| true),
-            },
             Life::Pausing | Life::Creating | Life::Resuming => {
                 // Waits until it is one or the other.
                 match e2b.api.sandboxes.awake(id).await {
@@ -221,7 +247,11 @@ pub(super) async fn resume(
 ) -> Answer {
     let timeout = body.value.timeout.map_or(Ok(E2B_LEASE_DEFAULT_V1), |timeout| seconds("timeout", timeout))?;
     living(&e2b, &id)?;
-    e2b.api.sandboxes.resume(&id).await?;
+    if body.value.memory == Some(false) {
+        e2b.api.sandboxes.reboot(&id).await?;
+    } else {
+        e2b.api.sandboxes.resume(&id).await?;
+    }
     e2b.api.sandboxes.renew(&id, Some(timeout)).await?;
     Ok(json_answer(StatusCode::CREATED, &connected(&e2b, &living(&e2b, &id)?)))
 }
@@ -266,9 +296,10 @@ pub(super) async fn refresh(
 pub(super) async fn network(State(e2b): State<E2b>, _: Known, Path(id): Path<String>, body: Body<Network>) -> Done {
     living(&e2b, &id)?;
     let before = e2b.api.sandboxes.spec(&id)?.network.unwrap_or_default();
-    let policy = super::network::policy(&body.value, None)?;
-    // The update speaks of egress, with the secrets that its headers name: what stands beside it stays.
-    let policy = Policy { rules: policy.rules, secrets: policy.secrets, ..before };
+    // What an update leaves out of `allowOut`, `denyOut` and `rules` is taken back, as E2B does it. What it does not speak of
+    // stays: whether everything else is open, who may ask from outside, what the daemon bounds.
+    let open = body.value.allow_internet_access.unwrap_or_else(|| super::network::is_open(&before));
+    let policy = super::network::policy(&body.value, open, before)?;
     e2b.api.sandboxes.set_policy(&id, policy).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -330,10 +361,15 @@ pub(super) async fn rollback(
     Ok(json_answer(StatusCode::OK, &connected(&e2b, &sandbox)))
 }
 
-pub(super) async fn metrics(State(e2b): State<E2b>, _: Known, Path(id): Path<String>) -> Answer {
+pub(super) async fn metrics(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     living(&e2b, &id)?;
-    let measured = metrics::measure(&e2b, &id).await?;
-    Ok(json_answer(StatusCode::OK, &[point(&measured)]))
+    let points = metrics::history(&e2b, &id, metrics::Span::of(query.as_deref())?).await?;
+    Ok(json_answer(StatusCode::OK, &points.iter().map(point).collect::<Vec<_>>()))
 }
 
 fn entry(line: &Line) -> Value {
