@@ -358,6 +358,12 @@ async fn a_renewal_moves_the_lease_and_not_the_deadline() {
     assert!(renewed.lease_ends_ms > made.lease_ends_ms);
     assert_eq!(renewed.deadline_ms, made.deadline_ms);
     assert_eq!(stage.sandboxes.renew(&made.id, Some(Duration::ZERO)).await.unwrap_err().code, Code::Invalid);
+    // An end that is set for this lease alone is none of the next one's.
+    let ended = stage.sandboxes.end_lease_in(&made.id, Duration::from_secs(60)).await.unwrap();
+    assert!(ended.lease_ends_ms < renewed.lease_ends_ms);
+    stage.sandboxes.pause(&made.id, PauseKind::Frozen).await.unwrap();
+    assert!(stage.sandboxes.resume(&made.id).await.unwrap().lease_ends_ms >= renewed.lease_ends_ms);
+    assert_eq!(stage.sandboxes.end_lease_in(&made.id, Duration::ZERO).await.unwrap_err().code, Code::Invalid);
 }
 
 #[tokio::test]

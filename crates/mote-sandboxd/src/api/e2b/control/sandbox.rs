@@ -218,7 +218,7 @@ async fn extend(e2b: &E2b, id: &str, timeout: Duration) -> Result<(), Failure> {
     if sandbox.lease_ends_ms.is_none_or(|ends| ends >= end_ms) {
         return Ok(());
     }
-    e2b.api.sandboxes.renew(id, Some(timeout)).await.map(drop)
+    e2b.api.sandboxes.end_lease_in(id, timeout).await.map(drop)
 }
 
 pub(super) async fn connect(
@@ -230,7 +230,7 @@ pub(super) async fn connect(
     let timeout = body.value.timeout.map_or(Ok(E2B_LEASE_DEFAULT), |timeout| seconds("timeout", timeout))?;
     let was_paused = wake(&e2b, &id, body.value.memory).await?;
     if was_paused {
-        e2b.api.sandboxes.renew(&id, Some(timeout)).await?;
+        e2b.api.sandboxes.end_lease_in(&id, timeout).await?;
     } else {
         extend(&e2b, &id, timeout).await?;
     }
@@ -252,7 +252,7 @@ pub(super) async fn resume(
     } else {
         e2b.api.sandboxes.resume(&id).await?;
     }
-    e2b.api.sandboxes.renew(&id, Some(timeout)).await?;
+    e2b.api.sandboxes.end_lease_in(&id, timeout).await?;
     Ok(json_answer(StatusCode::CREATED, &connected(&e2b, &living(&e2b, &id)?)))
 }
 
@@ -272,7 +272,7 @@ pub(super) async fn timeout(
     living(&e2b, &id)?;
     // Zero ends it now; the shortest lease is as good.
     let lease = Duration::from_secs(body.value.timeout).max(Duration::from_millis(1));
-    e2b.api.sandboxes.renew(&id, Some(lease)).await?;
+    e2b.api.sandboxes.end_lease_in(&id, lease).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -381,6 +381,12 @@ fn entry(line: &Line) -> Value {
     })
 }
 
+/// A line as the first version of the API tells it: JSON in a text, which E2B's command line reads.
+fn plain(line: &Line) -> Value {
+    let text = json!({ "logger": "system", "level": line.level, "message": line.message }).to_string();
+    json!({ "timestamp": rfc3339_unsigned(line.at_ms), "line": text })
+}
+
 /// Lines from a time on, the newest where there are more than asked for.
 fn lines(e2b: &E2b, id: &str, query: Option<&str>) -> Result<Vec<Line>, Failure> {
     let number = |name: &str| query::value(query, name).and_then(|value| value.parse::<u64>().ok());
@@ -405,8 +411,7 @@ pub(super) async fn logs(
     RawQuery(query): RawQuery,
 ) -> Answer {
     let lines = lines(&e2b, &id, query.as_deref())?;
-    let plain: Vec<Value> =
-        lines.iter().map(|line| json!({ "timestamp": rfc3339_unsigned(line.at_ms), "line": line.message })).collect();
+    let plain: Vec<Value> = lines.iter().map(plain).collect();
     let entries: Vec<Value> = lines.iter().map(entry).collect();
     Ok(json_answer(StatusCode::OK, &json!({ "logs": plain, "logEntries": entries })))
 }
