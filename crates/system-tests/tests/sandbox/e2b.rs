@@ -1,7 +1,7 @@
 //! E2B's SDKs, unmodified from their registries, against the real daemon; `curl`'s way into a preview beside them.
 //!
 //! They are installed under the target folder, once. Two generations run: versions are pinned here (npm) and in
-//! `xtask/requirements/sandbox.txt` and `sandbox-earlier.txt` (PyPI). What each script checks stands in the script.
+//! `xtask/requirements/sandbox.txt` and `sandbox-*.txt` (PyPI). What each script checks stands in the script.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +28,7 @@ pub(super) fn run(command: &mut Command) -> String {
 }
 
 /// An interpreter of Python with what a file of requirements pins, made where `modules` cannot be imported.
-fn interpreter(venv: PathBuf, requirements: &str, modules: &str) -> PathBuf {
+pub(super) fn interpreter(venv: PathBuf, requirements: &str, modules: &str) -> PathBuf {
     let python = venv.join("bin/python");
     let has = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
     if !has.is_ok_and(|output| output.status.success()) {

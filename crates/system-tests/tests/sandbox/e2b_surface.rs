@@ -121,7 +121,6 @@ async fn what_does_not_map_answers_501_and_names_the_feature() {
         (Method::POST, "/sandboxes".to_owned(), body)
     };
     let cases = [
-        (create(json!({ "mcp": { "x": {} } })), "mcp"),
         (create(json!({ "iam": { "tokens": {} } })), "iam"),
         (create(json!({ "network": { "egressProxy": { "address": "x:1" } } })), "network.egressProxy"),
         (create(json!({ "network": { "dnsServers": ["1.1.1.1"] } })), "network.dnsServers"),

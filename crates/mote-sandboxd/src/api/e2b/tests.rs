@@ -134,7 +134,6 @@ async fn lists_come_in_pages_with_their_cursor_in_a_header() {
 async fn what_does_not_map_answers_501_and_names_the_feature() {
     let stage = Stage::new().await;
     for (method, path, body, feature) in [
-        ("POST", "/v2/sandboxes", json!({"templateID": "base", "mcp": {"x": {}}}), "mcp"),
         ("POST", "/v2/sandboxes", json!({"templateID": "base", "iam": {"tokens": {}}}), "iam"),
         (
             "POST",

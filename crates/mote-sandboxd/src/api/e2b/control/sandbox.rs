@@ -21,7 +21,9 @@ use crate::api::e2b::timestamp::rfc3339_unsigned;
 use crate::api::e2b::{E2b, metrics, query};
 use crate::api::native::idempotency::once;
 use crate::lifecycle::journal::Line;
+use crate::lifecycle::key::Key;
 use crate::limits::{E2B_LEASE_DEFAULT, E2B_LEASE_DEFAULT_V1, E2B_LOGS_DEFAULT};
+use crate::mcp;
 
 /// Names under which E2B's SDKs ask for a template when the user names none.
 const DEFAULT_TEMPLATES: [&str; 3] = ["", "base", "code-interpreter-v1"];
@@ -48,10 +50,15 @@ pub(super) async fn image(e2b: &E2b, template: &str) -> Result<Option<ImageSourc
         .iter()
         .find(|snapshot| snapshot.id == template)
         .or_else(|| snapshots.iter().find(|snapshot| snapshot.name.as_deref() == Some(template)));
-    Ok(Some(match found {
-        Some(snapshot) => ImageSource::Snapshot(snapshot.id.clone()),
-        None => ImageSource::Name(template.to_owned()),
-    }))
+    if let Some(snapshot) = found {
+        return Ok(Some(ImageSource::Snapshot(snapshot.id.clone())));
+    }
+    let image = ImageSource::Name(template.to_owned());
+    if template == mcp::TEMPLATE && e2b.api.sandboxes.substrate().image(&image).await.is_err() {
+        // The gateway is put into any image.
+        return Ok(None);
+    }
+    Ok(Some(image))
 }
 
 fn seconds(field: &str, seconds: u64) -> Result<Duration, Failure> {
@@ -72,9 +79,31 @@ fn daemon_policy(e2b: &E2b) -> Policy {
 const CLOSED_BY_DEFAULT: &str = "nothing is reached: this daemon's configuration (open_egress_default) forbids the open \
                                  network that E2B gives where allow_internet_access is left out";
 
+/// MCP servers are wanted inside.
+fn wants_gateway(new: &NewSandbox) -> bool {
+    new.mcp.as_ref().is_some_and(|mcp| !mcp.is_null())
+}
+
+/// Makes a sandbox; with the gateway of MCP servers in it where that is asked for, or not at all.
+async fn made(e2b: &E2b, spec: Spec, key: Option<Key>, gateway: bool) -> Result<Sandbox, Failure> {
+    let sandboxes = &e2b.api.sandboxes;
+    let sandbox = sandboxes.create_under(spec, key).await?;
+    if !gateway {
+        return Ok(sandbox);
+    }
+    let installed = async { mcp::install(&sandboxes.awake(&sandbox.id).await?).await };
+    if let Err(failure) = installed.await {
+        if let Err(error) = sandboxes.remove(&sandbox.id).await {
+            tracing::warn!(sandbox = sandbox.id, %error, "failed to remove a sandbox without its gateway of MCP servers");
+        }
+        return Err(failure);
+    }
+    Ok(sandbox)
+}
+
 async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<Spec, Failure> {
-    if new.mcp.as_ref().is_some_and(|mcp| !mcp.is_null()) {
-        return Err(Failure::unsupported("mcp", "MCP servers do not run inside sandboxes here"));
+    if wants_gateway(&new) && !new.mcp.as_ref().is_some_and(Value::is_object) {
+        return Err(Failure::invalid("mcp", "it must name MCP servers, each with what it is configured with"));
     }
     if new.iam.as_ref().is_some_and(|iam| !iam.is_null()) {
         return Err(Failure::unsupported("iam", "sandboxes have no workload identity here"));
@@ -113,10 +142,11 @@ async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>
     let (own, new) = (e2b.clone(), body.value);
     let is_said = new.allow_internet_access.is_some()
         || new.network.as_ref().is_some_and(|network| network.allow_internet_access.is_some());
+    let gateway = wants_gateway(&new);
     let is_closed = !is_said && !e2b.api.open_egress_default;
     let work = move |key| async move {
         let spec = specification(&own, new, default).await?;
-        let sandbox = own.api.sandboxes.create_under(spec, key).await?;
+        let sandbox = made(&own, spec, key, gateway).await?;
         let mut told = connected(&own, &sandbox);
         if is_closed {
             told["notice"] = CLOSED_BY_DEFAULT.into();

@@ -253,6 +253,19 @@ async fn a_secret_carries_metadata_and_a_version() {
 }
 
 #[tokio::test]
+async fn a_sandbox_that_cannot_be_given_its_gateway_is_not_left_behind() {
+    let stage = Stage::new().await;
+    let (status, answer) = stage.ask("POST", "/v2/sandboxes", &[], json!({"templateID": "base", "mcp": ["x"]})).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    // The guest of this substrate answers nothing: nothing can be written there.
+    let body = json!({"templateID": "mcp-gateway", "mcp": {"x": {}}});
+    let (status, answer) = stage.ask("POST", "/v2/sandboxes", &[], body).await;
+    assert!(!status.is_success(), "{answer}");
+    assert_eq!(stage.api.sandboxes.ids(), Vec::<String>::new());
+    stage.create(json!({"templateID": "mcp-gateway", "mcp": null})).await;
+}
+
+#[tokio::test]
 async fn a_host_for_ports_and_ports_of_tls_are_taken_and_told() {
     let stage = Stage::new().await;
     let network = json!({"maskRequestHost": "${PORT}-app.example", "httpsPorts": [8443]});
