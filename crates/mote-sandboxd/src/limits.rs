@@ -2,7 +2,11 @@
 //!
 //! It does not hold the bounds of the contract (what one request may ask for): those are `mote_sandbox_api::limits`.
 
+mod control;
+
 use std::time::Duration;
+
+pub use control::*;
 
 /// Bytes of one message between the daemon and the keeper.
 pub const KEEPER_MESSAGE_BYTES_MAX: usize = 128 * 1024;
@@ -236,14 +240,6 @@ pub const PAGE_MAX: usize = 1000;
 pub const PAGE_DEFAULT: usize = 100;
 /// Bytes of a secret's value.
 pub const SECRET_BYTES_MAX: usize = 64 * 1024;
-/// Entries of a secret's metadata. These bounds are E2B's.
-pub const SECRET_METADATA_ENTRIES_MAX: usize = 32;
-/// Bytes of a key of it.
-pub const SECRET_METADATA_KEY_BYTES_MAX: usize = 128;
-/// Bytes of a value of it.
-pub const SECRET_METADATA_VALUE_BYTES_MAX: usize = 1024;
-/// Bytes of all of it.
-pub const SECRET_METADATA_BYTES_MAX: usize = 8192;
 /// Bytes of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Bytes of one message on a WebSocket.
@@ -260,12 +256,6 @@ pub const METRICS_FRESH_OPEN: Duration = Duration::from_secs(10);
 pub const METRICS_ASKED_AT_ONCE: usize = 32;
 /// Connections that previews hold into one sandbox at once. Each takes up to two of its threads.
 pub const PREVIEW_CONNECTIONS_MAX: usize = 64;
-/// How long a port inside that speaks TLS may take to set it up.
-pub const PREVIEW_TLS_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of what a policy gives as `Host` to ports inside: a name of DNS, and a port.
-pub const INGRESS_HOST_BYTES_MAX: usize = 253 + 6;
-/// Ports inside of which a policy says that they speak TLS.
-pub const INGRESS_TLS_PORTS_MAX: usize = 64;
 /// Bytes of a part of a secret's form in base64 that is looked for in answers: shorter ones stand there by chance.
 pub const ECHO_FORM_BYTES_MIN: usize = 8;
 /// Lines of the log that wait for standard error; those beyond are dropped and counted.
@@ -448,14 +438,6 @@ pub const UPLOAD_FILES_MAX: usize = 1000;
 pub const COMPOSE_PARTS_MAX: usize = 10_000;
 /// Bytes of a sandbox's environment as it is told.
 pub const ENVIRONMENT_BYTES_MAX: usize = 1024 * 1024;
-/// How often what a sandbox uses is measured for its history, at first; each time that the history is full, half as often.
-pub const METRICS_SAMPLE_EVERY: Duration = Duration::from_secs(5);
-/// Points of a sandbox's history; then every second one is dropped. At first they are 40 minutes.
-pub const METRICS_POINTS_MAX: usize = 480;
-/// A point as young as this is told as what a sandbox uses now.
-pub const METRICS_POINT_FRESH: Duration = Duration::from_secs(1);
-/// Sandboxes whose use is told in one answer.
-pub const METRICS_SANDBOXES_TOLD_MAX: usize = 100;
 /// Lease of a sandbox made through E2B's API where none is given.
 pub const E2B_LEASE_DEFAULT: Duration = Duration::from_secs(300);
 /// The same through the first version of that API.

@@ -114,8 +114,7 @@ pub fn folder(config: &Config) -> PathBuf {
 /// [`Error`].
 pub async fn run(start: Start) -> Result<(), Error> {
     // Signals first: one that comes while the daemon starts must not be missed.
-    let stop = CancellationToken::new();
-    watch_signals(&stop).map_err(|error| Error::Io("watch for signals", error))?;
+    let stop = watch_signals().map_err(|error| Error::Io("watch for signals", error))?;
     let Start { config, keeper, listener, tls, confinement, authorities } = start;
     let clock: SharedClock = Arc::new(System);
     let store = State::open(&folder(&config))?;
@@ -326,12 +325,13 @@ async fn until_gone(keeper: &Client, sandboxes: &Sandboxes) {
     }
 }
 
-/// Cancels `stop` at the first SIGTERM or SIGINT; the second ends the process at once: sandboxes live on and are adopted.
-fn watch_signals(stop: &CancellationToken) -> std::io::Result<()> {
+/// What is cancelled at the first SIGTERM or SIGINT; the second ends the process at once: sandboxes live on and are adopted.
+fn watch_signals() -> std::io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = stop.clone();
+    let stop = CancellationToken::new();
+    let told = stop.clone();
     tokio::spawn(async move {
         for is_second in [false, true] {
             tokio::select! {
@@ -341,10 +341,10 @@ fn watch_signals(stop: &CancellationToken) -> std::io::Result<()> {
             if is_second {
                 std::process::exit(1);
             }
-            stop.cancel();
+            told.cancel();
         }
     });
-    Ok(())
+    Ok(stop)
 }
 
 /// The store of images, its scratch in the daemon's own folder.

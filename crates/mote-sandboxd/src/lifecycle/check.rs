@@ -12,7 +12,9 @@ use mote_sandbox_api::limits::{
 use mote_sandbox_api::network::{PORT_PLACEHOLDER, Policy};
 use mote_sandbox_api::spec::Spec;
 
-use crate::limits::{CPU_MILLI_MIN, INGRESS_HOST_BYTES_MAX, INGRESS_TLS_PORTS_MAX, LEASE_MAX, MEMORY_BYTES_MIN, PIDS_MIN};
+use crate::limits::{
+    CPU_MILLI_MIN, INGRESS_HOST_BYTES_MAX, INGRESS_TLS_PORTS_MAX, LEASE_MAX, MEMORY_BYTES_MIN, PIDS_MIN,
+};
 
 /// Checks a specification, the profile's defaults filled in or not.
 ///
@@ -130,7 +132,9 @@ pub fn network(field: &str, policy: &Policy) -> Result<(), Failure> {
     }
     if policy.ingress_tls_ports.len() > INGRESS_TLS_PORTS_MAX || policy.ingress_tls_ports.contains(&0) {
         let message = format!("it must be at most {INGRESS_TLS_PORTS_MAX} ports, none of them 0");
-        return Err(Failure::invalid(&format!("{field}.ingress_tls_ports"), message).with("limit", INGRESS_TLS_PORTS_MAX));
+        return Err(
+            Failure::invalid(&format!("{field}.ingress_tls_ports"), message).with("limit", INGRESS_TLS_PORTS_MAX)
+        );
     }
     Ok(())
 }

@@ -53,7 +53,10 @@ async fn what_is_told_of_a_secret_survives_its_next_value_and_a_restart() {
     let told = state.secrets().await.unwrap().remove(0);
     assert_eq!((told.created_ms, told.changed_ms, told.version, told.metadata), (1, 2, 2, metadata));
     state.put_secret("token", "third", Some(&std::collections::BTreeMap::new()), 3).await.unwrap();
-    assert!(state.secrets().await.unwrap()[0].metadata.is_empty(), "metadata that is given takes the place of what was");
+    assert!(
+        state.secrets().await.unwrap()[0].metadata.is_empty(),
+        "metadata that is given takes the place of what was"
+    );
     state.remove_secret("token").await.unwrap();
     state.put_secret("token", "anew", None, 4).await.unwrap();
     assert_eq!(state.secrets().await.unwrap()[0].version, 1);
@@ -64,7 +67,10 @@ async fn keys_have_a_form_that_every_client_sends_and_those_of_before_are_as_goo
     let (_directory, state) = state();
     let key = state.new_key("ci", 0).await.unwrap().key;
     let digits = key.strip_prefix("e2b_").unwrap();
-    assert!(digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)), "{key}");
+    assert!(
+        digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)),
+        "{key}"
+    );
     assert!(State::is_key(&key) && State::is_key(&format!("mote_sk_{digits}")));
     assert!(!State::is_key(&format!("sk_{digits}")) && !State::is_key(&format!("e2b_{digits}0")));
 }

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-pub(super) use self::internet::{METADATA, OTHER, PRIVATE, SERVER};
 use self::internet::{Internet, RESOLVER};
+pub(super) use self::internet::{METADATA, OTHER, PRIVATE, SERVER};
 use self::namespaces::Namespace;
 use crate::fixture::{Daemon, Options};
 
@@ -70,7 +70,8 @@ where
         let world = Arc::clone(&world);
         async move {
             let named = if options.resolver.is_some() { "system".to_owned() } else { RESOLVER.to_string() };
-            let config = format!("resolver: {named}\nauthorities: {}\n{}", world.authority.path().display(), options.config);
+            let config =
+                format!("resolver: {named}\nauthorities: {}\n{}", world.authority.path().display(), options.config);
             let daemon = Daemon::start_with(Options { config, ..options }).await;
             test(world, daemon).await;
         }

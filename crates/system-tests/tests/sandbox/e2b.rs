@@ -139,9 +139,7 @@ async fn both_generations_of_the_sdk_for_python_work_unmodified() {
 /// The same of the SDK for JavaScript.
 #[tokio::test]
 async fn both_generations_of_the_sdk_for_javascript_work_unmodified() {
-    for packages in
-        [packages, || installed(scratch().unwrap().join("node-e2b-earlier"), &PACKAGES_EARLIER)]
-    {
+    for packages in [packages, || installed(scratch().unwrap().join("node-e2b-earlier"), &PACKAGES_EARLIER)] {
         let daemon = Daemon::start().await;
         let output = client(&daemon, move || {
             let folder = packages();

@@ -37,7 +37,9 @@ fn a_sandbox_that_says_nothing_reaches_every_public_destination_and_no_private_o
             assert!(!reaches(&daemon, id, &shut.to_string()).await, "{shut}");
         }
         let closed = &create(&daemon, json!({ "allow_internet_access": false })).await;
-        assert!(!reaches(&daemon, closed, "shared.example").await && !reaches(&daemon, closed, &SERVER.to_string()).await);
+        assert!(
+            !reaches(&daemon, closed, "shared.example").await && !reaches(&daemon, closed, &SERVER.to_string()).await
+        );
         let native = &daemon.create(json!({})).await;
         assert!(!reaches(&daemon, native, "shared.example").await, "the native API opens nothing by itself");
     });
@@ -76,6 +78,9 @@ fn a_daemon_may_forbid_the_open_default_and_says_so() {
         assert!(reaches(&daemon, asked, "shared.example").await);
         let told = daemon.done(Method::GET, "/v1/capabilities", Value::Null).await;
         let open = &told["features"]["egress.open_default"];
-        assert!(open["available"] == false && open["detail"].as_str().unwrap().contains("open_egress_default"), "{open}");
+        assert!(
+            open["available"] == false && open["detail"].as_str().unwrap().contains("open_egress_default"),
+            "{open}"
+        );
     });
 }

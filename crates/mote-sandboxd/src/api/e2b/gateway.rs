@@ -60,7 +60,11 @@ pub(super) fn address(headers: &HeaderMap, uri: &Uri, domain: &str) -> Option<Ad
 }
 
 /// Sends a request where it is addressed.
-pub(super) async fn direct(axum::extract::State(gateway): axum::extract::State<Gateway>, request: Request, next: Next) -> Response {
+pub(super) async fn direct(
+    axum::extract::State(gateway): axum::extract::State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Response {
     let Gateway { e2b, ports } = gateway;
     let mut address = address(request.headers(), request.uri(), &e2b.api.domain);
     if address.is_none() && request.uri().path() == "/files" && signature::is_signed(request.uri()) {
@@ -147,8 +151,7 @@ async fn preview(e2b: &E2b, sandbox: &str, port: u16, mut request: Request) -> R
         {
             let message = "The sandbox is running but port is not open";
             let why = &failure.message;
-            let body =
-                json!({ "sandboxId": sandbox, "message": message, "port": port, "code": 502, "reason": why });
+            let body = json!({ "sandboxId": sandbox, "message": message, "port": port, "code": 502, "reason": why });
             (StatusCode::BAD_GATEWAY, axum::Json(body)).into_response()
         }
         Err(failure) => unreachable(sandbox, &failure),

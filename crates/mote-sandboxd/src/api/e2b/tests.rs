@@ -75,7 +75,13 @@ impl Stage {
         Self { router: crate::api::router(&api), api, key: key.key, _folder: folder }
     }
 
-    pub(in crate::api) async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Value) -> (StatusCode, Value) {
+    pub(in crate::api) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Value,
+    ) -> (StatusCode, Value) {
         let mut request = Request::builder().method(method).uri(path).header("x-api-key", &self.key);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -265,8 +271,7 @@ async fn anonymous(stage: &Stage, path: &str, headers: &[(&str, &str)]) -> (Stat
 #[tokio::test]
 async fn who_may_not_enter_does_not_wake_what_sleeps() {
     let stage = Stage::new().await;
-    let closed =
-        json!({"templateID": "base", "network": {"allowPublicTraffic": false}, "autoPause": true, "timeout": 60,
+    let closed = json!({"templateID": "base", "network": {"allowPublicTraffic": false}, "autoPause": true, "timeout": 60,
                "autoResume": {"enabled": true}});
     let made = stage.create(closed).await;
     let id = made["sandboxID"].as_str().unwrap();

@@ -212,7 +212,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_named() {
-        for (query, field) in [("state=blue", "state"), ("limit=0", "limit"), ("startedAfter=soon", "startedAfter"), ("order=up", "order"), ("nextToken=x", "nextToken")] {
+        for (query, field) in [
+            ("state=blue", "state"),
+            ("limit=0", "limit"),
+            ("startedAfter=soon", "startedAfter"),
+            ("order=up", "order"),
+            ("nextToken=x", "nextToken"),
+        ] {
             assert_eq!(super::asked(Some(query)).unwrap_err().context["field"], field);
         }
     }

@@ -1,3 +1,7 @@
+//! E2B's options of the network as policies, asked what they let through.
+//!
+//! No connection is made: `system-tests` does that.
+
 use super::*;
 use crate::network::policy::{Compiled, Destination};
 
@@ -132,7 +136,10 @@ fn what_the_options_do_not_speak_of_stays() {
     let network: Network =
         serde_json::from_value(json!({"allowPublicTraffic": true, "maskRequestHost": "b", "httpsPorts": []})).unwrap();
     let after = policy(&network, true, before).unwrap();
-    assert_eq!((after.ingress_token, after.ingress_host.as_deref(), after.ingress_tls_ports.len()), (false, Some("b"), 0));
+    assert_eq!(
+        (after.ingress_token, after.ingress_host.as_deref(), after.ingress_tls_ports.len()),
+        (false, Some("b"), 0)
+    );
 }
 
 #[test]

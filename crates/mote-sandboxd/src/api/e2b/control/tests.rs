@@ -114,7 +114,10 @@ async fn what_the_operators_profile_bounds_holds_for_e2bs_sandboxes_too() {
     let stage = Stage::configured(Config { profiles, ..Config::default() }).await;
     let made = stage.create(json!({"templateID": "base"})).await;
     let policy = policy(&stage, id(&made));
-    assert_eq!((policy.private_ranges.len(), policy.bandwidth_bytes, policy.ingress_token), (1, Some(1_000_000), false));
+    assert_eq!(
+        (policy.private_ranges.len(), policy.bandwidth_bytes, policy.ingress_token),
+        (1, Some(1_000_000), false)
+    );
 }
 
 #[tokio::test]
@@ -136,8 +139,7 @@ async fn a_pause_of_the_files_alone_is_what_a_lease_may_end_in() {
 async fn a_connection_without_memory_starts_a_frozen_sandbox_anew() {
     let stage = Stage::new().await;
     let made = stage.create(json!({"templateID": "base"})).await;
-    let (pause, connect) =
-        (format!("/sandboxes/{}/pause", id(&made)), format!("/v2/sandboxes/{}/connect", id(&made)));
+    let (pause, connect) = (format!("/sandboxes/{}/pause", id(&made)), format!("/v2/sandboxes/{}/connect", id(&made)));
     for (memory, mode) in [(json!(true), "full"), (json!(false), "filesystem"), (Value::Null, "full")] {
         assert_eq!(stage.ask("POST", &pause, &[], json!({"memory": memory})).await.0, StatusCode::NO_CONTENT);
         assert_eq!(told(&stage, id(&made)).await["pauseMode"], mode);
@@ -183,7 +185,8 @@ async fn metrics_are_told_of_the_span_that_is_asked_for() {
     let (_, points) = ask("").await;
     let now = points.as_array().unwrap().last().unwrap()["timestampUnix"].as_u64().unwrap();
     assert!(ask(&format!("?start={now}")).await.1.as_array().is_some_and(|points| !points.is_empty()));
-    for outside in [format!("?end={}", now - 60), format!("?start={}", now + 600), format!("?start=1&end={}", now - 60)] {
+    for outside in [format!("?end={}", now - 60), format!("?start={}", now + 600), format!("?start=1&end={}", now - 60)]
+    {
         assert_eq!(ask(&outside).await, (StatusCode::OK, json!([])), "{outside}");
     }
     for wrong in ["?start=x", "?start=20&end=10"] {
@@ -196,7 +199,8 @@ async fn metrics_are_told_of_the_span_that_is_asked_for() {
     let (_, told) = stage.ask("GET", &of, &[], Value::Null).await;
     assert_eq!(told["sandboxes"].as_object().unwrap().keys().collect::<Vec<_>>(), [id(&made)]);
     assert!(told["sandboxes"][id(&made)]["memTotal"].is_u64(), "{told}");
-    let many = (0..=crate::limits::METRICS_SANDBOXES_TOLD_MAX).map(|at| format!("sb{at}")).collect::<Vec<_>>().join(",");
+    let many =
+        (0..=crate::limits::METRICS_SANDBOXES_TOLD_MAX).map(|at| format!("sb{at}")).collect::<Vec<_>>().join(",");
     let (status, answer) = stage.ask("GET", &format!("/sandboxes/metrics?sandbox_ids={many}"), &[], Value::Null).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
 }
@@ -224,7 +228,11 @@ async fn a_sandbox_that_is_not_there_is_told_in_e2bs_words() {
         ] {
             let (status, answer) = stage.ask(method, &format!("/sandboxes/{absent}{path}"), &[], body).await;
             let words = format!("Sandbox {absent:?} doesn't exist or you don't have access to it");
-            assert_eq!((status, &answer), (StatusCode::NOT_FOUND, &json!({"code": 404, "message": words})), "{method} {path}");
+            assert_eq!(
+                (status, &answer),
+                (StatusCode::NOT_FOUND, &json!({"code": 404, "message": words})),
+                "{method} {path}"
+            );
         }
         let headers = [("e2b-sandbox-id", absent), ("x-access-token", "any")];
         let (status, answer) = stage.ask("POST", "/filesystem.Filesystem/Stat", &headers, json!({"path": "/"})).await;
@@ -237,7 +245,10 @@ async fn a_secret_carries_metadata_and_a_version() {
     let stage = Stage::new().await;
     let made = json!({"name": "a", "value": "first", "metadata": {"team": "x"}});
     let (status, told) = stage.ask("POST", "/secrets", &[], made).await;
-    assert_eq!((status, &told["metadata"], &told["currentVersion"]), (StatusCode::CREATED, &json!({"team": "x"}), &json!(1)));
+    assert_eq!(
+        (status, &told["metadata"], &told["currentVersion"]),
+        (StatusCode::CREATED, &json!({"team": "x"}), &json!(1))
+    );
     let (_, told) = stage.ask("POST", "/secrets/a", &[], json!({"value": "second"})).await;
     assert_eq!((&told["metadata"], &told["currentVersion"]), (&json!({"team": "x"}), &json!(2)));
     let (_, told) = stage.ask("POST", "/secrets/a", &[], json!({"value": "third", "metadata": {"b": "c"}})).await;
@@ -275,7 +286,9 @@ async fn a_host_for_ports_and_ports_of_tls_are_taken_and_told() {
         (&told["network"]["maskRequestHost"], &told["network"]["httpsPorts"]),
         (&json!("${PORT}-app.example"), &json!([8443]))
     );
-    for network in [json!({"maskRequestHost": "a b"}), json!({"maskRequestHost": "${HOST}"}), json!({"httpsPorts": [0]})] {
+    for network in
+        [json!({"maskRequestHost": "a b"}), json!({"maskRequestHost": "${HOST}"}), json!({"httpsPorts": [0]})]
+    {
         let (status, answer) =
             stage.ask("POST", "/v2/sandboxes", &[], json!({"templateID": "base", "network": network})).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
