@@ -172,7 +172,7 @@ async fn lists_are_filtered_by_template_start_and_state() {
     assert_eq!(found("template=host").await, (true, false), "what the default image is");
     assert_eq!(found("template=other&state=running").await, (false, false));
     // A sandbox started at that very moment is among those that started from then on.
-    assert_eq!(found(&format!("startedAfter={started}")).await.0, true);
+    assert!(found(&format!("startedAfter={started}")).await.0);
     assert_eq!(found("startedAfter=2999-01-01T00:00:00Z").await, (false, false));
 }
 
