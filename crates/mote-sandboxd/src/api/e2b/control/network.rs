@@ -75,14 +75,15 @@ pub(super) fn policy(network: &Network, open: bool, before: Policy) -> Result<Po
     }
     let named = allow.iter().filter(|to| !is_all(to)).map(|to| destination(Verdict::Allow, to));
     rules.extend(named.map(|rule| Rule { over_deny: true, ..rule }));
-    if open && !allows_all && !deny.iter().any(is_all) && rules.iter().any(is_name) {
-        return Err(Failure::invalid("network.allowOut", NAMES_ALONE));
-    }
     // What is allowed wins over what is denied, everything over everything too.
     let denied = deny.iter().filter(|to| !(allows_all && is_all(to)));
     rules.extend(denied.map(|to| destination(Verdict::Deny, to)));
     let mut headers = transforms(network, &rules);
     let secrets = secrets(&mut headers)?;
+    let names_alone = rules.iter().any(|rule| rule.verdict == Verdict::Allow && is_name(rule));
+    if open && !allows_all && !deny.iter().any(is_all) && names_alone {
+        return Err(Failure::invalid("network.allowOut", NAMES_ALONE));
+    }
     rules.extend(headers);
     Ok(Policy {
         rules,
