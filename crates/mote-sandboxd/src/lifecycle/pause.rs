@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use mote_sandbox_api::error::Failure;
+use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::lifecycle::Transition;
 use mote_sandbox_api::request::{PauseKind, Sandbox};
 
@@ -13,6 +13,7 @@ use super::measure::Operation;
 use super::record::{Record, later};
 use super::{Sandboxes, to_the_end};
 use crate::crash;
+use crate::limits::{FREEZE_ROUND_PAUSE, FREEZE_ROUNDS};
 
 impl Sandboxes {
     /// Pauses a running sandbox; the answer says how.
@@ -91,7 +92,7 @@ impl Sandboxes {
     async fn rest(&self, cell: &Arc<Cell>, kind: PauseKind) -> Result<(), Failure> {
         crash::point("pause.after_intent");
         match kind {
-            PauseKind::Frozen => self.substrate.freeze(cell.id()).await?,
+            PauseKind::Frozen => self.freeze(cell).await?,
             PauseKind::Stopped => {
                 // A stop is orderly: what was written is in the filesystem before the processes end.
                 if let Some(live) = cell.leave()
@@ -108,6 +109,18 @@ impl Sandboxes {
         }
         crash::point("pause.after_effect");
         Ok(())
+    }
+
+    /// Stops the processes where they are. One in a system call takes its time, and on a host that is busy all do.
+    async fn freeze(&self, cell: &Cell) -> Result<(), Failure> {
+        let mut left = FREEZE_ROUNDS;
+        loop {
+            left -= 1;
+            match self.substrate.freeze(cell.id()).await {
+                Err(failure) if failure.code == Code::Busy && left > 0 => tokio::time::sleep(FREEZE_ROUND_PAUSE).await,
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn wake(&self, cell: &Arc<Cell>) -> Result<(), Failure> {

@@ -325,6 +325,18 @@ async fn a_lease_that_ends_pauses_or_removes_as_the_specification_says() {
     time.abort();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pause_waits_for_processes_that_take_a_while_to_stop_and_not_for_ever() {
+    let stage = stage();
+    let id = stage.sandboxes.create(Spec::default()).await.unwrap().id;
+    stage.fake.world().freezes_busy = 3;
+    assert_eq!(stage.sandboxes.pause(&id, PauseKind::Frozen).await.unwrap().state, State::Paused);
+    stage.sandboxes.resume(&id).await.unwrap();
+    stage.fake.world().freezes_busy = u32::MAX;
+    assert_eq!(stage.sandboxes.pause(&id, PauseKind::Frozen).await.unwrap_err().code, Code::Busy);
+    assert_eq!(stage.sandboxes.get(&id).unwrap().state, State::Running);
+}
+
 #[tokio::test]
 async fn a_reboot_gives_up_what_a_pause_kept_and_starts_anew() {
     let stage = stage();

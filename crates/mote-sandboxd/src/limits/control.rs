@@ -1,4 +1,4 @@
-//! Limits of E2B's control plane: previews' hosts, secrets' metadata, the history of what sandboxes use.
+//! Limits of E2B's control plane: previews' hosts, pauses, secrets' metadata, the history of what sandboxes use.
 //!
 //! Leases and pages stand with the daemon's others.
 
@@ -10,6 +10,10 @@ pub const PREVIEW_TLS_TIMEOUT: Duration = Duration::from_secs(10);
 pub const INGRESS_HOST_BYTES_MAX: usize = 253 + 6;
 /// Ports inside of which a policy says that they speak TLS.
 pub const INGRESS_TLS_PORTS_MAX: usize = 64;
+/// Times that it is tried to freeze a sandbox whose processes did not all stop.
+pub const FREEZE_ROUNDS: u32 = 20;
+/// Time between two of them.
+pub const FREEZE_ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// Entries of a secret's metadata. These bounds are E2B's.
 pub const SECRET_METADATA_ENTRIES_MAX: usize = 32;
 /// Bytes of a key of it.

@@ -200,8 +200,11 @@ pub(super) async fn pause(
 ) -> Result<StatusCode, crate::api::e2b::failure::Refused> {
     living(&e2b, &id)?;
     let kind = if body.value.memory == Some(false) { PauseKind::Stopped } else { PauseKind::Frozen };
-    e2b.api.sandboxes.pause(&id, kind).await?;
-    Ok(StatusCode::NO_CONTENT)
+    match e2b.api.sandboxes.pause(&id, kind).await {
+        // A conflict is one that is paused already, to the SDKs.
+        Err(failure) if failure.code == Code::Busy => Err(Failure { code: Code::Timeout, ..failure }.into()),
+        outcome => outcome.map(|_| StatusCode::NO_CONTENT).map_err(Into::into),
+    }
 }
 
 /// `ConnectSandbox`, `ConnectSandboxV2`, `ResumedSandbox`.
