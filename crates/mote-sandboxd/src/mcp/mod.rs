@@ -26,7 +26,7 @@ const PYTHON: [&str; 2] = ["/usr/bin/python3", "/usr/local/bin/python3"];
 const SOURCE: &str = include_str!("gateway.py");
 
 fn root(path: &str) -> FileTarget {
-    FileTarget { path: path.into(), user: Some("0".to_owned()) }
+    FileTarget::new(path, Some("0".to_owned()))
 }
 
 /// Whether one of these files is there.

@@ -130,7 +130,6 @@ async fn what_does_not_map_answers_501_and_names_the_feature() {
         ((Method::PATCH, "/templates/base".to_owned(), json!({ "public": true })), "templates.update"),
         ((Method::DELETE, "/templates/host".to_owned(), Value::Null), "templates.delete"),
         ((Method::GET, "/teams".to_owned(), Value::Null), "teams"),
-        ((Method::GET, "/volumecontent/v/path".to_owned(), Value::Null), "volumes.content"),
     ];
     for ((method, path, body), feature) in cases {
         let (status, answer) = ask(&daemon, method.clone(), &path, body.clone()).await;

@@ -158,7 +158,6 @@ async fn what_does_not_map_answers_501_and_names_the_feature() {
         ("POST", "/templates/tags", json!({}), "templates.tags"),
         ("PATCH", "/v2/templates/x", json!({}), "templates.update"),
         ("GET", "/teams", Value::Null, "teams"),
-        ("GET", "/volumecontent/v/dir", Value::Null, "volumes.content"),
     ] {
         let (status, told) = stage.ask(method, path, &[], body).await;
         assert_eq!(status, StatusCode::NOT_IMPLEMENTED, "{method} {path}: {told}");

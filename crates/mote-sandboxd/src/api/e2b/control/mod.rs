@@ -10,6 +10,7 @@ mod sandbox;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 use axum::Router;
 use axum::routing::{get, post, put};
@@ -45,5 +46,6 @@ pub(super) fn router() -> Router<E2b> {
         .route("/secrets/{name}", get(stored::secret).post(stored::update_secret).delete(stored::remove_secret))
         .route("/volumes", get(stored::volumes).post(stored::create_volume))
         .route("/volumes/{name}", get(stored::volume).delete(stored::remove_volume))
+        .merge(volume::router())
         .merge(refused::router())
 }

@@ -29,7 +29,6 @@ pub(super) fn router() -> Router<E2b> {
         .route("/teams", teams())
         .route("/teams/{id}/metrics", teams())
         .route("/teams/{id}/metrics/max", teams())
-        .route("/volumecontent/{id}/{what}", any(volume_content))
         .route("/templates", post(async |known, request| refuse(known, request, "templates.build", BUILD).await))
 }
 
@@ -41,11 +40,4 @@ async fn refuse(_: Known, request: Request, feature: &str, why: &str) -> Refused
 
 pub(super) async fn template_update(known: Known, request: Request) -> Refused {
     refuse(known, request, "templates.update", "images are neither public nor private").await
-}
-
-/// Volumes are asked for with a token of their own, which no other route takes.
-async fn volume_content(request: Request) -> Refused {
-    Failure::unsupported("volumes.content", "the files of a volume are reached through a sandbox that mounts it")
-        .with("route", request.uri().path())
-        .into()
 }
