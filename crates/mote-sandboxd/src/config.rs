@@ -106,6 +106,8 @@ pub struct Config {
     /// Bytes that a volume may be charged with, where the pool keeps account.
     #[serde(deserialize_with = "size")]
     pub volume_disk: Option<u64>,
+    /// Sandboxes made through E2B's API that do not say so reach every public destination, as E2B's own do; else nothing.
+    pub open_egress_default: bool,
     /// What the steps of a recipe may reach while an image is built: every public destination unless this says otherwise.
     pub build_network: Policy,
     /// What becomes of sandboxes when the daemon stops.
@@ -139,6 +141,7 @@ impl Default for Config {
             disk: None,
             volume_disk: None,
             host_root: true,
+            open_egress_default: true,
             build_network: everything_public(),
             on_stop: OnStop::Leave,
             log: "info".to_owned(),

@@ -15,6 +15,7 @@ pub mod image;
 pub mod keeper;
 pub mod lifecycle;
 pub mod limits;
+pub mod mcp;
 pub mod namespace;
 pub mod network;
 pub mod privilege;

@@ -2,10 +2,12 @@
 //!
 //! It does not hold the bounds of the contract (what one request may ask for): those are `mote_sandbox_api::limits`.
 
+mod control;
 mod template;
 
 use std::time::Duration;
 
+pub use control::*;
 pub use template::*;
 
 /// Bytes of one message between the daemon and the keeper.

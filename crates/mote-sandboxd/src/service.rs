@@ -117,8 +117,7 @@ pub fn folder(config: &Config) -> PathBuf {
 /// [`Error`].
 pub async fn run(start: Start) -> Result<(), Error> {
     // Signals first: one that comes while the daemon starts must not be missed.
-    let stop = CancellationToken::new();
-    watch_signals(&stop).map_err(|error| Error::Io("watch for signals", error))?;
+    let stop = watch_signals().map_err(|error| Error::Io("watch for signals", error))?;
     let Start { config, keeper, listener, tls, confinement, authorities } = start;
     let clock: SharedClock = Arc::new(System);
     let store = State::open(&folder(&config))?;
@@ -160,6 +159,7 @@ pub async fn run(start: Start) -> Result<(), Error> {
         images,
         templates: templates.clone(),
         network,
+        open_egress_default: config.open_egress_default,
         previews: crate::api::preview::Connections::default(),
         closing: closing.clone(),
     };
@@ -332,12 +332,13 @@ async fn until_gone(keeper: &Client, sandboxes: &Sandboxes) {
     }
 }
 
-/// Cancels `stop` at the first SIGTERM or SIGINT; the second ends the process at once: sandboxes live on and are adopted.
-fn watch_signals(stop: &CancellationToken) -> std::io::Result<()> {
+/// What is cancelled at the first SIGTERM or SIGINT; the second ends the process at once: sandboxes live on and are adopted.
+fn watch_signals() -> std::io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = stop.clone();
+    let stop = CancellationToken::new();
+    let told = stop.clone();
     tokio::spawn(async move {
         for is_second in [false, true] {
             tokio::select! {
@@ -347,10 +348,10 @@ fn watch_signals(stop: &CancellationToken) -> std::io::Result<()> {
             if is_second {
                 std::process::exit(1);
             }
-            stop.cancel();
+            told.cancel();
         }
     });
-    Ok(())
+    Ok(stop)
 }
 
 /// The store of images, its scratch in the daemon's own folder.
@@ -462,7 +463,13 @@ async fn container(
         .quota
         .map_or_else(|| Support::no("the pool has no quotas"), |kind| Support::yes(format!("{kind} quotas of btrfs")));
     enforcement.insert("disk_quota".to_owned(), quota);
+    let open = if config.open_egress_default {
+        Support::yes("a sandbox made through E2B's API that does not say so reaches every public destination")
+    } else {
+        Support::no("the configuration says open_egress_default: false; ask with allow_internet_access")
+    };
     let features = BTreeMap::from([
+        ("egress.open_default".to_owned(), open),
         ("snapshot.live".to_owned(), live),
         ("snapshot.memory".to_owned(), Support::no("containers keep files alone; answers say memory: false")),
         ("pause.memory".to_owned(), Support::yes("processes are frozen by the cgroup freezer")),

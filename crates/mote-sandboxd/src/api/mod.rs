@@ -45,6 +45,8 @@ pub struct Api {
     pub templates: Templates,
     /// The network boundary: what previews may reach, and what was decided.
     pub network: Network,
+    /// Sandboxes made through E2B's API that do not say so reach every public destination.
+    pub open_egress_default: bool,
     /// Connections that previews hold.
     pub previews: preview::Connections,
     /// Cancelled when the daemon stops: streams end by themselves.

@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) oom: bool,
     /// A snapshot asks for the root to be mounted anew.
     pub(crate) remounts: bool,
+    /// How often a freeze finds a process that does not stop.
+    pub(crate) freezes_busy: u32,
     /// Operations that fail, by name.
     pub(crate) broken: BTreeSet<&'static str>,
     /// What tells of the end of each first process, by being dropped.
@@ -141,7 +143,12 @@ impl Substrate for Fake {
         Ok(())
     }
     async fn freeze(&self, id: &str) -> Result<(), Failure> {
-        self.pass("freeze").await?.living.insert(id.to_owned(), true);
+        let mut world = self.pass("freeze").await?;
+        if world.freezes_busy > 0 {
+            world.freezes_busy -= 1;
+            return Err(Failure::new(Code::Busy, "a process does not stop"));
+        }
+        world.living.insert(id.to_owned(), true);
         Ok(())
     }
     async fn thaw(&self, id: &str) -> Result<(), Failure> {

@@ -12,8 +12,11 @@ use sha2::{Digest as _, Sha256};
 use super::{Scopes, State, signed, unsigned};
 use crate::clock::{UnixMs, hex, random};
 
-/// What every key begins with, so that scanners for leaked secrets find it.
-const PREFIX: &str = "mote_sk_";
+/// What every key begins with, so that scanners for leaked secrets find it. It is E2B's: their older SDKs send no key that is
+/// not this and digits of base 16.
+const PREFIX: &str = "e2b_";
+/// What keys began with in earlier versions; they are as good.
+const PREFIX_BEFORE: &str = "mote_sk_";
 
 /// Digits of base 16 behind it.
 const KEY_DIGITS: usize = 40;
@@ -88,7 +91,8 @@ impl State {
     /// Whether a text could be a key of this daemon.
     #[must_use]
     pub fn is_key(text: &str) -> bool {
-        text.strip_prefix(PREFIX).is_some_and(|rest| rest.len() == KEY_DIGITS && rest.bytes().all(is_digit))
+        let rest = text.strip_prefix(PREFIX).or_else(|| text.strip_prefix(PREFIX_BEFORE));
+        rest.is_some_and(|rest| rest.len() == KEY_DIGITS && rest.bytes().all(is_digit))
     }
 
     /// Who holds a key, if it is known.

@@ -24,7 +24,7 @@ use crate::lifecycle::record::Record;
 pub use keys::{KeyName, NewKey};
 pub use replies::Reply;
 pub use scope::{Scope, Scopes};
-pub use secrets::Vault;
+pub use secrets::{SecretRecord, Vault};
 pub use writer::Pending;
 
 /// Name of the file in the state directory.

@@ -42,6 +42,13 @@ const STEPS: &[&str] = &[
         log TEXT NOT NULL DEFAULT '[]') STRICT;
     CREATE INDEX builds_by_template ON builds (template);
 ",
+    "
+    -- What is told of a secret beside its name.
+    ALTER TABLE secrets ADD COLUMN created_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE secrets ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE secrets ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';
+    UPDATE secrets SET created_ms = changed_ms;
+",
 ];
 
 /// Opens the file and brings it to the newest version, each step in a transaction.

@@ -46,9 +46,10 @@ async fn a_key_keeps_its_scopes_and_one_of_an_older_daemon_keeps_all() {
 #[tokio::test]
 async fn a_secret_is_sealed_at_rest_and_opens_again() {
     let (directory, state) = state();
-    state.put_secret("token", "hunter2-hunter2", 1).await.unwrap();
+    state.put_secret("token", "hunter2-hunter2", None, 1).await.unwrap();
     assert_eq!(state.secret("token").unwrap().as_deref(), Some("hunter2-hunter2"));
-    assert_eq!(state.secret_names().await.unwrap(), [("token".to_owned(), 1)]);
+    let told = state.secrets().await.unwrap();
+    assert_eq!((told.len(), told[0].name.as_str(), told[0].changed_ms, told[0].version), (1, "token", 1, 1));
     for entry in std::fs::read_dir(directory.path()).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         assert!(!bytes.windows(15).any(|window| window == b"hunter2-hunter2"));
@@ -56,6 +57,39 @@ async fn a_secret_is_sealed_at_rest_and_opens_again() {
     drop(state);
     let state = State::open(directory.path()).unwrap();
     assert_eq!(state.secret("token").unwrap().as_deref(), Some("hunter2-hunter2"));
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_secret_survives_its_next_value_and_a_restart() {
+    let (directory, state) = state();
+    let metadata = std::collections::BTreeMap::from([("team".to_owned(), "a".to_owned())]);
+    state.put_secret("token", "first", Some(&metadata), 1).await.unwrap();
+    state.put_secret("token", "second", None, 2).await.unwrap();
+    drop(state);
+    let state = State::open(directory.path()).unwrap();
+    let told = state.secrets().await.unwrap().remove(0);
+    assert_eq!((told.created_ms, told.changed_ms, told.version, told.metadata), (1, 2, 2, metadata));
+    state.put_secret("token", "third", Some(&std::collections::BTreeMap::new()), 3).await.unwrap();
+    assert!(
+        state.secrets().await.unwrap()[0].metadata.is_empty(),
+        "metadata that is given takes the place of what was"
+    );
+    state.remove_secret("token").await.unwrap();
+    state.put_secret("token", "anew", None, 4).await.unwrap();
+    assert_eq!(state.secrets().await.unwrap()[0].version, 1);
+}
+
+#[tokio::test]
+async fn keys_have_a_form_that_every_client_sends_and_those_of_before_are_as_good() {
+    let (_directory, state) = state();
+    let key = state.new_key("ci", 0).await.unwrap().key;
+    let digits = key.strip_prefix("e2b_").unwrap();
+    assert!(
+        digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)),
+        "{key}"
+    );
+    assert!(State::is_key(&key) && State::is_key(&format!("mote_sk_{digits}")));
+    assert!(!State::is_key(&format!("sk_{digits}")) && !State::is_key(&format!("e2b_{digits}0")));
 }
 
 #[tokio::test]

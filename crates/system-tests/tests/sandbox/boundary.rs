@@ -17,19 +17,20 @@ use std::sync::Arc;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use self::internet::{Internet, METADATA, OTHER, PRIVATE, RESOLVER, SERVER};
+use self::internet::{Internet, RESOLVER};
+pub(super) use self::internet::{METADATA, OTHER, PRIVATE, SERVER};
 use self::namespaces::Namespace;
 use crate::fixture::{Daemon, Options};
 
 /// What stands around the daemon.
-struct World {
+pub(super) struct World {
     internet: Internet,
     host: Namespace,
     authority: tempfile::NamedTempFile,
 }
 
 /// Runs a test with a daemon whose host is a namespace of its own, with a way to the test's internet.
-fn with_world<F, T>(test: T)
+pub(super) fn with_world<F, T>(test: T)
 where
     F: Future<Output = ()> + Send,
     T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
@@ -38,7 +39,7 @@ where
 }
 
 /// The same, with a daemon started another way: one that has a file of the system's resolver asks the same server by that.
-fn with_options<F, T>(options: Options, test: T)
+pub(super) fn with_options<F, T>(options: Options, test: T)
 where
     F: Future<Output = ()> + Send,
     T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
@@ -69,7 +70,8 @@ where
         let world = Arc::clone(&world);
         async move {
             let named = if options.resolver.is_some() { "system".to_owned() } else { RESOLVER.to_string() };
-            let config = format!("resolver: {named}\nauthorities: {}\n", world.authority.path().display());
+            let config =
+                format!("resolver: {named}\nauthorities: {}\n{}", world.authority.path().display(), options.config);
             let daemon = Daemon::start_with(Options { config, ..options }).await;
             test(world, daemon).await;
         }
@@ -92,7 +94,7 @@ impl World {
     }
 
     /// Runs a script on the host: what it can do there shows what the boundary refuses.
-    async fn on_the_host(self: &Arc<Self>, body: &str) -> String {
+    pub(super) async fn on_the_host(self: &Arc<Self>, body: &str) -> String {
         let (world, script) = (Arc::clone(self), self.script(&self.authority.path().display().to_string(), body));
         let run = move || world.host.command("python3").args(["-c", &script]).output().unwrap();
         let output = tokio::task::spawn_blocking(run).await.unwrap();
@@ -117,7 +119,7 @@ fn rules(names: &[&str]) -> Value {
     json!({ "rules": rules })
 }
 
-async fn curl(daemon: &Daemon, id: &str, arguments: &str) -> String {
+pub(super) async fn curl(daemon: &Daemon, id: &str, arguments: &str) -> String {
     let line = format!("curl -sS --max-time 20 --noproxy '*' {arguments} 2>&1 || echo failed");
     daemon.run(id, &line).await
 }

@@ -12,6 +12,8 @@ mod data;
 mod databases;
 mod e2b;
 mod e2b_data;
+mod e2b_mcp;
+mod e2b_network;
 mod e2b_surface;
 mod exhaustion;
 mod fixture;

@@ -54,6 +54,8 @@ pub(super) fn around(api: &Api, interpreter: &Interpreter, routes: Router) -> Ro
         volumes: Arc::new(Semaphore::new(VOLUME_REQUESTS_MAX)),
         searches: Arc::new(Bucket::new(Some(SIGNATURE_SEARCHES_PER_SECOND))),
     };
+    // Ends with the daemon; what it measures is lost then.
+    tokio::spawn(api.closing.clone().run_until_cancelled_owned(metrics::keep(e2b.clone())));
     // E2B addresses a sandbox by port and path: so does the route that a request is counted under.
     let ports = gateway::Ports {
         envd: observe::layer_of(":49983", envd::router().with_state(e2b.clone()), api),

@@ -1,6 +1,5 @@
 //! The surface over a substrate that runs nothing: routes, errors and who may ask.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -37,14 +36,19 @@ pub(in crate::api) struct Stage {
 
 impl Stage {
     pub(in crate::api) async fn new() -> Self {
+        Self::configured(Config::default()).await
+    }
+
+    pub(in crate::api) async fn configured(config: Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let config = Config { state: folder.path().to_owned(), ..config };
         let store = State::open(folder.path()).unwrap();
         let key = store.new_key("test", &crate::state::Scopes::all(), 0).await.unwrap();
         let sandboxes = Sandboxes::new(Parts {
             substrate: Arc::new(Fake::default()),
             store: store.clone(),
             clock: Arc::new(System),
-            profiles: Profiles::new(&ImageSource::Host, &BTreeMap::new()),
+            profiles: Profiles::new(&ImageSource::Host, &config.profiles),
             sandboxes_max: 100,
             import_bytes_max: 1 << 20,
             pool: Vec::new(),
@@ -61,7 +65,6 @@ impl Stage {
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let keeper = keeper::client::Client::start(socket.into()).unwrap();
         let filesystem = Filesystem::new(keeper.clone());
-        let config = Config { state: folder.path().to_owned(), ..Config::default() };
         let images = crate::service::images(&filesystem, &config, Vec::new()).unwrap();
         let workshop = Workshop {
             containers: Containers::new(keeper.clone()),
@@ -83,6 +86,7 @@ impl Stage {
             images,
             metrics: Arc::new(Metrics::new(&sandboxes, &network)),
             network,
+            open_egress_default: config.open_egress_default,
             previews: crate::api::preview::Connections::default(),
             sandboxes,
             keys: Arc::new(Keys::new(store)),
@@ -92,7 +96,13 @@ impl Stage {
         Self { router: crate::api::router(&api), api, key: key.key, _folder: folder }
     }
 
-    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Value) -> (StatusCode, Value) {
+    pub(in crate::api) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Value,
+    ) -> (StatusCode, Value) {
         let mut request = Request::builder().method(method).uri(path).header("x-api-key", &self.key);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -103,7 +113,7 @@ impl Stage {
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
-    async fn create(&self, body: Value) -> Value {
+    pub(in crate::api) async fn create(&self, body: Value) -> Value {
         let (status, made) = self.ask("POST", "/v2/sandboxes", &[], body).await;
         assert_eq!(status, StatusCode::CREATED, "{made}");
         made
@@ -151,17 +161,21 @@ async fn lists_come_in_pages_with_their_cursor_in_a_header() {
 async fn what_does_not_map_answers_501_and_names_the_feature() {
     let stage = Stage::new().await;
     for (method, path, body, feature) in [
-        ("POST", "/v2/sandboxes", json!({"templateID": "base", "mcp": {"x": {}}}), "mcp"),
         ("POST", "/v2/sandboxes", json!({"templateID": "base", "iam": {"tokens": {}}}), "iam"),
         (
             "POST",
             "/v2/sandboxes",
-            json!({"templateID": "base", "network": {"maskRequestHost": "x"}}),
-            "network.maskRequestHost",
+            json!({"templateID": "base", "network": {"egressProxy": {"address": "x:1"}}}),
+            "network.egressProxy",
+        ),
+        (
+            "POST",
+            "/v2/sandboxes",
+            json!({"templateID": "base", "network": {"dnsServers": ["1.1.1.1"]}}),
+            "network.dnsServers",
         ),
         ("POST", "/templates", json!({"dockerfile": "FROM x"}), "templates.build.v1"),
         ("GET", "/teams", Value::Null, "teams"),
-        ("POST", "/secrets", json!({"name": "a", "value": "b", "metadata": {"c": "d"}}), "secrets.metadata"),
     ] {
         let (status, told) = stage.ask(method, path, &[], body).await;
         assert_eq!(status, StatusCode::NOT_IMPLEMENTED, "{method} {path}: {told}");
@@ -237,7 +251,7 @@ async fn an_update_of_the_network_binds_the_secrets_that_it_names_and_no_others(
     let stage = Stage::new().await;
     let network = |secret: &str| {
         let headers = json!({"X-Key": format!("Key ${{e2b.secrets.{secret}}}")});
-        json!({"allowOut": ["a.example"], "rules": {"a.example": [{"transform": {"headers": headers}}]}})
+        json!({"allowOut": ["a.example"], "denyOut": ["0.0.0.0/0"], "rules": {"a.example": [{"transform": {"headers": headers}}]}})
     };
     let made = stage.create(json!({"templateID": "base", "network": network("first")})).await;
     let id = made["sandboxID"].as_str().unwrap();
@@ -274,8 +288,8 @@ async fn anonymous(stage: &Stage, path: &str, headers: &[(&str, &str)]) -> (Stat
 #[tokio::test]
 async fn who_may_not_enter_does_not_wake_what_sleeps() {
     let stage = Stage::new().await;
-    let closed =
-        json!({"templateID": "base", "network": {"allowPublicTraffic": false}, "autoPause": true, "timeout": 60});
+    let closed = json!({"templateID": "base", "network": {"allowPublicTraffic": false}, "autoPause": true, "timeout": 60,
+               "autoResume": {"enabled": true}});
     let made = stage.create(closed).await;
     let id = made["sandboxID"].as_str().unwrap();
     let state = || stage.api.sandboxes.get(id).unwrap();

@@ -9,6 +9,8 @@ mod refused;
 mod sandbox;
 mod stored;
 mod template;
+#[cfg(test)]
+mod tests;
 mod volume;
 
 use axum::Router;

@@ -18,6 +18,7 @@ use crate::api::e2b::timestamp::rfc3339_unsigned;
 use crate::api::e2b::{E2b, query};
 use crate::api::secret as secret_store;
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
+use crate::state::SecretRecord;
 
 type Done = Result<StatusCode, Refused>;
 
@@ -73,36 +74,41 @@ pub(super) async fn snapshots(State(e2b): State<E2b>, _: Known, RawQuery(query):
 pub(super) struct NewSecret {
     name: String,
     value: String,
-    #[serde(default)]
-    metadata: BTreeMap<String, String>,
+    metadata: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct SecretUpdate {
     value: String,
-    #[serde(default)]
-    metadata: BTreeMap<String, String>,
+    metadata: Option<BTreeMap<String, String>>,
 }
 
 /// `Secret`. Its id is its name; no answer carries a value.
-fn secret_info(name: &str, changed_ms: u64) -> Value {
-    let changed = rfc3339_unsigned(changed_ms);
+fn secret_info(secret: &SecretRecord) -> Value {
     json!({
-        "secretID": name, "name": name, "currentVersion": 1, "metadata": {}, "createdAt": changed, "updatedAt": changed,
+        "secretID": secret.name,
+        "name": secret.name,
+        "currentVersion": secret.version,
+        "metadata": secret.metadata,
+        "createdAt": rfc3339_unsigned(secret.created_ms),
+        "updatedAt": rfc3339_unsigned(secret.changed_ms),
     })
 }
 
-async fn secret_known(e2b: &E2b, name: &str) -> Result<Option<u64>, Failure> {
-    let names = e2b.api.sandboxes.store().secret_names().await?;
-    Ok(names.into_iter().find(|(known, _)| known == name).map(|(_, changed)| changed))
+async fn secret_known(e2b: &E2b, name: &str) -> Result<Option<SecretRecord>, Failure> {
+    let secrets = e2b.api.sandboxes.store().secrets().await?;
+    Ok(secrets.into_iter().find(|secret| secret.name == name))
 }
 
-async fn put_secret(e2b: &E2b, name: &str, value: &str, metadata: &BTreeMap<String, String>) -> Result<Value, Failure> {
-    if !metadata.is_empty() {
-        return Err(Failure::unsupported("secrets.metadata", "secrets carry no metadata here"));
-    }
-    let secret = secret_store::put(&e2b.api, name, value).await?;
-    Ok(secret_info(&secret.name, secret.changed_ms))
+async fn put_secret(
+    e2b: &E2b,
+    name: &str,
+    value: &str,
+    metadata: Option<&BTreeMap<String, String>>,
+) -> Result<Value, Failure> {
+    secret_store::put(&e2b.api, name, value, metadata).await?;
+    let kept = secret_known(e2b, name).await?.ok_or_else(|| Failure::not_found("secret", name))?;
+    Ok(secret_info(&kept))
 }
 
 pub(super) async fn create_secret(State(e2b): State<E2b>, _: Known, body: Body<NewSecret>) -> Answer {
@@ -111,7 +117,7 @@ pub(super) async fn create_secret(State(e2b): State<E2b>, _: Known, body: Body<N
         let message = format!("there is a secret named {name:?}");
         return Err(Failure::new(Code::Conflict, message).with("name", name).into());
     }
-    Ok(json_answer(StatusCode::CREATED, &put_secret(&e2b, &name, &value, &metadata).await?))
+    Ok(json_answer(StatusCode::CREATED, &put_secret(&e2b, &name, &value, metadata.as_ref()).await?))
 }
 
 pub(super) async fn update_secret(
@@ -121,18 +127,19 @@ pub(super) async fn update_secret(
     body: Body<SecretUpdate>,
 ) -> Answer {
     secret_known(&e2b, &name).await?.ok_or_else(|| Failure::not_found("secret", &name))?;
-    Ok(json_answer(StatusCode::OK, &put_secret(&e2b, &name, &body.value.value, &body.value.metadata).await?))
+    let SecretUpdate { value, metadata } = body.value;
+    Ok(json_answer(StatusCode::OK, &put_secret(&e2b, &name, &value, metadata.as_ref()).await?))
 }
 
 pub(super) async fn secrets(State(e2b): State<E2b>, _: Known, RawQuery(query): RawQuery) -> Answer {
-    let names = e2b.api.sandboxes.store().secret_names().await?;
-    let (names, next) = page(names, |(name, _)| name.clone(), query.as_deref())?;
-    paged(&names.iter().map(|(name, changed)| secret_info(name, *changed)).collect::<Vec<_>>(), next)
+    let secrets = e2b.api.sandboxes.store().secrets().await?;
+    let (secrets, next) = page(secrets, |secret| secret.name.clone(), query.as_deref())?;
+    paged(&secrets.iter().map(secret_info).collect::<Vec<_>>(), next)
 }
 
 pub(super) async fn secret(State(e2b): State<E2b>, _: Known, Path(name): Path<String>) -> Answer {
-    let changed = secret_known(&e2b, &name).await?.ok_or_else(|| Failure::not_found("secret", &name))?;
-    Ok(json_answer(StatusCode::OK, &secret_info(&name, changed)))
+    let secret = secret_known(&e2b, &name).await?.ok_or_else(|| Failure::not_found("secret", &name))?;
+    Ok(json_answer(StatusCode::OK, &secret_info(&secret)))
 }
 
 pub(super) async fn remove_secret(State(e2b): State<E2b>, _: Known, Path(name): Path<String>) -> Done {
