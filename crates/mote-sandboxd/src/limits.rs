@@ -61,8 +61,10 @@ pub const DECISIONS_LOGGED_PER_SECOND: u32 = 100;
 pub const DNS_QUERIES_PER_SECOND: u64 = 200;
 /// Queries of one sandbox under way at once.
 pub const DNS_QUERIES_AT_ONCE: usize = 64;
-/// Questions of all sandboxes that the system's resolver is asked at once: each takes a thread (Tokio has 512 for such work).
-pub const DNS_SYSTEM_AT_ONCE: usize = 256;
+/// Questions of one sandbox that the resolver is at, at once; what comes beyond is answered SERVFAIL.
+pub const DNS_LOOKUPS_AT_ONCE: usize = 32;
+/// The same of all sandboxes, however many descriptors there are.
+pub const DNS_LOOKUPS_ALL_MAX: usize = 1024;
 /// TCP connections for DNS of one sandbox at once.
 pub const DNS_CONNECTIONS_MAX: usize = 16;
 /// Time that a TCP connection for DNS may be idle.
@@ -73,12 +75,22 @@ pub const DNS_MESSAGE_BYTES_MAX: usize = 4096;
 pub const DNS_ADDRESSES_MAX: usize = 16;
 /// Longest time to live that is told, seconds: so that a name is asked again soon after a policy changes.
 pub const DNS_TTL_SECONDS_MAX: u32 = 60;
-/// Time to live where the system's resolver tells none, seconds.
+/// Time to live of what `/etc/hosts` says, and of what is replayed, seconds.
 pub const DNS_TTL_SECONDS_DEFAULT: u32 = 30;
 /// Time for one try of an upstream resolver.
 pub const DNS_TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Tries of an upstream resolver.
 pub const DNS_TRIES: u32 = 3;
+/// The longest such time that `/etc/resolv.conf` may ask for.
+pub const DNS_TRY_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+/// Time for all tries of all servers together: clients ask again after 5 s.
+pub const DNS_LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Servers of `/etc/resolv.conf` that are asked: as many as the C library does.
+pub const DNS_SERVERS_MAX: usize = 3;
+/// Bytes of `/etc/resolv.conf` and of `/etc/hosts` that are read.
+pub const DNS_HOST_FILE_BYTES_MAX: u64 = 8 << 20;
+/// How often it is looked whether one of them changed.
+pub const DNS_HOST_FILES_LOOK: Duration = Duration::from_secs(1);
 /// Answers of upstream resolvers kept by the daemon.
 pub const DNS_CACHE_MAX: usize = 4096;
 /// Addresses remembered as told, for each sandbox.
@@ -197,6 +209,8 @@ pub const CONNECTIONS_MAX: usize = 8192;
 pub const DESCRIPTORS_CLIENTS_PERCENT: usize = 20;
 /// The same for connections of all sandboxes to destinations.
 pub const DESCRIPTORS_EGRESS_PERCENT: usize = 20;
+/// The same for questions of all sandboxes to the resolver.
+pub const DESCRIPTORS_LOOKUPS_PERCENT: usize = 5;
 /// Connections of all sandboxes to destinations, however many descriptors there are: each has two buffers.
 pub const EGRESS_CONNECTIONS_ALL_MAX: usize = 8192;
 /// Of the connections of all sandboxes, hundredths that only sandboxes with few of their own are given.
@@ -258,6 +272,10 @@ pub const ECHO_FORM_BYTES_MIN: usize = 8;
 pub const LOG_LINES_WAITING_MAX: usize = 4096;
 /// How long the end of the daemon waits for them.
 pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Lines of the log that one sandbox is given each second; those beyond are left out and counted.
+pub const LOG_LINES_OF_SANDBOX_PER_SECOND: u32 = 200;
+/// Sandboxes whose lines are counted one by one in a second; those beyond share one account.
+pub const LOG_SANDBOXES_COUNTED_MAX: usize = 4096;
 /// Bytes of one field of a log line.
 pub const LOG_FIELD_BYTES_MAX: usize = 4096;
 /// Milliseconds without a call after which the keeper prepares what the next ones will need.
@@ -338,6 +356,10 @@ pub const WORKER_CHANGES_MESSAGE_MAX: usize = 16;
 pub const TREE_ENTRIES_MAX: u64 = 4_000_000;
 /// Bytes of one tree in an archive.
 pub const TREE_BYTES_MAX: u64 = 64 << 30;
+/// Bytes that an archive may have beside twice those of its files: headers, and what fills up blocks.
+pub const STREAM_BYTES_BESIDE: u64 = 64 << 20;
+/// Images, with their names and the steps of recipes, that are kept.
+pub const IMAGES_MAX: usize = 20_000;
 /// Processes that work on trees at once.
 pub const WORKERS_MAX: usize = 8;
 /// Milliseconds that a worker has to end after it said that it is done; the keeper waits meanwhile.

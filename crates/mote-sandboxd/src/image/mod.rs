@@ -8,6 +8,7 @@ mod build;
 pub mod carried;
 pub mod command;
 mod import;
+pub mod quota;
 pub mod recipe;
 pub mod record;
 mod step;
@@ -43,6 +44,8 @@ pub struct Options {
     pub registry: mote_oci::registry::Options,
     /// Names of registries (`HOST`) that callers may pull from; every one where absent.
     pub registries: Option<Vec<String>>,
+    /// What they may take of the disk.
+    pub quota: quota::Quota,
 }
 
 /// The store of images; clones share it.
@@ -55,6 +58,7 @@ pub struct Images {
     making: Arc<RwLock<()>>,
     /// One import of a layer at a time: two would do the same work twice, and both fill the disk.
     filling: Arc<std::sync::Mutex<HashMap<Id, Weak<Mutex<()>>>>>,
+    gate: quota::Gate,
 }
 
 impl Images {
@@ -71,7 +75,8 @@ impl Images {
             Failure::new(Code::Internal, format!("failed to make {}: {error}", options.scratch.display()))
         })?;
         let registry = Registry::new(tls, options.registry.clone()).map_err(|error| import::failure(&error))?;
-        Ok(Self { filesystem, registry, options: Arc::new(options), making: Arc::default(), filling: Arc::default() })
+        let (options, making, filling) = (Arc::new(options), Arc::default(), Arc::default());
+        Ok(Self { filesystem, registry, options, making, filling, gate: quota::Gate::default() })
     }
 
     /// The image that a source names; imported or pulled where it has to be. A snapshot is no image: its origin is
