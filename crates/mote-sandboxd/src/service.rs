@@ -37,7 +37,7 @@ use crate::limits::{
 use crate::namespace::Containers;
 use crate::network::secret::{Value, Vault};
 use crate::network::{self, Network};
-use crate::state::{self, State};
+use crate::state::{self, Scopes, State};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Acceptor, Certificates};
 
@@ -469,7 +469,7 @@ async fn first_key(store: &State, folder: &Path, clock: &dyn crate::clock::Clock
     if !store.keys().await.map_err(failed)?.is_empty() {
         return Ok(());
     }
-    let made = store.new_key(KEY_NAME, clock.now_ms()).await.map_err(failed)?;
+    let made = store.new_key(KEY_NAME, &Scopes::all(), clock.now_ms()).await.map_err(failed)?;
     let path = folder.join(KEY_FILE);
     let write = || {
         let mut options = std::fs::OpenOptions::new();

@@ -7,6 +7,7 @@
 mod keys;
 mod replies;
 mod schema;
+mod scope;
 mod secrets;
 mod writer;
 
@@ -21,6 +22,7 @@ use crate::clock::UnixMs;
 use crate::lifecycle::record::Record;
 pub use keys::{KeyName, NewKey};
 pub use replies::Reply;
+pub use scope::{Scope, Scopes};
 pub use secrets::Vault;
 pub use writer::Pending;
 

@@ -32,6 +32,10 @@ const STEPS: &[&str] = &[
     CREATE INDEX replies_by_age ON replies (created_ms);
     CREATE INDEX snapshots_by_name ON snapshots (json_extract(record, '$.snapshot.name'));
 ",
+    "
+    -- Keys that were made before there were scopes may do what they could.
+    ALTER TABLE keys ADD COLUMN scopes TEXT NOT NULL DEFAULT 'admin';
+",
 ];
 
 /// Opens the file and brings it to the newest version, each step in a transaction.

@@ -13,10 +13,10 @@ fn state() -> (tempfile::TempDir, State) {
 #[tokio::test]
 async fn a_key_is_known_by_its_hash_alone() {
     let (directory, state) = state();
-    let made = state.new_key("ci", 7).await.unwrap();
+    let made = state.new_key("ci", &Scopes::all(), 7).await.unwrap();
     assert_eq!(state.key(&made.key).await.unwrap().unwrap().name, "ci");
     assert!(state.key("mote_sk_00").await.unwrap().is_none());
-    assert!(state.new_key("ci", 8).await.unwrap_err().message.contains("there is a key named"));
+    assert!(state.new_key("ci", &Scopes::all(), 8).await.unwrap_err().message.contains("there is a key named"));
     assert!(state.revoke_key("ci").await.unwrap());
     assert!(state.key(&made.key).await.unwrap().is_none());
     // While it is open: its end, on a thread of its own, takes files away.
@@ -24,6 +24,28 @@ async fn a_key_is_known_by_its_hash_alone() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         assert!(!bytes.windows(made.key.len()).any(|window| window == made.key.as_bytes()));
     }
+}
+
+#[tokio::test]
+async fn a_key_keeps_its_scopes_and_one_of_an_older_daemon_keeps_all() {
+    let (directory, state) = state();
+    let scopes: Scopes = [Scope::Sandbox, Scope::Template].into_iter().collect();
+    let made = state.new_key("ci", &scopes, 7).await.unwrap();
+    assert_eq!(state.key(&made.key).await.unwrap().unwrap().scopes, scopes);
+    assert_eq!(state.keys().await.unwrap()[0].scopes, scopes);
+    drop(state);
+    let older = directory.path().join("older");
+    drop(State::open(&older).unwrap());
+    let connection = rusqlite::Connection::open(older.join(FILE)).unwrap();
+    connection
+        .execute_batch(
+            "ALTER TABLE keys DROP COLUMN scopes; PRAGMA user_version = 2;
+             INSERT INTO keys (hash, name, created_ms) VALUES (x'00', 'old', 1);",
+        )
+        .unwrap();
+    drop(connection);
+    let known = State::open(&older).unwrap().keys().await.unwrap();
+    assert_eq!((known[0].name.as_str(), &known[0].scopes), ("old", &Scopes::all()));
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ impl Stage {
     pub(in crate::api) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = State::open(folder.path()).unwrap();
-        let key = store.new_key("test", 0).await.unwrap();
+        let key = store.new_key("test", &crate::state::Scopes::all(), 0).await.unwrap();
         let sandboxes = Sandboxes::new(Parts {
             substrate: Arc::new(Fake::default()),
             store: store.clone(),

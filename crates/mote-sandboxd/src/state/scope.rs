@@ -1,0 +1,132 @@
+//! Scopes of API keys: what a key is for.
+//!
+//! It decides nothing about requests: who serves a route asks [`Scopes::check`] for the scope that the route needs.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use mote_sandbox_api::error::{Code, Failure};
+
+/// What a key may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Make and use sandboxes, snapshots and volumes.
+    Sandbox,
+    /// Build, name, tag and remove templates.
+    Template,
+    /// Keep, bind and remove secrets.
+    Secret,
+    /// Everything, also what is left to the operator: importing and removing images.
+    Admin,
+}
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 4] = [Self::Sandbox, Self::Template, Self::Secret, Self::Admin];
+
+    /// The word by which it is kept and named.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Sandbox => "sandbox",
+            Self::Template => "template",
+            Self::Secret => "secret",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for Scope {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        Self::ALL.into_iter().find(|scope| scope.word() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::word).join(", ");
+            Failure::invalid("scope", format!("{text:?} is none of {known}"))
+        })
+    }
+}
+
+/// The scopes of a key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scopes(BTreeSet<Scope>);
+
+impl Scopes {
+    /// Everything.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(BTreeSet::from([Scope::Admin]))
+    }
+
+    /// Whether they hold `scope`; [`Scope::Admin`] holds every other.
+    #[must_use]
+    pub fn hold(&self, scope: Scope) -> bool {
+        self.0.contains(&Scope::Admin) || self.0.contains(&scope)
+    }
+
+    /// Whether they hold `scope`, as a refusal.
+    ///
+    /// # Errors
+    /// `forbidden`, naming the scope.
+    pub fn check(&self, scope: Scope) -> Result<(), Failure> {
+        if self.hold(scope) {
+            return Ok(());
+        }
+        Err(Failure::new(Code::Forbidden, format!("the API key lacks the scope {scope:?}", scope = scope.word()))
+            .with("scope", scope)
+            .remedy(format!("use a key made with `mote-sandboxd key new --scope {scope}`")))
+    }
+
+    /// As they are kept: words with commas between them.
+    pub(super) fn text(&self) -> String {
+        self.0.iter().map(|scope| scope.word()).collect::<Vec<_>>().join(",")
+    }
+
+    /// What [`Self::text`] wrote. A word that is not known, of a newer daemon, grants nothing.
+    pub(super) fn read(text: &str) -> Self {
+        Self(text.split(',').filter_map(|word| word.parse().ok()).collect())
+    }
+}
+
+impl FromIterator<Scope> for Scopes {
+    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
+        Self(scopes.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_is_held_by_name_or_by_admin() {
+        let builder: Scopes = [Scope::Sandbox, Scope::Template].into_iter().collect();
+        assert!(builder.hold(Scope::Template) && !builder.hold(Scope::Secret) && !builder.hold(Scope::Admin));
+        assert!(Scope::ALL.into_iter().all(|scope| Scopes::all().hold(scope)));
+        assert!(Scope::ALL.into_iter().all(|scope| !Scopes::default().hold(scope)));
+        let failure = builder.check(Scope::Secret).unwrap_err();
+        assert_eq!((failure.code, failure.context["scope"].as_str()), (Code::Forbidden, "secret"));
+    }
+
+    #[test]
+    fn scopes_are_read_as_they_were_written_and_unknown_words_grant_nothing() {
+        let scopes: Scopes = [Scope::Template, Scope::Sandbox].into_iter().collect();
+        assert_eq!(Scopes::read(&scopes.text()), scopes);
+        assert_eq!(Scopes::read("everything"), Scopes::default());
+        assert_eq!(Scopes::read(""), Scopes::default());
+        assert!("root".parse::<Scope>().unwrap_err().message.contains("sandbox, template, secret, admin"));
+    }
+}
