@@ -103,6 +103,14 @@ impl Images {
         }
     }
 
+    /// Whether a source was imported or pulled already.
+    ///
+    /// # Errors
+    /// The keeper's.
+    pub async fn is_there(&self, source: &ImageSource) -> Result<bool, Failure> {
+        Ok(self.find(&record::name_of(source)).await?.is_some() || self.imported_by_hand(source).await?.is_some())
+    }
+
     /// An image of a registry that was imported under its reference, as `mote-sandboxd image import` does. One that has this
     /// name and came from elsewhere is another image.
     async fn imported_by_hand(&self, source: &ImageSource) -> Result<Option<Image>, Failure> {

@@ -26,5 +26,6 @@ mod observability;
 mod preview;
 mod profile;
 mod recovery;
+mod scopes;
 mod swerex;
 mod walls;

@@ -19,6 +19,7 @@ use super::list::{Known, point};
 use crate::api::e2b::timestamp::rfc3339_unsigned;
 use crate::api::e2b::{E2b, metrics, query};
 use crate::api::native::idempotency::once;
+use crate::api::scope;
 use crate::lifecycle::journal::Line;
 use crate::limits::{E2B_LEASE_DEFAULT, E2B_LEASE_DEFAULT_V1, E2B_LOGS_DEFAULT};
 
@@ -91,9 +92,10 @@ async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<
 }
 
 async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>, default: Duration) -> Answer {
-    let (own, new) = (e2b.clone(), body.value);
+    let (own, new, holder) = (e2b.clone(), body.value, known.0.clone());
     let work = move |key| async move {
         let spec = specification(&own, new, default).await?;
+        scope::check_spec(&holder, &own.api.images, &spec).await?;
         let sandbox = own.api.sandboxes.create_under(spec, key).await?;
         Ok(connected(&own, &sandbox))
     };
@@ -263,10 +265,11 @@ pub(super) async fn refresh(
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn network(State(e2b): State<E2b>, _: Known, Path(id): Path<String>, body: Body<Network>) -> Done {
+pub(super) async fn network(State(e2b): State<E2b>, known: Known, Path(id): Path<String>, body: Body<Network>) -> Done {
     living(&e2b, &id)?;
     let before = e2b.api.sandboxes.spec(&id)?.network.unwrap_or_default();
     let policy = super::network::policy(&body.value, None)?;
+    scope::check_policy(&known.0, &policy)?;
     // The update speaks of egress, with the secrets that its headers name: what stands beside it stays.
     let policy = Policy { rules: policy.rules, secrets: policy.secrets, ..before };
     e2b.api.sandboxes.set_policy(&id, policy).await?;
