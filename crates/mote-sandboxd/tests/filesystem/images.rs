@@ -193,6 +193,8 @@ fn tarball(folder: &Path, name: &str, sizes: &[u64]) -> std::path::PathBuf {
         let mut header = tar::Header::new_gnu();
         header.set_size(*size);
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(name.len() as u64);
         tar.append_data(&mut header, format!("{name}-{number}"), std::io::Read::take(std::io::repeat(0), *size))
             .unwrap();
