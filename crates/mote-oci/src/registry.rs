@@ -100,6 +100,13 @@ impl Registry {
         Ok(Self { client, options: Arc::new(options), tokens: Arc::default() })
     }
 
+    /// The same client with other credentials, and without the tokens that it got for its own.
+    #[must_use]
+    pub fn with_credentials(&self, credentials: BTreeMap<String, Credentials>) -> Self {
+        let options = Options { credentials, ..Options::clone(&self.options) };
+        Self { client: self.client.clone(), options: Arc::new(options), tokens: Arc::default() }
+    }
+
     /// Finds an image for a platform: its manifest and configuration.
     ///
     /// # Errors

@@ -22,5 +22,6 @@ pub mod room;
 pub mod service;
 pub mod state;
 pub mod telemetry;
+pub mod template;
 pub mod tls;
 pub mod transfer;

@@ -3,10 +3,12 @@
 //! It does not hold the bounds of the contract (what one request may ask for): those are `mote_sandbox_api::limits`.
 
 mod names;
+mod template;
 
 use std::time::Duration;
 
 pub use names::*;
+pub use template::*;
 
 /// Bytes of one message between the daemon and the keeper.
 pub const KEEPER_MESSAGE_BYTES_MAX: usize = 128 * 1024;

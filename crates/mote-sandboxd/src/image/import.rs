@@ -61,15 +61,21 @@ impl Images {
             }
             ImageSource::Registry(text) => {
                 let reference = Reference::parse(text).map_err(|error| failure(&error))?;
-                let allowed = self.options.registries.as_ref();
-                if allowed.is_some_and(|allowed| !allowed.contains(&reference.host)) {
-                    let message = format!("images may not be pulled from {}", reference.host);
-                    return Err(Failure::new(Code::Forbidden, message).with("registry", &reference.host));
-                }
+                self.allow_registry(&reference)?;
                 self.import_registry(&reference, name, now_ms).await
             }
             other => Err(Failure::invalid("image", format!("{other:?} is not imported"))),
         }
+    }
+
+    /// Whether callers may pull from an image's registry.
+    pub(super) fn allow_registry(&self, reference: &Reference) -> Result<(), Failure> {
+        let allowed = self.options.registries.as_ref();
+        if allowed.is_some_and(|allowed| !allowed.contains(&reference.host)) {
+            let message = format!("images may not be pulled from {}", reference.host);
+            return Err(Failure::new(Code::Forbidden, message).with("registry", &reference.host));
+        }
+        Ok(())
     }
 
     /// Imports a tarball of a root filesystem; compressed or not, as its first bytes tell.
@@ -145,7 +151,7 @@ impl Images {
             Content::Tarball(file, compression) => filling.add(file.into(), compression, false).await,
             Content::Image(found, place) => self.fill_from(found, place, &filling, bounds).await,
         };
-        let filled = filled.map_err(|failure| self.named(failure, bounds))?;
+        let filled = filled.map_err(|failure| self.bound_named(failure, bounds))?;
         let admitted = self.admit(filled.bytes).await?;
         filling.keep().await?;
         Ok(Made { bytes: Some(filled.bytes), unmapped: filled.unmapped, _admitted: Some(admitted) })

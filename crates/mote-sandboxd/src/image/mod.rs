@@ -8,6 +8,7 @@ mod build;
 pub mod carried;
 pub mod command;
 mod import;
+pub(crate) mod layered;
 pub mod quota;
 pub mod recipe;
 pub mod record;
@@ -148,7 +149,7 @@ impl Images {
     /// The keeper's.
     pub async fn list(&self) -> Result<Vec<(String, Image)>, Failure> {
         let mut images = self.all().await?;
-        let own = [record::STEP_NAME, record::SNAPSHOT_NAME];
+        let own = [record::STEP_NAME, record::LAYER_NAME, record::SNAPSHOT_NAME];
         images.retain(|(name, _)| !own.iter().any(|prefix| name.starts_with(prefix)));
         Ok(images)
     }
@@ -177,8 +178,9 @@ impl Images {
     /// The keeper's.
     pub async fn forget_steps(&self) -> Result<usize, Failure> {
         let all = self.all().await?;
-        let (steps, named): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(name, _)| name.starts_with(record::STEP_NAME));
+        let (steps, named): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|(name, _)| name.starts_with(record::STEP_NAME) || name.starts_with(record::LAYER_NAME));
         for (name, image) in &steps {
             self.filesystem.ask(Verb::ImageRemove(record::name_key(name)?)).await?;
             if !named.iter().any(|(_, other)| other.id == image.id) {

@@ -70,7 +70,7 @@ impl Images {
     }
 
     /// What a failure to unpack an image is told as: a bound that was met is the operator's, by name.
-    pub(super) fn named(&self, mut failure: Failure, bounds: Bounds) -> Failure {
+    pub(super) fn bound_named(&self, mut failure: Failure, bounds: Bounds) -> Failure {
         if failure.code != Code::TooLarge {
             return failure;
         }

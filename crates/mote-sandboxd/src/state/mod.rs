@@ -9,6 +9,7 @@ mod replies;
 mod schema;
 mod scope;
 mod secrets;
+mod templates;
 mod writer;
 
 use std::path::{Path, PathBuf};

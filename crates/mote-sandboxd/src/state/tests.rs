@@ -35,15 +35,10 @@ async fn a_key_keeps_its_scopes_and_one_of_an_older_daemon_keeps_all() {
     assert_eq!(state.keys().await.unwrap()[0].scopes, scopes);
     drop(state);
     let older = directory.path().join("older");
-    drop(State::open(&older).unwrap());
-    let connection = rusqlite::Connection::open(older.join(FILE)).unwrap();
-    connection
-        .execute_batch(
-            "ALTER TABLE keys DROP COLUMN scopes; PRAGMA user_version = 2;
-             INSERT INTO keys (hash, name, created_ms) VALUES (x'00', 'old', 1);",
-        )
-        .unwrap();
-    drop(connection);
+    std::fs::create_dir(&older).unwrap();
+    let before = schema::open_at(&older.join(FILE), 2).unwrap();
+    before.execute("INSERT INTO keys (hash, name, created_ms) VALUES (x'00', 'old', 1)", []).unwrap();
+    drop(before);
     let known = State::open(&older).unwrap().keys().await.unwrap();
     assert_eq!((known[0].name.as_str(), &known[0].scopes), ("old", &Scopes::all()));
 }
@@ -81,4 +76,47 @@ fn a_file_of_a_newer_daemon_is_refused() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     let error = State::open(directory.path()).unwrap_err().to_string();
     assert!(error.contains("it has version 99"), "{error}");
+}
+
+#[tokio::test]
+async fn templates_and_builds_survive_a_restart_with_their_logs_and_go_together() {
+    use crate::template::log::{Entry, Level};
+    use crate::template::record::{Build, Status, Template};
+
+    let (directory, state) = state();
+    let template = Template {
+        id: "tp1".to_owned(),
+        name: "app".to_owned(),
+        public: false,
+        created_ms: 1,
+        updated_ms: 1,
+        tags: std::collections::BTreeMap::new(),
+    };
+    let build = Build {
+        id: "b1".to_owned(),
+        template: "tp1".to_owned(),
+        status: Status::Ready,
+        tags: vec!["default".to_owned()],
+        cpus: Some(1),
+        memory_mib: None,
+        start: None,
+        ready: None,
+        created_ms: 2,
+        updated_ms: 2,
+        finished_ms: None,
+        reason: None,
+    };
+    let entry = Entry { at_ms: 3, level: Level::Info, message: "built".to_owned(), step: None };
+    state.put_template(&template).await.unwrap();
+    state.put_build(&build).await.unwrap();
+    state.put_build_log("b1", std::slice::from_ref(&entry)).await.unwrap();
+    // A later write of the record leaves the log as it is.
+    state.put_build(&Build { updated_ms: 4, ..build.clone() }).await.unwrap();
+    drop(state);
+    let state = State::open(directory.path()).unwrap();
+    assert_eq!(state.templates().await.unwrap(), (vec![template], vec![Build { updated_ms: 4, ..build }]));
+    assert_eq!(state.build_log("b1").await.unwrap(), [entry]);
+    state.remove_template("tp1").await.unwrap();
+    assert_eq!(state.templates().await.unwrap(), (Vec::new(), Vec::new()));
+    assert_eq!(state.build_log("b1").await.unwrap(), []);
 }

@@ -28,4 +28,5 @@ mod profile;
 mod recovery;
 mod scopes;
 mod swerex;
+mod templates;
 mod walls;

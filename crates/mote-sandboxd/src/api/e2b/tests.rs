@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
-use mote_sandbox_api::spec::ImageSource;
+use mote_sandbox_api::spec::{ImageSource, Resources};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -16,13 +16,17 @@ use crate::api::access::Keys;
 use crate::clock::System;
 use crate::config::Config;
 use crate::filesystem::Filesystem;
+use crate::image::workshop::{self, Workshop};
 use crate::keeper;
 use crate::lifecycle::fake::Fake;
 use crate::lifecycle::profiles::Profiles;
 use crate::lifecycle::{Parts, Sandboxes};
+use crate::namespace::Containers;
 use crate::network::{self, Network};
 use crate::state::State;
 use crate::telemetry::metrics::Metrics;
+use crate::template::files::Files;
+use crate::template::{self, Templates};
 
 pub(in crate::api) struct Stage {
     pub(in crate::api) api: Api,
@@ -55,10 +59,27 @@ impl Stage {
         .unwrap();
         // No route under test asks the keeper: its end of the socket is closed.
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        let filesystem = Filesystem::new(keeper::client::Client::start(socket.into()).unwrap());
+        let keeper = keeper::client::Client::start(socket.into()).unwrap();
+        let filesystem = Filesystem::new(keeper.clone());
         let config = Config { state: folder.path().to_owned(), ..Config::default() };
         let images = crate::service::images(&filesystem, &config, Vec::new()).unwrap();
+        let workshop = Workshop {
+            containers: Containers::new(keeper.clone()),
+            filesystem: filesystem.clone(),
+            network: network.clone(),
+            policy: config.build_network.clone(),
+            prefix: workshop::TEMPLATE_PREFIX,
+        };
+        let parts = template::Parts {
+            store: store.clone(),
+            images: images.clone(),
+            workshop,
+            files: Files::new(folder.path().join("files")),
+            default_image: ImageSource::Host,
+            resources: Resources::default(),
+        };
         let api = Api {
+            templates: Templates::open(parts, Arc::new(System)).await.unwrap(),
             images,
             metrics: Arc::new(Metrics::new(&sandboxes, &network)),
             network,
@@ -138,10 +159,7 @@ async fn what_does_not_map_answers_501_and_names_the_feature() {
             json!({"templateID": "base", "network": {"maskRequestHost": "x"}}),
             "network.maskRequestHost",
         ),
-        ("POST", "/v3/templates", json!({"name": "x"}), "templates.build"),
-        ("GET", "/templates/x/builds/y/status", Value::Null, "templates.build"),
-        ("POST", "/templates/tags", json!({}), "templates.tags"),
-        ("PATCH", "/v2/templates/x", json!({}), "templates.update"),
+        ("POST", "/templates", json!({"dockerfile": "FROM x"}), "templates.build.v1"),
         ("GET", "/teams", Value::Null, "teams"),
         ("GET", "/volumecontent/v/dir", Value::Null, "volumes.content"),
         ("POST", "/secrets", json!({"name": "a", "value": "b", "metadata": {"c": "d"}}), "secrets.metadata"),
@@ -351,5 +369,69 @@ async fn requests_are_counted_under_the_route_that_they_are_for() {
         let counted = format!("mote_sandbox_http_requests_total{{route=\"{route}\",");
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(&counted)).collect();
         assert!(lines.len() == 1 && lines[0].ends_with(" 1"), "{route}: {lines:?}\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_build_is_asked_for_by_name_and_what_is_wrong_with_it_is_named() {
+    let stage = Stage::new().await;
+    let body = json!({"name": "My-App:V1", "tags": ["stable"], "cpuCount": 2, "memoryMB": 1024});
+    let (status, made) = stage.ask("POST", "/v3/templates", &[], body).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{made}");
+    assert_eq!((&made["names"], &made["tags"]), (&json!(["my-app"]), &json!(["v1", "stable"])));
+    let (template, build) = (made["templateID"].as_str().unwrap(), made["buildID"].as_str().unwrap());
+    // A UUID of version 4, which the SDKs read it as.
+    let parts: Vec<usize> = build.split('-').map(str::len).collect();
+    assert_eq!((parts.as_slice(), &build[14..15]), (&[8, 4, 4, 4, 12][..], "4"), "{build}");
+    let (_, again) = stage.ask("POST", "/v3/templates", &[], json!({"alias": "my-app"})).await;
+    assert_eq!((&again["templateID"], &again["tags"]), (&made["templateID"], &json!(["default"])));
+    assert_ne!(again["buildID"], made["buildID"]);
+    let at = |id: &str, build: &str| format!("/templates/{id}/builds/{build}/status");
+    let (_, told) = stage.ask("GET", &at(template, build), &[], Value::Null).await;
+    assert_eq!((&told["status"], &told["logEntries"]), (&json!("waiting"), &json!([])));
+    for (id, build) in [(template, "no-such-build"), ("no-such-app", build)] {
+        assert_eq!(stage.ask("GET", &at(id, build), &[], Value::Null).await.0, StatusCode::NOT_FOUND, "{id} {build}");
+    }
+    let begin = format!("/v2/templates/{template}/builds/{build}");
+    let step = json!({"type": "FETCH"});
+    for (path, body, says) in [
+        ("/v3/templates", json!({}), "name"),
+        ("/v3/templates", json!({"name": "a b"}), "name"),
+        ("/v3/templates", json!({"name": "base"}), "another name"),
+        ("/v3/templates", json!({"name": "x", "tags": ["a/b"]}), "tag"),
+        ("/v3/templates", json!({"name": "x", "cpuCount": 0}), "cpuCount"),
+        ("/v3/templates", json!({"name": "x", "memoryMB": 1_u64 << 40}), "memoryMB"),
+        (begin.as_str(), json!({}), "fromImage"),
+        (begin.as_str(), json!({"fromImage": "x", "steps": [step]}), "steps[0].type"),
+        ("/templates/tags", json!({"target": "my-app:v1", "tags": []}), "tags"),
+    ] {
+        let (status, refused) = stage.ask("POST", path, &[], body.clone()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body}: {refused}");
+        assert!(refused["message"].as_str().unwrap().contains(says), "{path} {body}: {refused}");
+    }
+    let untag = json!({"name": "my-app", "tags": ["default"]});
+    assert_eq!(stage.ask("DELETE", "/templates/tags", &[], untag).await.0, StatusCode::BAD_REQUEST);
+    // A tag that no build has yet is no template to start from.
+    let (status, refused) = stage.ask("POST", "/v2/sandboxes", &[], json!({"templateID": "my-app:v1"})).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{refused}");
+    assert!(
+        refused["message"].as_str().unwrap().contains("tag 'v1' does not exist for template 'my-app'"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn the_address_of_an_upload_is_the_one_that_the_caller_came_by() {
+    let stage = Stage::new().await;
+    let (_, made) = stage.ask("POST", "/v3/templates", &[], json!({"name": "app"})).await;
+    let path = format!("/templates/{}/files/{}", made["templateID"].as_str().unwrap(), "ab".repeat(32));
+    for (headers, begins) in [
+        (&[("host", "box.example:7070")][..], "http://box.example:7070/templates/"),
+        (&[("host", "box.example"), ("x-forwarded-proto", "https")], "https://box.example/templates/"),
+        (&[("host", "box.example"), ("x-forwarded-proto", "file")], "http://box.example/templates/"),
+    ] {
+        let (status, told) = stage.ask("GET", &path, headers, Value::Null).await;
+        assert_eq!((status, &told["present"]), (StatusCode::CREATED, &json!(false)), "{told}");
+        assert!(told["url"].as_str().unwrap().starts_with(begins), "{told}");
     }
 }

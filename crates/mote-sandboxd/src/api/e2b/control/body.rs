@@ -106,6 +106,11 @@ pub(super) struct Transform {
 
 /// The name of an image as a template.
 pub(super) fn template_of(image: &ImageSource) -> String {
+    if let ImageSource::Name(name) = image
+        && let Some(template) = crate::template::record::template_of(name)
+    {
+        return template.to_owned();
+    }
     match image {
         ImageSource::Host => "host".to_owned(),
         ImageSource::Name(text)
@@ -137,7 +142,7 @@ pub(super) fn listed(e2b: &E2b, sandbox: &Sandbox) -> Result<Value, Failure> {
     let spec = e2b.api.sandboxes.spec(&sandbox.id)?;
     let (cpus, memory, disk) = metrics::bounds(&spec);
     let ends = [sandbox.lease_ends_ms, sandbox.deadline_ms].into_iter().flatten().min();
-    Ok(json!({
+    let mut told = json!({
         "sandboxID": sandbox.id,
         "templateID": template_of(&sandbox.image),
         "clientID": "mote",
@@ -151,7 +156,11 @@ pub(super) fn listed(e2b: &E2b, sandbox: &Sandbox) -> Result<Value, Failure> {
         "memoryMB": memory >> 20,
         "diskSizeMB": disk >> 20,
         "volumeMounts": mounts(&spec),
-    }))
+    });
+    if let Some(name) = super::template::public(e2b, &sandbox.image) {
+        told["alias"] = name.into();
+    }
+    Ok(told)
 }
 
 /// `running` or `paused`: E2B knows no other.

@@ -22,6 +22,7 @@ use crate::api::native::idempotency::once;
 use crate::api::scope;
 use crate::lifecycle::journal::Line;
 use crate::limits::{E2B_LEASE_DEFAULT, E2B_LEASE_DEFAULT_V1, E2B_LOGS_DEFAULT};
+use crate::template::record::Build;
 
 /// Names under which E2B's SDKs ask for a template when the user names none.
 const DEFAULT_TEMPLATES: [&str; 3] = ["", "base", "code-interpreter-v1"];
@@ -61,7 +62,12 @@ fn seconds(field: &str, seconds: u64) -> Result<Duration, Failure> {
     Ok(Duration::from_secs(seconds))
 }
 
-async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<Spec, Failure> {
+async fn specification(
+    e2b: &E2b,
+    new: NewSandbox,
+    template: Option<&Build>,
+    default: Duration,
+) -> Result<Spec, Failure> {
     if new.mcp.as_ref().is_some_and(|mcp| !mcp.is_null()) {
         return Err(Failure::unsupported("mcp", "MCP servers do not run inside sandboxes here"));
     }
@@ -77,8 +83,12 @@ async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<
     let mount = |mount: super::body::VolumeMount| VolumeMount { name: mount.name, path: mount.path, read_only: false };
     let pauses = new.auto_pause.unwrap_or(false);
     Ok(Spec {
-        image: image(e2b, &new.template_id).await?,
+        image: match template {
+            Some(build) => Some(ImageSource::Name(build.image())),
+            None => image(e2b, &new.template_id).await?,
+        },
         profile: Profile::Production,
+        resources: template.map(Build::resources).unwrap_or_default(),
         metadata: new.metadata,
         env: new.env_vars,
         network: Some(policy),
@@ -94,9 +104,13 @@ async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<
 async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>, default: Duration) -> Answer {
     let (own, new, holder) = (e2b.clone(), body.value, known.0.clone());
     let work = move |key| async move {
-        let spec = specification(&own, new, default).await?;
+        let template = own.api.templates.find(&new.template_id)?;
+        let spec = specification(&own, new, template.as_ref(), default).await?;
         scope::check_spec(&holder, &own.api.images, &spec).await?;
         let sandbox = own.api.sandboxes.create_under(spec, key).await?;
+        if let Some(build) = template {
+            super::template::begin(&own, &sandbox, &build).await;
+        }
         Ok(connected(&own, &sandbox))
     };
     Ok(once(&e2b.api, &known.0, &headers, "POST /sandboxes", &body.bytes, StatusCode::CREATED, work).await?)

@@ -1,6 +1,6 @@
-//! What outlives a sandbox: snapshots, templates, secrets, volumes.
+//! What outlives a sandbox: snapshots, secrets, volumes.
 //!
-//! A template is an image of the daemon's store or a snapshot; secrets and volumes are known by their names.
+//! Secrets and volumes are known by their names. Templates are [`super::template`]'s matter.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,6 @@ use axum::extract::{Path, RawQuery, State};
 use http::{HeaderValue, StatusCode};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::request::Snapshot;
-use mote_sandbox_api::spec::ImageSource;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,7 +15,7 @@ use super::body::{Answer, Body, json_answer};
 use super::list::Known;
 use crate::api::e2b::failure::Refused;
 use crate::api::e2b::timestamp::rfc3339_unsigned;
-use crate::api::e2b::{E2b, envd, query};
+use crate::api::e2b::{E2b, query};
 use crate::api::secret as secret_store;
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 
@@ -28,7 +27,7 @@ pub(super) fn snapshot_info(snapshot: &Snapshot) -> Value {
 }
 
 /// One page of what is sorted by its key, and the cursor of the next.
-fn page<T>(
+pub(super) fn page<T>(
     mut items: Vec<T>,
     key: impl Fn(&T) -> String,
     query: Option<&str>,
@@ -51,7 +50,7 @@ fn page<T>(
     Ok((items, next))
 }
 
-fn paged(items: &[Value], next: Option<String>) -> Answer {
+pub(super) fn paged(items: &[Value], next: Option<String>) -> Answer {
     let mut response = json_answer(StatusCode::OK, &items);
     if let Some(next) = next.and_then(|next| HeaderValue::from_str(&next).ok()) {
         response.headers_mut().insert("x-next-token", next);
@@ -68,71 +67,6 @@ pub(super) async fn snapshots(State(e2b): State<E2b>, _: Known, RawQuery(query):
     }
     let (found, next) = page(found, |snapshot| format!("{:013}-{}", snapshot.created_ms, snapshot.id), query)?;
     paged(&found.iter().map(snapshot_info).collect::<Vec<_>>(), next)
-}
-
-/// `Template`, of a snapshot: images are the daemon's and are listed by the native API.
-fn of_snapshot(snapshot: &Snapshot) -> Value {
-    let names: Vec<&String> = snapshot.name.iter().collect();
-    let created = rfc3339_unsigned(snapshot.created_ms);
-    json!({
-        "templateID": snapshot.id, "buildID": snapshot.id, "buildStatus": "ready", "buildCount": 1, "spawnCount": 0,
-        "aliases": names, "names": names, "public": false, "createdBy": null, "lastSpawnedAt": null,
-        "createdAt": created, "updatedAt": created, "cpuCount": 0, "memoryMB": 0, "diskSizeMB": 0,
-        "envdVersion": envd::VERSION,
-    })
-}
-
-pub(super) async fn templates(State(e2b): State<E2b>, _: Known, RawQuery(query): RawQuery) -> Answer {
-    let found = e2b.api.sandboxes.snapshots(None).await?;
-    let (found, next) =
-        page(found, |snapshot| format!("{:013}-{}", snapshot.created_ms, snapshot.id), query.as_deref())?;
-    paged(&found.iter().map(of_snapshot).collect::<Vec<_>>(), next)
-}
-
-/// The image or snapshot that a template names, if it is there.
-async fn known(e2b: &E2b, template: &str) -> Result<String, Failure> {
-    match super::sandbox::image(e2b, template).await? {
-        Some(ImageSource::Snapshot(id)) => Ok(id),
-        None => Ok(template.to_owned()),
-        Some(source) => {
-            e2b.api.sandboxes.substrate().image(&source).await?;
-            Ok(template.to_owned())
-        }
-    }
-}
-
-pub(super) async fn alias(State(e2b): State<E2b>, _: Known, Path(alias): Path<String>) -> Answer {
-    let id = known(&e2b, &alias).await?;
-    Ok(json_answer(StatusCode::OK, &json!({ "templateID": id, "public": false })))
-}
-
-pub(super) async fn template(State(e2b): State<E2b>, _: Known, Path(id): Path<String>) -> Answer {
-    let id = known(&e2b, &id).await?;
-    let snapshots = e2b.api.sandboxes.snapshots(None).await?;
-    let mut told = match snapshots.iter().find(|snapshot| snapshot.id == id) {
-        Some(snapshot) => of_snapshot(snapshot),
-        None => json!({
-            "templateID": id, "aliases": [id], "names": [id], "public": false, "lastSpawnedAt": null, "spawnCount": 0,
-            "createdAt": rfc3339_unsigned(0), "updatedAt": rfc3339_unsigned(0),
-        }),
-    };
-    told["builds"] = json!([]);
-    Ok(json_answer(StatusCode::OK, &told))
-}
-
-/// The way that the SDKs remove snapshots.
-pub(super) async fn remove_template(State(e2b): State<E2b>, _: Known, Path(id): Path<String>) -> Done {
-    let snapshots = e2b.api.sandboxes.snapshots(None).await?;
-    let found = snapshots.iter().find(|snapshot| snapshot.id == id || snapshot.name.as_ref() == Some(&id));
-    if let Some(snapshot) = found {
-        e2b.api.sandboxes.remove_snapshot(&snapshot.id).await?;
-        return Ok(StatusCode::NO_CONTENT);
-    }
-    if known(&e2b, &id).await.is_ok() {
-        let why = "images are removed by the daemon's operator";
-        return Err(Failure::unsupported("templates.delete", why).remedy("mote-sandboxd image rm").into());
-    }
-    Err(Failure::not_found("template", &id).into())
 }
 
 #[derive(Deserialize)]
