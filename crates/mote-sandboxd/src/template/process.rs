@@ -50,6 +50,15 @@ pub(super) fn user(context: &Config) -> String {
     context.user.clone().unwrap_or_else(|| USER.to_owned())
 }
 
+/// The directory of what runs: the template's, or the user's home.
+pub(super) async fn directory(guest: &Guest, context: &Config) -> String {
+    if let Some(cwd) = &context.cwd {
+        return cwd.clone();
+    }
+    let home = FileTarget { path: "~".into(), user: Some(user(context)) };
+    guest.stat(home).await.map_or_else(|_| "/".to_owned(), |home| home.path)
+}
+
 /// A command in a login shell, bash where the image has it, as E2B runs commands.
 pub(super) async fn shell(guest: &Guest, command: &str, context: &Config) -> Start {
     let has_bash = guest.stat(root("/bin/bash")).await.is_ok();
@@ -57,7 +66,7 @@ pub(super) async fn shell(guest: &Guest, command: &str, context: &Config) -> Sta
     Start {
         argv: argv.map(str::to_owned).to_vec(),
         env: environment(context),
-        cwd: context.cwd.clone(),
+        cwd: Some(directory(guest, context).await),
         user: Some(user(context)),
         ..Start::default()
     }

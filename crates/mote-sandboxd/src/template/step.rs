@@ -6,7 +6,6 @@ use std::path::Path;
 
 use futures_util::StreamExt as _;
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::FileTarget;
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 
@@ -76,8 +75,15 @@ if ! id -u "$name" >/dev/null 2>&1; then
         shell=/bin/bash
         [ -x "$shell" ] || shell=/bin/sh
         useradd --create-home --shell "$shell" "$name"
-    else
+    elif command -v adduser >/dev/null; then
         adduser -D "$name"
+    else
+        id=1001
+        while grep -q "^[^:]*:[^:]*:$id:" /etc/passwd /etc/group; do id=$((id + 1)); done
+        echo "$name:x:$id:" >> /etc/group
+        echo "$name:x:$id:$id::/home/$name:/bin/sh" >> /etc/passwd
+        mkdir -p "/home/$name"
+        chown "$id:$id" "/home/$name"
     fi
 fi
 if [ "$sudo" = true ]; then
@@ -166,7 +172,7 @@ impl Working<'_> {
         let bytes = ReaderStream::with_capacity(&mut file, 1 << 18).map(|chunk| chunk.map_err(failed));
         self.guest.write(root(&archive), Some(0o600), bytes).await.map_err(|failure| told(&what, &failure))?;
         let target = self.expand(&copy.target, context).await?;
-        let target = self.place(&target, context).await?;
+        let target = self.place(&target, context).await;
         let owner = copy.owner.clone().unwrap_or_else(|| user(context));
         let mode = copy.mode.as_deref().unwrap_or_default();
         let words = [archive.as_str(), flag, &folder, &copy.source, &target, &owner, mode];
@@ -176,18 +182,12 @@ impl Working<'_> {
     }
 
     /// An absolute path: of the working directory, or of the user's home where there is none. A slash at the end stays.
-    async fn place(&self, target: &str, context: &Config) -> Result<String, Failure> {
+    async fn place(&self, target: &str, context: &Config) -> String {
         if target.starts_with('/') {
-            return Ok(target.to_owned());
+            return target.to_owned();
         }
-        let below = match &context.cwd {
-            Some(cwd) => cwd.clone(),
-            None => {
-                let home = FileTarget { path: "~".into(), user: Some(user(context)) };
-                self.guest.stat(home).await?.path
-            }
-        };
-        Ok(format!("{}/{target}", below.trim_end_matches('/')))
+        let below = process::directory(self.guest, context).await;
+        format!("{}/{target}", below.trim_end_matches('/'))
     }
 
     /// A value with the variables that it names. Nothing else of the shell's language is meant.

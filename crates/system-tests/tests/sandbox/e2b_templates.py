@@ -49,7 +49,7 @@ def application(last="echo three > ~/three"):
     return (
         Template(file_context_path=context)
         .from_base_image()
-        .set_envs({"GREETING": "hello", "TWICE": "$GREETING-$GREETING"})
+        .set_envs({"GREETING": "hello", "TWICE": "$GREETING-$GREETING", "HARD": 'a "b" `id` $(id) \\ $GREETING'})
         .set_workdir("/srv/app")
         .copy("app", ".")
         .copy("top.txt", "/opt/place/", user="root", mode=0o600)
@@ -76,6 +76,7 @@ assert Template.exists("my-app") and Template.exists("my-app:v1") and not Templa
 sandbox = Sandbox.create("my-app:v1", timeout=300)
 run = lambda line, **more: sandbox.commands.run(line, **more).stdout
 assert run("pwd; id -un; echo $GREETING $TWICE") == "/srv/app\nuser\nhello hello-hello\n", run("pwd; id -un; env")
+assert run('printf %s "$HARD"') == 'a "b" `id` $(id) \\ hello', run("env")
 assert run("cat eins") == "one\nuser\n/srv/app\n", run("cat eins")
 assert run("python3 main.py; ./run.sh; cat deep/data.txt; readlink link.py; readlink uno") == "first\nran\ndeep\nmain.py\n/srv/app/one\n"
 assert run("stat -c '%U %a' main.py /opt/place/top.txt made/within", user="root") == "user 644\nroot 600\nuser 750\n"
@@ -184,9 +185,9 @@ try:
     raise AssertionError("it was built")
 except BuildException as error:
     assert "start command failed" in str(error) and "exit status 4" in str(error), error
-ready = Template().from_base_image().run_cmd("touch /tmp/there").set_ready_cmd(wait_for_file("/tmp/there"))
+ready = Template().from_base_image().run_cmd("pwd > /tmp/there").set_ready_cmd(wait_for_file("/tmp/there"))
 build(ready, "ready")
-assert Sandbox.create("ready", timeout=60).kill()
+assert Sandbox.create("ready", timeout=60).commands.run("cat /tmp/there; pwd").stdout == "/home/user\n/home/user\n"
 
 # What is not there.
 for wrong, what in [
