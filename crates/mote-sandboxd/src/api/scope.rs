@@ -25,8 +25,10 @@ fn of_route(method: &Method, route: &str) -> &'static [Scope] {
     }
     match first {
         "capabilities" => &[],
-        "sandboxes" if parts.last() == Some("commit") => &[Template],
-        "sandboxes" | "snapshots" | "volumes" | "metrics" => &[Sandbox],
+        "sandboxes" if route.ends_with("/commit") => &[Template],
+        "sandboxes" | "snapshots" | "volumes" | "volumecontent" | "metrics" => &[Sandbox],
+        // Builds and uploads are theirs who build; what there is to start from is for everybody who starts.
+        "templates" if parts.any(|part| matches!(part, "builds" | "files")) => &[Template],
         "images" | "templates" if reads => &[Sandbox, Template],
         "images" | "templates" => &[Template],
         "secrets" => &[Secret],
@@ -100,6 +102,8 @@ mod tests {
         check(Method::DELETE, "/templates/{id}", &[Template]);
         check(Method::POST, "/v3/templates", &[Template]);
         check(Method::GET, "/v2/templates", &[Sandbox, Template]);
+        check(Method::GET, "/templates/{id}/builds/{build}/status", &[Template]);
+        check(Method::PUT, "/templates/{id}/files/{hash}", &[Template]);
         for route in ["/secrets", "/v1/secrets", "/secrets/{name}", "/v1/secrets/{name}"] {
             check(Method::GET, route, &[Secret]);
             check(Method::DELETE, route, &[Secret]);
