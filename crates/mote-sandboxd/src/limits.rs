@@ -410,8 +410,16 @@ pub const CODE_CHILDREN_ROUNDS: u32 = 2;
 
 /// Bytes of one message of an RPC; input of a process travels in one.
 pub const RPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Requests for files of volumes that are carried out at once: each has a process for a moment, of the bound of all.
+pub const VOLUME_REQUESTS_MAX: usize = 4;
+/// How long a request for a file of a volume waits for its turn.
+pub const VOLUME_REQUEST_WAIT: Duration = Duration::from_secs(30);
+/// Bytes of a volume's file that are read at once.
+pub const VOLUME_CHUNK_BYTES: usize = 128 * 1024;
 /// Watches of one sandbox whose events are polled.
 pub const WATCHERS_OF_SANDBOX_MAX: usize = 64;
+/// Requests for the events of one polled watch that wait at once.
+pub const WATCHER_ASKS_MAX: usize = 64;
 /// Events that a polled watch holds.
 pub const WATCHER_EVENTS_MAX: usize = 10_000;
 /// Bytes of events that the polled watches of one sandbox hold, as JSON.

@@ -136,8 +136,10 @@ async fn pass(
             .with("port", port)
     };
     let stream = guest.dial(port).await?;
+    // Names as most servers write them: there are programs that look for them so.
+    let mut http = hyper::client::conn::http1::Builder::new();
     let (mut sender, connection) =
-        hyper::client::conn::http1::Builder::new().handshake::<_, Body>(TokioIo::new(stream)).await.map_err(broken)?;
+        http.title_case_headers(true).handshake::<_, Body>(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(async move {
         // What ends it is told by the answer, or by its body.
         let _ = connection.with_upgrades().await;

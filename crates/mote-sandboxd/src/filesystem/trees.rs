@@ -150,14 +150,14 @@ impl Filling {
 
 /// A worker process; abandoned when dropped before its end.
 #[derive(Debug)]
-struct Worker {
+pub(super) struct Worker {
     filesystem: Filesystem,
     number: Option<u64>,
     socket: AsyncFd<OwnedFd>,
 }
 
 impl Worker {
-    async fn begin(filesystem: &Filesystem, verb: Verb) -> Result<Self, Failure> {
+    pub(super) async fn begin(filesystem: &Filesystem, verb: Verb) -> Result<Self, Failure> {
         match filesystem.ask_with(verb, Vec::new()).await? {
             (Outcome::Working { number }, mut descriptors) => {
                 let socket = descriptors
@@ -171,7 +171,7 @@ impl Worker {
         }
     }
 
-    async fn send(&self, order: &impl Serialize, descriptor: Option<OwnedFd>) -> Result<(), Failure> {
+    pub(super) async fn send(&self, order: &impl Serialize, descriptor: Option<OwnedFd>) -> Result<(), Failure> {
         let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
         loop {
             let mut ready = self.socket.writable().await.map_err(|error| gone(&error))?;
@@ -183,28 +183,33 @@ impl Worker {
     }
 
     async fn report(&self) -> Result<Report, Failure> {
+        self.report_with().await.map(|(report, _)| report)
+    }
+
+    /// A report with the descriptors beside it.
+    pub(super) async fn report_with(&self) -> Result<(Report, Vec<OwnedFd>), Failure> {
         match self.receive().await? {
-            Report::Failed(failure) => Err(failure),
-            report => Ok(report),
+            (Report::Failed(failure), _) => Err(failure),
+            reported => Ok(reported),
         }
     }
 
-    async fn receive<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+    async fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), Failure> {
         loop {
             let mut ready = self.socket.readable().await.map_err(|error| gone(&error))?;
             match wire::receive(self.socket.get_ref()) {
                 Err(wire::Error::Socket(Errno::AGAIN)) => ready.clear_ready(),
-                result => return result.map(|(message, _)| message).map_err(|error| gone(&error)),
+                result => return result.map_err(|error| gone(&error)),
             }
         }
     }
 
-    async fn abandon(mut self) -> Result<(), Failure> {
+    pub(super) async fn abandon(mut self) -> Result<(), Failure> {
         let Some(number) = self.number.take() else { return Ok(()) };
         super::done(self.filesystem.ask(Verb::Abandon(number)).await?)
     }
 
-    async fn end(mut self, name: Option<Id>) -> Result<(), Failure> {
+    pub(super) async fn end(mut self, name: Option<Id>) -> Result<(), Failure> {
         self.send(&Order::End, None).await?;
         let Some(number) = self.number.take() else { return Ok(()) };
         let verb = match name {
@@ -231,6 +236,6 @@ fn gone(error: &impl std::fmt::Display) -> Failure {
     fault::defect("the process that works on the tree is gone", error)
 }
 
-fn surprise(report: &Report) -> Failure {
+pub(super) fn surprise(report: &Report) -> Failure {
     Failure::new(Code::Internal, format!("a worker answered with something else: {report:?}"))
 }

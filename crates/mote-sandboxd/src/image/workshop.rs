@@ -231,7 +231,7 @@ impl Tail {
 }
 
 fn root(path: &str) -> FileTarget {
-    FileTarget { path: path.into(), user: Some("0".to_owned()) }
+    FileTarget::new(path, Some("0".to_owned()))
 }
 
 fn bundle_path() -> String {

@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use mote_sandbox_api::capability::Support;
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::Configuration;
+use mote_sandbox_api::guest::{Configuration, RawPath};
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken, Whole};
+use crate::filesystem::volumes::VolumeFound;
+use crate::filesystem::worker::files::Order;
 use crate::guest::Guest;
 use crate::image::carried::Users;
 use crate::image::record::Config;
@@ -219,6 +221,10 @@ impl Substrate for Fake {
     async fn remove_volume(&self, id: &str) -> Result<(), Failure> {
         self.pass("remove_volume").await?.volumes.remove(id);
         Ok(())
+    }
+    async fn volume_files(&self, id: &str, _: RawPath, _: Order) -> Result<VolumeFound, Failure> {
+        self.may("volume_files").map(|_| ())?;
+        Err(Failure::not_found("volume", id))
     }
     async fn living(&self) -> Result<Vec<Found>, Failure> {
         Ok(self.world().living.iter().map(|(id, frozen)| Found { id: id.clone(), frozen: *frozen }).collect())

@@ -294,7 +294,7 @@ impl Sandboxes {
             let alive = self.substrate.adopt(cell.id(), launch).await?;
             if !frozen {
                 // It answers, or it is not adopted.
-                let configuration = super::create::configuration(&spec, &alive.defaults);
+                let configuration = super::create::configuration(cell.id(), &spec, &alive.defaults);
                 self.substrate.configure(&alive.guest, configuration).await?;
             }
             Ok(alive)

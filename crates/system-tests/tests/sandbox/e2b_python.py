@@ -92,7 +92,6 @@ try:
     raise AssertionError("a signature served another file")
 except urllib.error.HTTPError as error:
     assert error.code in (401, 404), error
-refused(lambda: sandbox.files.write("/tmp/m", "1", metadata={"a": "b"}), "files.metadata")
 
 # What is told.
 info = sandbox.get_info()

@@ -128,7 +128,6 @@ async fn what_does_not_map_answers_501_and_names_the_feature() {
         (create(json!({ "network": { "egressProxy": { "address": "x:1" } } })), "network.egressProxy"),
         (create(json!({ "network": { "dnsServers": ["1.1.1.1"] } })), "network.dnsServers"),
         ((Method::GET, "/teams".to_owned(), Value::Null), "teams"),
-        ((Method::GET, "/volumecontent/v/path".to_owned(), Value::Null), "volumes.content"),
         (
             (Method::POST, "/secrets".to_owned(), json!({ "name": "n", "value": "v", "metadata": { "a": "b" } })),
             "secrets.metadata",

@@ -11,6 +11,7 @@ mod containment;
 mod data;
 mod databases;
 mod e2b;
+mod e2b_data;
 mod e2b_surface;
 mod exhaustion;
 mod fixture;

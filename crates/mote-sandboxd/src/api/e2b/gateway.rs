@@ -14,7 +14,7 @@ use mote_sandbox_api::error::{Code, Failure};
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use super::{CODE_PORT, E2b, ENVD_PORT, signature};
+use super::{CODE_PORT, E2b, ENVD_PORT, ended, signature};
 use crate::api::observe::Route;
 use crate::api::preview;
 use crate::guest::Guest;
@@ -111,15 +111,17 @@ async fn inside(e2b: &E2b, ports: &Ports, address: Address, mut request: Request
         Ok(guest) => guest,
         Err(failure) => return unreachable(&sandbox, &failure),
     };
+    let path = request.uri().path().to_owned();
     let router = if port == ENVD_PORT {
-        request.extensions_mut().insert(Inside { sandbox, guest });
+        request.extensions_mut().insert(Inside { sandbox: sandbox.clone(), guest });
         &ports.envd
     } else {
         let interpreter = e2b.interpreter.clone();
-        request.extensions_mut().insert(crate::api::code::Desk { interpreter, sandbox, guest });
+        request.extensions_mut().insert(crate::api::code::Desk { interpreter, sandbox: sandbox.clone(), guest });
         &ports.code
     };
-    router.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    let response = router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+    if ended::is_stream(&path, &response) { ended::broken_off(e2b, &sandbox, response) } else { response }
 }
 
 /// A preview. E2B's names for the token and the address are the gateway's: what runs inside sees neither. By host name, too,

@@ -161,7 +161,6 @@ async fn what_does_not_map_answers_501_and_names_the_feature() {
         ),
         ("POST", "/templates", json!({"dockerfile": "FROM x"}), "templates.build.v1"),
         ("GET", "/teams", Value::Null, "teams"),
-        ("GET", "/volumecontent/v/dir", Value::Null, "volumes.content"),
         ("POST", "/secrets", json!({"name": "a", "value": "b", "metadata": {"c": "d"}}), "secrets.metadata"),
     ] {
         let (status, told) = stage.ask(method, path, &[], body).await;

@@ -6,6 +6,7 @@
 mod confine;
 mod diff;
 mod extension;
+pub mod files;
 pub(in crate::filesystem) mod pack;
 mod place;
 mod sparse;
@@ -13,10 +14,11 @@ mod sweep;
 mod unpack;
 mod walk;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::guest::RawPath;
 use mote_sandbox_api::request::Change;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,8 @@ pub(super) enum Task {
     Diff,
     /// Writes the one tree as a stream.
     Pack,
+    /// Looks at and changes single files of the one tree.
+    Files,
 }
 
 /// How an archive is compressed.
@@ -92,6 +96,13 @@ pub(super) enum Order {
     },
     /// Writes the tree to the descriptor.
     Pack,
+    /// Does something with one path.
+    Files {
+        /// From the tree's top.
+        path: RawPath,
+        /// What.
+        order: files::Order,
+    },
     /// There is no more to do.
     End,
 }
@@ -113,6 +124,10 @@ pub(super) enum Report {
     },
     /// Of [`Order::Pack`].
     Packed(Packed),
+    /// Of [`Order::Files`]: some entries; more follow.
+    Some(Vec<files::Entry>),
+    /// Of [`Order::Files`]: the last ones. An open file travels beside them where one was asked for.
+    Found(Vec<files::Entry>),
     /// The order failed; the worker ends.
     Failed(Failure),
 }
@@ -160,6 +175,7 @@ fn serve(socket: &OwnedFd) -> Result<(), wire::Error> {
     let served = confine::to(match task {
         Task::Unpack => confine::UNPACK,
         Task::Diff | Task::Pack => confine::READ,
+        Task::Files => confine::FILES,
     })
     .map_err(|error| fault::io("failed to give up privilege", &error))
     .and_then(|()| trees.iter().map(opened).collect::<Result<Vec<_>, _>>())
@@ -201,6 +217,13 @@ fn orders(socket: &OwnedFd, task: Task, trees: &[OwnedFd]) -> Result<(), Failure
                 Report::Compared { truncated }
             }
             (Task::Pack, Order::Pack, [tree], Some(sink)) => Report::Packed(pack::tree(tree, sink)?),
+            (Task::Files, Order::Files { path, order }, [tree], None) => {
+                let tell = |some| wire::send(socket, &Report::Some(some), &[]).map_err(broken);
+                let (last, file) = files::carry_out(tree, &path, &order, tell)?;
+                let descriptors: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+                wire::send(socket, &Report::Found(last), &descriptors).map_err(broken)?;
+                continue;
+            }
             _ => return Err(Failure::new(Code::Internal, "the worker got an order that is not its task")),
         };
         wire::send(socket, &report, &[]).map_err(broken)?;

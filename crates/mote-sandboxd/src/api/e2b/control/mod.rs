@@ -9,6 +9,7 @@ mod refused;
 mod sandbox;
 mod stored;
 mod template;
+mod volume;
 
 use axum::Router;
 use axum::routing::{get, post, put};
@@ -41,5 +42,6 @@ pub(super) fn router() -> Router<E2b> {
         .route("/volumes", get(stored::volumes).post(stored::create_volume))
         .route("/volumes/{name}", get(stored::volume).delete(stored::remove_volume))
         .merge(template::router())
+        .merge(volume::router())
         .merge(refused::router())
 }

@@ -4,7 +4,7 @@
 
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::{any, get};
+use axum::routing::get;
 use mote_sandbox_api::error::Failure;
 
 use super::list::Known;
@@ -18,16 +18,8 @@ pub(super) fn router() -> Router<E2b> {
         .route("/teams", teams())
         .route("/teams/{id}/metrics", teams())
         .route("/teams/{id}/metrics/max", teams())
-        .route("/volumecontent/{id}/{what}", any(volume_content))
 }
 
 async fn refuse(_: Known, request: Request, feature: &str, why: &str) -> Refused {
     Failure::unsupported(feature, why).with("route", request.uri().path()).into()
-}
-
-/// Volumes are asked for with a token of their own, which no other route takes.
-async fn volume_content(request: Request) -> Refused {
-    Failure::unsupported("volumes.content", "the files of a volume are reached through a sandbox that mounts it")
-        .with("route", request.uri().path())
-        .into()
 }

@@ -2,11 +2,13 @@
 //!
 //! It knows E2B's defaults and shapes; the order of things is the lifecycle's.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
 use http::{HeaderMap, StatusCode};
 use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::guest::{E2B_SANDBOX, E2B_TEMPLATE_ID};
 use mote_sandbox_api::lifecycle::State as Life;
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Fork, PauseKind, Sandbox};
@@ -90,7 +92,7 @@ async fn specification(
         profile: Profile::Production,
         resources: template.map(Build::resources).unwrap_or_default(),
         metadata: new.metadata,
-        env: new.env_vars,
+        env: environment(new.env_vars, &new.template_id),
         network: Some(policy),
         volumes: new.volume_mounts.into_iter().map(mount).collect(),
         lease: Some(new.timeout.map_or(Ok(default), |timeout| seconds("timeout", timeout))?),
@@ -99,6 +101,14 @@ async fn specification(
         secure: Some(true),
         ..Spec::default()
     })
+}
+
+/// What E2B's server tells programs beside what the caller does; the caller's word is the last.
+fn environment(mut env: BTreeMap<String, String>, template: &str) -> BTreeMap<String, String> {
+    for (name, value) in [(E2B_SANDBOX, "true"), (E2B_TEMPLATE_ID, template)] {
+        env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    env
 }
 
 async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>, default: Duration) -> Answer {

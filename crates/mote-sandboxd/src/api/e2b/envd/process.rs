@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connect::{self, Messages};
+use super::wording;
 use crate::api::e2b::gateway::Inside;
 use crate::code;
 use crate::guest::{Event, Guest, ProcessInput, ProcessStream};
@@ -142,10 +143,10 @@ pub(super) async fn call(
         Ok(is_stream) => is_stream,
         Err(response) => return *response,
     };
-    let guest = &inside.guest;
+    let Inside { sandbox, guest } = &inside;
     match (method.as_str(), is_stream) {
-        ("Start", true) => start(guest, request).await,
-        ("Connect", true) => attach(guest, request).await,
+        ("Start", true) => start(guest, sandbox, request).await,
+        ("Connect", true) => attach(guest, sandbox, request).await,
         ("StreamInput", true) => connect::stream_of_one(stream_input(guest, request).await),
         ("List", false) => connect::answer(list(guest).await),
         ("Update", false) => connect::answer(update(guest, request).await),
@@ -159,7 +160,7 @@ pub(super) async fn call(
     }
 }
 
-async fn start(guest: &Guest, request: Request) -> Response {
+async fn start(guest: &Guest, sandbox: &str, request: Request) -> Response {
     let headers = request.headers().clone();
     let starting = async {
         let (user, deadline) = (connect::user(&headers)?, connect::deadline(&headers)?);
@@ -184,23 +185,25 @@ async fn start(guest: &Guest, request: Request) -> Response {
             detached: true,
             timeout_ms: deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).max(1)),
         };
-        guest.start(start).await
+        guest.start(start).await.map_err(wording::start)
     };
     match starting.await {
-        Ok(process) => connect::stream(events(process, connect::keepalive(&headers), None)),
+        Ok(process) => connect::stream(events(process, sandbox, connect::keepalive(&headers), None)),
         Err(failure) => connect::stream_of_one(Err(failure)),
     }
 }
 
-async fn attach(guest: &Guest, request: Request) -> Response {
+async fn attach(guest: &Guest, sandbox: &str, request: Request) -> Response {
     let headers = request.headers().clone();
     let attaching = async {
         let deadline = connect::deadline(&headers)?;
         let chosen: Chosen = Messages::of(request).only().await?;
-        Ok((guest.attach(chosen.selector()?).await?, deadline))
+        let selector = chosen.selector()?;
+        let attached = guest.attach(selector.clone()).await.map_err(|failure| wording::process(failure, &selector))?;
+        Ok((attached, deadline))
     };
     match attaching.await {
-        Ok((process, deadline)) => connect::stream(events(process, connect::keepalive(&headers), deadline)),
+        Ok((process, deadline)) => connect::stream(events(process, sandbox, connect::keepalive(&headers), deadline)),
         Err(failure) => connect::stream_of_one(Err(failure)),
     }
 }
@@ -208,12 +211,13 @@ async fn attach(guest: &Guest, request: Request) -> Response {
 /// What happens with a process as messages. `deadline` ends the following, not the process.
 fn events(
     process: ProcessStream,
+    sandbox: &str,
     keepalive: Duration,
     deadline: Option<Duration>,
 ) -> impl Stream<Item = Result<Value, Failure>> + Send + 'static {
     let deadline = deadline.and_then(|deadline| tokio::time::Instant::now().checked_add(deadline));
-    stream::unfold(Some(process), move |process| async move {
-        let mut process = process?;
+    stream::unfold(Some((process, sandbox.to_owned())), move |state| async move {
+        let (mut process, sandbox) = state?;
         let expired = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -222,16 +226,14 @@ fn events(
         };
         let event = tokio::select! {
             event = process.next_event() => event,
-            () = tokio::time::sleep(keepalive) => return Some((Ok(json!({ "event": { "keepalive": {} } })), Some(process))),
-            () = expired => Err(Failure::new(Code::Timeout, "the time of the call is over")),
+            () = tokio::time::sleep(keepalive) => return Some((Ok(json!({ "event": { "keepalive": {} } })), Some((process, sandbox)))),
+            () = expired => Err(wording::expired()),
         };
         match event {
-            Ok(Some(Event::Exited { timed_out: true, .. })) => {
-                Some((Err(Failure::new(Code::Timeout, "the process was ended: the time of the call is over")), None))
-            }
-            Ok(Some(event)) => Some((Ok(json!({ "event": told(&event) })), Some(process))),
+            Ok(Some(Event::Exited { timed_out: true, .. })) => Some((Err(wording::expired()), None)),
+            Ok(Some(event)) => Some((Ok(json!({ "event": told(&event) })), Some((process, sandbox)))),
             Ok(None) => None,
-            Err(failure) => Some((Err(failure), None)),
+            Err(failure) => Some((Err(wording::stream(failure, &sandbox)), None)),
         }
     })
 }
@@ -262,10 +264,17 @@ fn signal_name(number: i32) -> String {
         1 => "hangup",
         2 => "interrupt",
         3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
         6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
         9 => "killed",
+        10 => "user defined signal 1",
         11 => "segmentation fault",
+        12 => "user defined signal 2",
         13 => "broken pipe",
+        14 => "alarm clock",
         15 => "terminated",
         number => return format!("signal {number}"),
     };
@@ -299,7 +308,9 @@ async fn list(guest: &Guest) -> Result<Value, Failure> {
 async fn update(guest: &Guest, request: Request) -> Result<Value, Failure> {
     let UpdateRequest { process, pty } = connect::unary(request).await?;
     if let Some(pty) = pty {
-        guest.resize(selector(process)?, pty.size()).await?;
+        let selector = selector(process)?;
+        let resized = guest.resize(selector.clone(), pty.size()).await;
+        resized.map_err(|failure| wording::process(failure, &selector))?;
     }
     Ok(json!({}))
 }
@@ -307,13 +318,16 @@ async fn update(guest: &Guest, request: Request) -> Result<Value, Failure> {
 async fn send_input(guest: &Guest, request: Request) -> Result<Value, Failure> {
     let InputRequest { process, input } = connect::unary(request).await?;
     let bytes = input.ok_or_else(|| Failure::invalid("input", "no input is given"))?.bytes()?;
-    let mut writer = guest.input(selector(process)?).await?;
-    // An empty write would be the end of the input.
-    if !bytes.is_empty() {
-        writer.write(&bytes).await?;
-    }
-    writer.finish().await?;
-    Ok(json!({}))
+    let selector = selector(process)?;
+    let writing = async {
+        let mut writer = guest.input(selector.clone()).await?;
+        // An empty write would be the end of the input.
+        if !bytes.is_empty() {
+            writer.write(&bytes).await?;
+        }
+        writer.finish().await
+    };
+    writing.await.map_err(|failure| wording::process(failure, &selector)).map(|()| json!({}))
 }
 
 async fn stream_input(guest: &Guest, request: Request) -> Result<Value, Failure> {
@@ -348,10 +362,13 @@ async fn stream_input(guest: &Guest, request: Request) -> Result<Value, Failure>
 
 async fn close_stdin(guest: &Guest, request: Request) -> Result<Value, Failure> {
     let chosen: Chosen = connect::unary(request).await?;
-    let mut writer = guest.input(chosen.selector()?).await?;
-    writer.close().await?;
-    writer.finish().await?;
-    Ok(json!({}))
+    let selector = chosen.selector()?;
+    let closing = async {
+        let mut writer = guest.input(selector.clone()).await?;
+        writer.close().await?;
+        writer.finish().await
+    };
+    closing.await.map_err(|failure| wording::process(failure, &selector)).map(|()| json!({}))
 }
 
 async fn send_signal(guest: &Guest, request: Request) -> Result<Value, Failure> {
@@ -362,6 +379,7 @@ async fn send_signal(guest: &Guest, request: Request) -> Result<Value, Failure> 
         Some(Signal::Number(number @ (9 | 15))) => number,
         _ => return Err(Failure::invalid("signal", "it must be SIGNAL_SIGTERM or SIGNAL_SIGKILL")),
     };
-    guest.signal(selector(process)?, number).await?;
-    Ok(json!({}))
+    let selector = selector(process)?;
+    let signalled = guest.signal(selector.clone(), number).await;
+    signalled.map_err(|failure| wording::process(failure, &selector)).map(|()| json!({}))
 }
