@@ -384,3 +384,23 @@ async fn a_template_is_not_removed_while_a_paused_sandbox_uses_it_and_a_running_
     assert_eq!(daemon.ask(Method::GET, "/templates/aliases/used", Value::Null).await.0, StatusCode::NOT_FOUND);
     assert_eq!(daemon.ask(Method::DELETE, "/templates/used", Value::Null).await.0, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn what_no_caller_has_built_is_neither_changed_nor_removed_here() {
+    let daemon = Daemon::start().await;
+    for (method, path, body, feature) in [
+        (Method::POST, "/templates", json!({ "dockerfile": "FROM x" }), "templates.build.v1"),
+        (Method::POST, "/templates/x/builds/y", json!({}), "templates.build.v1"),
+        (Method::PATCH, "/templates/base", json!({ "public": true }), "templates.update"),
+        (Method::PATCH, "/v2/templates/host", json!({ "public": true }), "templates.update"),
+        (Method::DELETE, "/templates/host", Value::Null, "templates.delete"),
+    ] {
+        let (status, told) = daemon.ask(method.clone(), path, body).await;
+        assert_eq!(status, StatusCode::NOT_IMPLEMENTED, "{method} {path}: {told}");
+        assert!(told["message"].as_str().unwrap().contains(feature), "{method} {path}: {told}");
+    }
+    for path in ["/templates/no-such", "/v2/templates/no-such"] {
+        let (status, told) = daemon.ask(Method::PATCH, path, json!({ "public": true })).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}: {told}");
+    }
+}
