@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::{Exit, FileTarget, Rights, Start};
+use mote_sandbox_api::guest::{Exit, FileTarget, Start};
 
 use super::log::{Level, Lines, Log};
 use crate::guest::{Event, Guest, ProcessStream};
@@ -42,7 +42,7 @@ pub(super) struct Ended {
 
 /// A file of root's.
 pub(super) fn root(path: &str) -> FileTarget {
-    FileTarget { path: path.into(), user: Some("0".to_owned()), rights: Rights::User }
+    FileTarget::new(path, Some("0".to_owned()))
 }
 
 /// The user of what runs so far.
@@ -55,7 +55,7 @@ pub(super) async fn directory(guest: &Guest, context: &Config) -> String {
     if let Some(cwd) = &context.cwd {
         return cwd.clone();
     }
-    let home = FileTarget { path: "~".into(), user: Some(user(context)), rights: Rights::User };
+    let home = FileTarget::new("~", Some(user(context)));
     guest.stat(home).await.map_or_else(|_| "/".to_owned(), |home| home.path)
 }
 
