@@ -16,7 +16,7 @@ use mote_sandboxd::filesystem::{Filesystem, worker};
 use mote_sandboxd::keeper::{self, Settings};
 use mote_sandboxd::privilege::{self, Kept};
 use mote_sandboxd::service::{self, Start};
-use mote_sandboxd::state::{Scope, Scopes, State};
+use mote_sandboxd::state::{Grant, Scopes, State};
 use mote_sandboxd::telemetry::logs;
 use mote_sandboxd::tls::{self, Certificates};
 use mote_sandboxd::{descriptor, host, image};
@@ -113,14 +113,14 @@ struct NewKey {
     /// Who holds it
     #[arg(long)]
     name: String,
-    /// What it is for: sandbox, template, secret, or admin, which is everything; several with commas
+    /// What it is for: sandbox, template, secret, secret:NAME (to bind that one), or admin, which is everything; several with commas
     #[arg(long, value_name = "SCOPE", value_delimiter = ',', default_value = "admin", value_parser = scope)]
-    scope: Vec<Scope>,
+    scope: Vec<Grant>,
     #[command(flatten)]
     at: At,
 }
 
-fn scope(text: &str) -> Result<Scope, String> {
+fn scope(text: &str) -> Result<Grant, String> {
     text.parse().map_err(|failure: mote_sandbox_api::error::Failure| failure.message)
 }
 
@@ -309,7 +309,7 @@ fn key(key: Key) -> anyhow::Result<()> {
         let state = State::open(&service::folder(&config))?;
         match &key {
             Key::New(arguments) => {
-                let scopes: Scopes = arguments.scope.iter().copied().collect();
+                let scopes: Scopes = arguments.scope.iter().cloned().collect();
                 let made = state.new_key(&arguments.name, &scopes, System.now_ms()).await?;
                 writeln!(std::io::stdout(), "{}", made.key)?;
             }

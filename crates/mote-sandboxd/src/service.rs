@@ -379,6 +379,11 @@ pub fn images(
         imports: config.directories.clone(),
         registry: mote_oci::registry::Options::default(),
         registries: config.registries.clone(),
+        quota: image::quota::Quota {
+            image_bytes: config.image_max,
+            image_files: config.image_files_max,
+            all_bytes: config.images_max,
+        },
     };
     Images::new(filesystem.clone(), &tls, options)
 }

@@ -1,4 +1,4 @@
-//! Who asks: an API key for everything, a sandbox's own token for that sandbox's data plane.
+//! Who asks: an API key for what its scopes allow, a sandbox's own token for that sandbox's data plane.
 //!
 //! It does not make keys; `state` does and keeps their hashes alone.
 
@@ -12,8 +12,8 @@ use mote_sandbox_api::error::{Code, Failure};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use super::Api;
 use super::failure::Refusal;
+use super::{Api, scope};
 use crate::limits::{KEY_LIST_TIME, KEY_READ_PAUSE};
 use crate::state::{KeyName, Scope, Scopes, State};
 
@@ -104,7 +104,7 @@ pub(super) fn key_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'
     if *name == header::AUTHORIZATION { text.strip_prefix("Bearer ").map(str::trim) } else { Some(text) }
 }
 
-/// Somebody who holds an API key.
+/// Somebody who holds an API key, and may use it for the route that the request has reached.
 #[derive(Debug, Clone)]
 pub struct Holder {
     /// The key's name.
@@ -121,6 +121,14 @@ impl Holder {
     pub fn may(&self, scope: Scope) -> Result<(), Failure> {
         self.scopes.check(scope)
     }
+
+    /// Whether the key may be used to bind a secret to a sandbox.
+    ///
+    /// # Errors
+    /// `forbidden`, naming the scope and the secret.
+    pub fn may_bind(&self, secret: &str) -> Result<(), Failure> {
+        self.scopes.check_binding(secret)
+    }
 }
 
 impl FromRequestParts<Api> for Holder {
@@ -128,7 +136,9 @@ impl FromRequestParts<Api> for Holder {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Refusal> {
         let key = presented(&parts.headers).ok_or_else(unauthenticated)?;
-        api.keys.holder(key).await?.ok_or_else(unauthenticated)
+        let holder = api.keys.holder(key).await?.ok_or_else(unauthenticated)?;
+        scope::check_route(&holder, parts)?;
+        Ok(holder)
     }
 }
 

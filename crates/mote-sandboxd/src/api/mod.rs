@@ -10,6 +10,7 @@ mod gather;
 pub mod native;
 mod observe;
 pub mod preview;
+mod scope;
 mod secret;
 mod swerex;
 

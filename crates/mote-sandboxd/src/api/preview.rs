@@ -26,7 +26,7 @@ use super::Api;
 use super::access::{Holder, key_of, presented};
 use crate::guest::Guest;
 use crate::limits::PREVIEW_CONNECTIONS_MAX;
-use crate::state::State;
+use crate::state::{Scope, State};
 
 /// Header with the sandbox's traffic token, where its policy asks for one.
 pub const TOKEN_HEADER: &str = "x-traffic-token";
@@ -119,10 +119,10 @@ async fn proven(api: &Api, id: &str, headers: &mut HeaderMap) -> Result<bool, Fa
     }
     for name in [HeaderName::from_static("x-api-key"), header::AUTHORIZATION] {
         if let Some(key) = key_of(headers, &name).filter(|key| State::is_key(key))
-            && api.keys.holder(key).await?.is_some()
+            && let Some(holder) = api.keys.holder(key).await?
         {
             headers.remove(&name);
-            proven = true;
+            proven |= holder.may(Scope::Sandbox).is_ok();
         }
     }
     Ok(proven)
@@ -216,7 +216,9 @@ fn clean(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
 pub(super) async fn holder(api: &Api, headers: &HeaderMap) -> Result<Holder, Failure> {
     let unknown = || Failure::new(Code::Unauthenticated, "the request carries no API key that is known");
     let key = presented(headers).ok_or_else(unknown)?;
-    api.keys.holder(key).await?.ok_or_else(unknown)
+    let holder = api.keys.holder(key).await?.ok_or_else(unknown)?;
+    holder.may(Scope::Sandbox)?;
+    Ok(holder)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use super::id::Id;
 use super::keeper::{Outcome, Verb};
 use super::work::Source;
-use super::worker::{Compression, Order, Packed, Report, Unpacked};
+use super::worker::{Bounds, Compression, Order, Packed, Report, Unpacked};
 use super::{Filesystem, fault, unexpected};
 use crate::descriptor;
 use crate::keeper::wire;
@@ -79,7 +79,8 @@ impl Filesystem {
     pub async fn fill(&self, layer: &str, base: Option<&str>) -> Result<Filling, Failure> {
         let layer = Id::new("layer", layer)?;
         let base = base.map(|base| Id::new("layer", base)).transpose()?;
-        Ok(Filling { worker: Worker::begin(self, Verb::Unpack { layer, base }).await? })
+        let worker = Worker::begin(self, Verb::Unpack { layer, base }).await?;
+        Ok(Filling { worker, bounds: Bounds::default() })
     }
 }
 
@@ -87,15 +88,23 @@ impl Filesystem {
 #[derive(Debug)]
 pub struct Filling {
     worker: Worker,
+    bounds: Bounds,
 }
 
 impl Filling {
+    /// Holds all archives together to less than any tree may hold.
+    #[must_use]
+    pub fn within(self, bounds: Bounds) -> Self {
+        Self { bounds, ..self }
+    }
+
     /// Adds an archive: a file or a pipe. Entries `.wh.…` remove where `whiteouts`.
     ///
     /// # Errors
     /// `invalid` where the archive is not one or leads out of the tree; `too_large`; `no_space`.
     pub async fn add(&self, archive: OwnedFd, compression: Compression, whiteouts: bool) -> Result<Unpacked, Failure> {
-        self.worker.send(&Order::Unpack { compression, whiteouts }, Some(archive)).await?;
+        let order = Order::Unpack { compression, whiteouts, bounds: self.bounds };
+        self.worker.send(&order, Some(archive)).await?;
         match self.worker.report().await? {
             Report::Unpacked(unpacked) => Ok(unpacked),
             other => Err(surprise(&other)),

@@ -9,6 +9,7 @@ pub mod carried;
 pub mod command;
 mod import;
 pub(crate) mod layered;
+pub mod quota;
 pub mod recipe;
 pub mod record;
 mod step;
@@ -44,6 +45,8 @@ pub struct Options {
     pub registry: mote_oci::registry::Options,
     /// Names of registries (`HOST`) that callers may pull from; every one where absent.
     pub registries: Option<Vec<String>>,
+    /// What they may take of the disk.
+    pub quota: quota::Quota,
 }
 
 /// The store of images; clones share it.
@@ -56,6 +59,7 @@ pub struct Images {
     making: Arc<RwLock<()>>,
     /// One import of a layer at a time: two would do the same work twice, and both fill the disk.
     filling: Arc<std::sync::Mutex<HashMap<Id, Weak<Mutex<()>>>>>,
+    gate: quota::Gate,
 }
 
 impl Images {
@@ -72,7 +76,8 @@ impl Images {
             Failure::new(Code::Internal, format!("failed to make {}: {error}", options.scratch.display()))
         })?;
         let registry = Registry::new(tls, options.registry.clone()).map_err(|error| import::failure(&error))?;
-        Ok(Self { filesystem, registry, options: Arc::new(options), making: Arc::default(), filling: Arc::default() })
+        let (options, making, filling) = (Arc::new(options), Arc::default(), Arc::default());
+        Ok(Self { filesystem, registry, options, making, filling, gate: quota::Gate::default() })
     }
 
     /// The image that a source names; imported or pulled where it has to be. A snapshot is no image: its origin is
@@ -97,6 +102,14 @@ impl Images {
                 }
             }
         }
+    }
+
+    /// Whether a source was imported or pulled already.
+    ///
+    /// # Errors
+    /// The keeper's.
+    pub async fn is_there(&self, source: &ImageSource) -> Result<bool, Failure> {
+        Ok(self.find(&record::name_of(source)).await?.is_some() || self.imported_by_hand(source).await?.is_some())
     }
 
     /// An image of a registry that was imported under its reference, as `mote-sandboxd image import` does. One that has this

@@ -23,7 +23,7 @@ use crate::clock::UnixMs;
 use crate::lifecycle::record::Record;
 pub use keys::{KeyName, NewKey};
 pub use replies::Reply;
-pub use scope::{Scope, Scopes};
+pub use scope::{Grant, Scope, Scopes};
 pub use secrets::{SecretRecord, Vault};
 pub use writer::Pending;
 

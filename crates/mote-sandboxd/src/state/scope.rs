@@ -8,16 +8,18 @@ use std::str::FromStr;
 
 use mote_sandbox_api::error::{Code, Failure};
 
+use crate::lifecycle::check;
+
 /// What a key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// Make and use sandboxes, snapshots and volumes.
     Sandbox,
-    /// Build, name, tag and remove templates.
+    /// Build, name, tag and remove templates; import, commit and remove images.
     Template,
     /// Keep, bind and remove secrets.
     Secret,
-    /// Everything, also what is left to the operator: importing and removing images.
+    /// Everything.
     Admin,
 }
 
@@ -49,26 +51,58 @@ impl FromStr for Scope {
     fn from_str(text: &str) -> Result<Self, Failure> {
         Self::ALL.into_iter().find(|scope| scope.word() == text).ok_or_else(|| {
             let known = Self::ALL.map(Self::word).join(", ");
-            Failure::invalid("scope", format!("{text:?} is none of {known}"))
+            Failure::invalid("scope", format!("{text:?} is none of {known}, {BINDING}NAME"))
         })
     }
 }
 
+/// What a key is given: a scope, or one secret that it may bind to sandboxes (`secret:NAME`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grant {
+    /// A scope.
+    Scope(Scope),
+    /// To bind the secret of this name, and nothing else of it.
+    Binding(String),
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scope(scope) => f.write_str(scope.word()),
+            Self::Binding(name) => write!(f, "{BINDING}{name}"),
+        }
+    }
+}
+
+impl FromStr for Grant {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        match text.strip_prefix(BINDING) {
+            Some(name) => check::name("scope", name).map(|()| Self::Binding(name.to_owned())),
+            None => text.parse().map(Self::Scope),
+        }
+    }
+}
+
+/// Before the name of a secret that may be bound.
+const BINDING: &str = "secret:";
+
 /// The scopes of a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Scopes(BTreeSet<Scope>);
+pub struct Scopes(BTreeSet<Grant>);
 
 impl Scopes {
     /// Everything.
     #[must_use]
     pub fn all() -> Self {
-        Self(BTreeSet::from([Scope::Admin]))
+        Self(BTreeSet::from([Grant::Scope(Scope::Admin)]))
     }
 
     /// Whether they hold `scope`; [`Scope::Admin`] holds every other.
     #[must_use]
     pub fn hold(&self, scope: Scope) -> bool {
-        self.0.contains(&Scope::Admin) || self.0.contains(&scope)
+        [Scope::Admin, scope].into_iter().any(|scope| self.0.contains(&Grant::Scope(scope)))
     }
 
     /// Whether they hold `scope`, as a refusal.
@@ -84,9 +118,24 @@ impl Scopes {
             .remedy(format!("use a key made with `mote-sandboxd key new --scope {scope}`")))
     }
 
+    /// Whether they allow to bind a secret, as a refusal: that one, or every one.
+    ///
+    /// # Errors
+    /// `forbidden`, naming the scope and the secret.
+    pub fn check_binding(&self, secret: &str) -> Result<(), Failure> {
+        if self.0.contains(&Grant::Binding(secret.to_owned())) {
+            return Ok(());
+        }
+        self.check(Scope::Secret).map_err(|failure| {
+            failure
+                .with("secret", secret)
+                .remedy(format!("use a key made with `mote-sandboxd key new --scope sandbox,{BINDING}{secret}`"))
+        })
+    }
+
     /// As they are kept: words with commas between them.
     pub(super) fn text(&self) -> String {
-        self.0.iter().map(|scope| scope.word()).collect::<Vec<_>>().join(",")
+        self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 
     /// What [`Self::text`] wrote. A word that is not known, of a newer daemon, grants nothing.
@@ -97,7 +146,13 @@ impl Scopes {
 
 impl FromIterator<Scope> for Scopes {
     fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
-        Self(scopes.into_iter().collect())
+        scopes.into_iter().map(Grant::Scope).collect()
+    }
+}
+
+impl FromIterator<Grant> for Scopes {
+    fn from_iter<I: IntoIterator<Item = Grant>>(grants: I) -> Self {
+        Self(grants.into_iter().collect())
     }
 }
 
@@ -123,8 +178,12 @@ mod tests {
 
     #[test]
     fn scopes_are_read_as_they_were_written_and_unknown_words_grant_nothing() {
-        let scopes: Scopes = [Scope::Template, Scope::Sandbox].into_iter().collect();
+        let words = ["template", "sandbox", "secret:openai"];
+        let scopes: Scopes = words.into_iter().map(|word| word.parse::<Grant>().unwrap()).collect();
         assert_eq!(Scopes::read(&scopes.text()), scopes);
+        for none in ["secret:", "secret:a b", "secret:a,b", "secret:../a"] {
+            assert!(none.parse::<Grant>().is_err(), "{none}");
+        }
         assert_eq!(Scopes::read("everything"), Scopes::default());
         assert_eq!(Scopes::read(""), Scopes::default());
         assert!("root".parse::<Scope>().unwrap_err().message.contains("sandbox, template, secret, admin"));

@@ -164,7 +164,7 @@ fn egress_is_the_policys_alone_and_changes_while_the_sandbox_runs() {
         ] {
             assert!(kept.iter().any(|decision| decision == expected), "{expected}: {kept:?}");
         }
-        let log = daemon.log();
+        let log = daemon.whole_log(id).await;
         let logged = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let refused = logged.filter(|line| line["sandbox"] == id.as_str() && line["verdict"] == "deny").count();
         assert!(refused >= 3, "{log}");
@@ -206,7 +206,7 @@ fn a_secret_is_used_by_a_sandbox_that_never_holds_it() {
         daemon.put(id, "/opt/ca.pem", world.internet.root_pem.clone()).await;
         let answer = curl(&daemon, id, &format!("{send} --insecure https://good.example/")).await;
         assert!(answer.contains(&length(&placeholder)) && !answer.contains(value), "another host is not: {answer}");
-        let everything = format!("{}{:?}", daemon.log(), decisions(&daemon, id).await);
+        let everything = format!("{}{:?}", daemon.whole_log(id).await, decisions(&daemon, id).await);
         assert!(!everything.contains(value));
     });
 }
@@ -231,7 +231,7 @@ fn a_secret_in_e2bs_rules_is_set_at_egress() {
         let answer = curl(&daemon, id, "http://shared.example/").await;
         assert!(answer.starts_with("internet") && !answer.contains("x-key"), "{answer}");
         let told = daemon.done(Method::GET, &format!("/sandboxes/{id}"), Value::Null).await;
-        assert!(!told.to_string().contains(value) && !daemon.log().contains(value));
+        assert!(!told.to_string().contains(value) && !daemon.whole_log(id).await.contains(value));
         // What is not there is refused at once, and so is an identity that a sandbox cannot have.
         for (filled, status) in [("${e2b.secrets.none}", 400), ("${e2b.identity.tokens.aws}", 501)] {
             let rules = json!({ "secret.example": [{ "transform": { "headers": { "X-Key": filled } } }] });

@@ -29,6 +29,7 @@ mod observability;
 mod preview;
 mod profile;
 mod recovery;
+mod scopes;
 mod swerex;
 mod templates;
 mod walls;

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fault;
 use crate::keeper::wire;
+use crate::limits::{TREE_BYTES_MAX, TREE_ENTRIES_MAX};
 
 /// The hidden subcommand that `main` hands to [`main`].
 pub const SUBCOMMAND: &str = "tree-worker";
@@ -58,6 +59,21 @@ pub enum Compression {
     Zstd,
 }
 
+/// What a tree may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Bytes of its files, uncompressed.
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub entries: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { bytes: TREE_BYTES_MAX, entries: TREE_ENTRIES_MAX }
+    }
+}
+
 /// What the daemon asks of a worker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -68,6 +84,8 @@ pub(super) enum Order {
         compression: Compression,
         /// `.wh.` names remove (OCI image specification, "Whiteouts").
         whiteouts: bool,
+        /// What the tree may hold in all, with what earlier orders added.
+        bounds: Bounds,
     },
     /// Has what was added written to the disk: what gets its name afterwards is there after a crash of the host.
     Sync,
@@ -185,8 +203,8 @@ fn orders(socket: &OwnedFd, task: Task, trees: &[OwnedFd]) -> Result<(), Failure
         let stream = descriptors.pop();
         let report = match (task, order, trees, stream) {
             (_, Order::End, ..) => return Ok(()),
-            (Task::Unpack, Order::Unpack { compression, whiteouts }, [tree], Some(stream)) => {
-                Report::Unpacked(unpacker.apply(tree, stream, compression, whiteouts)?)
+            (Task::Unpack, Order::Unpack { compression, whiteouts, bounds }, [tree], Some(stream)) => {
+                Report::Unpacked(unpacker.apply(tree, stream, compression, whiteouts, bounds)?)
             }
             (Task::Unpack, Order::Sync, [tree], None) => {
                 rustix::fs::syncfs(tree)

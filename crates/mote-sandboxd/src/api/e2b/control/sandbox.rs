@@ -22,6 +22,7 @@ use super::list::{Known, point};
 use crate::api::e2b::timestamp::rfc3339_unsigned;
 use crate::api::e2b::{E2b, metrics, query};
 use crate::api::native::idempotency::once;
+use crate::api::scope;
 use crate::lifecycle::journal::Line;
 use crate::lifecycle::key::Key;
 use crate::limits::{E2B_LEASE_DEFAULT, E2B_LEASE_DEFAULT_V1, E2B_LOGS_DEFAULT};
@@ -159,7 +160,7 @@ fn environment(mut env: BTreeMap<String, String>, template: &str) -> BTreeMap<St
 }
 
 async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>, default: Duration) -> Answer {
-    let (own, new) = (e2b.clone(), body.value);
+    let (own, new, holder) = (e2b.clone(), body.value, known.0.clone());
     let is_said = new.allow_internet_access.is_some()
         || new.network.as_ref().is_some_and(|network| network.allow_internet_access.is_some());
     let gateway = wants_gateway(&new);
@@ -167,6 +168,7 @@ async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>
     let work = move |key| async move {
         let template = own.api.templates.find(&new.template_id)?;
         let spec = specification(&own, new, template.as_ref(), default).await?;
+        scope::check_spec(&holder, &own.api.images, &spec).await?;
         let sandbox = made(&own, spec, key, gateway).await?;
         if let Some(build) = template {
             super::template::begin(&own, &sandbox, &build).await;
@@ -350,13 +352,14 @@ pub(super) async fn refresh(
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn network(State(e2b): State<E2b>, _: Known, Path(id): Path<String>, body: Body<Network>) -> Done {
+pub(super) async fn network(State(e2b): State<E2b>, known: Known, Path(id): Path<String>, body: Body<Network>) -> Done {
     living(&e2b, &id)?;
     let before = e2b.api.sandboxes.spec(&id)?.network.unwrap_or_default();
     // What an update leaves out of `allowOut`, `denyOut` and `rules` is taken back, as E2B does it. What it does not speak of
     // stays: whether everything else is open, who may ask from outside, what the daemon bounds.
     let open = body.value.allow_internet_access.unwrap_or_else(|| super::network::is_open(&before));
     let policy = super::network::policy(&body.value, open, before)?;
+    scope::check_policy(&known.0, &policy)?;
     e2b.api.sandboxes.set_policy(&id, policy).await?;
     Ok(StatusCode::NO_CONTENT)
 }

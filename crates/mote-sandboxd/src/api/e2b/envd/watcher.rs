@@ -30,6 +30,18 @@ struct Gathered {
     held: Taken<2>,
 }
 
+impl Gathered {
+    /// Keeps an event where there is room for it. One that finds none, or could not be told, is lost.
+    fn put(&mut self, event: Option<Value>) {
+        match event {
+            Some(event) if self.events.len() < WATCHER_EVENTS_MAX && self.held.grow(event.to_string().len()) => {
+                self.events.push_back(event);
+            }
+            _ => self.is_lossy = true,
+        }
+    }
+}
+
 /// Who waits until everything that has happened is gathered.
 type Ask = oneshot::Sender<()>;
 
@@ -166,15 +178,42 @@ impl Gathering {
 
     async fn gather(&self, name: String, kind: EventKind) {
         let event = filesystem::event(&self.guest, &self.watched, self.include_entry, name, kind).await;
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            None => {}
-            Some(Ok(event))
-                if gathered.events.len() < WATCHER_EVENTS_MAX && gathered.held.grow(event.to_string().len()) =>
-            {
-                gathered.events.push_back(event);
-            }
-            Some(_) => gathered.is_lossy = true,
+        if let Some(event) = event {
+            self.gathered.lock().unwrap_or_else(PoisonError::into_inner).put(event.ok());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_nobody_fetches_are_held_within_their_sandboxs_room_and_that_of_all() {
+        let (all, own) = (Room::new(150), Room::new(100));
+        let of = |rooms| Gathered { events: VecDeque::new(), is_lossy: false, held: Taken::new(rooms) };
+        let event = || Some(json!({ "name": "x".repeat(20) }));
+        let size = event().unwrap().to_string().len();
+        let mut watch = of([Arc::clone(&own), Arc::clone(&all)]);
+        for _ in 0..1000 {
+            watch.put(event());
+        }
+        assert!(watch.is_lossy && watch.events.len() == 100 / size, "{}", watch.events.len());
+        // Another watch of the sandbox finds what is left there, one of another sandbox what is left of all.
+        let mut beside = of([own, Arc::clone(&all)]);
+        beside.put(event());
+        assert!(beside.is_lossy && beside.events.is_empty());
+        let mut other = of([Room::new(100), Arc::clone(&all)]);
+        for _ in 0..1000 {
+            other.put(event());
+        }
+        assert_eq!(other.events.len(), (150 - watch.events.len() * size) / size);
+        // What is let go of is there again; an event that could not be told is a lost one.
+        drop(watch);
+        other.is_lossy = false;
+        other.put(event());
+        assert!(!other.is_lossy);
+        other.put(None);
+        assert!(other.is_lossy);
     }
 }
