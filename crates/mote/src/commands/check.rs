@@ -5,8 +5,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use mote::components::{self, Faults};
 use mote::config::{self, Agent, Diagnostic, Loaded, Places, Severity};
+use mote::service::components::{self, Faults};
 
 use super::exit::{Code, Exit};
 use super::terminal::{Style, Terminal};

@@ -10,6 +10,7 @@ pub mod breaker;
 mod build;
 pub mod cassette;
 pub mod chain;
+pub mod config;
 mod endpoint;
 pub mod estimate;
 mod failure;
@@ -29,6 +30,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::message::Message;
+use crate::usage::Usage;
 
 pub use build::{BuildError, build};
 use build::{headers, insert_key, output_tokens, reply, uri, with_instruction};
@@ -67,35 +69,6 @@ pub struct ToolDefinition {
     pub description: String,
     /// JSON Schema of the arguments.
     pub input_schema: serde_json::Value,
-}
-
-/// Tokens, normalised: `input` counts everything that was read, cached or not (uncached + cache read + cache write).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Usage {
-    /// All input tokens.
-    pub input: u64,
-    /// Of these, read from the provider's cache.
-    #[serde(default)]
-    pub cache_read: u64,
-    /// Of these, written to the provider's cache.
-    #[serde(default)]
-    pub cache_write: u64,
-    /// Output tokens, reasoning included.
-    pub output: u64,
-    /// Of these, reasoning.
-    #[serde(default)]
-    pub reasoning: u64,
-}
-
-impl Usage {
-    /// Adds another call's tokens.
-    pub fn add(&mut self, other: &Self) {
-        self.input = self.input.saturating_add(other.input);
-        self.cache_read = self.cache_read.saturating_add(other.cache_read);
-        self.cache_write = self.cache_write.saturating_add(other.cache_write);
-        self.output = self.output.saturating_add(other.output);
-        self.reasoning = self.reasoning.saturating_add(other.reasoning);
-    }
 }
 
 /// Why the model stopped.

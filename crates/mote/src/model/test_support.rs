@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Request, ToolDefinition};
-use crate::config;
 use crate::message::{Message, Part, Role};
+use crate::model::config;
 
 /// A request of one message, with one tool.
 pub(crate) fn request(input: &str) -> Request {

@@ -5,8 +5,8 @@ use mote_core::{Action, Spend};
 
 use super::payload::Payload;
 use super::{Actions, Core};
-use crate::model::Usage;
 use crate::store::Spending;
+use crate::usage::Usage;
 
 /// The model of a call of which nobody knows which endpoint had it.
 const UNKNOWN: &str = "unknown";

@@ -428,7 +428,7 @@ impl Runner {
             error: None,
             waiting: None,
             dead: false,
-            usage: crate::model::Usage::default(),
+            usage: crate::usage::Usage::default(),
             cost_nano_usd: 0,
             uncertain: store::Uncertain::default(),
             lives: 0,

@@ -11,8 +11,9 @@ use super::payload::Payload;
 use super::request::millis;
 use super::turn;
 use crate::context;
-use crate::model::{self, ErrorKind, Reply, Usage, price};
+use crate::model::{self, ErrorKind, Reply, price};
 use crate::tools::{self, FailureKind};
+use crate::usage::Usage;
 
 /// What was seen of a reply before it ended.
 pub(super) struct Seen {
@@ -69,8 +70,8 @@ fn replied(driver: &Driver, attempt: u16, reply: Reply, took: Duration) -> Occur
 
 /// What the tokens cost at the model that answered. One that is offered under one name at several endpoints costs what the
 /// dearest of them asks.
-fn price_of(models: &[crate::config::Model], name: &str, usage: &Usage) -> u64 {
-    let cost = |model: &crate::config::Model| price::cost(usage, &model.price);
+fn price_of(models: &[crate::model::config::Model], name: &str, usage: &Usage) -> u64 {
+    let cost = |model: &crate::model::config::Model| price::cost(usage, &model.price);
     let named = models.iter().filter(|model| model.name == name).map(cost).max();
     named.or_else(|| models.first().map(cost)).unwrap_or_default()
 }

@@ -4,8 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::message::Message;
-use crate::model::{Finish, Usage};
+use crate::model::Finish;
 use crate::store::{By, Spending};
+use crate::usage::Usage;
 
 /// The text of an event. `type` in the JSON is the entry's kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

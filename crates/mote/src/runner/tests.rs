@@ -21,13 +21,15 @@ use tokio::sync::Notify;
 
 use super::{Parts, Runner, Submission, Takes};
 use crate::clock::System;
-use crate::config::{self, Agent, Bound, Builtin, OnChange, Windowed};
+use crate::config::{self, Agent, Bound, OnChange, Windowed};
 use crate::message::{Message, Part, Role};
-use crate::model::{self, DeltaSink, Finish, Provider, Reply, Request, ToolDefinition, Usage};
+use crate::model::{self, DeltaSink, Finish, Provider, Reply, Request, ToolDefinition};
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{Mail, Owner, Status, Store, Task};
+use crate::tools::config::Builtin;
 use crate::tools::registry::Registry;
 use crate::tools::{Effect, Failure, FailureKind, Invocation, Output, Tool};
+use crate::usage::Usage;
 
 /// A model that plays replies in order, and can be made to hold each until it is told to go on.
 pub(super) struct Model {
@@ -124,9 +126,9 @@ impl Tool for Counter {
 
 /// An agent for tests: no file, generous limits.
 pub(super) fn agent() -> Agent {
-    let price = config::Price { input: 1_000, cache_read: 100, cache_write: 1_250, output: 5_000 };
-    let model = config::Model {
-        provider: config::Provider::OpenAi,
+    let price = crate::model::config::Price { input: 1_000, cache_read: 100, cache_write: 1_250, output: 5_000 };
+    let model = crate::model::config::Model {
+        provider: crate::model::config::Provider::OpenAi,
         name: "test".into(),
         key: None,
         base_url: "http://127.0.0.1:9".into(),
@@ -137,7 +139,7 @@ pub(super) fn agent() -> Agent {
         idle_timeout: Duration::from_secs(10),
         temperature: None,
         cache: false,
-        output_limit_field: crate::config::OutputLimitField::Auto,
+        output_limit_field: crate::model::config::OutputLimitField::Auto,
     };
     Agent {
         name: "test".into(),
@@ -177,7 +179,7 @@ pub(super) fn agent() -> Agent {
             retention: Duration::from_secs(3600),
         },
         auth: None,
-        telemetry: config::Telemetry { otlp: None, content: false, log: "off".into() },
+        telemetry: crate::telemetry::Config { otlp: None, content: false, log: "off".into() },
         events: None,
         digest: [7; 32],
         folder: PathBuf::from("."),

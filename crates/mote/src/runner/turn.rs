@@ -8,14 +8,15 @@ use super::payload::RefusedCall;
 use super::request::millis;
 use super::{CALLS, Shared};
 use crate::clock::UnixMs;
+use crate::context;
 use crate::limits::TOOL_NAME_CHARS_MAX;
 use crate::message::{Message, Part};
 use crate::model::{self, Reply};
 use crate::tools::builtin::Wait;
+use crate::tools::config::Builtin;
 use crate::tools::registry::Target;
 use crate::tools::validation;
 use crate::tools::{Effect, key};
-use crate::{config::Builtin, context};
 
 /// A reply as the core takes it.
 pub(super) struct Reading {

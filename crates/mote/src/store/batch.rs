@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Status, TaskError};
 use crate::clock::UnixMs;
 use crate::message::Message;
-use crate::model::Usage;
+use crate::usage::Usage;
 
 /// One journal entry to be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -31,7 +31,7 @@ pub use self::presence::Presence;
 pub use self::sandbox::{NewSandbox, SandboxChange, SandboxRow, SandboxScope};
 use crate::clock::UnixMs;
 use crate::message::Message;
-use crate::model::Usage;
+use crate::usage::Usage;
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]

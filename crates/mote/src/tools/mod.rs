@@ -4,6 +4,7 @@
 //! the effect class.
 
 pub mod builtin;
+pub mod config;
 pub mod http;
 pub mod key;
 mod lease;

@@ -15,8 +15,9 @@ use serde_json::Value;
 
 pub use plan::{Fail, FailKind, Plan, PlanError, Turn};
 
-use super::{Answer, Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Request, Usage};
+use super::{Answer, Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Request};
 use crate::message::{Message, Part, Role};
+use crate::usage::Usage;
 
 /// This provider's kind.
 pub const KIND: &str = "scripted";

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{Standing, native, sql};
 use super::writer::{Fault, Outcome, Tx};
-use crate::model::Usage;
 use crate::store::{Account, Amount, BudgetLine, BudgetOp, CommitError, Error, Spending};
+use crate::usage::Usage;
 
 /// A task's open reservation, as its row keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use crate::model::Usage;
 use crate::store::{Owner, Status, Task, TaskError, Uncertain};
+use crate::usage::Usage;
 
 /// The columns that [`task`] reads, in its order.
 pub(super) const TASK: &str = "id, tenant, user, session, labels, status, request, epoch, seq, result, error_code, \

@@ -281,7 +281,7 @@ async fn what_a_deleted_task_cost_stays_without_its_owner_for_the_retention() {
         budget: vec![crate::store::BudgetOp::Settle(crate::store::Spending {
             step: 1,
             model: "m".to_owned(),
-            usage: crate::model::Usage::default(),
+            usage: crate::usage::Usage::default(),
             nano_usd: 9,
             uncertain: false,
         })],

@@ -18,9 +18,10 @@ use prometheus_client::registry::Registry;
 pub use declare::Known;
 
 use crate::clock::UnixMs;
-use crate::model::{ErrorKind, Usage};
+use crate::model::ErrorKind;
 use crate::store::{Counts, Spending};
 use crate::tools::{Failure, FailureKind, Output};
+use crate::usage::Usage;
 use families::{Families, HttpLabels, ModelLabels, ModelOutcome, TokenLabels, ToolLabels, ToolOutcome, name};
 
 /// Media type of [`Metrics::render`].

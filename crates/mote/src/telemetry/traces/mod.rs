@@ -27,8 +27,9 @@ pub use semantics::Semconv;
 use semantics::{bounded, instructions, list, messages, model_error, number, text};
 use span::Recording;
 
-use crate::model::{self, Reply, Request, Usage};
+use crate::model::{self, Reply, Request};
 use crate::tools::{self, Effect, Failure, Output};
+use crate::usage::Usage;
 
 /// Who exports.
 #[derive(Debug, Clone, Copy)]

@@ -22,9 +22,9 @@ use super::lease::SendError;
 use super::policy::hosts::Allowlist;
 use super::policy::network;
 use super::{Effect, Failure, FailureKind, Invocation, Output, Tool};
-use crate::config;
 use crate::limits::TOOL_REDIRECTS_MAX;
 use crate::model::ToolDefinition;
+use crate::tools::config;
 use request::{Hop, Recipe};
 use response::{Reader, Verdict};
 

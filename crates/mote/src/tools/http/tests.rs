@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::config::{HeaderValue, HttpTool, Secret};
+use crate::secret::Secret;
+use crate::tools::config::{HeaderValue, HttpTool};
 use crate::tools::policy::network::Private;
 use crate::tools::policy::resolver::Lookup;
 

@@ -5,6 +5,7 @@
 
 mod bound;
 pub mod client;
+pub mod config;
 mod definition;
 mod files;
 mod home;
@@ -25,7 +26,8 @@ pub use home::Sandboxes;
 use self::client::{Trouble, segment};
 use self::definition::Kind;
 use self::home::{Homeless, Place};
-use super::{Effect, Failure, FailureKind, Invocation, Output, SendError, Tool, key};
+use super::{Effect, Failure, FailureKind, Invocation, Output, SendError, Tool};
+use crate::canonical;
 use crate::limits::{SANDBOX_CREATE_WAIT, SANDBOX_GRACE};
 use crate::model::ToolDefinition;
 
@@ -158,7 +160,7 @@ impl SandboxTool {
     fn new(kind: Kind, sandboxes: &Arc<Sandboxes>) -> Self {
         let config = &sandboxes.config;
         let definition = kind.definition(config);
-        let digest = key::digest(&json!({
+        let digest = canonical::digest(&json!({
             "kind": "sandbox",
             "name": definition.name,
             "input": definition.input_schema,

@@ -4,8 +4,8 @@ use super::*;
 
 #[tokio::test]
 async fn a_dead_letter_tells_what_it_forfeits_and_whose_outcome_nobody_knows() {
-    use crate::model::Usage;
     use crate::store::{Amount, BudgetOp, EffectOp, Spending, Uncertain};
+    use crate::usage::Usage;
     let dir = tempfile::tempdir().unwrap();
     let publisher = Some(Arc::from("triage"));
     let store = SqliteStore::open(&dir.path().join("store.db"), Options { publisher, ..options() }).unwrap();

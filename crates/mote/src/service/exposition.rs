@@ -8,15 +8,15 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use super::metrics::{Circuit, Metrics, PROMETHEUS_TEXT};
 use crate::auth::Keys;
 use crate::limits::SCRAPE_STORE_TIMEOUT;
 use crate::model::breaker;
 use crate::model::chain::Chain;
 use crate::store::Store;
+use crate::telemetry::metrics::{Circuit, Metrics, PROMETHEUS_TEXT};
 
 /// The metrics together with the store.
-pub struct Exposition {
+pub(super) struct Exposition {
     metrics: Arc<Metrics>,
     store: Arc<dyn Store>,
     models: Arc<Chain>,
@@ -27,13 +27,18 @@ pub struct Exposition {
 impl Exposition {
     /// Shows `metrics`, counts of `store` and circuits of `models`, whose providers' kinds are `providers`, in order.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, store: Arc<dyn Store>, models: Arc<Chain>, providers: Vec<&'static str>) -> Self {
+    pub(super) fn new(
+        metrics: Arc<Metrics>,
+        store: Arc<dyn Store>,
+        models: Arc<Chain>,
+        providers: Vec<&'static str>,
+    ) -> Self {
         Self { metrics, store, models, providers, keys: None }
     }
 
     /// Shows also how the file of keys is.
     #[must_use]
-    pub fn with_keys(self, keys: Option<Arc<Keys>>) -> Self {
+    pub(super) fn with_keys(self, keys: Option<Arc<Keys>>) -> Self {
         Self { keys, ..self }
     }
 

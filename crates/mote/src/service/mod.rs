@@ -3,6 +3,9 @@
 //!
 //! It decides nothing about runs and reads no command line.
 
+pub mod components;
+mod exposition;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +13,11 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::components::{Components, Faults};
+use self::exposition::Exposition;
 use crate::api::{self, ApiState, ReadyCheck};
 use crate::auth::Keys;
 use crate::clock::{SharedClock, System, new_id};
-use crate::components::{self, Components, Faults};
 use crate::config::Agent;
 use crate::model::chain::Chain;
 use crate::model::{self, Provider};
@@ -21,7 +25,7 @@ use crate::runner::{Parts, Runner, Takes};
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{self, Store};
 use crate::telemetry::metrics::Known;
-use crate::telemetry::{self, Exposition, Metrics, Telemetry};
+use crate::telemetry::{self, Metrics, Telemetry};
 use crate::tools::http::BuildError;
 use crate::tools::sandbox::Sandboxes;
 use crate::tools::validation;

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use crate::auth::Keys;
 use crate::clock::{SharedClock, System};
-use crate::config::{Agent, HeaderValue, HttpTool, Places};
+use crate::config::{Agent, Places};
 use crate::model::chain::Chain;
 use crate::model::{self, BuildError};
 use crate::service::{Error, STORE_FILE};
 use crate::store::sqlite;
+use crate::tools::config::{HeaderValue, HttpTool};
 use crate::tools::http::{Clients, Http};
 use crate::tools::registry::Registry;
 use crate::tools::sandbox::Sandboxes;
@@ -114,7 +115,7 @@ pub fn build(agent: &Agent, clock: &SharedClock) -> Result<Components, Faults> {
 }
 
 fn models_at_fault(agent: &Agent, clock: &SharedClock) -> Vec<Fault> {
-    let fault = |(index, model): (usize, &crate::config::Model)| {
+    let fault = |(index, model): (usize, &crate::model::config::Model)| {
         let error = model::build(std::slice::from_ref(model), None, Arc::clone(clock)).err()?;
         let at = if index == 0 { "model".to_owned() } else { format!("model.fallback[{}]", index - 1) };
         let (field, is_missing_secret) = match &error {

@@ -1,13 +1,13 @@
 //! The validated sandbox of an agent, and where its daemon is found when the file does not say.
 //!
-//! It talks to no daemon: [`crate::tools::sandbox`] does.
+//! It talks to no daemon: [`super::client`] does.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mote_sandbox_api::spec::{ImageSource, Spec};
 
-use super::Secret;
+use crate::secret::Secret;
 
 /// Where a daemon listens by default.
 pub const SANDBOX_URL: &str = "http://127.0.0.1:7070";
@@ -115,14 +115,14 @@ pub fn image_source(text: &str) -> Result<ImageSource, String> {
 }
 
 /// The daemon's address where the file names none.
-#[allow(clippy::disallowed_methods, reason = "config is where the environment is read")]
-pub(super) fn default_url() -> String {
+#[allow(clippy::disallowed_methods, reason = "the configuration names no address")]
+pub(crate) fn default_url() -> String {
     let named = std::env::var(SANDBOX_URL_VARIABLE).ok().filter(|url| !url.is_empty());
     named.unwrap_or_else(|| SANDBOX_URL.to_owned())
 }
 
 /// The place of the daemon's key where the file names none: the variable, else the daemon's own file if it is there.
-pub(super) fn default_key() -> Option<Secret> {
+pub(crate) fn default_key() -> Option<Secret> {
     let variable = Secret::Env(SANDBOX_KEY_VARIABLE.to_owned());
     if variable.read().is_ok() {
         return Some(variable);

@@ -6,8 +6,16 @@ use std::fmt;
 use std::io::Read as _;
 use std::path::PathBuf;
 
-use super::Secret;
 use crate::limits::SECRET_BYTES_MAX;
+
+/// Where a secret comes from; its value is read when a component is built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// An environment variable.
+    Env(String),
+    /// A file, its trailing newline dropped.
+    File(PathBuf),
+}
 
 /// Why a secret has no value. Names where it was looked for, never what was found.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +96,7 @@ impl Secret {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "config is where the environment is read")]
+#[allow(clippy::disallowed_methods, reason = "the configuration names the variable")]
 fn read_variable(name: &str) -> Result<String, Error> {
     std::env::var(name).map_err(|error| match error {
         std::env::VarError::NotPresent => Error::NotSet(name.to_owned()),
