@@ -36,6 +36,11 @@ impl Compaction {
         self.stage == Stage::Idle
     }
 
+    /// Whether an attempt waits for its reservation.
+    pub(super) fn is_reserving(&self) -> bool {
+        matches!(self.stage, Stage::Reserving { .. })
+    }
+
     /// When the next attempt may begin, where one waits.
     pub(super) fn until(&self) -> Option<Time> {
         match self.stage {

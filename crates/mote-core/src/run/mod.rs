@@ -526,6 +526,14 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         &self.context
     }
 
+    /// Whose reservations are asked for and neither granted nor refused, the model's first.
+    pub fn reservations_asked(&self) -> impl Iterator<Item = Spender> + '_ {
+        let model = matches!(self.phase, Phase::Reserving { .. }).then_some(Spender::Model);
+        let summary = self.compaction.is_reserving().then_some(Spender::Summary);
+        let calls = (0..).zip(self.calls()).filter(|(_, call)| matches!(call.state, CallState::Reserving(_)));
+        model.into_iter().chain(summary).chain(calls.map(|(call, _)| Spender::Call { call }))
+    }
+
     /// Calls of the present turn.
     #[must_use]
     pub fn calls(&self) -> &[Call] {

@@ -12,13 +12,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::access::Caller;
-use super::dto;
+use super::event_payload;
 use super::path::Places;
 use super::problem::Problem;
 use super::query::Params;
 use super::state::Api;
 use crate::limits;
-use crate::runner::payload::Payload;
 use crate::store;
 use crate::timestamp::format_rfc3339;
 
@@ -36,7 +35,7 @@ pub(super) struct EntryBody {
     epoch: u64,
     /// What belongs to it; absent where the kind says all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Payload>)]
+    #[schema(value_type = Option<super::event_payload::EventPayload>)]
     payload: Option<Box<RawValue>>,
 }
 
@@ -52,8 +51,9 @@ pub(super) struct JournalBody {
 
 impl From<store::Entry> for EntryBody {
     fn from(entry: store::Entry) -> Self {
-        let store::Entry { seq, epoch, at, kind, payload, .. } = entry;
-        Self { seq, kind, at: format_rfc3339(at), epoch, payload: payload.map(dto::raw) }
+        let payload = event_payload::public(&entry);
+        let store::Entry { seq, epoch, at, kind, .. } = entry;
+        Self { seq, kind, at: format_rfc3339(at), epoch, payload }
     }
 }
 

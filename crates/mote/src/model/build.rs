@@ -234,7 +234,7 @@ mod tests {
         std::fs::remove_dir_all(&folder).unwrap();
         let endpoints: Vec<_> = chain.circuits().iter().map(|(_, endpoint, _)| (*endpoint).to_owned()).collect();
         assert_eq!(endpoints[..2], ["https://api.anthropic.com", "http://localhost:11434"]);
-        assert!(chain.available());
+        assert!(chain.is_reachable());
     }
 
     #[test]

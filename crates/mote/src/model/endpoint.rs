@@ -130,7 +130,7 @@ impl Endpoint {
             message = message.replace(key, "[key]");
         }
         let (model, endpoint) = (self.model.clone(), self.origin());
-        Error { kind, model, endpoint, message, retry_after, alternative: false, place: 0, began, usage, answer }
+        Error { kind, model, endpoint, message, retry_after, began, usage, answer }
     }
 
     async fn adapted(

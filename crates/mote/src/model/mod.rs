@@ -54,8 +54,8 @@ pub struct Request {
     pub step: u32,
     /// The attempt within the step, from 1.
     pub attempt: u32,
-    /// Endpoints, a bit each by their place in the chain, that are not to be asked again for this step.
-    pub exhausted: u64,
+    /// The endpoint, by its place in the chain, from 0.
+    pub endpoint: u8,
     /// W3C `traceparent` to send along, if tracing is on.
     pub traceparent: Option<String>,
 }
@@ -156,10 +156,6 @@ pub struct Error {
     pub message: String,
     /// How long the endpoint asked to be left alone.
     pub retry_after: Option<Duration>,
-    /// Whether another endpoint may be tried at once (filled in by the chain).
-    pub alternative: bool,
-    /// The endpoint's place in the chain, from 0 (filled in by the chain).
-    pub place: usize,
     /// Whether a reply had begun: one that breaks off is not an endpoint that is down.
     pub began: bool,
     /// What the failed call used, as far as the endpoint said it before it failed. `None` where it said nothing: the caller
@@ -186,8 +182,13 @@ pub trait Provider: Send + Sync + 'static {
     /// Dropping the future abandons the call.
     async fn complete(&self, request: &Request, deltas: DeltaSink<'_>) -> Result<Reply, Error>;
 
-    /// Whether a call may be tried now: false only while every circuit behind it is open.
-    fn available(&self) -> bool {
+    /// The endpoints whose circuits let a call through now, a bit each by their place in the chain.
+    fn available(&self) -> u16 {
+        u16::MAX
+    }
+
+    /// Whether a model may answer soon: false only while every circuit is open.
+    fn is_reachable(&self) -> bool {
         true
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn request(input: &str) -> Request {
         task: "task_1".into(),
         step: 1,
         attempt: 1,
-        exhausted: 0,
+        endpoint: 0,
         traceparent: None,
     }
 }

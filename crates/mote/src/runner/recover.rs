@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::stream::FuturesUnordered;
-use mote_core::journal::CORE_COUNTS_APART as CORE_RESUMES;
-use mote_core::journal::ReplayError;
+use mote_core::journal::{CORE, ReplayError};
 use mote_core::{Call, CallKind, CallState, Change, Event, Phase};
 
 use super::batch::{HISTORY_UNITS_MAX, Occurrence};
@@ -47,7 +46,7 @@ pub struct Replayed {
     /// The run after it.
     pub run: Core,
     /// What it spent.
-    pub spending: Option<Spending>,
+    pub spending: Vec<Spending>,
 }
 
 /// Replays a task's whole journal, a step at a time, through this build's core.
@@ -69,7 +68,7 @@ pub async fn replay(
             let before = run;
             match replay_entry(&mut run, &entry) {
                 Ok((event, actions, payload)) => {
-                    let spending = account::spending(&before, &run, &actions, &payload);
+                    let spending = account::spending(&before, &event, &actions, &payload);
                     each(Replayed { entry, payload, event, actions, run, spending });
                 }
                 Err(error) => return Ok(Err(error)),
@@ -102,9 +101,7 @@ pub(super) async fn driver(
     let replayed = replay(&*shared.store, &task.id, |step| {
         steps += 1;
         *driver.run = step.run;
-        if let Some(spending) = &step.spending {
-            driver.account.book(spending);
-        }
+        step.spending.iter().for_each(|spending| driver.account.book(spending));
         driver.transcript.apply(&step.event, &step.payload, &step.actions, &step.run);
         driver.note(&step.event, &step.payload, step.entry.at);
     });
@@ -150,7 +147,7 @@ pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Ar
 pub(super) fn begin(shared: &Shared, task: &Task, stored: &Stored, history: Vec<Message>) -> Vec<Occurrence> {
     let agent = &shared.agent;
     let opened = Occurrence::new(
-        Event::Opened { limits: bounds(shared, stored, task.expires_at), digest: agent.digest },
+        Event::Opened { core: CORE, limits: bounds(shared, stored, task.expires_at), digest: agent.digest },
         Payload::Opened { agent: agent.name.clone(), version: agent.version.clone(), digest: hex(&agent.digest) },
     );
     let loaded = history.into_iter().map(|message| {
@@ -178,7 +175,7 @@ fn taken_over(driver: &Driver, task: &Task, stored: &Stored) -> Vec<Occurrence> 
     let mut occurrences = Vec::new();
     let ended = matches!(run.phase(), Phase::Finished(_));
     // A task that was resumed has a wall time of its own from then on.
-    if run.core() >= CORE_RESUMES && (ended || run.limits().expires_at != task.expires_at.unwrap_or(0)) {
+    if ended || run.limits().expires_at != task.expires_at.unwrap_or(0) {
         let digest = shared.agent.digest;
         occurrences.push(Occurrence::new(
             Event::Resumed { limits: bounds(shared, stored, task.expires_at), digest },

@@ -108,6 +108,12 @@ pub(super) fn bounds(shared: &Shared, stored: &Stored, expires_at: Option<UnixMs
         // The dearest of all, writing to the cache included: a reservation must cover whichever model answers.
         price_input: prices().map(|price| price.input.max(price.cache_write)).max().unwrap_or(0),
         price_output: prices().map(|price| price.output).max().unwrap_or(0),
+        // The context is trimmed: nothing summarises yet.
+        compact_at: 0,
+        compact_attempts: 0,
+        summary: 0,
+        summary_price_input: 0,
+        summary_price_output: 0,
     }
 }
 

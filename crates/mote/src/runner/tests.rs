@@ -28,7 +28,7 @@ use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{Mail, Owner, Status, Store, Task};
 use crate::tools::config::Builtin;
 use crate::tools::registry::Registry;
-use crate::tools::{Effect, Failure, FailureKind, Invocation, Output, Tool};
+use crate::tools::{Effect, Failure, FailureKind, Invocation, Output, Progress, Tool};
 use crate::usage::Usage;
 
 /// A model that plays replies in order, and can be made to hold each until it is told to go on.
@@ -114,13 +114,13 @@ impl Tool for Counter {
     fn digest(&self) -> [u8; 32] {
         [1; 32]
     }
-    async fn call(&self, invocation: Invocation) -> Result<Output, Failure> {
+    async fn call(&self, invocation: Invocation) -> Result<Progress, Failure> {
         self.keys.lock().unwrap().push(invocation.key);
         if self.attempts.fetch_add(1, Ordering::SeqCst) < self.failures {
             let (kind, tool) = (FailureKind::Unknown, self.definition.name.clone());
             return Err(Failure { kind, tool, message: "reset".into(), retry_after: None });
         }
-        Ok(Output { content: "done".into(), is_error: false })
+        Ok(Output::free("done", false).into())
     }
 }
 

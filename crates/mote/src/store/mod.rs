@@ -20,8 +20,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use self::batch::{
-    Account, Amount, Batch, BudgetLine, BudgetOp, Commit, EffectOp, NewEntry, OutboxMessage, SessionTurn, Spending,
-    StatusChange, Totals, Uncertain,
+    Account, Amount, Batch, BudgetLine, BudgetOp, Commit, EffectOp, NewEntry, OutboxMessage, SessionTurn, Spender,
+    Spending, StatusChange, Totals, Uncertain,
 };
 pub use self::error::{CommitError, Error};
 pub use self::letter::{By, Letter};

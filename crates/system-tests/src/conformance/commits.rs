@@ -3,8 +3,8 @@
 use mote::limits::{MAIL_MAX, STORE_INLINE_BYTES};
 use mote::model::Usage;
 use mote::store::{
-    BudgetOp, CommitError, EffectOp, Error, Mail, OutboxMessage, Spending, Status, StatusChange, Store, TaskError,
-    Totals,
+    BudgetOp, CommitError, EffectOp, Error, Mail, OutboxMessage, Spender, Spending, Status, StatusChange, Store,
+    TaskError, Totals,
 };
 
 use super::Bench;
@@ -19,7 +19,8 @@ pub async fn a_commit_applies_all_of_its_batch(bench: &dyn Bench) {
     let store = bench.open().await;
     start(&*store, task("a")).await;
     let usage = Usage { input: 10, cache_read: 4, cache_write: 3, output: 5, reasoning: 2 };
-    let spent = Spending { step: 1, model: "m".to_owned(), usage, nano_usd: 7, uncertain: false };
+    let spent =
+        Spending { spender: Spender::Model, step: 1, model: "m".to_owned(), usage, nano_usd: 7, uncertain: false };
     let mut work = batch(StatusChange::Running);
     work.entries = vec![entry(r#"{"n":1}"#), entry(r#"{"n":2}"#)];
     let (key, tool) = ("k".to_owned(), "get".to_owned());
@@ -84,7 +85,7 @@ pub async fn a_commit_that_a_budget_refuses_applies_nothing(bench: &dyn Bench) {
     work.totals.steps = 9;
     work.budget = vec![reserve(&[line("roomy", 1_000), line("tight", 5)], 10)];
     let refused = commit(&*store, "a", 0, work.clone()).await.unwrap_err();
-    assert!(matches!(&refused, CommitError::Budget { scope } if scope == "tight"), "{refused}");
+    assert!(matches!(&refused, CommitError::Budget { scope, .. } if scope == "tight"), "{refused}");
     assert_eq!(store.task(None, "a").await.unwrap().unwrap(), before);
     assert!(store.journal("a", 0, 10).await.unwrap().is_empty());
     assert_eq!(store.mail("a").await.unwrap().len(), 1);

@@ -79,8 +79,6 @@ impl Provider for Model {
                 endpoint: "http://model.test".into(),
                 message: "no".into(),
                 retry_after: None,
-                alternative: false,
-                place: 0,
                 began: false,
                 usage: None,
                 answer: crate::model::Answer::default(),

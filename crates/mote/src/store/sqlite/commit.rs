@@ -75,17 +75,17 @@ pub(super) fn apply(tx: &mut Tx<'_>, commit: &Commit, prepared: &Prepared) -> Ou
         session::add(tx, &standing.owner, task, turn, commit.now)?;
     }
     let reservation = match (&batch.status, open) {
-        (_, None) => None,
-        // A run that cannot go on was given up: its last call is not known to have cost nothing.
-        (StatusChange::Finished { dead: true, .. }, Some(_)) => {
+        (_, open) if open.is_empty() => None,
+        // A run that cannot go on was given up: what it did last is not known to have cost nothing.
+        (StatusChange::Finished { dead: true, .. }, _) => {
             budget::forfeit(tx, task, &standing, commit.now)?;
             None
         }
-        (StatusChange::Finished { .. }, Some(open)) => {
-            budget::release(tx, &open, commit.now)?;
+        (StatusChange::Finished { .. }, open) => {
+            open.iter().try_for_each(|reservation| budget::release(tx, reservation, commit.now))?;
             None
         }
-        (_, Some(open)) => Some(super::encode("commit a reservation", &open)?),
+        (_, open) => Some(super::encode("commit the open reservations", &open)?),
     };
     update(tx, commit, &standing, reservation)?;
     tx.changed(task);

@@ -134,7 +134,7 @@ pub(super) struct Standing {
     pub(super) seq: u64,
     pub(super) reservation: Option<String>,
     /// Whether that of a dead letter was booked when it was given up.
-    pub(super) forfeited: bool,
+    pub(super) forfeited: u32,
     pub(super) created_at: u64,
     pub(super) expires_at: Option<u64>,
     pub(super) dead: bool,

@@ -279,6 +279,7 @@ async fn what_a_deleted_task_cost_stays_without_its_owner_for_the_retention() {
     let store = open(&dir);
     let first = Batch {
         budget: vec![crate::store::BudgetOp::Settle(crate::store::Spending {
+            spender: crate::store::Spender::Model,
             step: 1,
             model: "m".to_owned(),
             usage: crate::usage::Usage::default(),

@@ -20,7 +20,7 @@ pub use declare::Known;
 use crate::clock::UnixMs;
 use crate::model::ErrorKind;
 use crate::store::{Counts, Spending};
-use crate::tools::{Failure, FailureKind, Output};
+use crate::tools::{Failure, FailureKind, Progress};
 use crate::usage::Usage;
 use families::{Families, HttpLabels, ModelLabels, ModelOutcome, TokenLabels, ToolLabels, ToolOutcome, name};
 
@@ -214,10 +214,11 @@ impl Metrics {
     }
 
     /// A tool gave an answer or failed. Never call it with a name that the registry does not know.
-    pub fn tool_call(&self, tool: &str, outcome: &Result<Output, Failure>, duration: Duration) {
+    pub fn tool_call(&self, tool: &str, outcome: &Result<Progress, Failure>, duration: Duration) {
         let word = match outcome {
-            Ok(output) if output.is_error => "error",
-            Ok(_) => "ok",
+            Ok(Progress::Answered(output)) if output.is_error => "error",
+            Ok(Progress::Answered(_)) => "ok",
+            Ok(Progress::Suspended(_)) => "suspended",
             Err(failure) => tool_failure(failure.kind),
         };
         self.tool_outcome(tool, word);

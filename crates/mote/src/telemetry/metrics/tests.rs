@@ -28,7 +28,7 @@ fn filled() -> Metrics {
     let failure =
         Failure { kind: FailureKind::Unknown, tool: "pay".to_owned(), message: String::new(), retry_after: None };
     metrics.tool_call("pay", &Err(failure), second);
-    metrics.tool_call("pay", &Ok(Output { content: String::new(), is_error: true }), second);
+    metrics.tool_call("pay", &Ok(crate::tools::Output::free("", true).into()), second);
     metrics.tool_timed_out("pay", second);
     metrics.tool_arguments_invalid("pay");
     metrics.effect_unknown("pay");

@@ -26,7 +26,7 @@ pub use home::Sandboxes;
 use self::client::{Trouble, segment};
 use self::definition::Kind;
 use self::home::{Homeless, Place};
-use super::{Effect, Failure, FailureKind, Invocation, Output, SendError, Tool};
+use super::{Effect, Failure, FailureKind, Invocation, Output, Progress, SendError, Tool};
 use crate::canonical;
 use crate::limits::{SANDBOX_CREATE_WAIT, SANDBOX_GRACE};
 use crate::model::ToolDefinition;
@@ -87,7 +87,7 @@ impl Answer {
             (Body::Text(text), Some(note)) => format!("[{note}]\n{text}"),
             (Body::Text(text), None) => text,
         };
-        Output { content, is_error: self.is_error }
+        Output::free(content, self.is_error)
     }
 }
 
@@ -254,16 +254,17 @@ impl Tool for SandboxTool {
         self.digest
     }
 
-    async fn call(&self, invocation: Invocation) -> Result<Output, Failure> {
+    async fn call(&self, invocation: Invocation) -> Result<Progress, Failure> {
         let place = match self.sandboxes.place(&invocation).await {
             Ok(place) => place,
-            Err(homeless) => return self.homeless(&homeless),
+            Err(homeless) => return self.homeless(&homeless).map(Progress::from),
         };
         let fresh = self.effect() == Effect::Write;
         let work = Work { sandboxes: &self.sandboxes, invocation: &invocation, place: &place, fresh };
-        match self.work(&work).await {
+        let output = match self.work(&work).await {
             Ok(answer) => Ok(answer.output(place.note)),
             Err(trouble) => self.troubled(&trouble, place.note),
-        }
+        };
+        output.map(Progress::from)
     }
 }
