@@ -3,6 +3,7 @@
 //!
 //! docs/events.md is written from it.
 
+use http::HeaderName;
 use mote_core::EventKind;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -17,6 +18,8 @@ use crate::usage::Usage;
 
 /// Version of the shapes below. Fields and kinds may be added to a version; nothing else changes within it.
 pub(super) const VERSION: u32 = 1;
+/// The header that says it, of streams and of `GET /tasks/{id}/journal`.
+pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("mote-events-version");
 
 macro_rules! public_payloads {
     ($( $(#[$meta:meta])* $variant:ident $({ $( $(#[$field_meta:meta])* $field:ident: $type:ty ),* $(,)? })? ),* $(,)?) => {
@@ -344,15 +347,14 @@ struct Beside<'a> {
     unknown: Option<&'a RawValue>,
 }
 
-/// What clients see of an entry's payload; `None` where the kind says all. An entry of no kind that this program knows is shown
-/// without one.
+/// What clients see of an entry's payload; `None` where the kind says all. Of one that this program cannot read, its kind.
 pub(super) fn public(entry: &store::Entry) -> Option<Box<RawValue>> {
     let stored = entry.payload.as_deref()?;
     let read = Payload::from_entry(&entry.kind, Some(stored)).map(EventPayload::from);
     let payload = read.inspect_err(|error| {
-        tracing::warn!(seq = entry.seq, kind = entry.kind, %error, "failed to read an event's payload; it is not shown");
+        tracing::warn!(seq = entry.seq, kind = entry.kind, %error, "failed to read an event's payload; only its kind is shown");
     });
-    let payload = payload.ok()?;
+    let Ok(payload) = payload else { return Some(dto::raw(serde_json::json!({ "type": entry.kind }).to_string())) };
     let beside: Beside<'_> = serde_json::from_str(stored).ok()?;
     let fields = serde_json::to_string(&payload).ok()?;
     let fields = fields.strip_prefix('{').and_then(|fields| fields.strip_suffix('}')).unwrap_or_default();

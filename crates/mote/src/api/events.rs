@@ -221,6 +221,9 @@ impl Follower {
             }
             if let Some(entry) = self.queue.pop_front() {
                 self.cursor = entry.seq;
+                if !event_payload::is_public(&entry.kind) {
+                    continue;
+                }
                 return Some(Item::Message(event(entry)));
             }
             if self.stale {
@@ -410,6 +413,7 @@ pub(super) fn response(follower: Follower) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(event_payload::VERSION_HEADER, HeaderValue::from(event_payload::VERSION));
     // Reverse proxies of the nginx kind hold a stream back otherwise.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response

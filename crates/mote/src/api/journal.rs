@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::IntoResponse;
+use http::HeaderValue;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -76,7 +78,7 @@ pub(super) async fn page(
     Caller(principal): Caller,
     Places(id): Places<String>,
     mut params: Params,
-) -> Result<Json<JournalBody>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let after = params.take_number("after")?.unwrap_or(0);
     let limit = params.take_limit()?;
     params.finish()?;
@@ -95,5 +97,8 @@ pub(super) async fn page(
     // No row tells where an earlier life ended.
     let more = if is_current { last < task.seq } else { !store.journal(&journal, last, 1).await?.is_empty() };
     let next = (more && !entries.is_empty()).then_some(last);
-    Ok(Json(JournalBody { entries: entries.into_iter().map(EntryBody::from).collect(), next }))
+    let shown =
+        entries.into_iter().filter(|entry| event_payload::is_public(&entry.kind)).map(EntryBody::from).collect();
+    let version = (event_payload::VERSION_HEADER, HeaderValue::from(event_payload::VERSION));
+    Ok(([version], Json(JournalBody { entries: shown, next })))
 }

@@ -220,11 +220,26 @@ impl Driver {
                 | mote_core::CallState::Done => return None,
             };
             let (until, answer) = (time(until), kind.answer(&self.task, &id, &arguments));
-            Some(json!({
+            let mut wait = json!({
                 "call": id, "kind": kind, "tool": name, "arguments": arguments, "until": until, "answer": answer,
-            }))
+            });
+            // What a backend asks; a question of the model's own stands in its arguments.
+            if let Some(asks) = self.asks_of(&id, payload) {
+                wait["asks"] = asks;
+            }
+            Some(wait)
         });
         serde_json::Value::Array(waits.collect()).to_string()
+    }
+
+    /// What the backend of a suspended call asks a person.
+    fn asks_of(&self, id: &str, payload: Option<&Payload>) -> Option<serde_json::Value> {
+        if let Some(Payload::CallSuspended { id: suspended, asks, .. }) = payload
+            && suspended == id
+        {
+            return asks.clone();
+        }
+        self.transcript.calls().find(|call| call.id == id).and_then(|call| call.asks.clone())
     }
 
     fn publish(&self, last: &Step, account: Account, now: UnixMs, batch: &mut Batch) {

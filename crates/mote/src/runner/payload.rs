@@ -306,7 +306,8 @@ pub(crate) enum ReadError {
 
 impl Payload {
     /// The JSON that the journal keeps, `type` being the kind; `None` for an event that its kind says all of.
-    pub(crate) fn to_json(&self) -> Option<String> {
+    #[must_use]
+    pub fn to_json(&self) -> Option<String> {
         let fields = serde_json::to_string(self).ok()?;
         let fields = fields.strip_prefix('{').filter(|fields| *fields != "}")?;
         Some(format!("{{\"type\":\"{}\",{fields}", self.kind().name()))

@@ -259,6 +259,7 @@ mod tests {
     use rusqlite::Connection;
     use serde_json::json;
 
+    use super::super::CALLS;
     use super::super::tests::{World, agent, ask, calls, says, start};
     use crate::store::{Mail, Status, Task};
 
@@ -290,8 +291,8 @@ mod tests {
             let mut opened = record(store, task, 1);
             // Format, time (LEB128), tag, then the version of the core that wrote it.
             let tag = 1 + opened[1..].iter().position(|byte| *byte < 0x80).unwrap() + 1;
-            assert_eq!(u16::from(opened[tag + 1]), mote_core::journal::CORE);
-            opened[tag + 1] += 1;
+            assert_eq!(opened[tag + 1..tag + 3], [0x80, 0x02], "{:#06x}", mote_core::journal::CORE);
+            (opened[tag + 1], opened[tag + 2]) = (0xff, 0x01);
             put(store, task, 1, &opened);
         });
         assert_eq!(task.await.result.as_deref(), Some("\"went\""));
@@ -302,7 +303,8 @@ mod tests {
         let task = resumed(|store, task| {
             // The grant asked for a model call; a core that asked for nothing wrote this.
             let granted = record(store, task, 3);
-            let event = 1 + granted[1..].iter().position(|byte| *byte < 0x80).unwrap() + 2;
+            let is_event = |len: &usize| mote_core::journal::decode::<CALLS>(&granted[..*len]).is_ok();
+            let event = (0..granted.len()).find(is_event).unwrap();
             put(store, task, 3, &granted[..event]);
         });
         let task = task.await;

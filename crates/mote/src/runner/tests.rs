@@ -6,6 +6,7 @@ mod lives;
 mod outage;
 mod places;
 mod stuck;
+mod suspended;
 mod waits;
 
 use std::collections::VecDeque;
@@ -210,12 +211,23 @@ impl World {
         tools: &[Arc<Counter>],
         hold: Option<Arc<Notify>>,
     ) -> Self {
+        let tools: Vec<Arc<dyn Tool>> = tools.iter().map(|tool| Arc::clone(tool) as Arc<dyn Tool>).collect();
+        Self::with_tools(agent, replies, &tools, hold)
+    }
+
+    /// One with tools of any kind.
+    fn with_tools(
+        agent: Agent,
+        replies: Vec<Result<Reply, model::Error>>,
+        tools: &[Arc<dyn Tool>],
+        hold: Option<Arc<Notify>>,
+    ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mote-runner-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.join("mote.db"), Options::default()).unwrap());
-        let (runner, model) = start(agent, &store, replies, tools, hold);
+        let (runner, model) = start_held(agent, &store, replies, tools, hold);
         Self { runner, store, model, folder }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct TurnCall {
     result: Option<Part>,
     /// What its tool left when the attempt was suspended, and what a person has said since.
     resumption: Option<Resumption>,
+    /// What its backend asks a person.
+    pub asks: Option<serde_json::Value>,
 }
 
 /// What was said in a run.
@@ -93,9 +95,10 @@ impl Transcript {
             (Event::CallAnswered { call, .. }, Payload::CallAnswered { content, is_error, .. }) => {
                 self.observe(*call, content.clone(), *is_error);
             }
-            (Event::CallSuspended { call, .. }, Payload::CallSuspended { state, .. }) => {
+            (Event::CallSuspended { call, .. }, Payload::CallSuspended { state, asks, .. }) => {
                 if let Some(call) = self.turn.get_mut(usize::from(*call)) {
                     call.resumption = Some(Resumption { state: state.clone(), answer: None });
+                    call.asks = asks.clone();
                 }
             }
             (Event::Approved { call }, _) => self.answer(*call, || Answer::Approved),
@@ -123,7 +126,7 @@ impl Transcript {
                 && let Some(call) = self.turn.get_mut(usize::from(call))
             {
                 // A fresh attempt knows nothing of one that was suspended.
-                call.resumption = None;
+                (call.resumption, call.asks) = (None, None);
             }
             if let Action::Conclude { call, outcome } = action {
                 let reason = match payload {
@@ -181,6 +184,7 @@ impl Transcript {
                             arguments: arguments.clone(),
                             result,
                             resumption: None,
+                            asks: None,
                         })
                     }
                     _ => None,
