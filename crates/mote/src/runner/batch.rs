@@ -13,12 +13,12 @@ use super::waits::Kind;
 use super::{Actions, CALLS, Core, CoreEvent, Shared, account, ending, turn};
 use crate::arguments;
 use crate::clock::UnixMs;
-use crate::cloudevent::{Ended, OutcomeUnknown, Waiting, life};
+use crate::cloudevent::{OutcomeUnknown, Waiting};
 use crate::config::Windowed;
 use crate::limits::CONTEXT_UNITS;
 use crate::message::{Message, Role};
 use crate::store::{
-    Account, Amount, Batch, BudgetLine, BudgetOp, EffectOp, NewEntry, Owner, SessionTurn, Spender, Spending, Status,
+    Amount, Batch, BudgetLine, BudgetOp, EffectOp, End, NewEntry, Owner, SessionTurn, Spender, Spending, Status,
     StatusChange, Totals,
 };
 
@@ -64,17 +64,13 @@ impl Driver {
     pub(super) fn batch(&self, steps: &[Step], now: UnixMs) -> Batch {
         let mut batch = empty();
         batch.mail_consumed.extend(&self.dropped);
-        let mut account = self.account;
         // The step may close the turn and open the next one: its calls are of the model step before.
         let mut turn = self.run.steps();
         for (index, step) in steps.iter().enumerate() {
             batch.entries.push(self.entry(step, now));
             batch.mail_consumed.extend(step.occurrence.mail);
             self.effects(step, &mut batch);
-            for spending in &step.spending {
-                account.book(spending);
-                batch.budget.push(BudgetOp::Settle(spending.clone()));
-            }
+            batch.budget.extend(step.spending.iter().cloned().map(BudgetOp::Settle));
             for action in step.actions.iter() {
                 match action {
                     // What the same commit makes true; a reservation that the next worker is left with is asked for again.
@@ -97,7 +93,7 @@ impl Driver {
         match steps.last() {
             Some(last) => {
                 batch.status = self.status(last);
-                self.publish(last, account, now, &mut batch);
+                self.publish(last, now, &mut batch);
             }
             // Nothing happened: a run goes back to rest, or mail is dropped.
             None if run.is_suspended() => batch.status = self.at_rest(run, None),
@@ -154,7 +150,7 @@ impl Driver {
             let result = (status == Status::Completed)
                 .then(|| self.final_message(last).map(|message| turn::result(&self.shared, message)))
                 .flatten();
-            return StatusChange::Finished { status, result, error, dead: false };
+            return StatusChange::Finished(End { status, result, error, dead: false });
         }
         if last.run.is_suspended() {
             return self.at_rest(&last.run, Some(&last.occurrence.payload));
@@ -242,7 +238,7 @@ impl Driver {
         self.transcript.calls().find(|call| call.id == id).and_then(|call| call.asks.clone())
     }
 
-    fn publish(&self, last: &Step, account: Account, now: UnixMs, batch: &mut Batch) {
+    fn publish(&self, last: &Step, now: UnixMs, batch: &mut Batch) {
         if let StatusChange::Waiting { waiting, .. } = &batch.status {
             let waiting = Waiting {
                 task: &self.task,
@@ -254,26 +250,12 @@ impl Driver {
             let events = self.shared.agent.events.is_some();
             batch.outbox.extend(events.then(|| waiting.message(&self.shared.agent.name, now)).flatten());
         }
-        let StatusChange::Finished { status, result, error, .. } = &batch.status else { return };
+        let StatusChange::Finished(End { status, .. }) = &batch.status else { return };
         if self.owner.session.is_some() && *status == Status::Completed {
             let mut messages = self.transcript.input().to_vec();
             // Tools and reasoning of the turn stay with the task; the session keeps what was said.
             messages.extend(self.final_message(last).map(|said| Message::text(Role::Assistant, said.plain_text())));
             batch.session = Some(SessionTurn { messages });
-        }
-        if self.shared.agent.events.is_some() {
-            let ended = Ended {
-                task: &self.task,
-                owner: &self.owner,
-                status: *status,
-                result: result.as_deref(),
-                error: error.as_ref(),
-                account,
-                steps: batch.totals.steps,
-                id_suffix: &life(self.lives),
-            };
-            let message = ended.message(&self.shared.agent.name, now);
-            batch.outbox.push(message);
         }
     }
 

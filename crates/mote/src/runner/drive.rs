@@ -25,7 +25,7 @@ use crate::clock::UnixMs;
 use crate::context;
 use crate::limits::COMMIT_RETRIES_MAX;
 use crate::model::Request;
-use crate::store::{self, Account, Commit, CommitError, MailRow, Owner, StatusChange};
+use crate::store::{self, Account, Commit, CommitError, End, MailRow, Owner, StatusChange};
 use crate::telemetry::traces::{RunSpan, ToolStart};
 use crate::tools::registry::Target;
 use crate::tools::{Invocation, LeaseGuard, Resumption, key};
@@ -58,7 +58,6 @@ pub(super) struct Driver {
     pub(super) account: Account,
     /// Times that the task was run anew or resumed before.
     pub(super) lives: u32,
-    pub(super) created_at: UnixMs,
     pub(super) failure: Option<ModelSaid>,
     /// Newest mail that was read.
     pub(super) mail_seen: i64,
@@ -248,7 +247,7 @@ impl Driver {
         let batch = self.batch(steps, now);
         // Until this is settled in, nobody else can know what the run waits for.
         self.held.waits.unknown();
-        let finishes = matches!(batch.status, StatusChange::Finished { .. });
+        let finishes = matches!(batch.status, StatusChange::Finished(_));
         crate::crash::point(if finishes { "finish.before_commit" } else { "run.before_commit" });
         let began = tokio::time::Instant::now();
         let commit = Commit { task: self.task.clone(), epoch: self.held.epoch, expected_seq: self.seq, now, batch };
@@ -485,10 +484,9 @@ pub(super) fn step_from(
 
 /// Ends a task without its core: for a journal that cannot be replayed. It goes to the dead letters.
 pub(super) async fn fail(shared: &Shared, task: &str, epoch: u64, seq: u64, error: store::TaskError) -> Option<Stop> {
-    let status = StatusChange::Finished { status: store::Status::Failed, result: None, error: Some(error), dead: true };
     let now = shared.clock.now_ms();
     let mut batch = empty();
-    batch.status = status;
+    batch.status = StatusChange::Finished(End::broken(error));
     let commit = Commit { task: task.to_owned(), epoch, expected_seq: seq, now, batch };
     match shared.store.commit(commit).await {
         Ok(()) => Some(Stop::Finished),

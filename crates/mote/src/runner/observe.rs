@@ -84,8 +84,6 @@ pub(super) fn step(driver: &Driver, step: &Step) {
             }
             Action::Finish { outcome } => {
                 let ending = driver.ending(outcome, step);
-                let lived = Duration::from_millis(step.run.now().saturating_sub(driver.created_at));
-                metrics.task_finished(ending.status.as_str(), lived);
                 task_ended(&ending, step.run.steps());
             }
             _ => {}

@@ -130,7 +130,6 @@ pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Ar
         transcript: Transcript::new(stored.messages()),
         account: Account::default(),
         lives: task.lives,
-        created_at: task.created_at,
         failure: None,
         mail_seen: 0,
         early: Vec::new(),

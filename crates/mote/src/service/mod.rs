@@ -18,6 +18,7 @@ use self::exposition::Exposition;
 use crate::api::{self, ApiState, ReadyCheck};
 use crate::auth::Keys;
 use crate::clock::{SharedClock, System, new_id};
+use crate::cloudevent::Publisher;
 use crate::config::Agent;
 use crate::model::chain::Chain;
 use crate::model::{self, Provider};
@@ -118,14 +119,23 @@ fn write_once(store: &Arc<SqliteStore>) {
 
 /// A store whose group commits are counted, and which publishes in the agent's name where that has a sink.
 fn store_options(metrics: &Arc<Metrics>, agent: &Agent) -> sqlite::Options {
-    let metrics = Arc::clone(metrics);
+    let (metrics, counted) = (Arc::clone(metrics), Arc::clone(metrics));
     let observer = move |group: sqlite::Group| {
         metrics.store_group(group.size, group.took);
         metrics.store_queue(group.queued);
     };
     let name: Arc<str> = agent.name.as_str().into();
-    let publisher = agent.events.as_ref().map(|_| Arc::clone(&name));
-    sqlite::Options { observer: Some(Arc::new(observer)), publisher, agent: Some(name), ..sqlite::Options::default() }
+    let publisher = |_| Arc::new(Publisher { agent: Arc::clone(&name) }) as Arc<dyn store::Announcer>;
+    let announcer = agent.events.as_ref().map(publisher);
+    let ends: store::EndObserver = Arc::new(move |ended| counted.task_ended(&ended));
+    let observer: sqlite::GroupObserver = Arc::new(observer);
+    sqlite::Options {
+        observer: Some(observer),
+        ends: Some(ends),
+        announcer,
+        agent: Some(name),
+        ..sqlite::Options::default()
+    }
 }
 
 /// Keeps an idle process small: gives its text back after starting, and again after each look for work while there is

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Status, TaskError};
+use super::End;
 use crate::clock::UnixMs;
 use crate::message::Message;
 use crate::usage::Usage;
@@ -173,17 +173,8 @@ pub enum StatusChange {
         /// Newest mail row that this worker has read; 0 if none.
         mail_seen: i64,
     },
-    /// Terminal. The lease and any open reservation are released.
-    Finished {
-        /// Completed, failed or cancelled.
-        status: Status,
-        /// Result (JSON).
-        result: Option<String>,
-        /// Error.
-        error: Option<TaskError>,
-        /// Whether it goes to the dead letters.
-        dead: bool,
-    },
+    /// Terminal. The lease and every open reservation are released.
+    Finished(End),
 }
 
 /// A message for a sink, written in the same transaction.

@@ -4,6 +4,7 @@
 //! opaque to it.
 
 mod batch;
+mod ending;
 mod error;
 mod letter;
 mod life;
@@ -23,6 +24,7 @@ pub use self::batch::{
     Account, Amount, Batch, BudgetLine, BudgetOp, Commit, EffectOp, NewEntry, OutboxMessage, SessionTurn, Spender,
     Spending, StatusChange, Totals, Uncertain,
 };
+pub use self::ending::{Announcer, End, EndObserver, Ended, UnknownEffect};
 pub use self::error::{CommitError, Error};
 pub use self::letter::{By, Letter};
 pub use self::life::{EffectRow, named_life};

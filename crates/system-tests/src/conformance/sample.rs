@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use mote::model::Usage;
 use mote::store::{
-    Amount, Batch, BudgetLine, BudgetOp, Claim, Commit, CommitError, IdempotencyKey, Lease, NewEntry, NewTask, Owner,
-    Spender, Spending, Status, StatusChange, Store, Totals,
+    Amount, Batch, BudgetLine, BudgetOp, Claim, Commit, CommitError, End, IdempotencyKey, Lease, NewEntry, NewTask,
+    Owner, Spender, Spending, Status, StatusChange, Store, Totals,
 };
+use mote::usage::Usage;
 
 /// When the tests happen, milliseconds since the Unix epoch.
 pub const NOW: u64 = 1_800_000_000_000;
@@ -105,7 +105,12 @@ pub fn entry(payload: &str) -> NewEntry {
 /// Finished with a result.
 #[must_use]
 pub fn completed() -> StatusChange {
-    StatusChange::Finished { status: Status::Completed, result: Some(r#""done""#.to_owned()), error: None, dead: false }
+    StatusChange::Finished(End {
+        status: Status::Completed,
+        result: Some(r#""done""#.to_owned()),
+        error: None,
+        dead: false,
+    })
 }
 
 /// Waiting, all mail up to `mail_seen` read.

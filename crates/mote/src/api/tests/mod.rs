@@ -35,7 +35,7 @@ use crate::message::{Message, Role};
 use crate::model::{Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply};
 use crate::runner::{Parts, Runner, Takes};
 use crate::store::sqlite::{Options, SqliteStore};
-use crate::store::{Batch, Claim, Commit, Lease, NewEntry, Status, StatusChange, Store, Task, Totals};
+use crate::store::{Batch, Claim, Commit, End, Lease, NewEntry, Status, StatusChange, Store, Task, Totals};
 use crate::tools::policy::network::Private;
 use crate::tools::registry::Registry;
 use crate::usage::Usage;
@@ -323,7 +323,7 @@ impl Service {
 
 fn completed() -> StatusChange {
     let result = Some("\"done\"".to_owned());
-    StatusChange::Finished { status: Status::Completed, result, error: None, dead: false }
+    StatusChange::Finished(End { status: Status::Completed, result, error: None, dead: false })
 }
 
 fn waiting() -> StatusChange {

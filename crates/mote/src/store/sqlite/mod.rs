@@ -10,6 +10,7 @@ mod claim;
 mod commit;
 mod connection;
 mod create;
+mod ending;
 mod hold;
 mod list;
 mod lives;
@@ -45,9 +46,9 @@ use self::submit::Submission;
 use self::watch::Watchers;
 use self::writer::{WhenFull, Writer};
 use super::{
-    Amount, BudgetLine, Claim, Commit, CommitError, Counts, EffectRow, Entry, Erase, Error, Filter, Held, Lease,
-    Letter, MailRow, NewSandbox, NewTask, OutboxMessage, Page, Presence, SandboxChange, SandboxRow, SandboxScope,
-    Session, SessionPage, Store, Submitted, Swept, Task,
+    Amount, Announcer, BudgetLine, Claim, Commit, CommitError, Counts, EffectRow, EndObserver, Entry, Erase, Error,
+    Filter, Held, Lease, Letter, MailRow, NewSandbox, NewTask, OutboxMessage, Page, Presence, SandboxChange,
+    SandboxRow, SandboxScope, Session, SessionPage, Store, Submitted, Swept, Task,
 };
 use crate::clock::UnixMs;
 use crate::limits::{STORE_GROUP, STORE_LOCK_WAIT_MS, STORE_WRITE_FRESH, STORE_WRITER_CACHE_KIB};
@@ -73,24 +74,32 @@ pub struct Options {
     pub lock_wait: Duration,
     /// Who is told of group commits.
     pub observer: Option<GroupObserver>,
-    /// The agent in whose name the ends of tasks that no worker drives are put into the outbox; nothing is, where absent.
-    pub publisher: Option<Arc<str>>,
+    /// Who is told of the ends of tasks.
+    pub ends: Option<EndObserver>,
+    /// Who words what sinks are told; they are told nothing, where absent.
+    pub announcer: Option<Arc<dyn Announcer>>,
     /// The agent whose store it must be, and becomes where it is nobody's yet; any agent's will do, where absent.
     pub agent: Option<Arc<str>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lock_wait: Duration::from_millis(STORE_LOCK_WAIT_MS), observer: None, publisher: None, agent: None }
+        Self {
+            lock_wait: Duration::from_millis(STORE_LOCK_WAIT_MS),
+            observer: None,
+            ends: None,
+            announcer: None,
+            agent: None,
+        }
     }
 }
 
 /// What every connection is opened with.
-#[derive(Debug)]
 struct Settings {
     path: PathBuf,
     lock_wait: Duration,
-    publisher: Option<Arc<str>>,
+    ends: Option<EndObserver>,
+    announcer: Option<Arc<dyn Announcer>>,
 }
 
 /// A store in one SQLite file. Dropping it writes what is queued and joins its threads.
@@ -110,8 +119,8 @@ impl SqliteStore {
     /// [`Error::DiskFull`]; the file is then as it was.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         connection::assert_version()?;
-        let settings =
-            Arc::new(Settings { path: path.to_owned(), lock_wait: options.lock_wait, publisher: options.publisher });
+        let Options { lock_wait, ends, announcer, .. } = options.clone();
+        let settings = Arc::new(Settings { path: path.to_owned(), lock_wait, ends, announcer });
         let agent = options.agent.as_deref();
         let made = create::unless_there(path)?;
         let mut connection = connection::open(&settings, STORE_WRITER_CACHE_KIB)?;

@@ -19,7 +19,7 @@ pub use declare::Known;
 
 use crate::clock::UnixMs;
 use crate::model::ErrorKind;
-use crate::store::{Counts, Spending};
+use crate::store::{Counts, Ended, Spending};
 use crate::tools::{Failure, FailureKind, Progress};
 use crate::usage::Usage;
 use families::{Families, HttpLabels, ModelLabels, ModelOutcome, TokenLabels, ToolLabels, ToolOutcome, name};
@@ -92,8 +92,12 @@ impl Metrics {
         self.families.tasks_submitted.inc();
     }
 
-    /// A task reached `status` (`completed`, `failed`, `cancelled`) this long after it was submitted.
-    pub fn task_finished(&self, status: &'static str, duration: Duration) {
+    /// A task ended, whoever ended it.
+    pub fn task_ended(&self, ended: &Ended) {
+        let (status, duration) = (ended.status.as_str(), ended.lived);
+        if ended.dead {
+            self.families.dead_letters.inc();
+        }
         self.families.tasks_finished.get_or_create(&name("status", status)).inc();
         self.families.task_duration.get_or_create(&name("status", status)).observe(duration.as_secs_f64());
     }
@@ -122,11 +126,6 @@ impl Metrics {
     /// A lease was lost to another worker.
     pub fn lease_lost(&self) {
         self.families.leases_lost.inc();
-    }
-
-    /// A task went to the dead letters.
-    pub fn dead_letter(&self) {
-        self.families.dead_letters.inc();
     }
 
     /// A step could not go on because a budget line refused: `run`, `agent`, `tenant`, `user` or `session`.

@@ -7,8 +7,8 @@ async fn a_dead_letter_tells_what_it_forfeits_and_whose_outcome_nobody_knows() {
     use crate::store::{Amount, BudgetOp, EffectOp, Spender, Spending, Uncertain};
     use crate::usage::Usage;
     let dir = tempfile::tempdir().unwrap();
-    let publisher = Some(Arc::from("triage"));
-    let store = SqliteStore::open(&dir.path().join("store.db"), Options { publisher, ..options() }).unwrap();
+    let announcer = Some(announcer());
+    let store = SqliteStore::open(&dir.path().join("store.db"), Options { announcer, ..options() }).unwrap();
     let mut first = batch(StatusChange::Running);
     let effect = |key: &str, class| {
         let (key, tool, call) = (key.to_owned(), format!("tool-{key}"), format!("call-{key}"));
