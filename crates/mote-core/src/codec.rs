@@ -5,6 +5,9 @@
 
 use crate::{Array, Time};
 
+/// Version of the record format.
+pub const FORMAT: u8 = 2;
+
 /// The buffer is too small for the record; see [`crate::journal::record_bytes_max`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
@@ -47,7 +50,7 @@ impl core::fmt::Display for Malformed {
         match self {
             Self::Truncated => f.write_str("the record is cut short"),
             Self::Format(found) => {
-                write!(f, "the record has format {found}, this build reads {}", crate::journal::FORMAT)
+                write!(f, "the record has format {found}, this build reads {}", FORMAT)
             }
             Self::Tag { what, tag } => write!(f, "{tag} is no {what}"),
             Self::Range(field) => write!(f, "{field} is out of range"),

@@ -5,12 +5,10 @@
 //! difference is [`ReplayError::Diverged`], never a silent change of course. It does not frame, store or checksum records; the
 //! store does.
 
+pub use crate::codec::{FORMAT, Malformed, NoRoom};
 use crate::codec::{Field as _, Reader, Writer};
-pub use crate::codec::{Malformed, NoRoom};
 use crate::{Action, Actions, Event, Refusal, Run, Time};
 
-/// Version of the record format.
-pub const FORMAT: u8 = 2;
 /// Version of the state machine that writes: major in the high byte, minor in the low. A change of behaviour raises it, and
 /// keeps the golden journals of the versions before.
 ///

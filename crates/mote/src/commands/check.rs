@@ -167,7 +167,7 @@ fn summary(agent: &Agent) -> serde_json::Value {
     serde_json::json!({
         "name": agent.name,
         "version": agent.version,
-        "digest": format!("sha256:{}", super::key::hex(&agent.digest)),
+        "digest": format!("sha256:{}", data_encoding::HEXLOWER.encode(&agent.digest)),
         "models": agent.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>(),
         "tools": tool_names(agent),
     })

@@ -6,8 +6,8 @@ use anyhow::{Context, anyhow};
 use mote::money::dollars;
 use mote::runner::{Core, Replayed, replay};
 use mote::service::STORE_FILE;
-use mote::store::sqlite::Options;
-use mote::store::{Store, named_life};
+use mote::store::sqlite::ReadOnly;
+use mote::store::{Records as _, named_life};
 use mote_core::{Action, Spender};
 use serde_json::json;
 
@@ -15,8 +15,8 @@ use super::exit::Exit;
 use super::terminal::{Style, Terminal};
 
 const AFTER_HELP: &str = "\
-The journal is read and not changed, no model is asked and no tool is called; a store that
-an older mote wrote is brought up to date first, as at any other opening. The core decides each
+The store is opened to read and not changed, also while a service uses it; no model is asked
+and no tool is called. The core decides each
 step again and its decisions are compared with the journal's; where they differ, the replay
 fails and says at which entry.
 
@@ -44,9 +44,7 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
         return Err(Exit::usage(format!("there is no store at {} (--state)", path.display())));
     }
     super::runtime::single()?.block_on(async {
-        let store = mote::service::open_store(&arguments.state, Options::default())
-            .await
-            .context("failed to open the store")?;
+        let store = ReadOnly::open(&path).context("failed to open the store")?;
         let (id, life) = named_life(&arguments.task);
         let found = store.task(None, id).await.context("failed to read the task")?;
         let named = found.and_then(|task| Some((task.journal_of(life.unwrap_or_else(|| task.life()))?, task)));

@@ -128,7 +128,7 @@ fn detail(outcome: Outcome, last: &Step) -> Option<String> {
 
 /// What of the agent changed, where the run cannot go on with it.
 pub(super) fn what_changed(driver: &Driver, change: Change) -> Option<String> {
-    let short = |digest: &[u8; 32]| recover::hex(&digest[..4]);
+    let short = |digest: &[u8; 32]| data_encoding::HEXLOWER.encode(&digest[..4]);
     match change {
         Change::Continue => None,
         Change::Fail => Some(format!(

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use futures_util::stream::FuturesUnordered;
 use mote_core::journal::{CORE, ReplayError};
 use mote_core::{Call, CallKind, CallState, Change, Event, Phase};
@@ -20,7 +21,7 @@ use crate::config::OnChange;
 use crate::context;
 use crate::limits::PAGE_MAX;
 use crate::message::Message;
-use crate::store::{self, Account, Entry, Spending, Store, Task, TaskError};
+use crate::store::{self, Account, Entry, Records, Spending, Task, TaskError};
 
 /// Why a claimed task cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +55,7 @@ pub struct Replayed {
 /// # Errors
 /// The store's, or a sentence naming the entry that is damaged or diverges.
 pub async fn replay(
-    store: &dyn Store,
+    store: &dyn Records,
     task: &str,
     mut each: impl FnMut(Replayed),
 ) -> Result<Result<Core, TaskError>, store::Error> {
@@ -147,7 +148,11 @@ pub(super) fn begin(shared: &Shared, task: &Task, stored: &Stored, history: Vec<
     let agent = &shared.agent;
     let opened = Occurrence::new(
         Event::Opened { core: CORE, limits: bounds(shared, stored, task.expires_at), digest: agent.digest },
-        Payload::Opened { agent: agent.name.clone(), version: agent.version.clone(), digest: hex(&agent.digest) },
+        Payload::Opened {
+            agent: agent.name.clone(),
+            version: agent.version.clone(),
+            digest: HEXLOWER.encode(&agent.digest),
+        },
     );
     let loaded = history.into_iter().map(|message| {
         Occurrence::new(Event::Loaded { tokens: context::message_tokens(&message) }, Payload::Loaded { message })
@@ -178,7 +183,7 @@ fn taken_over(driver: &Driver, task: &Task, stored: &Stored) -> Vec<Occurrence> 
         let digest = shared.agent.digest;
         occurrences.push(Occurrence::new(
             Event::Resumed { limits: bounds(shared, stored, task.expires_at), digest },
-            Payload::Resumed { digest: hex(&digest) },
+            Payload::Resumed { digest: HEXLOWER.encode(&digest) },
         ));
         if ended {
             return occurrences;
@@ -195,7 +200,7 @@ fn taken_over(driver: &Driver, task: &Task, stored: &Stored) -> Vec<Occurrence> 
         let what = detail::what_changed(driver, change);
         occurrences.push(Occurrence::new(
             Event::Rebound { digest, change },
-            Payload::Rebound { digest: hex(&digest), change: name.to_owned(), what },
+            Payload::Rebound { digest: HEXLOWER.encode(&digest), change: name.to_owned(), what },
         ));
         if change != Change::Continue {
             return occurrences;
@@ -240,15 +245,6 @@ impl Driver {
 
 fn broken(message: String) -> Error {
     Error::Broken(super::ending::error("internal", message))
-}
-
-pub(super) fn hex(digest: &[u8]) -> String {
-    use std::fmt::Write as _;
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

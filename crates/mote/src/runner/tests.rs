@@ -22,11 +22,12 @@ use tokio::sync::Notify;
 
 use super::{Parts, Runner, Submission, Takes};
 use crate::clock::System;
+use crate::cloudevent::Publisher;
 use crate::config::{self, Agent, Bound, OnChange, Windowed};
 use crate::message::{Message, Part, Role};
 use crate::model::{self, DeltaSink, Finish, Provider, Reply, Request, ToolDefinition};
 use crate::store::sqlite::{Options, SqliteStore};
-use crate::store::{Mail, Owner, Status, Store, Task};
+use crate::store::{Announcer, Mail, Owner, Status, Store, Task};
 use crate::tools::config::Builtin;
 use crate::tools::registry::Registry;
 use crate::tools::{Effect, Failure, FailureKind, Invocation, Output, Progress, Tool};
@@ -226,7 +227,9 @@ impl World {
         let name = format!("mote-runner-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.join("mote.db"), Options::default()).unwrap());
+        let publisher = |_| Arc::new(Publisher { agent: agent.name.as_str().into() }) as Arc<dyn Announcer>;
+        let options = Options { announcer: agent.events.as_ref().map(publisher), ..Options::default() };
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.join("mote.db"), options).unwrap());
         let (runner, model) = start_held(agent, &store, replies, tools, hold);
         Self { runner, store, model, folder }
     }

@@ -3,10 +3,11 @@
 //! Everything here is a pure function of its arguments, so that any worker derives the same key after a crash. It does
 //! not remember keys; the store does.
 
+use data_encoding::HEXLOWER;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::canonical::{canonical, hex};
+use crate::canonical::canonical;
 
 /// The idempotency key of one call: 64 hexadecimal digits, the same for every attempt, another for any other call.
 #[must_use]
@@ -18,7 +19,7 @@ pub fn idempotency_key(run: &str, step: u32, call_index: u32, tool: &str, argume
     field(&mut hash, &call_index.to_be_bytes());
     field(&mut hash, tool.as_bytes());
     field(&mut hash, canonical(arguments).as_bytes());
-    hex(&hash.finalize())
+    HEXLOWER.encode(&hash.finalize())
 }
 
 /// A short digest of a tool and its arguments, by which the core notices that a turn repeats itself.

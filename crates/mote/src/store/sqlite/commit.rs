@@ -2,6 +2,7 @@
 //!
 //! It looks into no record and no payload.
 
+use data_encoding::HEXLOWER;
 use rusqlite::params;
 use sha2::{Digest, Sha256};
 
@@ -26,7 +27,7 @@ impl Prepared {
     pub(super) fn new(batch: &Batch) -> Result<Self, Error> {
         let digest = |entry: &NewEntry| {
             let payload = entry.payload.as_deref().filter(|payload| payload.len() > STORE_INLINE_BYTES)?;
-            Some(hex(&Sha256::digest(payload.as_bytes())))
+            Some(HEXLOWER.encode(&Sha256::digest(payload.as_bytes())))
         };
         let turn = match &batch.session {
             Some(turn) => {
@@ -37,14 +38,6 @@ impl Prepared {
         };
         Ok(Self { digests: batch.entries.iter().map(digest).collect(), turn })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Applies a commit.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use data_encoding::HEXLOWER;
 use mote_sandbox_api::error::Code;
 use mote_sandbox_api::request::{Create, Page, Renew, Sandbox};
 use mote_sandbox_api::spec::Spec;
@@ -273,7 +274,7 @@ impl Sandboxes {
         };
         // The name of a session may be used again once it was erased: what is random tells the two apart.
         let creation = json!({"agent": self.agent, "owner": owner, "at": now, "random": self.clock.random()});
-        let creation = canonical::hex(&canonical::digest(&creation));
+        let creation = HEXLOWER.encode(&canonical::digest(&creation));
         NewSandbox {
             scope: scope.clone(),
             url: self.daemon.base().to_owned(),
@@ -325,5 +326,5 @@ fn reason(trouble: &Trouble) -> String {
 /// Digest of what a sandbox is made of; how long it is kept may change without another one being made.
 fn spec_digest(spec: &Spec) -> String {
     let made_of = Spec { lease: None, on_lease_end: None, deadline: None, ..spec.clone() };
-    canonical::hex(&canonical::digest(&json!(made_of)))
+    HEXLOWER.encode(&canonical::digest(&json!(made_of)))
 }
