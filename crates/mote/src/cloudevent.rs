@@ -90,7 +90,7 @@ impl Waiting<'_> {
     #[must_use]
     pub fn message(&self, agent: &str, now: UnixMs) -> Option<OutboxMessage> {
         // A pause before a model or a tool is tried again asks nothing of anybody.
-        let rests = |wait: &Value| !matches!(wait["kind"].as_str(), Some("model" | "retry"));
+        let rests = |wait: &Value| !matches!(wait["kind"].as_str(), Some("model" | "retry" | "remote"));
         let waiting = serde_json::from_str::<Vec<Value>>(self.waiting).ok().filter(|list| list.iter().any(rests))?;
         let data = json!({
             "id": self.task,
