@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::load::from_text;
 use super::*;
+use crate::tools::Effect;
 
 const GOOD: &str = r#"apiVersion: mote/v1
 kind: Agent

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use mote::config::image_source;
+use mote::tools::sandbox::config::image_source;
 use mote_sandbox_api::network::{Policy, Rule, Verdict};
 use mote_sandbox_api::request::{Create as Request, Outcome, Page, Sandbox};
 use mote_sandbox_api::spec::{DataMount, ImageSource, OnLeaseEnd, Profile, Resources, Spec, VolumeMount};
