@@ -226,7 +226,8 @@ impl Task {
     #[must_use]
     pub fn rests(&self) -> bool {
         let waits = self.waiting.as_deref().and_then(|json| serde_json::from_str::<Vec<serde_json::Value>>(json).ok());
-        let tries_again = |wait: &serde_json::Value| matches!(wait["kind"].as_str(), Some("model" | "retry" | "remote"));
+        let tries_again =
+            |wait: &serde_json::Value| matches!(wait["kind"].as_str(), Some("model" | "retry" | "remote"));
         self.status == Status::Waiting && !waits.is_some_and(|all| !all.is_empty() && all.iter().all(tries_again))
     }
 }
