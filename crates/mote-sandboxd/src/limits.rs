@@ -300,6 +300,8 @@ pub const FREEZE_PAUSE_NS: i64 = 250_000;
 pub const OOM_SCORE: &str = "500";
 /// Bytes of the small filesystems that hold a sandbox's `/dev`, `/sys` and runtime files.
 pub const RUNTIME_BYTES_MAX: &str = "1m";
+/// Bytes of what the host says in one of the files that show a sandbox's bounds; what is beyond is not shown.
+pub const VIEW_FILE_BYTES_MAX: usize = 64 * 1024;
 /// Milliseconds to connect to the first process of a sandbox and to send it a request.
 pub const GUEST_CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// Milliseconds that the first process of a sandbox has to reply, or to send the next part of a list.
