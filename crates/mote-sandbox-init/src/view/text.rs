@@ -31,7 +31,7 @@ impl Line {
         let (name, rest) = line.split_once(':')?;
         let value = rest.split_whitespace().next()?.parse().ok()?;
         let unit = if rest.ends_with(" kB") { " kB" } else { "" };
-        Some(Self { label: format!("{:<15}", format!("{name}:")), value, unit })
+        Some(Self { label: format!("{:<16}", format!("{name}:")), value, unit })
     }
 
     fn name(&self) -> &str {
@@ -108,7 +108,7 @@ pub(super) fn memory(host: &Host, memory: &Memory) -> String {
     let mut text = String::with_capacity(host.memory.len() * 32);
     for line in &host.memory {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{} {:>8}{}", line.label, here(line.name(), line.value), line.unit);
+        let _ = writeln!(text, "{}{:>8}{}", line.label, here(line.name(), line.value), line.unit);
     }
     text
 }
