@@ -403,6 +403,12 @@ pub const CODE_WAITING_MAX: usize = 64;
 pub const CODE_MESSAGES_HELD: usize = 16;
 /// Bytes of one message of a driver: a picture is one.
 pub const CODE_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of a message of a driver from which on it counts as large: it takes memory of its sandbox's share, and one waits at a time.
+pub const CODE_LARGE_BYTES: usize = 64 * 1024;
+/// Bytes of large messages of one sandbox that are being read or wait for a caller.
+pub const CODE_LARGE_BYTES_MAX: u64 = 96 * 1024 * 1024;
+/// The same of all sandboxes.
+pub const CODE_LARGE_BYTES_ALL_MAX: u64 = 512 * 1024 * 1024;
 /// Bytes kept of what a driver says on standard error before it is ready.
 pub const CODE_START_WORDS_BYTES: usize = 4096;
 /// Bytes that stand behind a mark of the bash driver on its line: a number and a status, or a path.
