@@ -24,18 +24,18 @@ use crate::limits::CODE_MARK_LINE_BYTES_MAX;
 /// the code's own for `ERR`. Signal 63 interrupts behind the command that the shell waits for: an interrupt that comes while it
 /// waits is that command's, and one that comes later comes too late.
 pub(super) const PREPARATION: &str = r#"set +H +o history; unset HISTFILE PROMPT_COMMAND; exec 60>&1 61>&2 62>&1 63>&2 >/dev/null 2>&1
-__mote_open() { __mote_last=${__mote_status:-0}; __mote_status=; __mote_cell=$2; \builtin printf '%s %s begun\n' "$1" "$2" >&62; }
+__mote_open() { __mote_last=${__mote_status:-0}; __mote_status=; __mote_cell=$2; \builtin printf '\036%s %s begun\n' "$1" "$2" >&62; }
 __mote_begin() { case ${__mote_flags-} in *x*) \builtin set -x ;; esac; case ${__mote_flags-} in *e*) \builtin set -e; return 0 ;; esac; return "$__mote_last"; }
 __mote_end() { __mote_got "$1"; \exec 60>&64 61>&65; }
 __mote_got() { if [[ -z ${__mote_status-} ]]; then __mote_status=$1; __mote_flags=$-; \builtin set +xe; fi; }
 __mote_failed() { if [[ $- == *e* && $BASHPID == "$$" ]]; then __mote_got "$1"; \builtin kill -INT "$$"; fi; }
-__mote_close() { __mote_got 130; \builtin printf '%s %s %s\n' "$1" "$2" "$__mote_status" >&62; \builtin printf '%s %s\n' "$1" "$2" >&63; __mote_cell=; }
+__mote_close() { __mote_got 130; \builtin printf '\036%s %s %s\n' "$1" "$2" "$__mote_status" >&62; \builtin printf '\036%s %s\n' "$1" "$2" >&63; __mote_cell=; }
 trap '__mote_failed "$?"' ERR; trap '__mote_got 130; \builtin kill -INT "$$"' 63; set -E
 "#;
 
-/// A mark begins with this, which text does not contain: it can be told at once whether what was read may become a mark, so that
+/// A mark is printed behind this, which text does not contain: it can be told at once whether what was read may become a mark, so that
 /// nothing else is held back, not even the end of a line.
-pub(super) const MARK_BEGIN: char = '\u{1e}';
+const MARK_BEGIN: char = '\u{1e}';
 
 /// Without prompts until the shell is told where its own streams lead.
 pub(super) fn environment() -> BTreeMap<String, String> {
@@ -68,8 +68,7 @@ fn is_name(name: &str) -> bool {
 
 /// The lines that begin the shell's life: the mark that says that it listens and where it is.
 pub(super) fn greeting(mark: &str) -> String {
-    let mark = quoted(mark);
-    format!("printf '%s ready %s\\n' {mark} \"$PWD\" >&62; printf '%s ready\\n' {mark} >&63\n")
+    format!("printf '\\036%s ready %s\\n' {mark} \"$PWD\" >&62; printf '\\036%s ready\\n' {mark} >&63\n")
 }
 
 /// Ends, from outside, what a shell waits for and what does not listen to an interrupt: its descendants that began with the cell,
@@ -117,7 +116,6 @@ pub(super) fn command(mark: &str, cell: u64, code: &str, env: &BTreeMap<String, 
              else \\builtin unset {name}; fi; \\builtin unset __mote_had_{name} __mote_was_{name}; "
         );
     }
-    let mark = quoted(mark);
     let end = format!("{restore}__mote_close {mark} {cell}");
     // An empty line, so that a backslash at the code's end joins nothing to it.
     let whole = format!(
@@ -154,7 +152,7 @@ impl Stream {
     /// Takes bytes; gives what is certain. Each byte is looked at once, and no more than a mark and
     /// [`CODE_MARK_LINE_BYTES_MAX`] bytes are held: a longer line is none of ours, whoever printed the mark.
     pub(super) fn feed(&mut self, mark: &str, bytes: &[u8]) -> Vec<Piece> {
-        let needle = format!("{mark} ");
+        let needle = format!("{MARK_BEGIN}{mark} ");
         let finder = Finder::new(&needle);
         self.held.extend_from_slice(bytes);
         let mut pieces = Vec::new();
@@ -247,7 +245,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MARK: &str = "\u{1e}m";
+    const MARK: &str = "m";
 
     #[test]
     fn code_is_one_line_whatever_is_in_it() {
@@ -389,7 +387,7 @@ mod tests {
         lines += &command(MARK, 2, "x=42; echo $A$B; kill -INT $$; echo never", &env);
         lines += &command(MARK, 3, "echo \"$x $A ${B-none}\"; false", &BTreeMap::new());
         let told = "#1 begun\n#1 0\n#2 begun\nin \"the cellb\n#2 130\n#3 begun\n42 a  b none\n#3 1\n";
-        let told = told.replace('#', &format!("{MARK} "));
+        let told = told.replace('#', &format!("{MARK_BEGIN}{MARK} "));
         assert_eq!(said(&lines), told);
     }
 
@@ -409,8 +407,8 @@ mod tests {
         }
         let printed = said(&lines);
         for cell in 100..100 + length {
-            let ends = printed.matches(&format!("{MARK} {cell} 1")).count();
-            assert!(ends >= 1 && printed.contains(&format!("{MARK} {cell} begun\n")), "{cell}: {ends}");
+            let ends = printed.matches(&format!("{MARK_BEGIN}{MARK} {cell} 1")).count();
+            assert!(ends >= 1 && printed.contains(&format!("{MARK_BEGIN}{MARK} {cell} begun\n")), "{cell}: {ends}");
         }
         assert!(!printed.contains("\n\n\n"), "{printed}");
     }
@@ -419,7 +417,7 @@ mod tests {
     fn a_mark_with_an_endless_line_is_text_and_holds_no_memory() {
         let (mut stream, mut told) = (Stream::default(), 0);
         let part = [b'x'; 1000];
-        let pieces = stream.feed(MARK, format!("{MARK} 7 ").as_bytes());
+        let pieces = stream.feed(MARK, format!("{MARK_BEGIN}{MARK} 7 ").as_bytes());
         assert_eq!(pieces, []);
         for _ in 0..1000 {
             for piece in stream.feed(MARK, &part) {
@@ -428,9 +426,9 @@ mod tests {
             }
             assert!(stream.held.len() <= CODE_MARK_LINE_BYTES_MAX, "{}", stream.held.len());
         }
-        assert_eq!(told, MARK.len() + " 7 ".len() + 1000 * part.len());
+        assert_eq!(told, MARK.len() + "\u{1e} 7 ".len() + 1000 * part.len());
         // What is printed next is read as before.
-        assert_eq!(stream.feed(MARK, format!("{MARK} 8 0\n").as_bytes()), [Piece::Mark("8 0".to_owned())]);
+        assert_eq!(stream.feed(MARK, format!("{MARK_BEGIN}{MARK} 8 0\n").as_bytes()), [Piece::Mark("8 0".to_owned())]);
     }
 
     #[test]
@@ -447,7 +445,7 @@ mod tests {
         for (length, is_mark) in [(CODE_MARK_LINE_BYTES_MAX, true), (CODE_MARK_LINE_BYTES_MAX + 1, false)] {
             let line = "y".repeat(length);
             let mut stream = Stream::default();
-            let mut pieces = stream.feed(MARK, format!("{MARK} {line}\n").as_bytes());
+            let mut pieces = stream.feed(MARK, format!("{MARK_BEGIN}{MARK} {line}\n").as_bytes());
             pieces.extend(stream.feed(MARK, b"z"));
             assert_eq!(pieces.first() == Some(&Piece::Mark(line)), is_mark, "{length}");
         }

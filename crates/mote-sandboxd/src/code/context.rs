@@ -216,7 +216,7 @@ impl Driver {
             pid: stream.pid(),
             language,
             // What code prints is not taken for one by accident.
-            mark: format!("{}mote-{id}-{:016x}", bash::MARK_BEGIN, u64::from_le_bytes(random()?)),
+            mark: format!("mote-{id}-{:016x}", u64::from_le_bytes(random()?)),
             guest: guest.clone(),
             equipment: equipment.clone(),
             input: tokio::sync::Mutex::new(stream.take_input().ok_or_else(gone)?),

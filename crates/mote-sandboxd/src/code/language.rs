@@ -21,6 +21,8 @@ const PYTHON: &str = concat!(
     "\n",
     include_str!("notebook.py"),
     "\n",
+    include_str!("objects.py"),
+    "\n",
     include_str!("kernel.py")
 );
 const JAVASCRIPT: &str = include_str!("kernel.js");
