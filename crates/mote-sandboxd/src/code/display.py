@@ -129,7 +129,7 @@ def _data_of(value, depth=0):
         return {_key_of(key): _data_of(item, depth + 1) for key, item in value.items()}
     if "enum" in _sys.modules and isinstance(value, _sys.modules["enum"].Enum):
         return _data_of(value.value, depth + 1)
-    if type(value).__module__ in ("numpy", "datetime", "uuid", "pandas._libs.tslibs.timestamps"):
+    if type(value).__module__ in ("numpy", "datetime", "uuid"):
         if hasattr(value, "isoformat"):
             return value.isoformat()
         if hasattr(value, "tolist") and type(value).__name__ != "datetime64":

@@ -86,7 +86,7 @@ async fn values_of_the_packages_are_shown_as_notebooks_show_them() {
     let cases: [(&str, &[(&str, &[&str])]); 14] = [
         ("import pandas as pd\npd.DataFrame({'a': [1, 2]})", &[("   a\n0  1\n1  2", &["data", "html"])]),
         ("pd.Series([1], name='s')", &[("0    1\nName: s, dtype: int64", &[])]),
-        ("[pd.Timestamp('2020-01-01')]", &[("[Timestamp('2020-01-01 00:00:00')]", &["json"])]),
+        ("[pd.Timestamp('2020-01-01')]", &[("[Timestamp('2020-01-01 00:00:00')]", &[])]),
         (
             "from IPython.display import display, HTML\nimport matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()",
             &[("<Figure size 640x480 with 1 Axes>", &["chart", "png"])],

@@ -90,7 +90,7 @@ async fn the_view_is_the_runtimes_to_write() {
     daemon.run(id, &format!("python3 -c \"{used}\"")).await;
     let text = daemon.run(id, "head -1 /proc/stat").await;
     let ticks: Vec<u64> = text.split_whitespace().skip(1).map(|number| number.parse().unwrap()).collect();
-    assert!(ticks[0] >= 90, "a second of a program is some 100 ticks: {text}");
+    assert!(ticks[0] + ticks[2] >= 90, "a second is 100 ticks, in programs and in the kernel: {text}");
     for line in [
         "echo x >/proc/meminfo",
         "echo x >/proc/stat",
