@@ -127,6 +127,9 @@ def _data_of(value, depth=0):
         return [_data_of(item, depth + 1) for item in value]
     if isinstance(value, dict):
         return {_key_of(key): _data_of(item, depth + 1) for key, item in value.items()}
+    if hasattr(type(value), "__dataclass_fields__"):
+        return {name: _data_of(getattr(value, name), depth + 1) for name in type(value).__dataclass_fields__
+                if not name.startswith("_")}
     if "enum" in _sys.modules and isinstance(value, _sys.modules["enum"].Enum):
         return _data_of(value.value, depth + 1)
     if type(value).__module__ in ("numpy", "datetime", "uuid"):

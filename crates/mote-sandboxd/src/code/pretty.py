@@ -356,8 +356,7 @@ _PRINTERS = {
     type: _of_type,
     BaseException: _of_exception,
     type(lambda: 0): _of_function,
-    type(len): lambda printer, value, cycle: _of_function(printer, value, cycle) if value.__self__ is _builtins
-    else printer._lines(repr(value)),
+    type(len): _of_function,
 }
 _NAMED_PRINTERS = {
     ("collections", "defaultdict"): _of_default_mapping,

@@ -350,6 +350,7 @@ async fn python_prints_values_as_ipython_does() {
         ("{'a': [1, 2.5, None, True], 5: (1,)}", json!({ "a": [1, 2.5, null, true], "5": [1] })),
         ("[float('nan')]", json!([null])),
         ("[{1}]", Value::Null),
+        ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n[P(1)]", json!([{ "x": 1 }])),
         ("(1, 2)", Value::Null),
     ] {
         assert_eq!(python(&daemon, id, code).await.results[0]["json"], data, "{code}");
