@@ -122,8 +122,15 @@ fn the_hosts_files_cannot_be_opened_by_handle_or_by_leaving_the_root() {
 fn no_descriptor_of_the_host_leaks_in() {
     with_stage(|stage| async move {
         let (_, guest) = stage.launch("a", |_| {}).await;
-        let leaks = run(&guest, "for d in /proc/[0-9]*/fd/*; do readlink $d; done | grep -v -e '^/dev/null' -e '^pipe:' -e '^socket:' -e '^anon_inode:' -e '^/proc' -e '^/memfd:mote-sandbox-init' -e '^/dev/pts'").await;
-        assert_eq!(leaks.text, "");
+        let leaks = run(&guest, "for d in /proc/[0-9]*/fd/*; do readlink $d; done | grep -v -e '^/dev/null' -e '^pipe:' -e '^socket:' -e '^anon_inode:' -e '^/proc' -e '^/memfd:mote-sandbox-init' -e '^/dev/pts' -e '^/sys/fs/cgroup/' | sort | tr '\\n' ' '").await;
+        // The directory of the files that show the sandbox its bounds, from which nothing above it is reached, and the files.
+        assert_eq!(leaks.text, "/ / /cpuinfo /meminfo /online /stat ");
+        let above =
+            run(&guest, "for d in /proc/1/fd/4/.. /proc/1/fd/4/../../..; do ls -A $d; done | sort -u | tr '\\n' ' '")
+                .await;
+        assert_eq!(above.text, "cpuinfo meminfo online stat ");
+        let written = run(&guest, "for d in /proc/1/fd/*; do case $(readlink $d) in /sys/fs/cgroup/*) echo 1 >$d && echo written;; esac; done").await;
+        assert!(!written.text.contains("written"), "{}", written.text);
         let environment = run(&guest, "tr '\\0' '\\n' < /proc/1/environ | cut -d= -f1 | sort | tr '\\n' ' '").await;
         assert_eq!(environment.text, "PATH ");
     });
