@@ -66,3 +66,13 @@ pub(crate) const ACCEPT_RETRY_MS: u64 = 10;
 pub(crate) const OOM_SCORE_MORE: i32 = 100;
 /// The highest score that the kernel takes.
 pub(crate) const OOM_SCORE_MAX: i32 = 1000;
+/// Milliseconds that the files of the view may be old when a process is started or given input.
+pub(crate) const VIEW_AGE_MS: u64 = 50;
+/// Milliseconds between two writings of the files of the view while the sandbox computes, or somebody reads them.
+pub(crate) const VIEW_BUSY_MS: u64 = 1_000;
+/// The same where neither is so, at most: the time doubles from one to the next.
+pub(crate) const VIEW_IDLE_MS_MAX: u64 = 32_000;
+/// Bytes of a file of the view that are taken as what the host says.
+pub(crate) const VIEW_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes that are read of a cgroup's file; the longest one, `memory.stat`, has some 3,000.
+pub(crate) const VIEW_SOURCE_BYTES_MAX: usize = 8 * 1024;

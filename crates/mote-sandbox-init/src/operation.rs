@@ -39,9 +39,10 @@ pub(crate) fn perform(request: Request, mut connection: Connection, sandbox: &Ar
                 }
                 sandbox.configure(configuration);
                 tell(connection, &Reply::Done);
-                // The first program would wait for its account: it is made now, while the other side goes on. Where that
-                // fails, who needs the account is told.
+                // The first program would wait for its account and the view: they are made now, while the other side goes on.
+                // Where that fails, who needs the account is told.
                 let _ = user(None, sandbox);
+                sandbox.refresh_view();
                 return;
             }
             Err(failure) => Err(failure),

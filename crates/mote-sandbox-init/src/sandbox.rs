@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::Configuration;
@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::failure::{Result, failed};
 use crate::limits::{OOM_SCORE_MAX, OOM_SCORE_MORE, OPERATIONS_MAX};
 use crate::process::Table;
+use crate::view::View;
 
 /// Shared by all threads.
 #[derive(Debug)]
@@ -29,10 +30,13 @@ pub(crate) struct Sandbox {
     pub(crate) oom_score: Option<CString>,
     /// This is the first process of its namespace, so that what is orphaned is its own.
     pub(crate) is_first: bool,
+    /// Directory of the files that show the sandbox's bounds, where it has them.
+    view_folder: Option<OwnedFd>,
+    view: OnceLock<Option<View>>,
 }
 
 impl Sandbox {
-    pub(crate) fn new(open_files: Option<(u64, u64)>, is_first: bool) -> Result<Self> {
+    pub(crate) fn new(open_files: Option<(u64, u64)>, is_first: bool, view: Option<OwnedFd>) -> Result<Self> {
         Ok(Self {
             configuration: Mutex::default(),
             table: Mutex::default(),
@@ -42,6 +46,8 @@ impl Sandbox {
             open_files,
             oom_score: oom_score(),
             is_first,
+            view_folder: view,
+            view: OnceLock::new(),
         })
     }
 
@@ -78,7 +84,21 @@ impl Sandbox {
         std::mem::take(&mut *held(&self.drains))
     }
 
-    /// Readable when a pipe was handed over.
+    /// Brings the files that show the sandbox's bounds up to date, before something is done that may look at them. The first call
+    /// takes them over, and whoever calls meanwhile waits for that. Without them the sandbox works: they then show the host.
+    pub(crate) fn refresh_view(&self) {
+        let open = || View::open(self.view_folder.as_ref()?).ok();
+        if self.view.get_or_init(open).as_ref().is_some_and(View::wake) {
+            ring(&self.wake);
+        }
+    }
+
+    /// The files, once they are taken over.
+    pub(crate) fn view(&self) -> Option<&View> {
+        self.view.get()?.as_ref()
+    }
+
+    /// Readable when a pipe was handed over, or the first thread is to look at the view more often.
     pub(crate) fn bell(&self) -> &OwnedFd {
         &self.wake
     }

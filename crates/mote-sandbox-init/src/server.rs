@@ -19,6 +19,7 @@ use crate::limits::{
     ACCEPT_RETRY_MS, DRAIN_CHUNK_BYTES, DRAINS_MAX, INLINE_DEADLINE_MS, REQUEST_DEADLINE_MS, THREAD_STACK_BYTES,
 };
 use crate::sandbox::{Permit, Sandbox, too_many_operations};
+use crate::view::Pace;
 use crate::{operation, termination};
 
 /// Serves until a signal asks for the end.
@@ -28,8 +29,9 @@ pub(crate) fn serve(listener: &UnixListener, sandbox: &Arc<Sandbox>) -> Result<(
     let signals = mote_sandbox_sys::signal::descriptor(&[&asked[..], &[Signal::CHILD.as_raw()]].concat())
         .map_err(|errno| failed("receive signals", errno))?;
     let mut drains: Vec<Arc<OwnedFd>> = Vec::new();
+    let mut pace = Pace::new(sandbox);
     loop {
-        let ready = wait(listener, &signals, sandbox, &drains)?;
+        let ready = wait(listener, &signals, sandbox, &drains, &pace)?;
         // Signals first: a child that ended lets a new one start where their number is bounded.
         if ready[1] {
             while let Ok(Some(signal)) = mote_sandbox_sys::signal::take(signals.as_fd()) {
@@ -39,6 +41,7 @@ pub(crate) fn serve(listener: &UnixListener, sandbox: &Arc<Sandbox>) -> Result<(
             }
             mote_sandbox_sys::signal::reap_own_children();
         }
+        let is_viewed = pace.queue().is_some() && ready.last() == Some(&true);
         let mut index = 3;
         drains.retain(|pipe| {
             let is_ready = ready[index];
@@ -52,15 +55,23 @@ pub(crate) fn serve(listener: &UnixListener, sandbox: &Arc<Sandbox>) -> Result<(
         if ready[0] {
             accept(listener, sandbox);
         }
+        pace.turn(is_viewed, !sandbox.table().is_empty());
     }
 }
 
-fn wait(listener: &UnixListener, signals: &OwnedFd, sandbox: &Sandbox, drains: &[Arc<OwnedFd>]) -> Result<Vec<bool>> {
+/// Which of them are ready: listener, signals, bell, each pipe, and the view's readers where they are listened to.
+fn wait(
+    listener: &UnixListener,
+    signals: &OwnedFd,
+    sandbox: &Sandbox,
+    drains: &[Arc<OwnedFd>],
+    pace: &Pace<'_>,
+) -> Result<Vec<bool>> {
     let fixed = [listener.as_fd(), signals.as_fd(), sandbox.bell().as_fd()];
-    let all = fixed.into_iter().chain(drains.iter().map(|pipe| pipe.as_fd()));
+    let all = fixed.into_iter().chain(drains.iter().map(|pipe| pipe.as_fd())).chain(pace.queue());
     let mut polled: Vec<_> = all.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)).collect();
     loop {
-        match poll(&mut polled, None) {
+        match poll(&mut polled, pace.rest().as_ref()) {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(failed("wait for connections", errno)),
             Ok(_) => return Ok(polled.iter().map(|one| !one.revents().is_empty()).collect()),

@@ -288,6 +288,8 @@ pub const FREEZE_PAUSE_NS: i64 = 250_000;
 pub const OOM_SCORE: &str = "500";
 /// Bytes of the small filesystems that hold a sandbox's `/dev`, `/sys` and runtime files.
 pub const RUNTIME_BYTES_MAX: &str = "1m";
+/// Bytes of what the host says in one of the files that show a sandbox's bounds; what is beyond is not shown.
+pub const VIEW_FILE_BYTES_MAX: usize = 64 * 1024;
 /// Milliseconds to connect to the first process of a sandbox and to send it a request.
 pub const GUEST_CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// Milliseconds that the first process of a sandbox has to reply, or to send the next part of a list.
@@ -393,6 +395,12 @@ pub const CODE_WAITING_MAX: usize = 64;
 pub const CODE_MESSAGES_HELD: usize = 16;
 /// Bytes of one message of a driver: a picture is one.
 pub const CODE_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of a message of a driver from which on it counts as large: it takes memory of its sandbox's share, and one waits at a time.
+pub const CODE_LARGE_BYTES: usize = 64 * 1024;
+/// Bytes of large messages of one sandbox that are being read or wait for a caller.
+pub const CODE_LARGE_BYTES_MAX: u64 = 96 * 1024 * 1024;
+/// The same of all sandboxes.
+pub const CODE_LARGE_BYTES_ALL_MAX: u64 = 512 * 1024 * 1024;
 /// Bytes kept of what a driver says on standard error before it is ready.
 pub const CODE_START_WORDS_BYTES: usize = 4096;
 /// Bytes that stand behind a mark of the bash driver on its line: a number and a status, or a path.

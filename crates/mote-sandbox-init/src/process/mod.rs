@@ -61,6 +61,11 @@ pub(crate) enum Role {
 }
 
 impl Table {
+    /// Nothing runs that was started here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.handles.is_empty()
+    }
+
     fn find(&self, selector: &Selector) -> Result<&Arc<Handle>> {
         let found = self.handles.iter().find(|handle| match selector {
             Selector::Pid(pid) => i64::from(handle.pid.as_raw_pid()) == i64::from(*pid),

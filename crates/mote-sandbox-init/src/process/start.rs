@@ -48,6 +48,7 @@ pub(crate) struct Begun {
 /// Starts what is asked for, and puts it in the table.
 pub(crate) fn start(start: Start, sandbox: &Sandbox) -> Result<Begun> {
     check(&start)?;
+    sandbox.refresh_view();
     if let Some(tag) = &start.tag {
         sandbox.table().reserve(tag)?;
     }

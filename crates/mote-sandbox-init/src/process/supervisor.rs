@@ -209,6 +209,7 @@ impl Supervisor<'_> {
             follower.flush();
         }
         if flags.contains(PollFlags::IN) && !self.begun.input.is_waiting() {
+            self.sandbox.refresh_view();
             follower.receive(&mut self.begun.input);
         }
         if flags.intersects(PollFlags::HUP | PollFlags::ERR) && !follower.is_gone {

@@ -19,7 +19,7 @@ use super::Api;
 use super::access::User;
 use super::failure::Refusal;
 use crate::api::gather::gathered;
-use crate::code::{Cell, Interpreter, NewContext};
+use crate::code::{Cell, Dead, Interpreter, NewContext};
 use crate::guest::Guest;
 use crate::limits::CODE_REQUEST_BYTES_MAX;
 
@@ -79,12 +79,12 @@ async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
 /// Messages as lines of JSON, as they happen. A client that goes away interrupts the cell.
 async fn execute(Extension(desk): Extension<Desk>, request: Request) -> Result<Response, Refusal> {
     let cell: Cell = read(request).await?;
-    let messages = desk.interpreter.execute(&desk.sandbox, &desk.guest, cell).await?;
+    let messages = desk.interpreter.execute(&desk.sandbox, &desk.guest, cell, Dead::Revive).await?;
+    // Where the sandbox ends first, the body breaks off: E2B's clients then ask whether it still runs.
     let lines = messages.map(|message| {
-        serde_json::to_vec(&message).map(|mut line| {
-            line.push(b'\n');
-            Bytes::from(line)
-        })
+        let mut line = serde_json::to_vec(&message.map_err(std::io::Error::other)?)?;
+        line.push(b'\n');
+        Ok::<_, std::io::Error>(Bytes::from(line))
     });
     let mut response = Body::from_stream(lines).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

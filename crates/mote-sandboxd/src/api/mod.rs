@@ -85,7 +85,10 @@ pub(crate) struct OverTls;
 
 /// Every surface in one router.
 pub fn router(api: &Api) -> Router {
-    let interpreter = Interpreter::new(api.sandboxes.clock().clone());
+    let interpreter = Interpreter::new(api.sandboxes.clock().clone(), {
+        let sandboxes = api.sandboxes.clone();
+        std::sync::Arc::new(move |id: &str| sandboxes.oom_kills(id))
+    });
     let inner = native::router(api).merge(code::native(api, &interpreter)).merge(swerex::router(api, &interpreter));
     // Inside, so that the pattern that matched is known; around, so that no surface goes unseen.
     let router = observe::layer(inner, api);

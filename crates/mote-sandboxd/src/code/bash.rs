@@ -24,14 +24,18 @@ use crate::limits::CODE_MARK_LINE_BYTES_MAX;
 /// the code's own for `ERR`. Signal 63 interrupts behind the command that the shell waits for: an interrupt that comes while it
 /// waits is that command's, and one that comes later comes too late.
 pub(super) const PREPARATION: &str = r#"set +H +o history; unset HISTFILE PROMPT_COMMAND; exec 60>&1 61>&2 62>&1 63>&2 >/dev/null 2>&1
-__mote_open() { __mote_last=${__mote_status:-0}; __mote_status=; __mote_cell=$2; \builtin printf '\n%s %s begun\n' "$1" "$2" >&62; }
+__mote_open() { __mote_last=${__mote_status:-0}; __mote_status=; __mote_cell=$2; \builtin printf '\036%s %s begun\n' "$1" "$2" >&62; }
 __mote_begin() { case ${__mote_flags-} in *x*) \builtin set -x ;; esac; case ${__mote_flags-} in *e*) \builtin set -e; return 0 ;; esac; return "$__mote_last"; }
 __mote_end() { __mote_got "$1"; \exec 60>&64 61>&65; }
 __mote_got() { if [[ -z ${__mote_status-} ]]; then __mote_status=$1; __mote_flags=$-; \builtin set +xe; fi; }
 __mote_failed() { if [[ $- == *e* && $BASHPID == "$$" ]]; then __mote_got "$1"; \builtin kill -INT "$$"; fi; }
-__mote_close() { __mote_got 130; \builtin printf '\n%s %s %s\n' "$1" "$2" "$__mote_status" >&62; \builtin printf '\n%s %s\n' "$1" "$2" >&63; __mote_cell=; }
+__mote_close() { __mote_got 130; \builtin printf '\036%s %s %s\n' "$1" "$2" "$__mote_status" >&62; \builtin printf '\036%s %s\n' "$1" "$2" >&63; __mote_cell=; }
 trap '__mote_failed "$?"' ERR; trap '__mote_got 130; \builtin kill -INT "$$"' 63; set -E
 "#;
+
+/// A mark is printed behind this, which text does not contain: it can be told at once whether what was read may become a mark, so that
+/// nothing else is held back, not even the end of a line.
+const MARK_BEGIN: char = '\u{1e}';
 
 /// Without prompts until the shell is told where its own streams lead.
 pub(super) fn environment() -> BTreeMap<String, String> {
@@ -64,7 +68,7 @@ fn is_name(name: &str) -> bool {
 
 /// The lines that begin the shell's life: the mark that says that it listens and where it is.
 pub(super) fn greeting(mark: &str) -> String {
-    format!("printf '\\n%s ready %s\\n' {mark} \"$PWD\" >&62; printf '\\n%s ready\\n' {mark} >&63\n")
+    format!("printf '\\036%s ready %s\\n' {mark} \"$PWD\" >&62; printf '\\036%s ready\\n' {mark} >&63\n")
 }
 
 /// Ends, from outside, what a shell waits for and what does not listen to an interrupt: its descendants that began with the cell,
@@ -148,7 +152,7 @@ impl Stream {
     /// Takes bytes; gives what is certain. Each byte is looked at once, and no more than a mark and
     /// [`CODE_MARK_LINE_BYTES_MAX`] bytes are held: a longer line is none of ours, whoever printed the mark.
     pub(super) fn feed(&mut self, mark: &str, bytes: &[u8]) -> Vec<Piece> {
-        let needle = format!("\n{mark} ");
+        let needle = format!("{MARK_BEGIN}{mark} ");
         let finder = Finder::new(&needle);
         self.held.extend_from_slice(bytes);
         let mut pieces = Vec::new();
@@ -241,9 +245,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const MARK: &str = "m";
+
     #[test]
     fn code_is_one_line_whatever_is_in_it() {
-        let command = command("mark", 7, "echo 'é'\necho \"$x\" `b`", &BTreeMap::new());
+        let command = command(MARK, 7, "echo 'é'\necho \"$x\" `b`", &BTreeMap::new());
         assert_eq!(command.lines().count(), 4);
         assert!(command.contains("echo \\047\\303\\251\\047\\012"), "{command}");
     }
@@ -260,7 +266,7 @@ mod tests {
     #[test]
     fn a_name_that_is_none_never_reaches_the_shell() {
         let env = [("A;rm".to_owned(), "x".to_owned())].into();
-        assert!(!command("mark", 1, ":", &env).contains("rm"));
+        assert!(!command(MARK, 1, ":", &env).contains("rm"));
     }
 
     /// What bash itself prints for these lines, to its standard output.
@@ -285,11 +291,11 @@ mod tests {
     /// What the cells print, each in order, and how each ended: its number and its status.
     fn cells(codes: &[&str]) -> (String, String, Vec<String>) {
         let lines: Vec<String> =
-            (1..).zip(codes).map(|(cell, code)| command("m", cell, code, &BTreeMap::new())).collect();
+            (1..).zip(codes).map(|(cell, code)| command(MARK, cell, code, &BTreeMap::new())).collect();
         let (out, err) = both(&lines.concat());
         let split = |text: String| {
             let (mut stream, mut said, mut marks) = (Stream::default(), String::new(), Vec::new());
-            for piece in stream.feed("m", text.as_bytes()) {
+            for piece in stream.feed(MARK, text.as_bytes()) {
                 match piece {
                     Piece::Text(text) => said.push_str(&text),
                     Piece::Mark(mark) => marks.push(mark),
@@ -377,10 +383,11 @@ mod tests {
     #[test]
     fn an_interrupted_cell_is_told_and_its_variables_are_as_before() {
         let env = [("A".to_owned(), "in \"the cell".to_owned()), ("B".to_owned(), "b".to_owned())].into();
-        let mut lines = command("m", 1, "A='a  b'", &BTreeMap::new());
-        lines += &command("m", 2, "x=42; echo $A$B; kill -INT $$; echo never", &env);
-        lines += &command("m", 3, "echo \"$x $A ${B-none}\"; false", &BTreeMap::new());
-        let told = "\nm 1 begun\n\nm 1 0\n\nm 2 begun\nin \"the cellb\n\nm 2 130\n\nm 3 begun\n42 a  b none\n\nm 3 1\n";
+        let mut lines = command(MARK, 1, "A='a  b'", &BTreeMap::new());
+        lines += &command(MARK, 2, "x=42; echo $A$B; kill -INT $$; echo never", &env);
+        lines += &command(MARK, 3, "echo \"$x $A ${B-none}\"; false", &BTreeMap::new());
+        let told = "#1 begun\n#1 0\n#2 begun\nin \"the cellb\n#2 130\n#3 begun\n42 a  b none\n#3 1\n";
+        let told = told.replace('#', &format!("{MARK_BEGIN}{MARK} "));
         assert_eq!(said(&lines), told);
     }
 
@@ -388,7 +395,7 @@ mod tests {
     #[test]
     fn an_interrupt_between_cells_breaks_none() {
         let env = [("A".to_owned(), "a".to_owned())].into();
-        let of = |cell| command("m", cell, "kill -INT $$", &env);
+        let of = |cell| command(MARK, cell, "kill -INT $$", &env);
         let length = of(100).lines().rev().nth(1).unwrap().len();
         let mut lines = String::new();
         for cut in 0..length {
@@ -400,8 +407,8 @@ mod tests {
         }
         let printed = said(&lines);
         for cell in 100..100 + length {
-            let ends = printed.matches(&format!("\nm {cell} 1")).count();
-            assert!(ends >= 1 && printed.contains(&format!("\nm {cell} begun\n")), "{cell}: {ends}");
+            let ends = printed.matches(&format!("{MARK_BEGIN}{MARK} {cell} 1")).count();
+            assert!(ends >= 1 && printed.contains(&format!("{MARK_BEGIN}{MARK} {cell} begun\n")), "{cell}: {ends}");
         }
         assert!(!printed.contains("\n\n\n"), "{printed}");
     }
@@ -410,18 +417,27 @@ mod tests {
     fn a_mark_with_an_endless_line_is_text_and_holds_no_memory() {
         let (mut stream, mut told) = (Stream::default(), 0);
         let part = [b'x'; 1000];
-        let pieces = stream.feed("mark", b"\nmark 7 ");
+        let pieces = stream.feed(MARK, format!("{MARK_BEGIN}{MARK} 7 ").as_bytes());
         assert_eq!(pieces, []);
         for _ in 0..1000 {
-            for piece in stream.feed("mark", &part) {
+            for piece in stream.feed(MARK, &part) {
                 let Piece::Text(text) = piece else { panic!("{piece:?}") };
                 told += text.len();
             }
             assert!(stream.held.len() <= CODE_MARK_LINE_BYTES_MAX, "{}", stream.held.len());
         }
-        assert_eq!(told, "\nmark 7 ".len() + 1000 * part.len());
+        assert_eq!(told, MARK.len() + "\u{1e} 7 ".len() + 1000 * part.len());
         // What is printed next is read as before.
-        assert_eq!(stream.feed("mark", b"\nmark 8 0\n"), [Piece::Mark("8 0".to_owned())]);
+        assert_eq!(stream.feed(MARK, format!("{MARK_BEGIN}{MARK} 8 0\n").as_bytes()), [Piece::Mark("8 0".to_owned())]);
+    }
+
+    #[test]
+    fn what_cannot_be_the_beginning_of_a_mark_is_told_at_once() {
+        let mut stream = Stream::default();
+        assert_eq!(stream.feed(MARK, b"a line\n"), [Piece::Text("a line\n".to_owned())]);
+        assert_eq!(stream.feed(MARK, b"\n\n"), [Piece::Text("\n\n".to_owned())]);
+        assert_eq!(stream.feed(MARK, b"half\x1e"), [Piece::Text("half".to_owned())]);
+        assert_eq!(stream.feed(MARK, b"m 3 0\nmore"), [Piece::Mark("3 0".to_owned()), Piece::Text("more".to_owned())]);
     }
 
     #[test]
@@ -429,8 +445,8 @@ mod tests {
         for (length, is_mark) in [(CODE_MARK_LINE_BYTES_MAX, true), (CODE_MARK_LINE_BYTES_MAX + 1, false)] {
             let line = "y".repeat(length);
             let mut stream = Stream::default();
-            let mut pieces = stream.feed("mark", format!("\nmark {line}\n").as_bytes());
-            pieces.extend(stream.feed("mark", b"z"));
+            let mut pieces = stream.feed(MARK, format!("{MARK_BEGIN}{MARK} {line}\n").as_bytes());
+            pieces.extend(stream.feed(MARK, b"z"));
             assert_eq!(pieces.first() == Some(&Piece::Mark(line)), is_mark, "{length}");
         }
     }
@@ -438,20 +454,20 @@ mod tests {
     proptest! {
         #[test]
         fn text_and_marks_come_apart_however_they_are_cut(cuts in proptest::collection::vec(1usize..9, 1..40)) {
-            let all = "eins\nzwei é\n\nmark 3 0\nund\nmar\n\nmark 4 1\n".as_bytes();
+            let all = "eins\nzwei é\n\u{1e}m 3 0\nund\nm 5\n\u{1e} \u{1e}m 4 1\n".as_bytes();
             let (mut stream, mut text, mut marks, mut rest) = (Stream::default(), String::new(), Vec::new(), all);
             for cut in cuts.into_iter().cycle() {
                 if rest.is_empty() { break; }
                 let (now, later) = rest.split_at(cut.min(rest.len()));
                 rest = later;
-                for piece in stream.feed("mark", now) {
+                for piece in stream.feed(MARK, now) {
                     match piece {
                         Piece::Text(piece) => text.push_str(&piece),
                         Piece::Mark(said) => marks.push(said),
                     }
                 }
             }
-            prop_assert_eq!(text, "eins\nzwei é\nund\nmar\n");
+            prop_assert_eq!(text, "eins\nzwei é\nund\nm 5\n\u{1e} ");
             prop_assert_eq!(marks, ["3 0", "4 1"]);
         }
     }

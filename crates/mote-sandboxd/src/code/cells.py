@@ -7,7 +7,11 @@ import re as _re
 _MAGIC = _re.compile(r"%(?P<name>%?[^\W\d][\w.]*)(?:[ \t]+(?P<rest>.*))?$", _re.S)
 _ASSIGNED = _re.compile(r"^(?P<to>[^\W\d][\w.,\[\]'\" \t*]*?[ \t]*=[ \t]*)(?P<sign>!|%)(?P<rest>[^=\s].*)$", _re.S)
 _QUESTION = _re.compile(r"^(?P<before>\?\??)?(?P<name>%{0,2}[^\W\d][\w.*]*(?:\[[^\]]*\])*)(?P<after>\?\??)?$")
-_PROMPTS = (_re.compile(r"^(?:>>>|\.\.\.)(?: |$)"), _re.compile(r"^(?:In \[\d+\]: |[ \t]*\.{3,}: ?)"))
+# How a first line with a prompt begins, and how the others may.
+_PROMPTS = (
+    (_re.compile(r"^>>>(?: |$)"), _re.compile(r"^(?:>>>|\.\.\.)(?: |$)")),
+    (_re.compile(r"^In \[\d+\]: "), _re.compile(r"^(?:In \[\d+\]: |[ \t]*\.{3,}: ?)")),
+)
 
 
 def python_of(cell):
@@ -17,6 +21,7 @@ def python_of(cell):
         first, _, body = cell.partition("\n")
         name, _, line = first[2:].partition(" ")
         if name.rstrip("?").isidentifier() and not name.endswith("?"):
+            body += "" if body.endswith("\n") or not body else "\n"
             return f"get_ipython().run_cell_magic({name!r}, {line.strip()!r}, {body!r})\n"
     lines = cell.split("\n")
     made, at = [], 0
@@ -45,8 +50,8 @@ def _without_indent(cell):
 
 def _without_prompts(cell):
     lines = cell.split("\n")
-    for prompt in _PROMPTS:
-        if lines and prompt.match(lines[0]):
+    for first, prompt in _PROMPTS:
+        if lines and first.match(lines[0]):
             return "\n".join(prompt.sub("", line, count=1) for line in lines)
     return cell
 

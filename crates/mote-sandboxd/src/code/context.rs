@@ -1,27 +1,23 @@
-//! A context: the driver's process inside, what is sent to it, and what it says, sorted by the cell that it belongs to.
+//! A context: the driver's process inside, and what is sent to it.
 //!
-//! It does not decide when a cell is interrupted: `execution` does.
+//! It does not decide when a cell is interrupted: `execution` does. What the driver says is read in `reader`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{Selector, Start};
-use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::bash::{self, Piece};
-use super::{About, Language, Message};
+use super::reader::{End, Outbox, Reader, Told};
+use super::{About, Language, bash};
 use crate::clock::{SharedClock, random};
-use crate::guest::{Event, Guest, ProcessInput, ProcessStream};
-use crate::limits::{
-    CODE_BEGIN_GRACE, CODE_INTERRUPT_GRACE, CODE_MESSAGE_BYTES_MAX, CODE_MESSAGES_HELD, CODE_START_TIMEOUT,
-    CODE_START_WORDS_BYTES, CODE_WAITING_MAX,
-};
+use crate::guest::{Guest, ProcessInput, ProcessStream};
+use crate::limits::{CODE_BEGIN_GRACE, CODE_INTERRUPT_GRACE, CODE_MESSAGES_HELD, CODE_START_TIMEOUT, CODE_WAITING_MAX};
+use crate::room::Room as Memory;
 
 const SIGINT: i32 = 2;
 const SIGKILL: i32 = 9;
@@ -33,13 +29,27 @@ pub(super) struct Context {
     pub(super) language: Language,
     pub(super) is_default: bool,
     cwd: String,
-    clock: SharedClockHandle,
+    equipment: Equipment,
     /// Cells run one after the other.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Cells that run or wait.
     pub(super) places: Arc<tokio::sync::Semaphore>,
     driver: Mutex<Arc<Driver>>,
     restarting: tokio::sync::Mutex<()>,
+}
+
+/// What the contexts of a sandbox have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Equipment {
+    pub(super) clock: SharedClockHandle,
+    /// Memory for lines that are being read and messages that wait: of this sandbox, and of all.
+    pub(super) memory: [Arc<Memory>; 2],
+}
+
+impl Equipment {
+    pub(super) fn now_ns(&self) -> u64 {
+        self.clock.0.now_ms().saturating_mul(1_000_000)
+    }
 }
 
 /// A clock that can be shown.
@@ -56,45 +66,38 @@ impl Context {
     /// Starts a driver.
     pub(super) async fn start(
         guest: &Guest,
-        clock: SharedClockHandle,
+        equipment: Equipment,
         (id, language, is_default): (String, Language, bool),
         cwd: Option<String>,
     ) -> Result<Self, Failure> {
-        let (driver, cwd) = Driver::start(guest, &clock, &id, language, is_default, cwd).await?;
-        Ok(Self::of(id, language, is_default, cwd, clock, driver))
+        let (driver, cwd) = Driver::start(guest, &equipment, &id, language, is_default, cwd).await?;
+        Ok(Self::of(id, language, is_default, cwd, equipment, driver))
     }
 
     /// Takes over a driver that a daemon before this one started. What it may be running is interrupted: nobody waits for it.
     pub(super) async fn adopt(
         guest: &Guest,
-        clock: SharedClockHandle,
+        equipment: Equipment,
         (id, language, is_default): (String, Language, bool),
         (pid, cwd): (u32, Option<String>),
     ) -> Result<Self, Failure> {
         let stream = guest.attach(Selector::Pid(pid)).await?;
         // It was ready long ago: all that it says is said to somebody.
-        let driver = Driver::follow(stream, guest, &clock, (&id, language), None)?;
+        let driver = Driver::follow(stream, guest, &equipment, (&id, language), None)?;
         match language {
             Language::Bash => driver.signal(SIGINT).await?,
             Language::Python | Language::JavaScript => driver.interrupt(None).await?,
         }
-        Ok(Self::of(id, language, is_default, cwd.unwrap_or_default(), clock, driver))
+        Ok(Self::of(id, language, is_default, cwd.unwrap_or_default(), equipment, driver))
     }
 
-    fn of(
-        id: String,
-        language: Language,
-        is_default: bool,
-        cwd: String,
-        clock: SharedClockHandle,
-        driver: Driver,
-    ) -> Self {
+    fn of(id: String, language: Language, is_default: bool, cwd: String, equipment: Equipment, driver: Driver) -> Self {
         Self {
             id,
             language,
             is_default,
             cwd,
-            clock,
+            equipment,
             turn: tokio::sync::Mutex::default(),
             places: Arc::new(tokio::sync::Semaphore::new(CODE_WAITING_MAX)),
             driver: Mutex::new(Arc::new(driver)),
@@ -119,7 +122,7 @@ impl Context {
         let _restarting = self.restarting.lock().await;
         self.kill().await?;
         let cwd = (!self.cwd.is_empty()).then(|| self.cwd.clone());
-        let (driver, _) = Driver::start(guest, &self.clock, &self.id, self.language, self.is_default, cwd).await?;
+        let (driver, _) = Driver::start(guest, &self.equipment, &self.id, self.language, self.is_default, cwd).await?;
         *self.driver.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(driver);
         Ok(())
     }
@@ -134,12 +137,9 @@ impl Context {
     }
 
     pub(super) async fn kill(&self) -> Result<(), Failure> {
-        self.driver().kill().await
+        self.driver().kill(End::Asked).await
     }
 }
-
-/// The cell that is running, and where its messages go.
-type Outbox = Arc<Mutex<Option<(u64, mpsc::Sender<Message>)>>>;
 
 /// A driver's process.
 #[derive(Debug)]
@@ -148,6 +148,7 @@ pub(super) struct Driver {
     language: Language,
     mark: String,
     guest: Guest,
+    equipment: Equipment,
     input: tokio::sync::Mutex<ProcessInput>,
     outbox: Outbox,
     cells: AtomicU64,
@@ -155,12 +156,14 @@ pub(super) struct Driver {
     begun: watch::Receiver<u64>,
     /// Cancelled when the process is gone.
     pub(super) ended: CancellationToken,
+    /// How it ended, once it has; why it is being ended, before.
+    end: Arc<OnceLock<End>>,
 }
 
 impl Driver {
     async fn start(
         guest: &Guest,
-        clock: &SharedClockHandle,
+        equipment: &Equipment,
         id: &str,
         language: Language,
         is_default: bool,
@@ -173,7 +176,7 @@ impl Driver {
             failure
         })?;
         let (sender, ready) = oneshot::channel();
-        let driver = Self::follow(stream, guest, clock, (id, language), Some(sender))?;
+        let driver = Self::follow(stream, guest, equipment, (id, language), Some(sender))?;
         {
             let mut input = driver.input.lock().await;
             input.write(language.source().as_bytes()).await?;
@@ -190,7 +193,7 @@ impl Driver {
             .with("feature", format!("code.{}", language.name()))),
             Ok(Err(_)) => Err(Failure::new(Code::Gone, "the sandbox ended while a driver started")),
             Err(_) => {
-                driver.kill().await?;
+                driver.kill(End::Asked).await?;
                 Err(Failure::new(Code::Timeout, format!("the driver for {} did not start in time", language.name()))
                     .with("limit_ms", CODE_START_TIMEOUT.as_millis()))
             }
@@ -201,7 +204,7 @@ impl Driver {
     fn follow(
         mut stream: ProcessStream,
         guest: &Guest,
-        clock: &SharedClockHandle,
+        equipment: &Equipment,
         (id, language): (&str, Language),
         ready: Option<oneshot::Sender<Result<String, String>>>,
     ) -> Result<Self, Failure> {
@@ -212,30 +215,28 @@ impl Driver {
         let driver = Self {
             pid: stream.pid(),
             language,
-            mark: format!("mote-{id}"),
+            // What code prints is not taken for one by accident.
+            mark: format!("mote-{id}-{:016x}", u64::from_le_bytes(random()?)),
             guest: guest.clone(),
+            equipment: equipment.clone(),
             input: tokio::sync::Mutex::new(stream.take_input().ok_or_else(gone)?),
             outbox: Arc::clone(&outbox),
             // An adopted driver has run cells with small numbers: what it still says of them is nobody's.
             cells: AtomicU64::new(u64::from(u32::from_le_bytes(random()?)) << 8),
             begun,
             ended: ended.clone(),
+            end: Arc::default(),
         };
-        let reader = Reader {
-            language,
-            mark: driver.mark.clone(),
-            clock: clock.clone(),
-            outbox,
-            begins,
-            ready,
-            line: BytesMut::new(),
-            streams: Default::default(),
-            ends: Default::default(),
-            words: String::new(),
-        };
+        let outlet = Arc::clone(&driver.end);
+        let reader = Reader::new((language, driver.mark.clone()), equipment.clone(), outbox, begins, ready);
         // Ends with the process, at the latest with the sandbox.
+        let (guest, pid) = (guest.clone(), driver.pid);
         tokio::spawn(async move {
-            reader.read(stream).await;
+            reader.read(&mut stream, &outlet).await;
+            if outlet.get() == Some(&End::Broken) && guest.signal(Selector::Pid(pid), SIGKILL).await.is_ok() {
+                // Its tag is free when it is gone.
+                while let Ok(Some(_)) = stream.next_event().await {}
+            }
             ended.cancel();
         });
         Ok(driver)
@@ -246,7 +247,7 @@ impl Driver {
         &self,
         code: &str,
         env: &BTreeMap<String, String>,
-    ) -> Result<(u64, mpsc::Receiver<Message>), Failure> {
+    ) -> Result<(u64, mpsc::Receiver<Told>), Failure> {
         let cell = self.cells.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, receiver) = mpsc::channel(CODE_MESSAGES_HELD);
         *self.outbox.lock().unwrap_or_else(PoisonError::into_inner) = Some((cell, sender));
@@ -302,11 +303,22 @@ impl Driver {
         matches!(tokio::time::timeout(CODE_INTERRUPT_GRACE, ending).await, Ok(Ok(())))
     }
 
-    /// Ends the process; one that is gone already is fine.
-    pub(super) async fn kill(&self) -> Result<(), Failure> {
+    /// The time, for a message of the daemon's own.
+    pub(super) fn now_ns(&self) -> u64 {
+        self.equipment.now_ns()
+    }
+
+    /// How the process ended, where it has.
+    pub(super) fn end(&self) -> Option<End> {
+        self.end.get().copied()
+    }
+
+    /// Ends the process, for a reason that its cell is told; one that is gone already is fine.
+    pub(super) async fn kill(&self, why: End) -> Result<(), Failure> {
         if self.ended.is_cancelled() {
             return Ok(());
         }
+        let _ = self.end.set(why);
         match self.signal(SIGKILL).await {
             Err(failure) if failure.code != Code::NotFound => return Err(failure),
             _ => {}
@@ -318,164 +330,5 @@ impl Driver {
 
     async fn signal(&self, signal: i32) -> Result<(), Failure> {
         self.guest.signal(Selector::Pid(self.pid), signal).await
-    }
-}
-
-/// Reads one driver.
-struct Reader {
-    language: Language,
-    mark: String,
-    clock: SharedClockHandle,
-    outbox: Outbox,
-    begins: watch::Sender<u64>,
-    ready: Option<oneshot::Sender<Result<String, String>>>,
-    line: BytesMut,
-    /// Bash: standard output and error.
-    streams: [bash::Stream; 2],
-    /// Bash: the last mark of each stream.
-    ends: [String; 2],
-    /// What it said on standard error before it was ready.
-    words: String,
-}
-
-impl Reader {
-    async fn read(mut self, mut stream: ProcessStream) {
-        loop {
-            let read = match stream.next_event().await {
-                Ok(Some(Event::Stdout(bytes))) if self.language == Language::Bash => self.printed(0, &bytes).await,
-                Ok(Some(Event::Stderr(bytes))) if self.language == Language::Bash => self.printed(1, &bytes).await,
-                Ok(Some(Event::Stdout(bytes))) => self.said(bytes).await,
-                Ok(Some(Event::Stderr(bytes))) => self.leaked(&bytes).await,
-                Ok(Some(Event::Started { .. } | Event::Terminal(_))) => Ok(()),
-                Ok(Some(Event::Exited { .. }) | None) | Err(_) => break,
-            };
-            if let Err(why) = read {
-                tracing::warn!(%why, "a code driver broke its protocol");
-                break;
-            }
-        }
-        if let Some(ready) = self.ready.take() {
-            let _ = ready.send(Err(self.words.trim().to_owned()));
-        }
-        // The running cell, if there is one, hears that there will be no more.
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// Lines of JSON.
-    async fn said(&mut self, bytes: Bytes) -> Result<(), String> {
-        let mut from = self.line.len();
-        self.line.extend_from_slice(&bytes);
-        while let Some(at) = self.line[from..].iter().position(|byte| *byte == b'\n') {
-            let line = self.line.split_to(from + at + 1);
-            from = 0;
-            // The first line after an adoption may be the end of one.
-            let Ok(mut message) = serde_json::from_slice::<Map<String, Value>>(&line) else { continue };
-            if message.get("type").is_some_and(|kind| kind == "ready") {
-                let cwd = message.get("cwd").and_then(Value::as_str).unwrap_or_default().to_owned();
-                self.is_ready(cwd);
-                continue;
-            }
-            let cell = message.remove("cell").and_then(|cell| cell.as_u64());
-            match serde_json::from_value(Value::Object(message)) {
-                Ok(message) => self.pass(cell, message).await,
-                Err(error) => return Err(format!("a message cannot be read: {error}")),
-            }
-        }
-        if self.line.len() > CODE_MESSAGE_BYTES_MAX {
-            return Err(format!("a message is longer than {CODE_MESSAGE_BYTES_MAX} bytes"));
-        }
-        Ok(())
-    }
-
-    /// What did not come through the driver: words before it was ready, and what children of Node print.
-    async fn leaked(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        if self.ready.is_some() {
-            if self.words.len() < CODE_START_WORDS_BYTES {
-                self.words.push_str(&text);
-            }
-        } else {
-            let message = bash::printed(true, text, self.now_ns());
-            self.pass(None, message).await;
-        }
-        Ok(())
-    }
-
-    /// Bash: text, and marks that end a cell once both streams have shown them.
-    async fn printed(&mut self, stream: usize, bytes: &[u8]) -> Result<(), String> {
-        for piece in self.streams[stream].feed(&self.mark, bytes) {
-            match piece {
-                // What an interactive shell says while it starts.
-                Piece::Text(_) if self.ready.is_some() => {}
-                Piece::Text(text) => {
-                    let message = bash::printed(stream == 1, text, self.now_ns());
-                    self.pass(None, message).await;
-                }
-                Piece::Mark(said) => {
-                    let (what, rest) = said.split_once(' ').unwrap_or((&said, ""));
-                    if what == "ready" {
-                        // Only the greeting says it; after that it is code that does.
-                        if self.ready.is_none() {
-                            continue;
-                        }
-                        self.ends[stream] = if stream == 0 { rest.to_owned() } else { ".".to_owned() };
-                        if !self.ends[0].is_empty() && !self.ends[1].is_empty() {
-                            let cwd = std::mem::take(&mut self.ends[0]);
-                            self.ends[1].clear();
-                            self.is_ready(cwd);
-                        }
-                        continue;
-                    }
-                    if rest == bash::BEGUN {
-                        // Whoever waits for it may have gone.
-                        self.begins.send_replace(what.parse().unwrap_or_default());
-                        continue;
-                    }
-                    self.ends[stream] = said.clone();
-                    self.maybe_end().await;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn maybe_end(&mut self) {
-        let Some((cell, status)) = self.ends[0].split_once(' ') else { return };
-        if self.ends[1] != cell {
-            return;
-        }
-        let (cell, verdict) = (cell.parse().ok(), bash::verdict(status));
-        if let Some(verdict) = verdict {
-            self.pass(cell, verdict).await;
-        }
-        self.pass(cell, Message::EndOfExecution).await;
-        self.ends = Default::default();
-    }
-
-    fn is_ready(&mut self, cwd: String) {
-        if let Some(ready) = self.ready.take() {
-            let _ = ready.send(Ok(cwd));
-        }
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.clock.0.now_ms().saturating_mul(1_000_000)
-    }
-
-    /// Gives a message to the cell that runs; one of another cell is nobody's. Waits where the caller is slow.
-    async fn pass(&self, cell: Option<u64>, message: Message) {
-        let receiver = {
-            let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_last = message == Message::EndOfExecution;
-            match &*outbox {
-                Some((running, _)) if cell.is_some_and(|cell| cell != *running) => None,
-                Some(_) if is_last => outbox.take().map(|(_, sender)| sender),
-                Some((_, sender)) => Some(sender.clone()),
-                None => None,
-            }
-        };
-        if let Some(receiver) = receiver {
-            let _ = receiver.send(message).await;
-        }
     }
 }

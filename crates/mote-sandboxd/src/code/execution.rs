@@ -5,32 +5,49 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as Poller, Poll};
+use std::task::{Context as Poller, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
 use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::guest::Exit;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Message;
 use super::context::{Context, Driver};
+use super::message::Printed;
+use super::reader::{End, Told};
 use crate::limits::{CODE_CHILDREN_ROUNDS, CODE_INTERRUPT_GRACE, CODE_MESSAGES_HELD, CODE_WAITING_MAX};
 
-/// A cell that runs or waits for its turn: a stream of its messages, the last one [`Message::EndOfExecution`]. Dropping it
-/// interrupts the cell.
+/// A cell that runs or waits for its turn: a stream of its messages, the last one [`Message::EndOfExecution`]; or a failure, where
+/// the sandbox ended first. Dropping it interrupts the cell.
 #[derive(Debug)]
 pub struct Execution {
-    messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<Told>,
+    is_whole: bool,
 }
 
 impl Stream for Execution {
-    type Item = Message;
+    type Item = Result<Message, Failure>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Poller<'_>) -> Poll<Option<Message>> {
-        self.messages.poll_recv(context)
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Poller<'_>) -> Poll<Option<Self::Item>> {
+        match ready!(self.messages.poll_recv(context)) {
+            Some(told) => {
+                self.is_whole |= told.message.is_end();
+                Poll::Ready(Some(Ok(told.message)))
+            }
+            None if self.is_whole => Poll::Ready(None),
+            None => {
+                self.is_whole = true;
+                Poll::Ready(Some(Err(Failure::new(Code::Gone, "the sandbox ended while the code ran"))))
+            }
+        }
     }
 }
+
+/// How many processes of a sandbox the kernel has ended because memory ran out.
+pub(super) type OomKills = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// Puts a cell in the context's queue.
 pub(super) fn begin(
@@ -38,6 +55,7 @@ pub(super) fn begin(
     code: String,
     env: BTreeMap<String, String>,
     timeout: Option<Duration>,
+    oom_kills: OomKills,
 ) -> Result<Execution, Failure> {
     let place = Arc::clone(&context.places).try_acquire_owned().map_err(|_| {
         Failure::new(Code::Exhausted, format!("{CODE_WAITING_MAX} cells wait for the context {:?} already", context.id))
@@ -52,19 +70,23 @@ pub(super) fn begin(
             () = sender.closed() => return,
         };
         let driver = context.driver();
-        let running = Running { driver: &driver, caller: &sender, timeout, timed_out: false };
+        let before = oom_kills();
+        let running =
+            Running { driver: &driver, caller: &sender, timeout, timed_out: false, ooms: &|| oom_kills() - before };
         running.complete(&code, &env).await;
         drop(turn);
         drop(place);
     });
-    Ok(Execution { messages })
+    Ok(Execution { messages, is_whole: false })
 }
 
 struct Running<'a> {
     driver: &'a Driver,
-    caller: &'a mpsc::Sender<Message>,
+    caller: &'a mpsc::Sender<Told>,
     timeout: Option<Duration>,
     timed_out: bool,
+    /// Processes that were ended for want of memory since the cell began.
+    ooms: &'a (dyn Fn() -> u64 + Sync),
 }
 
 impl Running<'_> {
@@ -73,27 +95,63 @@ impl Running<'_> {
             Ok((cell, messages)) => self.pass(cell, messages).await,
             Err(_) => false,
         };
+        let ooms = (self.ooms)();
         if !ended {
-            let why = "the context's process ended; restart the context, or use another one";
-            let _ = self.caller.send(Message::error("ContextEnded", why)).await;
+            // Who watches the process's end may be about to note it.
+            let _ = tokio::time::timeout(CODE_INTERRUPT_GRACE, self.driver.ended.cancelled()).await;
+            let end = self.driver.end().unwrap_or(End::Broken);
+            if end == End::WithSandbox {
+                // Nothing more is told, not even that this is the end.
+                return;
+            }
+            let _ = self.caller.send(Told::small(self.lost(end, ooms))).await;
+        } else if ooms > 0 {
+            let text = format!("{}\n", out_of_memory(ooms));
+            let printed = Printed { text, timestamp: self.driver.now_ns() };
+            let _ = self.caller.send(Told::small(Message::Stderr(printed))).await;
         }
-        let _ = self.caller.send(Message::EndOfExecution).await;
+        let _ = self.caller.send(Told::small(Message::EndOfExecution)).await;
+    }
+
+    /// The error of a cell whose process ended, by the names that E2B's server has for it.
+    fn lost(&self, end: End, ooms: u64) -> Message {
+        let how = match end {
+            End::Asked => {
+                let value = "Connection to the execution was closed before the execution was finished";
+                return Message::error("UnexpectedEndOfExecution", value);
+            }
+            End::Deaf => match self.timeout {
+                Some(timeout) if self.timed_out => {
+                    let ms = timeout.as_millis();
+                    let value = format!(
+                        "the execution did not listen to an interrupt after {ms} ms, and its context was restarted"
+                    );
+                    return Message::error("TimeoutError", value);
+                }
+                _ => "its cell did not listen to an interrupt".to_owned(),
+            },
+            End::Exited(_) if ooms > 0 => out_of_memory(ooms),
+            End::Exited(Exit::Code(code)) => format!("its process ended with status {code}"),
+            End::Exited(Exit::Signal(signal)) => format!("its process was ended by signal {signal}"),
+            End::Broken | End::WithSandbox => "what it said could not be read".to_owned(),
+        };
+        Message::error("ContextRestarting", format!("Context was restarted: {how}. What it held is lost"))
     }
 
     /// Passes messages on until the cell ends; false where the process ended first.
-    async fn pass(&mut self, cell: u64, mut messages: mpsc::Receiver<Message>) -> bool {
+    async fn pass(&mut self, cell: u64, mut messages: mpsc::Receiver<Told>) -> bool {
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let since = Instant::now();
         let mut killing: Option<Instant> = None;
         let mut rounds = CODE_CHILDREN_ROUNDS;
-        let mut waiting: Option<Message> = None;
+        let mut waiting: Option<Told> = None;
         loop {
             tokio::select! {
                 message = messages.recv(), if waiting.is_none() => match message {
                     None => return false,
-                    Some(Message::EndOfExecution) => return true,
+                    Some(told) if told.message.is_end() => return true,
                     Some(_) if self.caller.is_closed() => {}
-                    Some(message) => waiting = Some(self.explained(message)),
+                    Some(told) => waiting = Some(told.map(|message| self.explained(message))),
                 },
                 place = self.caller.reserve(), if waiting.is_some() => {
                     if let (Ok(place), Some(message)) = (place, waiting.take()) {
@@ -116,7 +174,7 @@ impl Running<'_> {
                         continue;
                     }
                     // Then the process itself, and with it what the context held.
-                    let _ = self.driver.kill().await;
+                    let _ = self.driver.kill(End::Deaf).await;
                     return false;
                 },
             }
@@ -138,6 +196,11 @@ impl Running<'_> {
             (message, _) => message,
         }
     }
+}
+
+fn out_of_memory(ooms: u64) -> String {
+    let what = if ooms == 1 { "a process".to_owned() } else { format!("{ooms} processes") };
+    format!("memory ran out, and the kernel ended {what} of the sandbox")
 }
 
 async fn until(instant: Option<Instant>) {

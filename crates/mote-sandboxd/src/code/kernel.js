@@ -71,9 +71,30 @@ function withImports(code) {
   return lines.replace(token, (found) => (found === "import" ? "__import" : found));
 }
 
+/** The daemon takes no larger message than 32 MiB. */
+const MESSAGE_BYTES_MAX = 24 << 20;
+const CUT_CHARACTERS = 1_000_000;
+
+/** A message that is too large without its largest formats, or with its texts cut; and said to be. */
+function shortened(message) {
+  const sizes = Object.entries(message).map(([name, value]) => [name, Buffer.byteLength(JSON.stringify(value) ?? "")]);
+  const kept = {}, dropped = [];
+  let size = 65536;
+  for (const [name, bytes] of sizes.sort((one, other) => one[1] - other[1])) {
+    size += bytes;
+    if (size <= MESSAGE_BYTES_MAX) kept[name] = message[name];
+    else if (message.type === "result") dropped.push(name);
+    else kept[name] = `${String(message[name]).slice(0, CUT_CHARACTERS)}…`;
+  }
+  if (dropped.length === 0) return kept;
+  const note = `[dropped, as a result holds at most ${MESSAGE_BYTES_MAX >> 20} MiB: ${dropped.join(", ")}]`;
+  return { ...kept, text: kept.text ? `${kept.text}\n${note}` : note };
+}
+
 /** Writes a message whole, waiting where the reader is slow. */
 function send(message) {
-  const line = Buffer.from(`${JSON.stringify(message)}\n`);
+  let line = Buffer.from(`${JSON.stringify(message)}\n`);
+  if (line.length > MESSAGE_BYTES_MAX) line = Buffer.from(`${JSON.stringify(shortened(message))}\n`);
   for (let at = 0; at < line.length;) {
     try {
       at += fs.writeSync(3, line, at);
@@ -228,7 +249,10 @@ function capture(kernel) {
     const decoder = new StringDecoder("utf8");
     const write = (chunk, encoding, done) => {
       const text = typeof chunk === "string" ? chunk : decoder.write(chunk);
-      if (text) send({ type, cell: kernel.last, text, timestamp: Number(process.hrtime.bigint() + epoch) });
+      for (let at = 0; at < text.length; at += CUT_CHARACTERS) {
+        const part = text.slice(at, at + CUT_CHARACTERS);
+        send({ type, cell: kernel.last, text: part, timestamp: Number(process.hrtime.bigint() + epoch) });
+      }
       const called = typeof encoding === "function" ? encoding : done;
       if (called) called();
       return true;

@@ -27,6 +27,9 @@ import traceback as _traceback
 import types as _types
 
 _READ_BYTES = 65536
+# The daemon takes no larger one than 32 MiB.
+_MESSAGE_BYTES_MAX = 24 << 20
+_CUT_CHARACTERS = 1_000_000
 # How long a piece of a line may wait for the rest of it.
 _FLUSH_SECONDS = 0.05
 
@@ -59,9 +62,9 @@ class _Wire:
 
     def send(self, **message):
         """One message; a value that JSON cannot carry becomes its text."""
-        line = _json.dumps(message, default=str, allow_nan=False, ensure_ascii=False) if _sendable(message) \
-            else _json.dumps(_cleaned(message), default=str, ensure_ascii=False)
-        data = line.encode("utf-8", "replace") + b"\n"
+        data = _encoded(message)
+        if len(data) > _MESSAGE_BYTES_MAX:
+            data = _encoded(_shortened(message))
         with self.lock:
             view = memoryview(data)
             while view:
@@ -119,12 +122,29 @@ class _Wire:
                 yield _json.loads(line)
 
 
-def _sendable(message):
+def _encoded(message):
     try:
-        _json.dumps(message, default=str, allow_nan=False, ensure_ascii=False)
-        return True
+        line = _json.dumps(message, default=str, allow_nan=False, ensure_ascii=False)
     except ValueError:
-        return False
+        line = _json.dumps(_cleaned(message), default=str, ensure_ascii=False)
+    return line.encode("utf-8", "replace") + b"\n"
+
+
+def _shortened(message):
+    """A message that is too large without its largest formats, or with its texts cut; and said to be."""
+    if message["type"] != "result":
+        return {name: value[:_CUT_CHARACTERS] + "…" if isinstance(value, str) and len(value) > _CUT_CHARACTERS else value
+                for name, value in message.items()}
+    kept, dropped, size = {}, [], 0
+    for name, value in sorted(message.items(), key=lambda item: len(_encoded({"value": item[1]}))):
+        size += len(_encoded({name: value}))
+        if size > _MESSAGE_BYTES_MAX - 65536:
+            dropped.append(name)
+        else:
+            kept[name] = value
+    note = f"[dropped, as a result holds at most {_MESSAGE_BYTES_MAX >> 20} MiB: {', '.join(dropped)}]"
+    kept["text"] = f"{kept.get('text', '')}\n{note}".lstrip("\n")
+    return kept
 
 
 def _cleaned(value):
@@ -180,17 +200,38 @@ class _Around(_abc.MetaPathFinder, _abc.Loader):
 
     VARIABLES = {
         "matplotlib": ("MPLBACKEND", f"module://{_Inline.BACKEND}"),
-        # By a type that applications know, and by a page that loads its script from where everybody gets it.
-        "plotly.io._renderers": ("PLOTLY_RENDERER", "plotly_mimetype+notebook_connected"),
+        # By a type that applications know, and by a whole page that loads its script from where everybody gets it.
+        "plotly.io._renderers": ("PLOTLY_RENDERER", "plotly_mimetype+colab"),
     }
 
     def __init__(self, kernel):
         self.loaders = {}
-        self.after = {"IPython": lambda module: kernel.shell._ipython(), "getpass": self._refusing}
+        self.after = {"IPython": lambda module: kernel.shell._ipython(), "getpass": self._refusing,
+                      "IPython.core.display_functions": self._displaying, "PIL.Image": self._showing_saved, "PIL.ImageShow": self._showing}
+        self.kernel = kernel
 
     @staticmethod
     def _refusing(module):
-        module.getpass = lambda prompt="Password: ", stream=None: _refused(prompt)
+        module.getpass = lambda prompt="Password: ", stream=None: _refused(prompt, "getpass")
+
+    def _displaying(self, module):
+        """IPython's own `display` gives the same results as the one that needs no import."""
+        module.display, module.update_display = self.kernel.display, _not_updated
+
+    def _showing(self, module):
+        """There is no window: a picture that is shown is a result, as on E2B's servers."""
+        module.show = lambda image, title=None, **options: self.kernel.display(image) or True
+
+    def _showing_saved(self, module):
+        """As on E2B's servers, a picture that is saved to a file is shown, too."""
+        save = module.Image.save
+
+        def showing(image, fp, format=None, **options):
+            if isinstance(fp, str):
+                self.kernel.display(image)
+            return save(image, fp, format, **options)
+
+        module.Image.save = showing
 
     def find_spec(self, name, path=None, target=None):
         if name not in self.VARIABLES and name not in self.after:
@@ -220,9 +261,9 @@ class _Around(_abc.MetaPathFinder, _abc.Loader):
         self.after.get(module.__name__, lambda _: None)(module)
 
 
-def _refused(prompt=""):
+def _refused(prompt="", name="raw_input"):
     """Nobody can answer: said at once, instead of waiting for an input that does not come."""
-    raise StdinNotImplementedError("raw_input was called, but this frontend does not support input requests.")
+    raise StdinNotImplementedError(f"{name} was called, but this frontend does not support input requests.")
 
 
 class _Kernel:
@@ -232,6 +273,10 @@ class _Kernel:
         self.wire = wire
         self.count = 0
         self.running = False
+        # Where results go under `%%capture`.
+        self.kept_results = None
+        # The last error, for `%tb`.
+        self.failed = None
         # The cell that awaits something: an interrupt cancels it.
         self.task = None
         # One for the whole life: tasks that a cell leaves go on between cells.
@@ -260,8 +305,8 @@ class _Kernel:
         for value in values:
             if raw:
                 self.result(formats_of_bundle(value), main=False)
-            elif not _displays_itself(value):
-                self.result(formats_of(value), main=False)
+            else:
+                self.show(value, main=False, include=include, exclude=exclude)
         if display_id is not None:
             name = f"display-{self.count}-{_time.monotonic_ns()}" if display_id is True else display_id
             return DisplayHandle(name, self.display)
@@ -274,21 +319,43 @@ class _Kernel:
         for number in pyplot.get_fignums():
             figure = pyplot.figure(number)
             try:
-                if figure.axes or figure.texts:
-                    self.result(formats_of(figure), main=False)
+                self.result(formats_of(figure), main=False)
             finally:
                 pyplot.close(figure)
+
+    def show(self, value, main, include=None, exclude=None):
+        """A value as a result, unless it shows itself. A display method that fails is told, and costs its own format."""
+        if _displays_itself(value):
+            return
+        failed = []
+        formats = formats_of(value, self.shell.display_formatter, failed)
+        if failed:
+            self.fail(failed[0])
+        if formats:
+            self.result(chosen(formats, include, exclude), main)
+
+    @_contextlib.contextmanager
+    def captured(self, shown):
+        """Results go to a list instead."""
+        before, self.kept_results = self.kept_results, shown
+        try:
+            yield
+        finally:
+            self.kept_results = before
 
     # Cells.
 
     def result(self, formats, main):
+        if self.kept_results is not None:
+            self.kept_results.append(formats)
+            return
         self.wire.drain()
         self.wire.send(type="result", cell=self.wire.cell, is_main_result=main, **formats)
 
     def compiled(self, code, name):
         """The statements of a cell, and its last expression where it ends with one."""
         flags = _ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        tree = compile(python_of(code), name, "exec", flags | _ast.PyCF_ONLY_AST)
+        tree = compile(python_of(self.shell.without_percent(code)), name, "exec", flags | _ast.PyCF_ONLY_AST)
         last = None
         if tree.body and isinstance(tree.body[-1], _ast.Expr) and not _ends_silently(code):
             last = compile(_ast.Expression(tree.body.pop().value), name, "eval", flags)
@@ -308,10 +375,19 @@ class _Kernel:
 
     def run_nested(self, code):
         """Code within a cell, as a magic runs it; its value. It awaits nothing: the loop is the cell's."""
-        statements, last = self.compiled(code, f"<cell {self.count} magic>")
+        return self.run_compiled(self.compiled_nested(code))
+
+    def compiled_nested(self, code):
+        name = f"<cell {self.count} magic>"
+        _linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        statements, last = self.compiled(code, name)
         if (statements.co_flags | (last.co_flags if last else 0)) & _inspect.CO_COROUTINE:
             raise UsageError("a magic cannot await: write the await outside of it")
-        eval(statements, self.module.__dict__)
+        return statements, last
+
+    def run_compiled(self, compiled):
+        statements, last = compiled
+        exec(statements, self.module.__dict__)
         return eval(last, self.module.__dict__) if last is not None else None
 
     async def execute(self, command):
@@ -329,12 +405,16 @@ class _Kernel:
                 self.remember(code)
                 self.wire.busy.set()
                 self.running = True
+                self.shell.events.trigger("pre_execute")
+                self.shell.events.trigger("pre_run_cell")
                 await self.carry_out(code, name)
             finally:
                 self.running = False
+                self.shell.events.trigger("post_execute")
+                self.shell.events.trigger("post_run_cell")
         except BaseException as error:
             self.running = False
-            self.fail(error, name)
+            self.fail(error)
         self.wire.busy.clear()
         for key, value in before.items():
             if value is None:
@@ -357,9 +437,7 @@ class _Kernel:
             value = await self.evaluated(last)
             if value is not None:
                 self.keep(value)
-                if not _displays_itself(value):
-                    self.result(formats_of(value), main=True)
-                self._shown(value)
+                self.show(value, main=True)
         self.display_figures()
 
     def keep(self, value):
@@ -383,27 +461,14 @@ class _Kernel:
         else:
             raise KeyboardInterrupt
 
-    def _shown(self, value):
-        """A figure that was the cell's own result is not shown again."""
-        pyplot = _sys.modules.get("matplotlib.pyplot")
-        if pyplot is not None and isinstance(value, pyplot.Figure):
-            pyplot.close(value)
-
-    def fail(self, error, name):
+    def fail(self, error):
         self.wire.drain()
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename != name:
-            trace = trace.tb_next
-        if trace is None and not isinstance(error, SyntaxError):
-            trace = error.__traceback__
+        self.failed = error
         try:
-            told = _traceback.TracebackException(type(error), error, trace)
-            told.stack = _traceback.StackSummary.from_list(
-                [frame for frame in told.stack if frame.filename != "<driver>"])
-            lines, value = list(told.format()), str(error)
+            text, value = told_failure(error, self.shell._plain_errors), str(error)
         except Exception as broken:
-            lines, value = [f"{type(error).__name__}: its text failed: {broken!r}"], ""
-        self.wire.send(type="error", cell=self.wire.cell, name=type(error).__name__, value=value, traceback="".join(lines))
+            text, value = f"{type(error).__name__}: its text failed: {broken!r}", ""
+        self.wire.send(type="error", cell=self.wire.cell, name=type(error).__name__, value=value, traceback=text)
 
     # Commands.
 

@@ -11,11 +11,17 @@ use super::TAG;
 const PYTHON: &str = concat!(
     include_str!("charts.py"),
     "\n",
+    include_str!("pretty.py"),
+    "\n",
     include_str!("display.py"),
+    "\n",
+    include_str!("failure.py"),
     "\n",
     include_str!("cells.py"),
     "\n",
     include_str!("notebook.py"),
+    "\n",
+    include_str!("objects.py"),
     "\n",
     include_str!("kernel.py")
 );

@@ -9,6 +9,7 @@ mod context;
 mod execution;
 mod language;
 mod message;
+mod reader;
 mod room;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,11 +22,12 @@ use serde::{Deserialize, Serialize};
 pub use bash::status;
 pub use execution::Execution;
 pub use language::Language;
-pub use message::Message;
+pub use message::{Formats, Message};
 
 use crate::clock::SharedClock;
 use crate::guest::Guest;
-use crate::limits::{CODE_BYTES_MAX, CODE_TIMEOUT_MAX};
+use crate::limits::{CODE_BYTES_MAX, CODE_LARGE_BYTES_ALL_MAX, CODE_LARGE_BYTES_MAX, CODE_TIMEOUT_MAX};
+use crate::room::Room as Memory;
 use room::Room;
 
 /// Tags of drivers' processes begin with this.
@@ -80,20 +82,47 @@ pub struct NewContext {
 pub struct Interpreter {
     rooms: Arc<Mutex<HashMap<String, Arc<Room>>>>,
     clock: context::SharedClockHandle,
+    /// Memory for what drivers say, of all sandboxes.
+    memory: Arc<Memory>,
+    oom_kills: Ooms,
+}
+
+/// How many processes of a sandbox the kernel has ended because memory ran out.
+#[derive(Clone)]
+struct Ooms(Arc<dyn Fn(&str) -> u64 + Send + Sync>);
+
+impl std::fmt::Debug for Ooms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ooms")
+    }
+}
+
+/// What becomes of a cell for a context of a caller's own whose process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dead {
+    /// The context begins anew, as E2B's do: what it held is lost.
+    Revive,
+    /// The cell fails.
+    Fail,
 }
 
 impl Interpreter {
     /// Knows of no context yet; it looks for them where it is asked.
     #[must_use]
-    pub fn new(clock: SharedClock) -> Self {
-        Self { rooms: Arc::default(), clock: context::SharedClockHandle(clock) }
+    pub fn new(clock: SharedClock, oom_kills: Arc<dyn Fn(&str) -> u64 + Send + Sync>) -> Self {
+        Self {
+            rooms: Arc::default(),
+            clock: context::SharedClockHandle(clock),
+            memory: Memory::new(CODE_LARGE_BYTES_ALL_MAX),
+            oom_kills: Ooms(oom_kills),
+        }
     }
 
     /// Runs a cell. Its messages come as they happen; a caller that drops them interrupts it.
     ///
     /// # Errors
     /// `invalid`, `not_found` (the context), `unsupported` (the language), `exhausted` (too many wait), `gone`.
-    pub async fn execute(&self, sandbox: &str, guest: &Guest, cell: Cell) -> Result<Execution, Failure> {
+    pub async fn execute(&self, sandbox: &str, guest: &Guest, cell: Cell, dead: Dead) -> Result<Execution, Failure> {
         if cell.code.len() > CODE_BYTES_MAX {
             let message = format!("the code is longer than {CODE_BYTES_MAX} bytes");
             return Err(Failure::new(Code::TooLarge, message).with("limit", CODE_BYTES_MAX));
@@ -108,10 +137,12 @@ impl Interpreter {
         }
         let room = self.room(sandbox, guest).await?;
         let context = match &cell.context_id {
-            Some(id) => room.context(id)?,
+            Some(id) => room.context_for(guest, id, dead).await?,
             None => room.default_context(guest, Language::named(cell.language.as_deref())?).await?,
         };
-        execution::begin(context, cell.code, cell.env_vars.unwrap_or_default(), timeout)
+        let (oom_kills, sandbox) = (self.oom_kills.clone(), sandbox.to_owned());
+        let oom_kills = Box::new(move || (oom_kills.0)(&sandbox));
+        execution::begin(context, cell.code, cell.env_vars.unwrap_or_default(), timeout, oom_kills)
     }
 
     /// Makes a context.
@@ -124,13 +155,12 @@ impl Interpreter {
         Ok(room.create(guest, language, new.cwd).await?.about())
     }
 
-    /// Every context of a sandbox, the default ones that were used included.
+    /// Every context of a sandbox: the default ones first, also those that have not begun because nobody has used them.
     ///
     /// # Errors
     /// `gone`.
     pub async fn list(&self, sandbox: &str, guest: &Guest) -> Result<Vec<About>, Failure> {
-        let room = self.room(sandbox, guest).await?;
-        Ok(room.all().iter().map(|context| context.about()).collect())
+        self.room(sandbox, guest).await?.list(guest).await
     }
 
     /// Ends a context and its processes.
@@ -139,9 +169,13 @@ impl Interpreter {
     /// `not_found`, `gone`.
     pub async fn remove(&self, sandbox: &str, guest: &Guest, id: &str) -> Result<(), Failure> {
         let room = self.room(sandbox, guest).await?;
-        let context = room.context(id)?;
-        room.forget(id);
-        context.kill().await
+        match room.known(id)? {
+            Some(context) => {
+                room.forget(id);
+                context.kill().await
+            }
+            None => Ok(()),
+        }
     }
 
     /// Begins a context anew under its id: what it held is gone, a cell that runs ends.
@@ -150,7 +184,10 @@ impl Interpreter {
     /// As [`Self::create`].
     pub async fn restart(&self, sandbox: &str, guest: &Guest, id: &str) -> Result<(), Failure> {
         let room = self.room(sandbox, guest).await?;
-        room.context(id)?.restart(guest).await
+        match room.known(id)? {
+            Some(context) => context.restart(guest).await,
+            None => Ok(()),
+        }
     }
 
     /// Interrupts the cell that a context runs, if it runs one.
@@ -159,7 +196,10 @@ impl Interpreter {
     /// `not_found`, `gone`.
     pub async fn interrupt(&self, sandbox: &str, guest: &Guest, id: &str) -> Result<(), Failure> {
         let room = self.room(sandbox, guest).await?;
-        room.context(id)?.interrupt().await
+        match room.known(id)? {
+            Some(context) => context.interrupt().await,
+            None => Ok(()),
+        }
     }
 
     /// The room of a sandbox; contexts that a daemon before this one made are found in it.
@@ -167,7 +207,8 @@ impl Interpreter {
         let room = {
             let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
             rooms.retain(|id, room| id == sandbox || !room.is_abandoned());
-            let new = || Arc::new(Room::new(self.clock.clone()));
+            let memory = [Memory::new(CODE_LARGE_BYTES_MAX), Arc::clone(&self.memory)];
+            let new = || Arc::new(Room::new(context::Equipment { clock: self.clock.clone(), memory }));
             Arc::clone(rooms.entry(sandbox.to_owned()).or_insert_with(new))
         };
         room.adopt(guest).await?;

@@ -1,10 +1,10 @@
-"""What notebooks offer beside Python: `get_ipython()`, its magics, and the parts of `IPython.display` that code imports.
+"""What notebooks offer beside Python: `get_ipython()` and its magics.
 
 Where IPython itself is installed it is used for magics that are not here; nothing of it is imported before that.
 """
 import contextlib as _contextlib
 import importlib as _importlib
-import importlib.util as _importlib_util
+import keyword as _keyword
 import shlex as _shlex
 
 
@@ -45,6 +45,31 @@ class SList(list):
         return SList(line for line in self if bool(test(line)) != prune)
 
 
+class _Events:
+    """Callbacks around cells: `pre_execute`, `pre_run_cell`, `post_execute`, `post_run_cell`."""
+
+    def __init__(self):
+        self.callbacks = {}
+
+    def register(self, event, function):
+        known = self.callbacks.setdefault(event, [])
+        if function not in known:
+            known.append(function)
+
+    def unregister(self, event, function):
+        self.callbacks.get(event, []).remove(function)
+
+    def trigger(self, event, *arguments):
+        for function in list(self.callbacks.get(event, ())):
+            # Some take what is known of the cell, others nothing.
+            with _contextlib.suppress(Exception):
+                try:
+                    takes = bool(_inspect.signature(function).parameters)
+                except (TypeError, ValueError):
+                    takes = False
+                function(*(arguments or (None,)) if takes else ())
+
+
 class InteractiveShell:
     """What `get_ipython()` gives."""
 
@@ -53,6 +78,10 @@ class InteractiveShell:
         self.user_ns = kernel.module.__dict__
         self.user_global_ns = self.user_ns
         self.config = {}
+        self.colors = "NoColor"
+        self.events = _Events()
+        self.display_formatter = DisplayFormatter()
+        self._plain_errors = False
         self._lines = {name[6:]: getattr(self, name) for name in dir(self) if name.startswith("_line_")}
         self._cells = {name[6:]: getattr(self, name) for name in dir(self) if name.startswith("_cell_")}
         self._folders = []
@@ -77,6 +106,14 @@ class InteractiveShell:
             raise UsageError(f"Line magic function `%{name}` not found (But cell magic `%%{name}` exists, did you mean "
                              "that instead?).")
         raise UsageError(f"Line magic function `%{name}` not found.")
+
+    def without_percent(self, code):
+        """A cell of one line that begins with a magic's name, which names nothing else, is that magic: `cd /tmp`."""
+        found = _re.match(r"([a-z_]\w*)(?:[ \t]+([^\n]*))?$", code.strip())
+        if not found or found[1] not in self._lines or found[1] in self.user_ns or hasattr(_builtins, found[1]):
+            return code
+        rest = found[2] or ""
+        return code if rest.startswith("=") or _keyword.iskeyword(found[1]) else "%" + code.strip()
 
     def run_cell_magic(self, name, line, cell):
         magic = self._cells.get(name)
@@ -167,13 +204,15 @@ class InteractiveShell:
                 kernel = self._kernel
 
                 class Publisher(DisplayPublisher):
-                    def publish(self, data, metadata=None, **_):
-                        kernel.result(formats_of_bundle(data), main=False)
+                    def publish(self, data, metadata=None, update=False, **_):
+                        # What was sent cannot be changed.
+                        if not update:
+                            kernel.result(formats_of_bundle(data), main=False)
 
                 class Hook(DisplayHook):
                     def __call__(self, result=None):
                         if result is not None:
-                            kernel.result(formats_of(result), main=True)
+                            kernel.show(result, main=True)
 
                 class Embedded(Real):
                     display_pub_class = Type(Publisher)
@@ -215,6 +254,7 @@ class InteractiveShell:
         command = "PIP_BREAK_SYSTEM_PACKAGES=1 " + " ".join(_shlex.quote(word) for word in program) + " " + line
         self.user_ns["_exit_code"] = _child(command)
         _importlib.invalidate_caches()
+        print("Note: you may need to restart the kernel to use updated packages.")
 
     def _line_cd(self, line):
         words = line.split()
@@ -264,6 +304,9 @@ class InteractiveShell:
         words = _shlex.split(line)
         if not words:
             raise UsageError("%run needs a file")
+        words[0] = next((name for name in (words[0], words[0] + ".py") if _os.path.isfile(name)), words[0])
+        if not _os.path.isfile(words[0]):
+            raise Exception(f"File `{words[0]!r}` not found.")
         before = _sys.argv
         _sys.argv = words
         try:
@@ -289,37 +332,94 @@ class InteractiveShell:
         pass
 
     def _line_config(self, line):
-        pass
+        """Only the format of figures can be set."""
+        found = _re.match(r"InlineBackend\.figure_formats?\s*=\s*(.+)$", line.strip())
+        if found:
+            import ast
+
+            with _contextlib.suppress(ValueError, SyntaxError):
+                formats = ast.literal_eval(found[1])
+                set_figure_formats(*([formats] if isinstance(formats, str) else formats))
 
     def _line_colors(self, line):
         pass
 
     def _line_xmode(self, line):
-        pass
+        mode = (line.strip() or "Context").capitalize()
+        self._plain_errors = mode == "Plain"
+        print(f"Exception reporting mode: {mode}")
 
     def _line_precision(self, line):
-        pass
+        line = line.strip()
+        if line and not line.isdecimal() and "%" not in line:
+            raise UsageError("%precision takes a number of digits, or a format such as %.3f")
+        form = f"%.{line}f" if line.isdecimal() else line
+        self.display_formatter.float_format = form
+        return form or "%r"
 
-    def _names(self):
-        hidden = self._kernel.own
-        return sorted(name for name in self.user_ns if not name.startswith("_") and name not in hidden)
+    def _line_history(self, line):
+        words = line.split()
+        cells = self.user_ns.get("In", [])[1:-1]
+        for word in words:
+            if word.isdecimal():
+                cells = cells[int(word) - 1:int(word)]
+        for number, cell in enumerate(cells, 1):
+            print(f"{number:>4}: {cell}" if "-n" in words else cell)
+
+    _line_hist = _line_history
+
+    def _line_alias(self, line):
+        name, _, command = line.strip().partition(" ")
+        if not name.isidentifier() or not command:
+            raise UsageError("%alias takes a name and a command")
+        self._lines[name] = lambda rest: self.system(f"{command} {rest}")
+
+    def _line_sx(self, line):
+        return self.getoutput(line)
+
+    _line_system = _line_sx
+
+    def _line_psource(self, line):
+        self._explained(line, source=True)
+
+    _line_pdoc = _line_pdef = _line_pfile = lambda self, line: self._explained(line, source=False)
+
+    def _line_prun(self, line):
+        import cProfile
+
+        profile = cProfile.Profile()
+        quiet = line.startswith("-q ")
+        profile.runctx(line[3:].lstrip() if quiet else line, self.user_ns, self.user_ns)
+        if not quiet:
+            profile.print_stats("tottime")
+
+    def _names(self, line=""):
+        hidden, kinds = self._kernel.own, line.split()
+        shown = (name for name in self.user_ns if not name.startswith("_") and name not in hidden)
+        return sorted(name for name in shown if not kinds or type(self.user_ns[name]).__name__ in kinds)
+
+    def _line_tb(self, line):
+        if self._kernel.failed is not None:
+            raise self._kernel.failed
 
     def _line_who(self, line):
-        print("\t".join(self._names()) or "Interactive namespace is empty.")
+        names = self._names(line)
+        print("".join(f"{name}\t " for name in names) if names else "Interactive namespace is empty.")
 
     def _line_who_ls(self, line):
-        return self._names()
+        return self._names(line)
 
     def _line_whos(self, line):
         names = self._names()
         if not names:
             print("Interactive namespace is empty.")
             return
-        print(f"{'Variable':<12} {'Type':<12} Data/Info")
-        print("-" * 36)
+        kinds = {name: type(self.user_ns[name]).__name__ for name in names}
+        wide = max(8, *map(len, names)) + 3, max(4, *map(len, kinds.values())) + 4
+        print(f"{'Variable':<{wide[0]}}{'Type':<{wide[1]}}Data/Info")
+        print("-" * (sum(wide) + 9))
         for name in names:
-            value = self.user_ns[name]
-            print(f"{name:<12} {type(value).__name__:<12} {_text(value)[:60]!s}".rstrip())
+            print(f"{name:<{wide[0]}}{kinds[name]:<{wide[1]}}{str(_text(self.user_ns[name]))[:60]}".rstrip())
 
     def _line_reset(self, line):
         for name in self._names():
@@ -368,19 +468,35 @@ class InteractiveShell:
 
     _cell_file = _cell_writefile
 
-    def _script(self, program, cell):
-        status = _child(cell, program)
-        if status:
+    def _script(self, line, cell, program=()):
+        words, kept, fails = _shlex.split(line), {}, True
+        while words and words[0].startswith("--"):
+            option = words.pop(0)
+            if option in ("--out", "--err", "--proc") and words:
+                kept[option] = words.pop(0)
+            elif option == "--no-raise-error":
+                fails = False
+        program = [*program, *words]
+        if "--out" in kept or "--err" in kept:
+            made = _subprocess.run(program, input=cell.encode(), stdout=_subprocess.PIPE if "--out" in kept else None,
+                                   stderr=_subprocess.PIPE if "--err" in kept else None, check=False)
+            for option, data in (("--out", made.stdout), ("--err", made.stderr)):
+                if option in kept:
+                    self.user_ns[kept[option]] = data.decode("utf-8", "replace")
+            status = made.returncode
+        else:
+            status = _child(cell, program)
+        if status and fails:
             raise _subprocess.CalledProcessError(status, program, cell)
 
     def _cell_bash(self, line, cell):
-        self._script(["bash", "-s", "-"] + _shlex.split(line), cell)
+        self._script(line, cell, ["bash"])
 
     def _cell_sh(self, line, cell):
-        self._script(["/bin/sh", "-s", "-"] + _shlex.split(line), cell)
+        self._script(line, cell, ["/bin/sh"])
 
     def _cell_script(self, line, cell):
-        self._script(_shlex.split(line), cell)
+        self._script(line, cell)
 
     def _cell_system(self, line, cell):
         return self.getoutput(cell)
@@ -388,25 +504,35 @@ class InteractiveShell:
     _cell_sx = _cell_system
 
     def _cell_perl(self, line, cell):
-        self._script(["perl"], cell)
+        self._script(line, cell, ["perl"])
 
     def _cell_ruby(self, line, cell):
-        self._script(["ruby"], cell)
+        self._script(line, cell, ["ruby"])
 
     def _cell_python3(self, line, cell):
-        self._script([_sys.executable, "-"], cell)
+        self._script(line, cell, [_sys.executable, "-"])
 
     _cell_python = _cell_pypy = _cell_python3
 
     def _cell_capture(self, line, cell):
         import io
 
-        names = [word for word in line.split() if not word.startswith("-")]
-        out, err = io.StringIO(), io.StringIO()
-        with _contextlib.redirect_stdout(out), _contextlib.redirect_stderr(err):
-            self._kernel.run_nested(cell)
+        words = line.split()
+        names = [word for word in words if not word.startswith("-")]
+        out, err, shown = io.StringIO(), io.StringIO(), []
+        with _contextlib.ExitStack() as stack:
+            if "--no-stdout" not in words:
+                stack.enter_context(_contextlib.redirect_stdout(out))
+            if "--no-stderr" not in words:
+                stack.enter_context(_contextlib.redirect_stderr(err))
+            if "--no-display" not in words:
+                stack.enter_context(self._kernel.captured(shown))
+            value = self._kernel.run_nested(cell)
+            if value is not None:
+                self._kernel.show(value, main=True)
+            self._kernel.display_figures()
         if names:
-            self.user_ns[names[0]] = Captured(out.getvalue(), err.getvalue())
+            self.user_ns[names[0]] = CapturedIO(out.getvalue(), err.getvalue(), shown, self._kernel)
 
     def _cell_html(self, line, cell):
         self._kernel.result({"text": "<IPython.core.display.HTML object>", "html": cell}, main=False)
@@ -432,12 +558,15 @@ class InteractiveShell:
     # What several have in common.
 
     def _timed(self, code):
-        before = _os.times()
+        import resource
+
+        compiled = self._kernel.compiled_nested(code)
+        before = resource.getrusage(resource.RUSAGE_SELF)
         since = _time.perf_counter()
-        value = self._kernel.run_nested(code)
+        value = self._kernel.run_compiled(compiled)
         wall = _time.perf_counter() - since
-        after = _os.times()
-        user, system = after.user - before.user, after.system - before.system
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
         print(f"CPU times: user {_span(user)}, sys: {_span(system)}, total: {_span(user + system)}")
         print(f"Wall time: {_span(wall)}")
         return value
@@ -445,21 +574,23 @@ class InteractiveShell:
     def _measured(self, code, setup):
         import timeit
 
-        words, loops, repeat = _shlex.split(code.split("\n")[0]) if code.startswith("-") else [], 0, 7
-        while words and words[0].startswith("-"):
-            flag = words.pop(0)
-            number = flag[2:] or (words.pop(0) if words and flag[1:] in ("n", "r") else "")
-            code = code.split(flag, 1)[1].lstrip() if flag[2:] or not number else \
-                code.split(flag, 1)[1].lstrip()[len(number):].lstrip()
-            loops = int(number) if flag[1:2] == "n" else loops
-            repeat = int(number) if flag[1:2] == "r" else repeat
-        timer = timeit.Timer(code, setup or "pass", globals=self.user_ns)
+        words, loops, repeat, quiet, wanted = _TIMING.match(code)[0].split(), 0, 7, False, False
+        code = code[_TIMING.match(code).end():]
+        if setup:
+            # The options of a cell stand on its first line.
+            words, setup = _TIMING.match(setup)[0].split(), setup[_TIMING.match(setup).end():]
+        for flag, number in zip(words, [*words[1:], ""]):
+            quiet, wanted = quiet or flag == "-q", wanted or flag == "-o"
+            if flag[:2] in ("-n", "-r"):
+                amount = int(flag[2:] or number)
+                loops, repeat = (amount, repeat) if flag[1] == "n" else (loops, amount)
+        timer = timeit.Timer(code, setup.strip() or "pass", globals=self.user_ns)
         if not loops:
             loops, _ = timer.autorange()
-        each = [total / loops for total in timer.repeat(repeat, loops)]
-        mean = sum(each) / len(each)
-        spread = (sum((one - mean) ** 2 for one in each) / len(each)) ** 0.5
-        print(f"{_span(mean)} ± {_span(spread)} per loop (mean ± std. dev. of {repeat} runs, {loops:,} loops each)")
+        result = TimeitResult(loops, repeat, timer.repeat(repeat, loops))
+        if not quiet:
+            print(result)
+        return result if wanted else None
 
     def _explained(self, name, source):
         name = name.strip()
@@ -488,11 +619,26 @@ class InteractiveShell:
         print(f"Docstring: {_inspect.getdoc(value) or '<no docstring>'}")
 
 
-class Captured:
-    """What a cell printed under `%%capture`."""
+class RichOutput:
+    """A result that was kept: its formats."""
 
-    def __init__(self, stdout, stderr):
+    __module__ = "IPython.utils.capture"
+
+    def __init__(self, formats, kernel):
+        self.data, self._kernel = formats, kernel
+
+    def display(self):
+        self._kernel.result(self.data, main=False)
+
+
+class CapturedIO:
+    """What a cell printed and showed under `%%capture`."""
+
+    __module__ = "IPython.utils.capture"
+
+    def __init__(self, stdout, stderr, shown, kernel):
         self.stdout, self.stderr = stdout, stderr
+        self.outputs = [RichOutput(formats, kernel) for formats in shown]
 
     def __str__(self):
         return self.stdout
@@ -500,11 +646,40 @@ class Captured:
     def show(self):
         _sys.stdout.write(self.stdout)
         _sys.stderr.write(self.stderr)
+        for output in self.outputs:
+            output.display()
 
     __call__ = show
 
 
+class TimeitResult:
+    """What `%timeit -o` gives."""
+
+    __module__ = "IPython.core.magics.execution"
+
+    def __init__(self, loops, repeat, timings):
+        self.loops, self.repeat = loops, repeat
+        self.timings = self.all_runs = [total / loops for total in timings]
+        self.best, self.worst = min(self.timings), max(self.timings)
+        self.average = sum(self.timings) / len(self.timings)
+        self.stdev = (sum((one - self.average) ** 2 for one in self.timings) / len(self.timings)) ** 0.5
+
+    def __str__(self):
+        runs, loops = "run" if self.repeat == 1 else "runs", "loop" if self.loops == 1 else "loops"
+        return (f"{_span(self.average)} ± {_span(self.stdev)} per loop (mean ± std. dev. of {self.repeat} {runs}, "
+                f"{self.loops:,} {loops} each)")
+
+    __repr__ = lambda self: f"<TimeitResult : {self}>"
+
+
+# Options before the statement that is measured.
+_TIMING = _re.compile(r"\s*(?:-(?:[nr]\s*\d+|[qopct])\s+|-(?:[nr]\s*\d+|[qopct])$)*")
+
+
 def _span(seconds):
+    if seconds >= 60:
+        minutes, rest = divmod(seconds, 60)
+        return f"{int(minutes)}min {rest:.0f}s" if rest >= 1 else f"{int(minutes)}min"
     for unit, scale in (("s", 1), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9)):
         if seconds * scale >= 1 or unit == "ns":
             return f"{seconds * scale:.3g} {unit}"
@@ -539,202 +714,3 @@ def _child(command, program=None):
             _os.killpg(child.pid, _signal.SIGKILL)
         child.wait()
         raise
-
-
-class DisplayObject:
-    """Something that is shown as a MIME type. `data` is the content, or the address or the name of a file with it."""
-
-    _mime = "text/plain"
-    _binary = False
-
-    def __init__(self, data=None, url=None, filename=None, metadata=None, **options):
-        if isinstance(data, _os.PathLike):
-            data, filename = None, _os.fspath(data)
-        elif isinstance(data, str) and url is None and filename is None:
-            if data.startswith(("http://", "https://")) and self._binary:
-                data, url = None, data
-            elif self._binary and _os.path.isfile(data):
-                data, filename = None, data
-        self.data, self.url, self.filename, self.metadata = data, url, filename, metadata
-        vars(self).update(options)
-        self.reload()
-
-    def reload(self):
-        if self.filename is not None:
-            with open(self.filename, "rb") as file:
-                self.data = file.read()
-        elif self.url is not None and self.data is None:
-            from urllib.request import urlopen
-            with urlopen(self.url) as answer:
-                self.data = answer.read()
-        if isinstance(self.data, bytes) and not self._binary:
-            self.data = self.data.decode("utf-8", "replace")
-
-    def __repr__(self):
-        return f"<IPython.core.display.{type(self).__name__} object>"
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        return {} if self.data is None else {self._mime: self.data}
-
-
-def _kind(name, mime):
-    return type(name, (DisplayObject,), {"_mime": mime, "__module__": "IPython.core.display"})
-
-
-HTML = _kind("HTML", "text/html")
-Markdown = _kind("Markdown", "text/markdown")
-Latex = _kind("Latex", "text/latex")
-Math = type("Math", (Latex,), {
-    "_repr_mimebundle_": lambda self, **_: {"text/latex": "$\\displaystyle " + self.data.strip("$") + "$"}})
-SVG = _kind("SVG", "image/svg+xml")
-JSON = _kind("JSON", "application/json")
-GeoJSON = _kind("GeoJSON", "application/geo+json")
-Javascript = _kind("Javascript", "application/javascript")
-
-
-class Pretty(DisplayObject):
-    def __repr__(self):
-        return self.data
-
-
-class Code(DisplayObject):
-    def __init__(self, data=None, url=None, filename=None, language=None):
-        super().__init__(data, url, filename, language=language)
-
-    def __repr__(self):
-        return self.data
-
-
-class Image(DisplayObject):
-    _binary = True
-    _FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "jpg": "image/jpeg", "gif": "image/gif", "webp": "image/webp",
-                "svg": "image/svg+xml"}
-
-    def __init__(self, data=None, url=None, filename=None, format=None, embed=None, width=None, height=None, **options):
-        self.format, self.width, self.height = format, width, height
-        super().__init__(data, url, filename, **options)
-        if self.format is None and isinstance(self.data, bytes):
-            known = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"GIF8", "gif"), (b"RIFF", "webp"), (b"<svg", "svg"))
-            self.format = next((name for start, name in known if self.data.startswith(start)), "png")
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        return {} if self.data is None else {self._FORMATS.get((self.format or "png").lower(), "image/png"): self.data}
-
-
-class IFrame:
-    """A frame around an address."""
-
-    def __init__(self, src, width, height, extras=None, **params):
-        self.src, self.width, self.height = src, width, height
-
-    def _repr_html_(self):
-        return f'<iframe width="{self.width}" height="{self.height}" src="{self.src}" frameborder="0" allowfullscreen></iframe>'
-
-
-class YouTubeVideo(IFrame):
-    def __init__(self, id, width=400, height=300, **params):
-        super().__init__(f"https://www.youtube.com/embed/{id}", width, height)
-
-
-class _Media(DisplayObject):
-    _binary = True
-    _tag, _mime = "audio", "audio/wav"
-
-    def _repr_html_(self):
-        source = self.url or f"data:{self._mime};base64,{_carried(bytes(self.data or b''))}"
-        return f'<{self._tag} controls src="{source}"></{self._tag}>'
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self._repr_html_()}
-
-
-class Audio(_Media):
-    pass
-
-
-class Video(_Media):
-    _tag, _mime = "video", "video/mp4"
-
-
-class FileLink:
-    """The way to a file, as text: nobody can follow it from outside."""
-
-    def __init__(self, path, **_):
-        self.path = path
-
-    def __repr__(self):
-        return _os.path.abspath(self.path)
-
-
-FileLinks = FileLink
-
-
-class DisplayHandle:
-    """What was shown, to be shown anew: nothing that was sent can be taken back."""
-
-    def __init__(self, display_id, show):
-        self.display_id, self._show = display_id, show
-
-    def display(self, value, **options):
-        self._show(value, **options)
-
-    update = display
-
-
-class _NoEvents:
-    """Callbacks around cells that nothing calls."""
-
-    def register(self, event, function):
-        pass
-
-    unregister = register
-
-
-def modules_of(kernel):
-    """Modules that code for notebooks imports, for an image without them: names and what stands in them."""
-    shell = kernel.shell
-    shows = {kind.__name__: kind for kind in (
-        HTML, Markdown, Latex, Math, SVG, JSON, GeoJSON, Javascript, Pretty, Code, Image, IFrame, YouTubeVideo, Audio,
-        Video, FileLink, DisplayObject, DisplayHandle)}
-    shows["FileLinks"] = FileLinks
-
-    def shown_as(kind):
-        def show(*values, raw=False, **_):
-            for value in values:
-                kernel.display({kind._mime: value} if raw else value, raw=raw)
-        return show
-
-    def publish_display_data(data, metadata=None, **_):
-        kernel.display(data, raw=True)
-
-    shows.update(display=kernel.display, publish_display_data=publish_display_data, clear_output=lambda wait=False: None,
-                 update_display=lambda value, *, display_id, **options: kernel.display(value, **options),
-                 set_matplotlib_formats=lambda *_, **__: None,
-                 display_html=shown_as(HTML), display_markdown=shown_as(Markdown), display_svg=shown_as(SVG),
-                 display_latex=shown_as(Latex), display_json=shown_as(JSON), display_javascript=shown_as(Javascript))
-
-    def registering(kind):
-        def register(function):
-            shell.register_magic_function(function, kind)
-            return function
-        return register
-
-    get = {"get_ipython": lambda: shell}
-    version = {"__version__": "8.0.0", "version_info": (8, 0, 0, "")}
-    return {
-        "IPython": {**get, **version, "display": None, "core": None, "InteractiveShell": InteractiveShell, "__path__": []},
-        "IPython.display": shows,
-        "IPython.core": {"__path__": [], "display": None, "display_functions": None, "magic": None},
-        "IPython.core.display": shows,
-        "IPython.core.display_functions": shows,
-        "IPython.core.getipython": get,
-        "IPython.core.interactiveshell": {"InteractiveShell": InteractiveShell},
-        "IPython.core.error": {"UsageError": UsageError, "StdinNotImplementedError": StdinNotImplementedError},
-        "IPython.core.pylabtools": {"backend2gui": {}},
-        "IPython.core.magic": {"register_line_magic": registering("line"), "register_cell_magic": registering("cell"),
-                               "register_line_cell_magic": registering("line_cell")},
-        "IPython.utils": {"__path__": []},
-        "IPython.utils.text": {"SList": SList},
-        # Charts ask for it before they show themselves, for its version alone.
-        "nbformat": {"__version__": "5.0.0"},
-    }

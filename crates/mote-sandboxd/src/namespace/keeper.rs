@@ -117,6 +117,7 @@ impl Cells {
             filters: seccomp::filters()?,
             uid_base: settings.uid_base,
             foothold: settings.run.join("empty"),
+            view: cell::view::Host::read()?,
             // Where this cannot be, each cell with a network asks `nft`, and tells its caller why that cannot be.
             rules: if settings.ready_cells_with_network > 0 { cell::learn_rules(proof) } else { None },
         };

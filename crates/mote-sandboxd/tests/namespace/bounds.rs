@@ -21,6 +21,29 @@ fn memory_is_bounded_and_the_end_of_a_hungry_process_is_counted() {
     });
 }
 
+/// Where programs look for the machine's memory and processors, they find the sandbox's.
+#[test]
+fn bounds_are_shown_where_programs_look_for_the_machine() {
+    with_stage(|stage| async move {
+        let change = |launch: &mut mote_sandboxd::namespace::launch::Launch| {
+            launch.resources.memory = Some(64 << 20);
+            launch.resources.cpu_milli = Some(1000);
+        };
+        let (_, bounded) = stage.launch("a", change).await;
+        let shown = run(
+            &bounded,
+            "head -1 /proc/meminfo; cat /sys/devices/system/cpu/online; grep -c ^processor /proc/cpuinfo",
+        )
+        .await;
+        assert_eq!(shown.text, "MemTotal:          65536 kB\n0\n1\n");
+        let used = "head -c 16M /dev/zero >/dev/shm/x; head -2 /proc/meminfo | tail -1 | tr -dc 0-9";
+        let free: u64 = run(&bounded, "sed -n 2p /proc/meminfo | tr -dc 0-9").await.text.parse().unwrap();
+        assert!(run(&bounded, used).await.succeeded());
+        let left: u64 = run(&bounded, "sed -n 2p /proc/meminfo | tr -dc 0-9").await.text.parse().unwrap();
+        assert!(free - left >= 15 << 10, "{free} kB, then {left} kB");
+    });
+}
+
 const MANY: &str = "perl -e 'my $n=0; for (1..60) { my $p=fork; last unless defined $p; if (!$p) { sleep 20; exit } $n++ } $|=1; print $n; kill 9, 0'";
 
 #[test]

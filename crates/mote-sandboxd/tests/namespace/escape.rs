@@ -199,14 +199,23 @@ fn no_descriptor_of_the_host_leaks_in() {
         assert_eq!(foreign, [""; 0]);
         // The first process has no file of the host, and shares neither a pipe nor a socket with the keeper or with this process.
         let first = open_files(started.pid);
-        let known = ["/dev/null", "pipe:", "socket:", "anon_inode:", "/memfd:mote-sandbox-init"];
-        let foreign: Vec<_> = first.iter().filter(|to| !known.iter().any(|known| to.starts_with(known))).collect();
+        let known = ["/dev/null", "pipe:", "socket:", "anon_inode:", "/memfd:mote-sandbox-init", "/sys/fs/cgroup/"];
+        // The directory of the files that show the sandbox its bounds, from which nothing above it is reached, and the files.
+        let view = ["/", "/cpuinfo", "/meminfo", "/online", "/stat"];
+        let is_known = |to: &str| view.contains(&to) || known.iter().any(|known| to.starts_with(known));
+        let foreign: Vec<_> = first.iter().filter(|to| !is_known(to)).collect();
         assert_eq!(foreign, [""; 0]);
         for outside in [crate::stage::parent(started.pid), std::process::id()] {
             let held = open_files(outside);
             let shared: Vec<_> = first.iter().filter(|to| to.contains(":[") && !to.starts_with("anon")).collect();
             assert!(!shared.is_empty() && shared.iter().all(|to| !held.contains(*to)), "{shared:?} {held:?}");
         }
+        let above =
+            run(&guest, "for d in /proc/1/fd/4/.. /proc/1/fd/4/../../..; do ls -A $d; done | sort -u | tr '\\n' ' '")
+                .await;
+        assert_eq!(above.text, "cpuinfo meminfo online stat ");
+        let written = run(&guest, "for d in /proc/1/fd/*; do case $(readlink $d) in /sys/fs/cgroup/*) echo 1 >$d && echo written;; esac; done").await;
+        assert!(!written.text.contains("written"), "{}", written.text);
         let environment = run(&guest, "tr '\\0' '\\n' < /proc/1/environ | cut -d= -f1 | sort | tr '\\n' ' '").await;
         assert_eq!(environment.text, "PATH ");
     });

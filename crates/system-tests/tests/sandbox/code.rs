@@ -187,7 +187,7 @@ async fn a_restart_begins_a_context_anew_also_amid_a_cell() {
         let response = daemon.request(Method::POST, &restart).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::NO_CONTENT);
         let (_, error) = tokio::time::timeout(Duration::from_secs(60), cell.ended()).await.unwrap();
-        assert_eq!(error.map(|(name, _)| name).as_deref(), Some("ContextEnded"), "{}", language.name);
+        assert_eq!(error.map(|(name, _)| name).as_deref(), Some("UnexpectedEndOfExecution"), "{}", language.name);
         let body = json!({ "code": language.print, "context_id": context });
         let (printed, error) = execute(&daemon, &id, body).await.ended().await;
         // Bash prints an empty line for what is not set.
@@ -253,13 +253,17 @@ async fn python_knows_what_notebooks_know() {
         ("%env NAME", "", "value"),
         ("x = (7\n%4)\nx", "", "3"),
         ("%%capture kept\nprint('unseen')", "", ""),
-        ("kept.stdout", "", "unseen\n"),
+        ("kept.stdout", "", "unseen\\n"),
         ("get_ipython().run_line_magic('pwd', '')", "", "/tmp"),
         ("1 + 1", "", "2"),
         ("_ + 40", "", "42"),
         ("print('no newline', end='')", "no newline", ""),
         ("d = {}\nd['k'] = !echo v\nd", "", "{'k': ['v']}"),
-        ("%pip --version >/dev/null && echo found || echo found", "found\n", ""),
+        (
+            "%pip --version >/dev/null && echo found || echo found",
+            "found\nNote: you may need to restart the kernel to use updated packages.\n",
+            "",
+        ),
         ("a != 5", "", "True"),
     ] {
         let told = python(&daemon, id, code).await;
@@ -272,7 +276,7 @@ async fn python_knows_what_notebooks_know() {
     for (code, name, value) in [
         ("%nothing", "UsageError", "Line magic function `%nothing` not found."),
         ("input('?')", "StdinNotImplementedError", "raw_input was called"),
-        ("import getpass; getpass.getpass()", "StdinNotImplementedError", "raw_input was called"),
+        ("import getpass; getpass.getpass()", "StdinNotImplementedError", "getpass was called"),
         ("%%bash\nexit 3", "CalledProcessError", "status 3"),
     ] {
         let (found, text) = python(&daemon, id, code).await.error.unwrap_or_else(|| panic!("{code} did not fail"));
@@ -304,6 +308,106 @@ async fn python_shows_what_notebooks_show() {
     let backend =
         python(&daemon, id, "import os\nos.environ.get('MPLBACKEND'), os.environ.get('PLOTLY_RENDERER')").await;
     assert_eq!(backend.text(), "(None, None)");
+}
+
+/// What a list of numbers looks like that does not fit into a line.
+fn broken(numbers: std::ops::Range<u32>, indent: usize) -> String {
+    let lines: Vec<String> = numbers.map(|number| number.to_string()).collect();
+    format!("[{}]", lines.join(&format!(",\n{}", " ".repeat(indent + 1))))
+}
+
+#[tokio::test]
+async fn python_prints_values_as_ipython_does() {
+    let daemon = Daemon::start().await;
+    let id = &daemon.create(json!({})).await;
+    let begin = "import collections, re\ndef f(x, y=2): pass\nclass A: pass\nclass Two:\n    def __repr__(self): return 'one\\ntwo'";
+    assert_eq!(python(&daemon, id, begin).await.error, None);
+    for (code, text) in [
+        ("'text'", "text"),
+        ("\"it's\"", "\"it's\""),
+        ("'a\\nb'", "a\\nb"),
+        ("...", "Ellipsis"),
+        ("[1, 'a', (2,), {3}, frozenset()]", "[1, 'a', (2,), {3}, frozenset()]"),
+        ("list(range(40))", &broken(0..40, 0)),
+        ("{'b': 1, 'a': {'deep': list(range(30))}}", &format!("{{'b': 1,\n 'a': {{'deep': {}}}}}", broken(0..30, 2))),
+        ("list(range(1001))", &broken(0..1000, 0).replace(']', ",\n ...]")),
+        (
+            "[int, A, f, print, ValueError('x', 1)]",
+            "[int,\n __main__.A,\n <function __main__.f(x, y=2)>,\n <function print(*args, sep=' ', end='\\n', file=None, flush=False)>,\n ValueError('x', 1)]",
+        ),
+        ("[Two(), 1]", "[one\n two,\n 1]"),
+        ("collections.Counter('aab'), collections.deque([1], 5)", "(Counter({'a': 2, 'b': 1}), deque([1], maxlen=5))"),
+        ("collections.defaultdict(list, {'a': [1]})", "defaultdict(list, {'a': [1]})"),
+        ("re.compile(r'a\\.b')", "re.compile(r'a\\.b', re.UNICODE)"),
+        ("x = [1]; x.append(x); x", "[1, [...]]"),
+        ("%precision 2\n[3.14159]", "[3.14]"),
+    ] {
+        let told = python(&daemon, id, code).await;
+        assert_eq!((told.text(), &told.error), (text, &None), "{code}");
+    }
+    assert!(python(&daemon, id, "A()").await.text().starts_with("<__main__.A at 0x"));
+    for (code, data) in [
+        ("{'a': [1, 2.5, None, True], 5: (1,)}", json!({ "a": [1, 2.5, null, true], "5": [1] })),
+        ("[float('nan')]", json!([null])),
+        ("[{1}]", Value::Null),
+        ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n[P(1)]", json!([{ "x": 1 }])),
+        ("(1, 2)", Value::Null),
+    ] {
+        assert_eq!(python(&daemon, id, code).await.results[0]["json"], data, "{code}");
+    }
+    // A cell of one line may be a magic without its sign, where nothing else has the name.
+    assert_eq!(python(&daemon, id, "cd /tmp").await.out, "/tmp\n");
+    assert_eq!(python(&daemon, id, "pwd").await.text(), "/tmp");
+    assert_eq!(python(&daemon, id, "pwd = 5\npwd").await.text(), "5");
+    assert_eq!(python(&daemon, id, "pwd").await.text(), "5");
+    assert_eq!(python(&daemon, id, "t = %timeit -o -q -n 3 -r 2 1\nt.loops, t.repeat").await.text(), "(3, 2)");
+    let captured = python(&daemon, id, "%%capture kept\nprint('out'); display({'text/html': '<p>'}, raw=True)").await;
+    assert!(captured.out.is_empty() && captured.results.is_empty(), "{captured:?}");
+    let again = python(&daemon, id, "kept.show()").await;
+    assert_eq!((again.out.as_str(), &again.results[0]["html"]), ("out\n", &json!("<p>")));
+    let chosen = "class H:\n    def _repr_html_(self): return '<p>'\ndisplay(H(), include=['text/html'])";
+    let chosen = python(&daemon, id, chosen).await;
+    assert!(chosen.results[0].get("text").is_none() && chosen.results[0]["html"] == "<p>", "{chosen:?}");
+    let registered = "get_ipython().display_formatter.formatters['text/html'].for_type(A, lambda a: '<a>')\nA()";
+    assert_eq!(python(&daemon, id, registered).await.results[0]["html"], "<a>");
+    let failing = "class F:\n    def _repr_html_(self): 1/0\nF()";
+    let failing = python(&daemon, id, failing).await;
+    assert_eq!((failing.results.len(), failing.error.unwrap().0.as_str()), (1, "ZeroDivisionError"));
+}
+
+/// A traceback names cells by their numbers and shows the lines around each frame, and what led to an error before it.
+#[tokio::test]
+async fn python_tells_errors_as_ipython_does() {
+    let daemon = Daemon::start().await;
+    let id = &daemon.create(json!({})).await;
+    let trace = async |code: &str| {
+        let mut cell = execute(&daemon, id, json!({ "code": code })).await;
+        let mut trace = String::new();
+        while let Some(message) = cell.next().await {
+            if message["type"] == "error" {
+                trace = message["traceback"].as_str().unwrap().to_owned();
+            }
+        }
+        trace
+    };
+    let rule = "-".repeat(75);
+    let head = "ZeroDivisionError                         Traceback (most recent call last)";
+    let expected = format!(
+        "{rule}\n{head}\nCell In[1], line 3\n      1 def f(x, *, y=1):\n      2     return x / 0\n----> 3 f(1)\n\n\
+         Cell In[1], line 2, in f(x, y)\n      1 def f(x, *, y=1):\n----> 2     return x / 0\n      3 f(1)\n\nZeroDivisionError: division by zero\n"
+    );
+    let found = trace("def f(x, *, y=1):\n    return x / 0\nf(1)").await;
+    // Versions of Python differ in how they name a function.
+    assert_eq!(found, expected);
+    let chained = trace("try:\n    1/0\nexcept Exception as e:\n    raise ValueError('outer') from e").await;
+    assert!(chained.contains("ZeroDivisionError: division by zero\n\nThe above exception was the direct cause of the following exception:\n\nValueError "));
+    assert!(chained.ends_with("\nValueError: outer\n"), "{chained}");
+    let endless = trace("def r(): r()\nr()").await;
+    assert!(endless.len() < 4000 && endless.contains("skipping similar frames: r at line 1"), "{endless}");
+    assert_eq!(trace("if True print(1)").await.lines().next().unwrap(), "  Cell In[4], line 1");
+    assert!(trace("raise SystemExit(3)").await.starts_with("An exception has occurred, use %tb"));
+    let plain = trace("%xmode Plain\n1/0").await;
+    assert!(plain.starts_with("Traceback (most recent call last):"), "{plain}");
 }
 
 /// Tasks that a cell leaves go on while nothing runs, all in one loop.

@@ -11,7 +11,7 @@ assert execution.execution_count == 1
 assert sandbox.run_code("x + 41").text == "42", "variables last"
 assert sandbox.run_code("import asyncio\nawait asyncio.sleep(0)\n'awaited'").text == "awaited"
 error = sandbox.run_code("1/0").error
-assert error.name == "ZeroDivisionError" and "<cell" in error.traceback, error
+assert error.name == "ZeroDivisionError" and "Cell In[" in error.traceback, error
 assert sandbox.run_code("import os; os.environ['Q']", envs={"Q": "v"}).text == "v"
 assert sandbox.run_code("os.environ.get('Q')").text is None
 rich = "class H:\n  def _repr_html_(self): return '<b>1</b>'\n  def _repr_png_(self): return b'png'\nH()"

@@ -15,7 +15,7 @@ use super::body::{Action, BashAction, Body, Check, CloseSession, CreateSession, 
 use super::failure::{ABSENT, EXISTS, NON_ZERO, Raised, SYNTAX, TIMEOUT};
 use super::{Caller, SweRex, unsupported};
 use crate::api::native::exec::gathered;
-use crate::code::{Cell, Message, NewContext, status};
+use crate::code::{Cell, Dead, Message, NewContext, status};
 use crate::guest::Guest;
 use crate::limits::EXEC_OUTPUT_BYTES_MAX;
 
@@ -158,10 +158,10 @@ async fn cell(
     // One stream, so that what was printed first stands first. A group keeps what the command changes.
     let code = format!("{{ :\n{code}\n}} 2>&1");
     let cell = Cell { code, context_id: Some(context.to_owned()), timeout_ms, ..Cell::default() };
-    let mut messages = state.interpreter.execute(sandbox, guest, cell).await?;
+    let mut messages = state.interpreter.execute(sandbox, guest, cell, Dead::Fail).await?;
     let mut ran = Ran { output: String::new(), exit: 0 };
     while let Some(message) = messages.next().await {
-        match message {
+        match message? {
             Message::Stdout(printed) | Message::Stderr(printed) => {
                 let room = EXEC_OUTPUT_BYTES_MAX.saturating_sub(ran.output.len());
                 let cut = printed.text.floor_char_boundary(room.min(printed.text.len()));

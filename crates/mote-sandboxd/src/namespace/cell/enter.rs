@@ -23,12 +23,16 @@ use super::super::mounts::{self, Root};
 use super::super::{capability, program};
 use super::orders::Orders;
 use super::prepare::{Inside, RUNTIME_WAITS, exchange_root, make_folder};
+use super::view;
 use crate::limits::{CORE_BYTES, OPEN_FILES_MAX};
 
 /// Environment of the first process; what others get is the daemon's and the image's matter.
 const ENVIRONMENT: [&CStr; 1] = [c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
 /// Descriptor of the socket at which the first process serves.
 const LISTENER: i32 = 3;
+/// Descriptor of the directory with the files that show the sandbox's bounds, and the argument that tells of it.
+const VIEW: i32 = 4;
+const VIEW_OPTION: &CStr = c"--view";
 
 impl Inside<'_> {
     /// Follows the orders. Returns only where something failed.
@@ -62,9 +66,10 @@ impl Inside<'_> {
         place_own(&root)?;
         place_extra(&root, orders, extra)?;
         drop(root);
+        let view = view::folder()?;
         rustix::process::chdir("/root").map_err(|error| failed("enter the root", error))?;
         exchange_root()?;
-        self.become_first(proof, &listener)
+        self.become_first(proof, &listener, &view)
     }
 
     /// The files that every image has in a version of its own.
@@ -89,7 +94,7 @@ impl Inside<'_> {
         Ok(())
     }
 
-    fn become_first(&self, proof: &SingleThreaded, listener: &OwnedFd) -> Result<(), Failure> {
+    fn become_first(&self, proof: &SingleThreaded, listener: &OwnedFd, view: &OwnedFd) -> Result<(), Failure> {
         let failed = |what: &str, error: Errno| failed(what, error);
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| failed("open /dev/null", error))?;
@@ -119,8 +124,10 @@ impl Inside<'_> {
         let control = rustix::io::fcntl_dupfd_cloexec(self.control, 16);
         let listener =
             rustix::io::fcntl_dupfd_cloexec(listener, 16).map_err(|error| failed("pass the socket", error))?;
+        let view = rustix::io::fcntl_dupfd_cloexec(view, 16).map_err(|error| failed("pass the view", error))?;
         process::place(&listener, LISTENER).map_err(|error| failed("pass the socket", error))?;
-        let error = process::execute(&program, &[program::NAME], &ENVIRONMENT);
+        process::place(&view, VIEW).map_err(|error| failed("pass the view", error))?;
+        let error = process::execute(&program, &[program::NAME, VIEW_OPTION], &ENVIRONMENT);
         let failure = failed("execute the first process", error);
         if let Ok(control) = control {
             let _ = crate::keeper::wire::send(&control, &super::orders::Report::Failed(failure.clone()), &[]);

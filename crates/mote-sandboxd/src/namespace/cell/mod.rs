@@ -8,6 +8,7 @@ pub mod enter;
 pub mod heard;
 pub mod orders;
 pub mod prepare;
+pub mod view;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -40,6 +41,8 @@ pub struct Mould {
     pub uid_base: u32,
     /// A directory that exists, on which the cell's own root is put before the host's is gone.
     pub foothold: PathBuf,
+    /// What the host says where sandboxes show their bounds.
+    pub view: view::Host,
     /// The packet filter of a sandbox with a network; applied with `nft` where absent.
     pub rules: Option<Ruleset>,
 }

@@ -129,6 +129,7 @@ impl Inside<'_> {
             make_folder(&at)?;
             mounts::put(&tree, &at).map_err(|error| failed(format_args!("mount {at}"), error))?;
         }
+        self.mould.view.place(self.first_id())?;
         Ok(sockets)
     }
 
