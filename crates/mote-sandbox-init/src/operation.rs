@@ -96,7 +96,8 @@ fn answer(request: Request, connection: &mut Connection, sandbox: &Arc<Sandbox>)
         }
         Request::Write { target, writing } => {
             let place = place(&target, Aim { follow: true, make: true }, sandbox)?;
-            return write::write(&place, &writing, connection).map(|entry| entry.map(Reply::Entry));
+            return write::write(&place, &writing, connection)
+                .map(|entry| entry.map(|entry| Reply::Entry(Box::new(entry))));
         }
         Request::Watch { target, recursive } => {
             watch::watch(&place(&target, FOLLOW, sandbox)?, recursive, connection)?;
