@@ -3,13 +3,12 @@
 //! It runs without privilege: `main` started the keeper and gave privilege up before the first thread. It decides nothing
 //! about sandboxes.
 
+mod first_key;
 mod templates;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -19,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::first_key::KEY_FILE;
 use crate::api::access::Keys;
 use crate::api::{self, Api};
 use crate::clock::{SharedClock, System};
@@ -39,17 +39,13 @@ use crate::limits::{
 use crate::namespace::Containers;
 use crate::network::secret::{Value, Vault};
 use crate::network::{self, Network};
-use crate::state::{self, Scopes, State};
+use crate::state::{self, State};
 use crate::telemetry::metrics::Metrics;
 use crate::template::Templates;
 use crate::tls::{Acceptor, Certificates};
 
 /// The daemon's own folder in the state directory: its database, its keys.
 pub const FOLDER: &str = "daemon";
-/// In that folder, the key that is made at the first start, for the command line to find.
-pub const KEY_FILE: &str = "admin.key";
-/// Name of that key.
-const KEY_NAME: &str = "admin";
 
 /// Why the daemon could not be started or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +144,7 @@ pub async fn run(start: Start) -> Result<(), Error> {
     });
     // What is half-made or half-ended is seldom seen by anybody: nothing of it needs an answer from inside.
     let _ = tokio::time::timeout(RECOVERY_SETTLE_TIMEOUT, settling).await;
-    first_key(&store, &folder(&config), &*clock).await?;
+    first_key::make(&store, &folder(&config), &*clock).await?;
     let closing = CancellationToken::new();
     let templates = templates::open(&config, &keeper, &store, &images, authorities, &sandboxes, &clock).await?;
     let api = Api {
@@ -485,22 +481,4 @@ async fn container(
     let images = images(&filesystem, config, authorities)?;
     let volume_bytes = config.volume_disk.unwrap_or(VOLUME_BYTES_DEFAULT);
     Ok(Container { containers, filesystem, images, volume_bytes, clock, network, enforcement, features })
-}
-
-/// Where there is no key, makes one: printed once, and left where root on this host finds it.
-async fn first_key(store: &State, folder: &Path, clock: &dyn crate::clock::Clock) -> Result<(), Error> {
-    let failed = |failure| Error::Part("make the first key", failure);
-    if !store.keys().await.map_err(failed)?.is_empty() {
-        return Ok(());
-    }
-    let made = store.new_key(KEY_NAME, &Scopes::all(), clock.now_ms()).await.map_err(failed)?;
-    let path = folder.join(KEY_FILE);
-    let write = || {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        writeln!(file, "{}", made.key)?;
-        let mut output = std::io::stdout().lock();
-        writeln!(output, "API key, shown this once and kept in {}:\n{}", path.display(), made.key)
-    };
-    write().map_err(|error| Error::Io("keep the first key", error))
 }

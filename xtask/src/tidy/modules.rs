@@ -17,22 +17,9 @@ const LAYERED: &str = "crates/mote/src/";
 const KNOWN: &[(&str, &[&str])] = &[
     (
         "crates/mote-sandboxd/src/",
-        &[
-            "api",
-            "config",
-            "filesystem",
-            "host",
-            "image",
-            "keeper",
-            "lifecycle",
-            "namespace",
-            "service",
-            "state",
-            "telemetry",
-            "transfer",
-        ],
+        &["filesystem", "image", "keeper", "lifecycle", "namespace", "state", "template", "transfer"],
     ),
-    ("crates/mote-sandbox-init/src/", &["operation", "process", "sandbox", "server", "termination"]),
+    ("crates/mote-sandbox-init/src/", &["operation", "process", "sandbox", "termination", "view"]),
 ];
 
 /// Users and what they use, of one crate.

@@ -6,166 +6,18 @@ mod attempts;
 mod compact;
 mod plan;
 mod resume;
+mod state;
 mod wait;
 
 use self::attempts::{Attempts, Failed, Interruptions};
 use self::compact::Compaction;
 use self::resume::Resumption;
+pub use self::state::{Attempt, Call, CallState, Phase, Refusal};
 use crate::journal::CORE;
 use crate::{
-    Action, Actions, Array, Budget, CallSpec, Change, Context, Cost, ENDPOINTS_MAX, Event, Failure, Full, Limits,
-    Outcome, Spend, Spender, TURNS_REMEMBERED, Time, Wait,
+    Action, Actions, Array, Budget, Change, Context, Cost, ENDPOINTS_MAX, Event, Failure, Limits, Outcome, Spend,
+    Spender, TURNS_REMEMBERED, Time,
 };
-
-/// Where a run stands: plan (`Compacting`, `Reserving`, `Thinking`, `BackingOff`), act and observe (`Acting`), or an end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Nothing happened yet.
-    New,
-    /// Bounds are known, the context is being loaded.
-    Open,
-    /// A model call waits for the summary that makes the context fit.
-    Compacting {
-        /// The attempt that waits, from 1.
-        attempt: u16,
-    },
-    /// A model call waits for its reservation.
-    Reserving {
-        /// The attempt that the reservation is for, from 1.
-        attempt: u16,
-        /// Largest reply.
-        output: u32,
-    },
-    /// A model call is under way.
-    Thinking {
-        /// The attempt, from 1.
-        attempt: u16,
-        /// The endpoint, by its place in the chain.
-        endpoint: u8,
-    },
-    /// A model call failed and is to be tried again.
-    BackingOff {
-        /// The next attempt.
-        attempt: u16,
-        /// When.
-        until: Time,
-    },
-    /// Calls of tools are under way, or waited for.
-    Acting,
-    /// Over.
-    Finished(Outcome),
-}
-
-/// One attempt at a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attempt {
-    /// Which, from 1.
-    pub number: u16,
-    /// When the first attempt began.
-    pub since: Time,
-    /// Whether an earlier attempt may have been performed.
-    pub doubt: bool,
-}
-
-/// Where a call stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CallState {
-    /// To be made as soon as a place is free.
-    #[default]
-    Queued,
-    /// An attempt waits for its reservation.
-    Reserving(Attempt),
-    /// An attempt is under way.
-    Running(Attempt),
-    /// An attempt failed; another follows.
-    BackingOff {
-        /// The next attempt.
-        next: Attempt,
-        /// When it may begin.
-        until: Time,
-    },
-    /// Waits, and holds nothing.
-    Waiting {
-        /// For what.
-        wait: Wait,
-        /// When it ends at the latest, or is asked after; 0 is never.
-        until: Time,
-        /// The attempt that is suspended; none where the call is the wait, or waits to be approved first.
-        attempt: Option<Attempt>,
-    },
-    /// A suspended attempt goes on as soon as a place is free.
-    Ready(Attempt),
-    /// Its result is known.
-    Done,
-}
-
-/// A call of the present turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Call {
-    /// What it asks for.
-    pub spec: CallSpec,
-    /// Where it stands.
-    pub state: CallState,
-    /// Of its attempts, those that were lost with their worker.
-    pub lost: u16,
-    /// Whether its reservation is open.
-    pub reserved: bool,
-}
-
-/// Why an event was refused. The run is as it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The event makes no sense in the run's phase.
-    Unexpected,
-    /// The run is over.
-    Finished,
-    /// There is no such call in this turn, or it does not wait for this event.
-    Call(u16),
-    /// The journal asks for more than this build has.
-    Capacity {
-        /// `units` or `calls`.
-        what: &'static str,
-        /// What it asks for.
-        asked: u32,
-        /// What this build has.
-        has: u32,
-    },
-    /// A newer state machine opened the run.
-    Core {
-        /// Its version.
-        asked: u16,
-    },
-    /// A reply ended in calls but carries none.
-    NoCalls,
-    /// More actions than one step may ask for: an error in this crate.
-    ActionsFull,
-}
-
-impl core::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Unexpected => f.write_str("the event makes no sense in the run's phase"),
-            Self::Finished => f.write_str("the run is over"),
-            Self::Call(call) => write!(f, "call {call} of this turn does not wait for this event"),
-            Self::Capacity { what, asked, has } => {
-                write!(f, "the run asks for {asked} {what}, this build has {has}")
-            }
-            Self::Core { asked } => {
-                write!(f, "the run was opened by core {asked:#06x}, this build has {CORE:#06x}; use a newer one")
-            }
-            Self::NoCalls => f.write_str("the reply ended in calls but carries none"),
-            Self::ActionsFull => f.write_str("one step asked for too many actions"),
-        }
-    }
-}
-
-impl core::error::Error for Refusal {}
-
-impl From<Full> for Refusal {
-    fn from(_: Full) -> Self {
-        Self::ActionsFull
-    }
-}
 
 /// One run, of constant size. `UNITS` is the most context units, `CALLS` the most calls of one turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,7 +129,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     #[rustfmt::skip]
     fn apply(&mut self, event: &Event<CALLS>, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         use Phase::{Acting, BackingOff, Compacting, Finished, New, Open, Reserving, Thinking};
-        use Spender::{Call, Model, Summary};
+        use Spender::{Call, Model};
         match (self.phase, event) {
             (New, Event::Opened { core, limits, digest }) => self.open(*core, limits, digest),
             (Open, Event::Loaded { tokens }) => { self.context.push(*tokens, self.limits.units); Ok(()) }
@@ -316,26 +168,9 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             (Acting, Event::Denied { call }) => self.denied(*call, actions),
             (Acting, Event::Replied { call, tokens }) => self.replied(*call, *tokens, actions),
 
-            (Compacting { .. } | Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting, event) => match event {
-                Event::BudgetGranted { spender: Summary, .. } => self.summarise(actions),
-                Event::BudgetRefused { spender: Summary } => self.summary_refused(actions),
-                Event::Compacted { through, tokens, cost } => self.compacted(*through, *tokens, *cost, actions),
-                Event::CompactionFailed { cost, retry_after_ms, jitter, last } => {
-                    self.compaction_failed(*cost, *retry_after_ms, *jitter, *last, actions)
-                }
-                Event::TimerFired => self.timer(actions),
-                Event::Recovered => self.recovered(actions),
-                Event::Cancelled { spend } => self.cancelled(*spend, actions),
-                Event::Rebound { digest, change } => self.rebound(digest, *change, actions),
-                Event::Resumed { limits, digest } => self.resumed(limits, digest, actions),
-                Event::Opened { .. } | Event::Loaded { .. } | Event::Started { .. }
-                | Event::BudgetGranted { spender: Model | Call { .. }, .. }
-                | Event::BudgetRefused { spender: Model | Call { .. } }
-                | Event::ModelReplied { .. } | Event::ModelFailed { .. } | Event::CallAnswered { .. }
-                | Event::CallFailed { .. } | Event::CallSuspended { .. } | Event::CallWoken { .. }
-                | Event::Signalled { .. } | Event::Approved { .. } | Event::Denied { .. }
-                | Event::Replied { .. } => Err(Refusal::Unexpected),
-            },
+            (Compacting { .. } | Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting, event) => {
+                self.under_way(event, actions)
+            }
 
             (Open, Event::Recovered) => Ok(()),
             (Open, Event::Cancelled { spend }) => self.cancelled(*spend, actions),
@@ -357,6 +192,32 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
                 | Event::Approved { .. } | Event::Denied { .. } | Event::Replied { .. } | Event::Compacted { .. }
                 | Event::CompactionFailed { .. } | Event::Cancelled { .. } | Event::Recovered
                 | Event::Rebound { .. }) => Err(Refusal::Finished),
+        }
+    }
+
+    /// What any phase that is under way takes alike.
+    #[rustfmt::skip]
+    fn under_way(&mut self, event: &Event<CALLS>, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        use Spender::{Call, Model, Summary};
+        match event {
+            Event::BudgetGranted { spender: Summary, .. } => self.summarise(actions),
+            Event::BudgetRefused { spender: Summary } => self.summary_refused(actions),
+            Event::Compacted { through, tokens, cost } => self.compacted(*through, *tokens, *cost, actions),
+            Event::CompactionFailed { cost, retry_after_ms, jitter, last } => {
+                self.compaction_failed(*cost, *retry_after_ms, *jitter, *last, actions)
+            }
+            Event::TimerFired => self.timer(actions),
+            Event::Recovered => self.recovered(actions),
+            Event::Cancelled { spend } => self.cancelled(*spend, actions),
+            Event::Rebound { digest, change } => self.rebound(digest, *change, actions),
+            Event::Resumed { limits, digest } => self.resumed(limits, digest, actions),
+            Event::Opened { .. } | Event::Loaded { .. } | Event::Started { .. }
+            | Event::BudgetGranted { spender: Model | Call { .. }, .. }
+            | Event::BudgetRefused { spender: Model | Call { .. } }
+            | Event::ModelReplied { .. } | Event::ModelFailed { .. } | Event::CallAnswered { .. }
+            | Event::CallFailed { .. } | Event::CallSuspended { .. } | Event::CallWoken { .. }
+            | Event::Signalled { .. } | Event::Approved { .. } | Event::Denied { .. }
+            | Event::Replied { .. } => Err(Refusal::Unexpected),
         }
     }
 

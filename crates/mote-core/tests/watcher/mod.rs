@@ -156,14 +156,7 @@ impl Watcher {
                     self.seen(index).lost += u16::from(running);
                 }
             }
-            Event::TimerFired => {
-                // A backend that asked, and got no answer, has done who knows what.
-                for (index, call) in (0..).zip(before.calls()) {
-                    let CallState::Waiting { wait, until, attempt: Some(_) } = call.state else { continue };
-                    let asked = matches!(wait, Wait::Approval | Wait::Input);
-                    self.seen(index).uncertain |= asked && until != 0 && until <= now;
-                }
-            }
+            Event::TimerFired => self.unanswered(before, now),
             Event::Resumed { .. } => {
                 self.active_ms = 0;
                 if before.calls().is_empty() {
@@ -180,6 +173,15 @@ impl Watcher {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A backend that asked, and got no answer in time, has done who knows what.
+    fn unanswered<const U: usize, const C: usize>(&mut self, before: &Run<U, C>, now: Time) {
+        for (index, call) in (0..).zip(before.calls()) {
+            let CallState::Waiting { wait, until, attempt: Some(_) } = call.state else { continue };
+            let asked = matches!(wait, Wait::Approval | Wait::Input);
+            self.seen(index).uncertain |= asked && until != 0 && until <= now;
+        }
     }
 
     /// What is under way when the run ends may have been performed.

@@ -19,7 +19,7 @@ use super::payload::Payload;
 use super::perform::{self, Done, Observer};
 use super::transcript::Transcript;
 use super::worker::Held;
-use super::{Core, Shared, account, detail, ending, observe, outcome};
+use super::{Core, Shared, account, ending, observe, outcome};
 use crate::arguments;
 use crate::clock::UnixMs;
 use crate::context;
@@ -167,83 +167,12 @@ impl Driver {
         self.settle_in(steps).await
     }
 
-    /// A shared budget refused: the same again, with a refusal in the place of the grant that it does not carry. Each round
-    /// refuses one more.
-    async fn refuse(
-        &mut self,
-        mut steps: Vec<Step>,
-        mut scope: String,
-        mut spender: store::Spender,
-        now: UnixMs,
-    ) -> Result<Vec<Step>, Option<Stop>> {
-        let mut refused = Vec::new();
-        loop {
-            let whose = account::of_store(spender);
-            let needs = detail::reserved(&steps, whose);
-            let short = detail::short(&self.shared, &self.owner, needs, &scope).await;
-            let told = (spender != store::Spender::Model).then_some(spender);
-            refused.push((whose, Payload::BudgetRefused { scope, short, spender: told }));
-            // What came of the grants is not true: they end here, and what happened is stepped anew.
-            let asked = |step: &Step| {
-                matches!(step.occurrence.event, Event::BudgetGranted { .. } | Event::BudgetRefused { .. })
-            };
-            let occurrences = steps.into_iter().filter(|step| !asked(step)).map(|step| step.occurrence).collect();
-            steps = match self.step_all(occurrences, &refused, now) {
-                Ok(steps) => steps,
-                Err(refusal) => return Err(self.refused(refusal).await),
-            };
-            match self.commit(&steps, now).await {
-                Ok(()) => return Ok(steps),
-                Err(CommitError::Budget { scope: again, spender: whom }) => (scope, spender) = (again, whom),
-                Err(error) => return Err(Some(self.lost(&error))),
-            }
-        }
-    }
-
-    /// Steps through `occurrences`, through early signals that a new wait takes, and through the grants of reservations,
-    /// which the commit itself makes true or refuses; `refused` are those of which that is known.
-    pub(super) fn step_all(
-        &self,
-        occurrences: Vec<Occurrence>,
-        refused: &[(mote_core::Spender, Payload)],
-        now: UnixMs,
-    ) -> Result<Vec<Step>, mote_core::Refusal> {
-        let mut steps = step_from(*self.run, occurrences, now)?;
-        while let Some(occurrence) = self.early_signal(&steps) {
-            let run = steps.last().map_or(*self.run, |step| step.run);
-            steps.extend(step_from(run, vec![occurrence], now)?);
-        }
-        while let Some(spender) = self.asks(&steps) {
-            let last = steps.last().map_or(*self.run, |step| step.run);
-            let answer = match refused.iter().find(|(whose, _)| *whose == spender) {
-                Some((_, payload)) => Occurrence::new(Event::BudgetRefused { spender }, payload.clone()),
-                None => {
-                    let available = self.shared.provider.available();
-                    let told = (spender != mote_core::Spender::Model).then_some(account::stored(spender));
-                    let payload = Payload::BudgetGranted { spender: told };
-                    Occurrence::new(Event::BudgetGranted { spender, available }, payload)
-                }
-            };
-            steps.extend(step_from(last, vec![answer], now)?);
-        }
-        Ok(steps)
-    }
-
-    /// Whose reservation `steps` leave to be granted; none where what it is for is left to the next worker.
-    fn asks(&self, steps: &[Step]) -> Option<mote_core::Spender> {
-        let run = steps.last().map_or(&*self.run, |step| &step.run);
-        if self.holds_back() || matches!(run.phase(), Phase::Finished(_)) {
-            return None;
-        }
-        run.reservations_asked().next()
-    }
-
     /// Whether the next model call is left to the next worker.
     pub(super) fn holds_back(&self) -> bool {
         self.shared.drain.is_cancelled()
     }
 
-    async fn commit(&mut self, steps: &[Step], now: UnixMs) -> Result<(), CommitError> {
+    pub(super) async fn commit(&mut self, steps: &[Step], now: UnixMs) -> Result<(), CommitError> {
         let batch = self.batch(steps, now);
         // Until this is settled in, nobody else can know what the run waits for.
         self.held.waits.unknown();
@@ -444,13 +373,13 @@ impl Driver {
     }
 
     /// The core refused an event: nothing of it happened. That is an error of ours, and the run does not guess on.
-    async fn refused(&mut self, refusal: mote_core::Refusal) -> Option<Stop> {
+    pub(super) async fn refused(&mut self, refusal: mote_core::Refusal) -> Option<Stop> {
         tracing::error!(task_id = self.task, %refusal, "the core refused an event; the task fails");
         let error = ending::error("internal", format!("the core refused an event: {refusal}"));
         fail(&self.shared, &self.task, self.held.epoch, self.seq, error).await
     }
 
-    fn lost(&self, error: &CommitError) -> Stop {
+    pub(super) fn lost(&self, error: &CommitError) -> Stop {
         match error {
             // At the drain's deadline this process gave the task up itself.
             CommitError::Fenced { .. } if self.held.lost.is_cancelled() => Stop::Fenced,

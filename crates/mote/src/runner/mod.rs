@@ -8,6 +8,7 @@ mod batch;
 mod detail;
 mod drive;
 mod ending;
+mod grant;
 mod live;
 mod mail;
 mod observe;

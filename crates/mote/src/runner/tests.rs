@@ -1,5 +1,6 @@
 //! Runs on a real store with a model and tools that the test plays: what a client would notice.
 
+mod counter;
 mod ends;
 mod kills;
 mod lives;
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+pub(super) use self::counter::Counter;
 use super::{Parts, Runner, Submission, Takes};
 use crate::clock::System;
 use crate::cloudevent::Publisher;
@@ -30,7 +32,7 @@ use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{Announcer, Mail, Owner, Status, Store, Task};
 use crate::tools::config::Builtin;
 use crate::tools::registry::Registry;
-use crate::tools::{Effect, Failure, FailureKind, Invocation, Output, Progress, Tool};
+use crate::tools::{Effect, Failure, Invocation, Output, Progress, Tool};
 use crate::usage::Usage;
 
 /// A model that plays replies in order, and can be made to hold each until it is told to go on.
@@ -75,55 +77,6 @@ pub(super) fn calls(name: &str, arguments: Value) -> Result<Reply, model::Error>
         arguments: arguments.to_string(),
         opaque: None,
     }])
-}
-
-/// A tool that counts its attempts and fails the first `failures` of them.
-pub(super) struct Counter {
-    definition: ToolDefinition,
-    effect: Effect,
-    approval: bool,
-    failures: u32,
-    attempts: AtomicU32,
-    keys: Mutex<Vec<String>>,
-}
-
-impl Counter {
-    fn new(name: &str, effect: Effect, failures: u32, approval: bool) -> Arc<Self> {
-        let input_schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}});
-        let definition = ToolDefinition { name: name.into(), description: String::new(), input_schema };
-        let (attempts, keys) = (AtomicU32::new(0), Mutex::new(Vec::new()));
-        Arc::new(Self { definition, effect, approval, failures, attempts, keys })
-    }
-}
-
-#[async_trait]
-impl Tool for Counter {
-    fn definition(&self) -> &ToolDefinition {
-        &self.definition
-    }
-    fn effect(&self) -> Effect {
-        self.effect
-    }
-    fn timeout(&self) -> Duration {
-        Duration::from_secs(5)
-    }
-    fn key_ttl(&self) -> Option<Duration> {
-        None
-    }
-    fn needs_approval(&self) -> bool {
-        self.approval
-    }
-    fn digest(&self) -> [u8; 32] {
-        [1; 32]
-    }
-    async fn call(&self, invocation: Invocation) -> Result<Progress, Failure> {
-        self.keys.lock().unwrap().push(invocation.key);
-        if self.attempts.fetch_add(1, Ordering::SeqCst) < self.failures {
-            let (kind, tool) = (FailureKind::Unknown, self.definition.name.clone());
-            return Err(Failure { kind, tool, message: "reset".into(), retry_after: None });
-        }
-        Ok(Output::free("done", false).into())
-    }
 }
 
 /// An agent for tests: no file, generous limits.

@@ -86,6 +86,17 @@ pub enum Progress {
     Suspended(Suspension),
 }
 
+#[cfg(test)]
+impl Progress {
+    /// The output of an attempt that suspends nothing.
+    pub(crate) fn output(self) -> Output {
+        match self {
+            Self::Answered(output) => output,
+            Self::Suspended(suspension) => panic!("{suspension:?}"),
+        }
+    }
+}
+
 impl From<Output> for Progress {
     fn from(output: Output) -> Self {
         Self::Answered(output)

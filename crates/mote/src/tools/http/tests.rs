@@ -115,16 +115,8 @@ fn built(tool: &HttpTool) -> Http {
     Http::build(tool, Arc::new(Clients::new(loopback()))).unwrap()
 }
 
-/// An HTTP tool suspends nothing.
-fn answered(result: Result<Progress, Failure>) -> Result<Output, Failure> {
-    result.map(|progress| match progress {
-        Progress::Answered(output) => output,
-        Progress::Suspended(suspension) => panic!("{suspension:?}"),
-    })
-}
-
 async fn call(tool: &HttpTool, arguments: Value) -> Result<Output, Failure> {
-    answered(built(tool).call(invocation(arguments)).await)
+    built(tool).call(invocation(arguments)).await.map(Progress::output)
 }
 
 fn invocation(arguments: Value) -> Invocation {
@@ -225,7 +217,7 @@ async fn the_vetted_address_is_the_one_that_is_used() {
     let tool = declared("GET", format!("http://rebind.example:{}/", backend.port()), Effect::Read);
     let lookup = loopback();
     let http = Http::build(&tool, Arc::new(Clients::new(lookup.clone()))).unwrap();
-    assert_eq!(answered(http.call(invocation(json!({}))).await).unwrap().content, "in");
+    assert_eq!(http.call(invocation(json!({}))).await.unwrap().output().content, "in");
     assert_eq!(lookup.asked.load(Ordering::SeqCst), 1);
 }
 
