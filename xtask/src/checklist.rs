@@ -1,5 +1,5 @@
 //! `cargo xtask checklist`: what was promised, each item beside the test that shows it, or `missing`; and `unshown` where what
-//! is named does not show it.
+//! is named does not show it: as the item itself says, or because all that it names is a file that exists, or a bench.
 //!
 //! It does not run the tests. A test that is named and does not exist is an error; an item without one is only shown.
 
@@ -49,14 +49,36 @@ struct Item {
     /// `package::modules::test`; `xtask:COMMAND` for what a command checks; `file:PATH` for what is there or not.
     #[serde(default)]
     tests: Vec<String>,
-    /// Why what is named does not show it: a bench that no check runs, a document that exists.
+    /// Why what is named does not show it: a test of something else, or of a part of it.
     #[serde(default)]
     unshown: Option<String>,
 }
 
+/// Documents that an item may promise as such: that they are there is all that can be shown of them.
+const DOCUMENTS: [&str; 5] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"];
+
 impl Item {
     fn is_open(&self) -> bool {
-        self.tests.is_empty() || self.unshown.is_some()
+        self.tests.is_empty() || self.unshown().is_some()
+    }
+
+    /// Why what is named does not show it, if it does not.
+    fn unshown(&self) -> Option<&str> {
+        if let Some(why) = &self.unshown {
+            return Some(why);
+        }
+        let mut shows = self.tests.iter().filter_map(|test| shows_nothing(test));
+        let (first, named) = (shows.next()?, 1 + shows.count());
+        (named == self.tests.len()).then_some(first)
+    }
+}
+
+/// Why something that can be named shows nothing by itself; none where it is a test or a check.
+fn shows_nothing(test: &str) -> Option<&'static str> {
+    match test.split_once(':') {
+        Some(("file", path)) if !DOCUMENTS.contains(&path) => Some("that a file exists shows nothing of what it does"),
+        Some(("xtask", "bench")) => Some("a bench measures it when somebody runs it; no check holds it to the figure"),
+        _ => None,
     }
 }
 
@@ -77,7 +99,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let items = || checklist.list.iter().flat_map(|list| &list.item);
     let missing = items().filter(|item| item.tests.is_empty()).count();
-    let unshown = items().filter(|item| !item.tests.is_empty() && item.unshown.is_some()).count();
+    let unshown = items().filter(|item| !item.tests.is_empty() && item.unshown().is_some()).count();
     println!("\n{} items, {missing} missing, {unshown} unshown", items().count());
     if !mistakes.is_empty() {
         bail!("failed to read {FILE}:\n  {}", mistakes.join("\n  "));
@@ -96,7 +118,7 @@ fn print(list: &List, only_missing: bool) {
         if item.tests.is_empty() {
             println!("      missing");
         }
-        if let Some(why) = &item.unshown {
+        if let Some(why) = item.unshown() {
             println!("      unshown: {why}");
         }
         for test in &item.tests {
@@ -204,6 +226,23 @@ mod checks {
         assert_eq!(prefix("/w/crates/mote/Cargo.toml", &target("mote", "lib")).unwrap(), "mote");
         assert_eq!(prefix("/w/crates/mote-core/Cargo.toml", &target("golden", "test")).unwrap(), "mote-core::golden");
         assert_eq!(prefix("/w/crates/system-tests/Cargo.toml", &target("main", "test")).unwrap(), "system-tests");
+    }
+
+    #[test]
+    fn a_file_that_exists_and_a_bench_show_nothing_by_themselves() {
+        let check = |tests: &[&str], shown: bool| {
+            let tests = tests.iter().map(|test| (*test).to_owned()).collect();
+            let item = Item { id: "i".to_owned(), text: "t".to_owned(), tests, unshown: None };
+            assert_eq!(item.unshown().is_none(), shown, "{:?}", item.tests);
+            assert_eq!(item.is_open(), !shown || item.tests.is_empty(), "{:?}", item.tests);
+        };
+        check(&["mote::tests::one"], true);
+        check(&["file:crates/mote/src/lib.rs", "xtask:bench"], false);
+        check(&["file:docs/sandbox.md"], false);
+        check(&["file:deny.toml", "mote::tests::one"], true);
+        check(&["file:README.md"], true);
+        check(&["xtask:tidy"], true);
+        check(&[], true);
     }
 
     #[test]

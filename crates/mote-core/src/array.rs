@@ -37,6 +37,21 @@ impl<T: Copy + Default, const N: usize> Array<T, N> {
         Some(first)
     }
 
+    /// Adds an element before all others.
+    ///
+    /// # Errors
+    /// [`Full`] when `N` elements are in.
+    pub fn push_front(&mut self, item: T) -> Result<(), Full> {
+        if self.len >= N {
+            return Err(Full);
+        }
+        self.items.copy_within(..self.len, 1);
+        let first = self.items.first_mut().ok_or(Full)?;
+        *first = item;
+        self.len += 1;
+        Ok(())
+    }
+
     /// Removes everything.
     pub fn clear(&mut self) {
         self.len = 0;

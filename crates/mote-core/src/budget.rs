@@ -1,16 +1,29 @@
 //! The run's own account: spend is reserved before it happens and settled after. Shared budgets are the store's.
 
-use crate::{Limits, NanoUsd, Tokens};
+use crate::{Limits, NanoUsd, Spender, Tokens};
 
-/// What a model call used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Spend {
-    /// Tokens in, cached or not.
-    pub input: Tokens,
-    /// Tokens out.
-    pub output: Tokens,
-    /// Money.
-    pub nano_usd: NanoUsd,
+structure! {
+    /// What was used.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Spend {
+        /// Tokens in, cached or not.
+        pub input: Tokens,
+        /// Tokens out.
+        pub output: Tokens,
+        /// Money.
+        pub nano_usd: NanoUsd,
+    }
+}
+
+structure! {
+    /// What something cost, as far as it is known.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Cost {
+        /// What was used.
+        pub spend: Spend,
+        /// Whether nobody said it, so that `spend` is an estimate.
+        pub uncertain: bool,
+    }
 }
 
 impl Spend {
@@ -22,6 +35,12 @@ impl Spend {
 
     fn add(&mut self, other: Self) {
         *self = self.each(other, u64::saturating_add);
+    }
+
+    /// Whether it is nothing.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        *self == Self::default()
     }
 
     /// The two, amount by amount.
@@ -47,12 +66,12 @@ pub struct Budget {
     lost: Spend,
     /// Of what is uncertain, what the run's own budget does not count: lost calls of one step beside the dearest.
     uncounted: Spend,
-    /// Tokens of the open reservation; 0 without one.
-    pub reserved_tokens: Tokens,
-    /// Of these, for the reply.
-    pub reserved_output: Tokens,
-    /// Money of the open reservation.
-    pub reserved_nano_usd: NanoUsd,
+    /// Open for the model call of the present step.
+    model: Spend,
+    /// Open for a summary.
+    summary: Spend,
+    /// Open for calls, together.
+    calls: Spend,
     /// Tokens that were spent beyond their reservations, in all.
     pub overshoot_tokens: Tokens,
     /// Money that was spent beyond its reservations, in all.
@@ -60,16 +79,16 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Reserves for a call of `input` tokens and at most `output`; fewer where the budget ends before. Returns the
+    /// Reserves for a model call of `input` tokens and at most `output`; fewer where the budget ends before. Returns the
     /// output tokens that the call may use, or `None` if the budget does not carry a useful call.
     pub(crate) fn reserve(&mut self, limits: &Limits, input: Tokens, output: u32) -> Option<u32> {
         // The input is an estimate: an eighth more is held back for its error.
         let input = input.saturating_add(input / 8);
-        let counted = self.counted();
-        let tokens_left = limits.budget_tokens.saturating_sub(counted.tokens()).checked_sub(input)?;
+        let taken = self.taken();
+        let tokens_left = limits.budget_tokens.saturating_sub(taken.tokens()).checked_sub(input)?;
         let money_left = limits
             .budget_nano_usd
-            .saturating_sub(counted.nano_usd)
+            .saturating_sub(taken.nano_usd)
             .checked_sub(input.saturating_mul(limits.price_input))?;
         let affordable = money_left.checked_div(limits.price_output).unwrap_or(u64::MAX);
         let output_affordable = u64::from(output).min(tokens_left).min(affordable);
@@ -77,12 +96,67 @@ impl Budget {
         if output_affordable < limits.output_min() {
             return None;
         }
-        self.reserved_tokens = input.saturating_add(u64::from(output_affordable));
-        self.reserved_output = u64::from(output_affordable);
-        self.reserved_nano_usd = input
-            .saturating_mul(limits.price_input)
-            .saturating_add(u64::from(output_affordable).saturating_mul(limits.price_output));
+        let output = u64::from(output_affordable);
+        let money = input.saturating_mul(limits.price_input).saturating_add(output.saturating_mul(limits.price_output));
+        self.model = Spend { input, output, nano_usd: money };
         Some(output_affordable)
+    }
+
+    /// Reserves for a summary of `input` tokens, whole or not at all.
+    pub(crate) fn reserve_summary(&mut self, limits: &Limits, input: Tokens) -> bool {
+        let input = input.saturating_add(input / 8);
+        let output = u64::from(limits.summary);
+        let price = |tokens: u64, each: u64| tokens.saturating_mul(each);
+        let money = price(input, limits.summary_price_input).saturating_add(price(output, limits.summary_price_output));
+        let whole = Spend { input, output, nano_usd: money };
+        let fits = self.fits(limits, whole);
+        if fits {
+            self.summary = whole;
+        }
+        fits
+    }
+
+    /// Reserves what a call may cost, whole or not at all.
+    pub(crate) fn reserve_call(&mut self, limits: &Limits, most: Spend) -> bool {
+        let fits = self.fits(limits, most);
+        if fits {
+            self.calls.add(most);
+        }
+        fits
+    }
+
+    fn fits(&self, limits: &Limits, more: Spend) -> bool {
+        let mut all = self.taken();
+        all.add(more);
+        all.tokens() <= limits.budget_tokens && all.nano_usd <= limits.budget_nano_usd
+    }
+
+    /// What is spent or reserved.
+    fn taken(&self) -> Spend {
+        let mut taken = self.counted();
+        taken.add(self.reserved());
+        taken
+    }
+
+    /// Everything that is reserved, for whomever.
+    #[must_use]
+    pub fn reserved(&self) -> Spend {
+        let mut all = self.model;
+        all.add(self.summary);
+        all.add(self.calls);
+        all
+    }
+
+    /// What is reserved for the model call: what one that is lost is taken to have cost.
+    #[must_use]
+    pub fn model_reservation(&self) -> Spend {
+        self.model
+    }
+
+    /// What is reserved for the summary.
+    #[must_use]
+    pub fn summary_reservation(&self) -> Spend {
+        self.summary
     }
 
     /// What the run's limits count: known and uncertain cost, where the calls of one step that were lost with their workers
@@ -112,29 +186,29 @@ impl Budget {
         self.lost = Spend::default();
     }
 
-    /// Closes the reservation with what was spent, or is taken to have been spent.
-    pub(crate) fn settle(&mut self, spend: Spend, uncertain: bool) {
-        self.overshoot_tokens =
-            self.overshoot_tokens.saturating_add(spend.tokens().saturating_sub(self.reserved_tokens));
-        self.overshoot_nano_usd =
-            self.overshoot_nano_usd.saturating_add(spend.nano_usd.saturating_sub(self.reserved_nano_usd));
-        let account = if uncertain { &mut self.uncertain } else { &mut self.spent };
-        account.add(spend);
-        self.release();
+    /// Closes a reservation with what was spent, or is taken to have been spent. `reserved` is what a call had reserved.
+    pub(crate) fn settle(&mut self, spender: Spender, reserved: Spend, cost: Cost) {
+        let open = match spender {
+            Spender::Model => self.model,
+            Spender::Summary => self.summary,
+            Spender::Call { .. } => reserved,
+        };
+        let over = cost.spend.tokens().saturating_sub(open.tokens());
+        self.overshoot_tokens = self.overshoot_tokens.saturating_add(over);
+        let over = cost.spend.nano_usd.saturating_sub(open.nano_usd);
+        self.overshoot_nano_usd = self.overshoot_nano_usd.saturating_add(over);
+        let account = if cost.uncertain { &mut self.uncertain } else { &mut self.spent };
+        account.add(cost.spend);
+        self.release(spender, reserved);
     }
 
-    /// Closes the reservation unspent.
-    pub(crate) fn release(&mut self) {
-        self.reserved_tokens = 0;
-        self.reserved_output = 0;
-        self.reserved_nano_usd = 0;
-    }
-
-    /// The open reservation: what a call that is lost is taken to have cost.
-    #[must_use]
-    pub fn reservation(&self) -> Spend {
-        let input = self.reserved_tokens.saturating_sub(self.reserved_output);
-        Spend { input, output: self.reserved_output, nano_usd: self.reserved_nano_usd }
+    /// Closes a reservation unspent. `reserved` is what a call had reserved.
+    pub(crate) fn release(&mut self, spender: Spender, reserved: Spend) {
+        match spender {
+            Spender::Model => self.model = Spend::default(),
+            Spender::Summary => self.summary = Spend::default(),
+            Spender::Call { .. } => self.calls = self.calls.each(reserved, u64::saturating_sub),
+        }
     }
 
     /// Whether more was spent than the run may.

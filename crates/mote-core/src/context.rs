@@ -96,14 +96,47 @@ impl<const UNITS: usize> Context<UNITS> {
         if self.tokens() <= usable {
             return Ok(());
         }
-        let low_water = usable.saturating_mul(u64::from(limits.low_water.min(100))) / 100;
-        self.trim_to(low_water);
+        self.trim_to(limits.low_water_mark());
         if self.tokens() <= usable { Ok(()) } else { Err(Overflow) }
     }
 
     /// Folds the oldest units until at most `tokens` are left or only the newest unit is.
     pub(crate) fn trim_to(&mut self, tokens: u64) {
         while self.tokens() > tokens && self.units.len() > 1 && self.fold_oldest() {}
+    }
+
+    /// The oldest units whose summary would bring the context down to `tokens`: the first, the last, and their size. Never
+    /// the newest unit.
+    pub(crate) fn oldest(&self, tokens: u64) -> Option<(u32, u32, u64)> {
+        let (newest, older) = self.units.as_slice().split_last()?;
+        let (mut left, mut size, mut through) = (self.tokens(), 0, None);
+        for unit in older.iter().take_while(|unit| unit.id < newest.id) {
+            if left <= tokens {
+                break;
+            }
+            left = left.saturating_sub(u64::from(unit.tokens));
+            size += u64::from(unit.tokens);
+            through = Some(unit.id);
+        }
+        through.map(|through| (older.first().map_or(through, |first| first.id), through, size))
+    }
+
+    /// Size of the units from `from` to `through` that are still there.
+    pub(crate) fn size(&self, from: u32, through: u32) -> u64 {
+        let within = self.units.as_slice().iter().filter(|unit| (from..=through).contains(&unit.id));
+        within.map(|unit| u64::from(unit.tokens)).sum()
+    }
+
+    /// Puts a summary in the place of every unit up to `through`; it takes that unit's id.
+    pub(crate) fn compact(&mut self, through: u32, tokens: u32, units_max: u16) {
+        while self.units.as_slice().first().is_some_and(|unit| unit.id <= through) && self.fold_oldest() {}
+        // The units that the summary is of may have been folded meanwhile, and others have taken their room.
+        let room = usize::from(units_max).min(UNITS);
+        while self.units.len() >= room && self.units.len() > 1 && self.fold_oldest() {}
+        if self.units.len() < room {
+            // There is room: this cannot fail.
+            let _ = self.units.push_front(Unit { id: through, tokens });
+        }
     }
 
     fn fold_oldest(&mut self) -> bool {

@@ -1,37 +1,25 @@
 //! The journal's codec: one record a step, holding when, what happened and what followed from it.
 //!
-//! A record is: format version (1 byte), the time and the event's tag and fields, then the actions. Integers are
-//! unsigned LEB128; digests are 32 raw bytes. The first record of a journal also says which version of this crate wrote
-//! it. Replaying a record steps the run again and compares the actions: a difference is [`ReplayError::Diverged`], never
-//! a silent change of course. What an older version of this crate did not ask for yet, its journals may lack. It does not frame, store or checksum records; the store does.
+//! A record is: format version (1 byte), the time, the event's number and fields, then the actions. The first record of a
+//! journal also says which version of this crate wrote it. Replaying a record steps the run again and compares the actions: a
+//! difference is [`ReplayError::Diverged`], never a silent change of course. It does not frame, store or checksum records; the
+//! store does.
 
-mod bytes;
-mod decode;
-mod encode;
-
-pub use bytes::{Malformed, NoRoom};
-pub use decode::decode;
-pub use encode::encode;
-
+pub use crate::codec::{FORMAT, Malformed, NoRoom};
+use crate::codec::{Field as _, Reader, Writer};
 use crate::{Action, Actions, Event, Refusal, Run, Time};
 
-/// Version of the record format.
-pub const FORMAT: u8 = 1;
-/// Version of the state machine that writes: major in the high byte, minor in the low. A change of behaviour raises it.
+/// Version of the state machine that writes: major in the high byte, minor in the low. A change of behaviour raises it, and
+/// keeps the golden journals of the versions before.
 ///
-/// 0x0001: the first. 0x0002: a run that ends concludes the calls that the end cuts off. 0x0003: attempts are counted by
-/// what befell them (a broken reply, an endpoint that is not available, a lost worker), uncertain cost is told apart, a long
-/// back-off is a rest, and a run that ended can be resumed.
-pub const CORE: u16 = 0x0003;
-/// The first version that concludes the calls that an end cuts off.
-const CORE_CONCLUDES_AT_END: u16 = 0x0002;
-/// The first version that counts attempts by what befell them, and can be resumed.
-pub const CORE_COUNTS_APART: u16 = 0x0003;
+/// 0x0100: the first whose journals are kept.
+pub const CORE: u16 = 0x0100;
+
 /// Bytes that a record takes at most, for a run of `calls` calls a turn.
 #[must_use]
 pub const fn record_bytes_max(calls: usize) -> usize {
-    // Header and the largest fixed event (`Opened`), then a call specification and two actions for each call.
-    512 + calls * 96
+    // Header and the largest fixed event (`Opened`), then a call specification and three actions for each call.
+    512 + calls * 160
 }
 
 /// One step, as journalled.
@@ -39,8 +27,6 @@ pub const fn record_bytes_max(calls: usize) -> usize {
 pub struct Record<const CALLS: usize> {
     /// When.
     pub now: Time,
-    /// Version of the state machine that wrote it ([`CORE`]); told by the first record, 0 in others.
-    pub core: u16,
     /// What happened.
     pub event: Event<CALLS>,
 }
@@ -75,6 +61,51 @@ impl core::fmt::Display for ReplayError {
 
 impl core::error::Error for ReplayError {}
 
+/// Writes one record into `buffer` and returns its length in bytes.
+///
+/// # Errors
+/// [`NoRoom`] if `buffer` is shorter than the record; [`record_bytes_max`] is always enough.
+pub fn encode<const CALLS: usize>(
+    now: Time,
+    event: &Event<CALLS>,
+    actions: &Actions<CALLS>,
+    buffer: &mut [u8],
+) -> Result<usize, NoRoom> {
+    let mut w = Writer::new(buffer);
+    w.byte(FORMAT)?;
+    now.write(&mut w)?;
+    event.write(&mut w)?;
+    actions.iter().try_for_each(|action| action.write(&mut w))?;
+    Ok(w.len())
+}
+
+/// Reads one record; the actions that follow it are read as the iterator goes. Whatever is not exactly a record of this format
+/// is an error; nothing is guessed.
+///
+/// # Errors
+/// [`Malformed`] for whatever is no record of this format, or has more calls than `CALLS`.
+pub fn decode<const CALLS: usize>(
+    bytes: &[u8],
+) -> Result<(Record<CALLS>, impl Iterator<Item = Result<Action, Malformed>> + '_), Malformed> {
+    let mut r = Reader::new(bytes);
+    let format = r.byte()?;
+    if format != FORMAT {
+        return Err(Malformed::Format(format));
+    }
+    let now = r.number()?;
+    let event = Event::read(&mut r, "event")?;
+    let mut failed = false;
+    let actions = core::iter::from_fn(move || {
+        if failed || r.is_empty() {
+            return None;
+        }
+        let action = Action::read(&mut r, "action");
+        failed = action.is_err();
+        Some(action)
+    });
+    Ok((Record { now, event }, actions))
+}
+
 impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     /// Replays one record: steps the run and checks that it asks for what it asked for then.
     ///
@@ -84,22 +115,14 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         let (record, mut then) = decode::<CALLS>(record).map_err(ReplayError::Malformed)?;
         let mut next = *self;
         let actions = next.step(record.now, &record.event).map_err(ReplayError::Refused)?;
-        if matches!(record.event, Event::Opened { .. }) {
-            next.opened_by(record.core);
-        }
-        let may_lack = |now: &Action| {
-            next.core() < CORE_CONCLUDES_AT_END && matches!(now, Action::Conclude { .. }) && actions.finish().is_some()
-        };
         let mut read = || then.next().transpose().map_err(ReplayError::Malformed);
-        let mut then = read()?;
         for now in actions.iter() {
-            if then == Some(now) {
-                then = read()?;
-            } else if !may_lack(&now) {
+            let then = read()?;
+            if then != Some(now) {
                 return Err(ReplayError::Diverged { now: Some(now), then });
             }
         }
-        if then.is_some() {
+        if let then @ Some(_) = read()? {
             return Err(ReplayError::Diverged { now: None, then });
         }
         *self = next;

@@ -8,6 +8,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod codec;
 mod action;
 mod array;
 mod budget;
@@ -20,11 +22,13 @@ mod run;
 
 pub use action::{Action, Actions, CallOutcome, Failure, Outcome};
 pub use array::{Array, Full};
-pub use budget::{Budget, Spend};
+pub use budget::{Budget, Cost, Spend};
 pub use context::Context;
-pub use event::{CallFailure, CallKind, CallSpec, Change, Effect, Event, Finish, ModelFailure};
-pub use limits::{ENDPOINTS_COUNTED, Limits, NOTICE_TOKENS, OUTPUT_TOKENS_MIN, TURNS_REMEMBERED};
-pub use run::{Call, CallState, Phase, Refusal, Run};
+pub use event::{
+    CallFailure, CallKind, CallSpec, Change, Effect, Event, EventKind, Finish, ModelFailure, Spender, Wait,
+};
+pub use limits::{ENDPOINTS_MAX, Limits, NOTICE_TOKENS, OUTPUT_TOKENS_MIN, TURNS_REMEMBERED};
+pub use run::{Attempt, Call, CallState, Phase, Refusal, Run};
 
 /// Milliseconds since the Unix epoch, as the driver saw it. Within a run it never goes back: an earlier value is taken
 /// as the latest one seen.

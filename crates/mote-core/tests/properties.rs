@@ -4,8 +4,8 @@
 mod watcher;
 
 use mote_core::{
-    Array, CallFailure, CallKind, CallSpec, CallState, Change, Effect, Event, Finish, Limits, ModelFailure, Phase, Run,
-    Spend, journal,
+    Array, CallFailure, CallKind, CallSpec, CallState, Change, Cost, Effect, Event, Finish, Limits, ModelFailure,
+    Phase, Run, Spend, Spender, Wait, journal,
 };
 use proptest::prelude::*;
 use watcher::Watcher;
@@ -64,6 +64,11 @@ fn limits(dice: &mut Dice) -> Limits {
         budget_nano_usd: u64::MAX,
         price_input: u64::from(dice.below(3_000)),
         price_output: u64::from(dice.below(15_000)),
+        compact_at: [0, 0, 40 + dice.below(60) as u8][dice.index(3)],
+        compact_attempts: dice.below(3) as u16,
+        summary: 1 + dice.below(300),
+        summary_price_input: u64::from(dice.below(1_000)),
+        summary_price_output: u64::from(dice.below(5_000)),
     };
     for _ in 0..dice.below(3) {
         match dice.below(12) {
@@ -95,7 +100,15 @@ fn call(dice: &mut Dice, now: u64) -> CallSpec {
         3 => CallKind::Question { until },
         _ => CallKind::Tool { effect, key_ttl_ms, approval: dice.below(5) == 0 },
     };
-    CallSpec { kind, tool: 1, digest: u64::from(dice.below(12)), timeout_ms: 1000 }
+    let reserve = match (kind, dice.below(6)) {
+        (CallKind::Tool { .. }, 0) => Spend {
+            input: dice.below(900).into(),
+            output: dice.below(900).into(),
+            nano_usd: dice.below(900_000).into(),
+        },
+        _ => Spend::default(),
+    };
+    CallSpec { kind, tool: 1, digest: u64::from(dice.below(12)), timeout_ms: 1000, reserve }
 }
 
 fn calls(dice: &mut Dice, now: u64) -> Array<CallSpec, CALLS> {
@@ -117,11 +130,15 @@ fn sensible(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
         _ => {}
     }
     match run.phase() {
-        Phase::New => Event::Opened { limits: limits(dice), digest: [7; 32] },
+        Phase::New => Event::Opened { core: journal::CORE, limits: limits(dice), digest: [7; 32] },
         Phase::Open if dice.below(2) == 0 => Event::Loaded { tokens: dice.below(1_500) },
         Phase::Open => Event::Started { tokens: dice.below(800) },
-        Phase::Reserving { .. } if dice.rarely(120) => Event::BudgetRefused,
-        Phase::Reserving { .. } => Event::BudgetGranted,
+        Phase::Reserving { .. } | Phase::Compacting { .. } | Phase::Thinking { .. } if dice.below(3) == 0 => {
+            compacting(run, dice)
+        }
+        Phase::Compacting { .. } => compacting(run, dice),
+        Phase::Reserving { .. } if dice.rarely(120) => Event::BudgetRefused { spender: Spender::Model },
+        Phase::Reserving { .. } => granted(Spender::Model, dice),
         Phase::Thinking { .. } => thinking(run, dice),
         Phase::Finished(_) if dice.below(2) == 0 => resumed(run),
         Phase::BackingOff { .. } | Phase::Finished(_) => Event::TimerFired,
@@ -135,16 +152,42 @@ fn resumed(run: &Subject) -> Event<CALLS> {
     Event::Resumed { limits: Limits { steps: limits.steps.saturating_add(3), ..limits }, digest: [3; 32] }
 }
 
+fn granted(spender: Spender, dice: &mut Dice) -> Event<CALLS> {
+    Event::BudgetGranted { spender, available: dice.below(4) as u16 }
+}
+
+/// What may happen to a summary, whether one is under way or not.
+fn compacting(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
+    let reserved = run.budget().summary_reservation();
+    let cost = Cost { spend: within(reserved, dice), uncertain: dice.below(2) == 0 };
+    match dice.below(12) {
+        0 => Event::BudgetRefused { spender: Spender::Summary },
+        1..=5 => granted(Spender::Summary, dice),
+        6..=7 => Event::CompactionFailed {
+            cost,
+            retry_after_ms: dice.below(2_000),
+            jitter: dice.below(1 << 16) as u16,
+            last: dice.below(4) == 0,
+        },
+        _ => Event::Compacted { through: run.summary().unwrap_or(dice.below(9)), tokens: dice.below(200), cost },
+    }
+}
+
 fn change(dice: &mut Dice) -> Change {
     [Change::Continue, Change::Continue, Change::Continue, Change::Fail, Change::PendingCall][dice.index(5)]
 }
 
 fn spend(run: &Subject, dice: &mut Dice) -> Spend {
+    within(run.budget().model_reservation(), dice)
+}
+
+/// Something that a reservation carries.
+fn within(reserved: Spend, dice: &mut Dice) -> Spend {
     let bound = |most: u64| u32::try_from(most.min(1 << 30)).unwrap();
-    let (tokens, money) = (run.budget().reserved_tokens, run.budget().reserved_nano_usd);
+    let tokens = reserved.tokens();
     let output = u64::from(dice.below(bound(tokens)));
     let input = tokens.saturating_sub(output) / 2;
-    Spend { input, output, nano_usd: u64::from(dice.below(bound(money))) }
+    Spend { input, output, nano_usd: u64::from(dice.below(bound(reserved.nano_usd))) }
 }
 
 fn thinking(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
@@ -156,12 +199,10 @@ fn thinking(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
                 2..=8 => ModelFailure::Unavailable,
                 _ => ModelFailure::Transient,
             },
-            spend: spend(run, dice),
-            uncertain: dice.below(2) == 0,
-            endpoint: dice.below(3) as u8,
+            cost: Cost { spend: spend(run, dice), uncertain: dice.below(2) == 0 },
             retry_after_ms: dice.below(3_000),
             jitter: dice.below(1 << 16) as u16,
-            alternative: dice.below(2) == 0,
+            available: dice.below(4) as u16,
         };
     }
     Event::ModelReplied {
@@ -182,31 +223,59 @@ fn acting(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
     let index = dice.index(run.calls().len());
     let call = index as u16;
     let tokens = [dice.below(100), dice.below(1_200)][dice.index(2)];
-    match (run.calls()[index].state, run.calls()[index].spec.kind) {
-        (CallState::Running { .. }, _) if dice.below(3) == 0 => Event::CallFailed {
+    let spec = run.calls()[index].spec;
+    if dice.below(8) == 0 {
+        return compacting(run, dice);
+    }
+    let cost = match run.calls()[index].reserved {
+        true => Cost { spend: within(spec.reserve, dice), uncertain: dice.below(2) == 0 },
+        false => Cost::default(),
+    };
+    match run.calls()[index].state {
+        CallState::Reserving(_) if dice.below(6) == 0 => Event::BudgetRefused { spender: Spender::Call { call } },
+        CallState::Reserving(_) => granted(Spender::Call { call }, dice),
+        CallState::Running(_) if dice.below(3) == 0 => Event::CallFailed {
             call,
             failure: [CallFailure::Unknown, CallFailure::NotPerformed, CallFailure::Forbidden][dice.index(3)],
             retry_after_ms: dice.below(2_000),
             jitter: dice.below(1 << 16) as u16,
+            cost,
         },
-        (CallState::Running { .. }, _) => Event::CallAnswered { call, tokens, is_error: dice.below(2) == 0 },
-        (CallState::Approving, _) if dice.below(3) == 0 => Event::Denied { call },
-        (CallState::Approving, _) => Event::Approved { call },
-        (CallState::Waiting { .. }, CallKind::Signal { .. }) => Event::Signalled { call, tokens },
-        (CallState::Waiting { .. }, CallKind::Question { .. }) => Event::Replied { call, tokens },
-        _ => Event::TimerFired,
+        CallState::Running(_) if dice.below(4) == 0 => Event::CallSuspended {
+            call,
+            wait: [Wait::Approval, Wait::Input, Wait::Remote, Wait::Remote, Wait::Time][dice.index(5)],
+            until: [0, run.now() + u64::from(dice.below(50_000))][dice.index(2)],
+        },
+        CallState::Running(_) => Event::CallAnswered { call, tokens, is_error: dice.below(2) == 0, cost },
+        CallState::Waiting { wait: Wait::Approval, .. } if dice.below(3) == 0 => Event::Denied { call },
+        CallState::Waiting { wait: Wait::Approval, .. } => Event::Approved { call },
+        CallState::Waiting { wait: Wait::Signal, .. } => Event::Signalled { call, tokens },
+        CallState::Waiting { wait: Wait::Input, .. } => Event::Replied { call, tokens },
+        CallState::Waiting { wait: Wait::Remote, .. } => Event::CallWoken { call },
+        CallState::Queued
+        | CallState::BackingOff { .. }
+        | CallState::Waiting { .. }
+        | CallState::Ready(_)
+        | CallState::Done => Event::TimerFired,
     }
 }
 
 fn absurd(run: &Subject, dice: &mut Dice) -> Event<CALLS> {
     let call = dice.below(9) as u16;
-    match dice.below(10) {
+    match dice.below(11) {
         8 => resumed(run),
-        0 => Event::Opened { limits: limits(dice), digest: [1; 32] },
+        0 => Event::Opened { core: dice.below(2) as u16 * u16::MAX, limits: limits(dice), digest: [1; 32] },
         1 => Event::Started { tokens: u32::MAX },
-        2 => Event::BudgetGranted,
-        3 => Event::CallAnswered { call, tokens: dice.below(10), is_error: false },
-        4 => Event::CallFailed { call, failure: CallFailure::Unknown, retry_after_ms: 0, jitter: 0 },
+        2 => granted([Spender::Model, Spender::Summary, Spender::Call { call }][dice.index(3)], dice),
+        3 => Event::CallAnswered { call, tokens: dice.below(10), is_error: false, cost: Cost::default() },
+        4 => Event::CallFailed {
+            call,
+            failure: CallFailure::Unknown,
+            retry_after_ms: 0,
+            jitter: 0,
+            cost: Cost::default(),
+        },
+        9 => Event::CallWoken { call },
         5 => Event::Approved { call },
         6 => Event::Signalled { call, tokens: 1 },
         7 => Event::Loaded { tokens: u32::MAX },

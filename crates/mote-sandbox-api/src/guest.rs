@@ -20,6 +20,17 @@ pub use crate::path::{RawPath, base64_unless_text};
 pub const PROTOCOL: u32 = 1;
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 5;
+/// Namespace of the extended attributes that hold a file's metadata: E2B's.
+pub const METADATA_PREFIX: &str = "user.e2b.";
+/// Variable that tells programs that they run in a sandbox of E2B's surface. Where it is set, the first process writes it, and
+/// the two below, into files of [`E2B_FOLDER`].
+pub const E2B_SANDBOX: &str = "E2B_SANDBOX";
+/// Variable that holds the sandbox's id.
+pub const E2B_SANDBOX_ID: &str = "E2B_SANDBOX_ID";
+/// Variable that holds the name of what the sandbox was made from.
+pub const E2B_TEMPLATE_ID: &str = "E2B_TEMPLATE_ID";
+/// Folder of the files that E2B's server leaves inside.
+pub const E2B_FOLDER: &str = "/run/e2b";
 /// Path inside the sandbox of the read-only folder with the init's own files.
 pub const RUNTIME_FOLDER: &str = "/run/mote";
 
@@ -214,15 +225,17 @@ pub enum Request {
         /// Bytes at most; to the end where absent.
         length: Option<u64>,
     },
-    /// Writes a file from the [`Kind::Data`] frames that follow, the last one empty; then one [`Reply::Entry`]. The file
-    /// appears whole under its name, or not at all. Directories above it are made.
+    /// Writes a file from the [`Kind::Data`] frames that follow, the last one empty; then one [`Reply::Entry`]. Directories
+    /// above it are made.
     Write {
         /// Which file.
         target: FileTarget,
-        /// Permission bits; kept, or 0o644 for a new file, where absent.
-        mode: Option<u32>,
+        /// How.
+        #[serde(flatten)]
+        writing: Writing,
     },
-    /// Watches a directory: [`Reply::Done`] when the watch stands, then [`Reply::Event`] until the connection closes.
+    /// Watches a directory: [`Reply::Done`] when the watch stands, then [`Reply::Event`] until the connection closes. An empty
+    /// [`Kind::Data`] frame asks for what has happened by now: it is told, then comes [`Reply::Done`].
     Watch {
         /// Which directory.
         target: FileTarget,
@@ -248,6 +261,51 @@ pub struct FileTarget {
     /// Name or number; the sandbox's default user where absent.
     #[serde(default)]
     pub user: Option<String>,
+    /// Whose rights reach it.
+    #[serde(default)]
+    pub rights: Rights,
+}
+
+impl FileTarget {
+    /// A path, used in the name and with the rights of a user.
+    #[must_use]
+    pub fn new(path: impl Into<RawPath>, user: Option<String>) -> Self {
+        Self { path: path.into(), user, rights: Rights::User }
+    }
+
+    /// The same, with these rights.
+    #[must_use]
+    pub fn with(self, rights: Rights) -> Self {
+        Self { rights, ..self }
+    }
+}
+
+/// Whose rights reach a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rights {
+    /// Those of the user in whose name it is used.
+    #[default]
+    User,
+    /// Those of the sandbox's root, as E2B's server has it; what is made or written is the user's afterwards. A path that
+    /// leads through a symbolic link which is not root's is used with the user's own rights: whoever could make the link
+    /// gains nothing by it. `..` takes away the name before it, whatever that is.
+    Root,
+}
+
+/// How a file is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writing {
+    /// Permission bits; kept, or 0o644 for a new file, where absent.
+    #[serde(default)]
+    pub mode: Option<u32>,
+    /// It is emptied and filled where it stands, and watches tell of that as of every other write; a write that is cut short
+    /// is then seen. Else it appears whole under its name, or not at all.
+    #[serde(default)]
+    pub in_place: bool,
+    /// All its metadata afterwards; what it has stays where absent. Filesystems without extended attributes keep none.
+    #[serde(default)]
+    pub metadata: Option<BTreeMap<String, String>>,
 }
 
 /// What is known only when a sandbox is claimed.
@@ -316,6 +374,29 @@ pub struct Entry {
     /// The bytes of that in base64, where they are not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_base64: Option<String>,
+    /// The symbolic link itself, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symlink: Option<Symlink>,
+    /// Metadata: extended attributes below [`METADATA_PREFIX`] whose values are text, without the prefix.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A symbolic link, not followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Symlink {
+    /// Where it leads in the end: a path without links. Nothing where that is nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<String>,
+    /// Bytes.
+    pub size: u64,
+    /// Owner's name, or number where it has none.
+    pub owner: String,
+    /// Group's name, or number where it has none.
+    pub group: String,
+    /// Last modification, milliseconds since the epoch.
+    pub modified_ms: i64,
 }
 
 /// A process that was started here.

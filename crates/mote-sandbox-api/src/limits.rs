@@ -32,3 +32,7 @@ pub const LIST_ENTRIES_MAX: usize = 100_000;
 pub const LIST_DEPTH_MAX: u32 = 64;
 /// Watches of one recursive directory watch.
 pub const WATCHES_MAX: usize = 8192;
+/// Bytes of a file's metadata: names, with the prefix that they are stored under, and values. E2B's bound.
+pub const FILE_METADATA_BYTES_MAX: usize = 4096;
+/// Bytes of one name in a file's metadata, with its prefix (`XATTR_NAME_MAX`).
+pub const FILE_METADATA_NAME_BYTES_MAX: usize = 255;

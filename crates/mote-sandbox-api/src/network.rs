@@ -97,6 +97,9 @@ pub enum Tape {
     Replay(String),
 }
 
+/// What stands for the port in [`Policy::ingress_host`].
+pub const PORT_PLACEHOLDER: &str = "${PORT}";
+
 /// What a sandbox may reach. The default reaches nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -118,6 +121,13 @@ pub struct Policy {
     /// Previews need the sandbox's traffic token.
     #[serde(default)]
     pub ingress_token: bool,
+    /// What previews give as `Host` to a port inside, in place of the caller's: a name, with `:PORT` perhaps. `${PORT}` stands for
+    /// the port that is asked for. The caller's own goes into `X-Forwarded-Host`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_host: Option<String>,
+    /// Ports inside that speak TLS: previews connect to them so. The certificate is not verified.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingress_tls_ports: Vec<u16>,
     /// Bytes a second in each direction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth_bytes: Option<u64>,

@@ -103,6 +103,16 @@ pub enum OnLeaseEnd {
     Remove,
     /// The sandbox is paused; it can be resumed until its deadline.
     Pause,
+    /// Its processes are ended and its files kept; it can be resumed until its deadline.
+    Stop,
+}
+
+impl OnLeaseEnd {
+    /// Whether the sandbox can be resumed afterwards.
+    #[must_use]
+    pub const fn keeps(self) -> bool {
+        matches!(self, Self::Pause | Self::Stop)
+    }
 }
 
 /// How a sandbox is made.

@@ -24,10 +24,11 @@ pub(crate) fn code(errno: Errno) -> Code {
     }
 }
 
-/// "failed to {what}: {errno}", with its code.
+/// "failed to {what}: {errno}", with its code and its number.
 pub(crate) fn failed(what: impl std::fmt::Display, errno: impl Into<Errno>) -> Failure {
     let errno = errno.into();
-    Failure::new(code(errno), format!("failed to {what}: {}", std::io::Error::from(errno)))
+    let failure = Failure::new(code(errno), format!("failed to {what}: {}", std::io::Error::from(errno)));
+    failure.with("errno", errno.raw_os_error())
 }
 
 /// The same from an error of the standard library.

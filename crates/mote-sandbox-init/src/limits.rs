@@ -39,6 +39,12 @@ pub(crate) const REMOVE_DEPTH_MAX: usize = 128;
 pub(crate) const REMOVE_ROUNDS_MAX: usize = 64;
 /// Names tried for a temporary file.
 pub(crate) const TEMPORARY_NAMES_MAX: u32 = 64;
+/// Links followed on the way to a file with root's rights (Linux's `MAXSYMLINKS`).
+pub(crate) const LINKS_MAX: usize = 40;
+/// Bytes of the names of a file's extended attributes (`XATTR_LIST_MAX`).
+pub(crate) const ATTRIBUTES_BYTES_MAX: usize = 64 * 1024;
+/// Times that a watch reads its queue for a client that asked for all that has happened.
+pub(crate) const WATCH_ROUNDS_MAX: usize = 256;
 /// Bytes of file events read at once.
 pub(crate) const WATCH_CHUNK_BYTES: usize = 16 * 1024;
 /// Milliseconds that a connection to a port of the sandbox may take.

@@ -10,6 +10,7 @@ mod dial;
 mod failure;
 mod file;
 mod limits;
+mod marks;
 mod operation;
 mod process;
 mod provision;

@@ -5,15 +5,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mote_sandbox_api::guest::{Configuration, FileTarget, PROTOCOL, Reply, Request};
+use mote_sandbox_api::guest::{Configuration, FileTarget, PROTOCOL, RawPath, Reply, Request, Rights};
 
 use crate::account::{Accounts, User};
 use crate::connection::Connection;
 use crate::failure::{Result, failed};
+use crate::file::reach::Aim;
 use crate::file::{Place, change, list, read, watch, write};
 use crate::process::{self, Role};
 use crate::sandbox::Sandbox;
-use crate::{dial, provision, termination};
+use crate::{dial, marks, provision, termination};
 
 /// Serves one connection to its end. What fails is told to the other side; where that fails, there is nobody left.
 pub(crate) fn perform(request: Request, mut connection: Connection, sandbox: &Arc<Sandbox>) {
@@ -32,6 +33,10 @@ pub(crate) fn perform(request: Request, mut connection: Connection, sandbox: &Ar
         },
         Request::Configure(configuration) => match check(&configuration) {
             Ok(()) => {
+                if sandbox.is_first {
+                    // A root in which they cannot be made runs without them.
+                    let _ = marks::leave(&configuration.env, Path::new("/"));
+                }
                 sandbox.configure(configuration);
                 tell(connection, &Reply::Done);
                 // The first program would wait for its account and the view: they are made now, while the other side goes on.
@@ -69,30 +74,32 @@ fn answer(request: Request, connection: &mut Connection, sandbox: &Arc<Sandbox>)
             return Ok(None);
         }
         Request::Resize { process, size } => process::resize(&process, size, sandbox)?,
-        Request::Stat(target) => return Ok(Some(Reply::Entry(place(&target, sandbox)?.entry()?))),
+        Request::Stat(target) => return Ok(Some(Reply::Entry(place(&target, STAY, sandbox)?.entry()?))),
         Request::List { target, depth } => {
-            list::list(&place(&target, sandbox)?, depth, connection)?;
+            list::list(&place(&target, FOLLOW, sandbox)?, depth, connection)?;
             return Ok(None);
         }
         Request::MakeDirectory(target) => {
-            return Ok(Some(Reply::Entry(change::make_directory(&place(&target, sandbox)?)?)));
+            return Ok(Some(Reply::Entry(change::make_directory(&place(&target, MAKE, sandbox)?)?)));
         }
         Request::Move { from, to } => {
-            return Ok(Some(Reply::Entry(change::rename(&place(&from, sandbox)?, &to)?)));
+            let (from, to) = two_places(&from, to, sandbox)?;
+            return Ok(Some(Reply::Entry(change::rename(&from, &to)?)));
         }
         Request::Link { target, to } => {
-            return Ok(Some(Reply::Entry(change::link(&place(&target, sandbox)?, &to)?)));
+            return Ok(Some(Reply::Entry(change::link(&place(&target, MAKE, sandbox)?, &to)?)));
         }
-        Request::Remove(target) => change::remove(&place(&target, sandbox)?)?,
+        Request::Remove(target) => change::remove(&place(&target, STAY, sandbox)?)?,
         Request::Read { target, offset, length } => {
-            read::read(&place(&target, sandbox)?, offset, length, connection)?;
+            read::read(&place(&target, FOLLOW, sandbox)?, offset, length, connection)?;
             return Ok(None);
         }
-        Request::Write { target, mode } => {
-            return write::write(&place(&target, sandbox)?, mode, connection).map(|entry| entry.map(Reply::Entry));
+        Request::Write { target, writing } => {
+            let place = place(&target, Aim { follow: true, make: true }, sandbox)?;
+            return write::write(&place, &writing, connection).map(|entry| entry.map(Reply::Entry));
         }
         Request::Watch { target, recursive } => {
-            watch::watch(&place(&target, sandbox)?, recursive, connection)?;
+            watch::watch(&place(&target, FOLLOW, sandbox)?, recursive, connection)?;
             return Ok(None);
         }
         Request::Dial { port } => {
@@ -127,13 +134,55 @@ fn check(configuration: &Configuration) -> Result<()> {
     process::start::check_environment(&configuration.env)
 }
 
-/// Resolves a path and, on this thread, becomes its user for files. The thread serves nothing else afterwards.
-fn place(target: &FileTarget, sandbox: &Sandbox) -> Result<Place> {
+const STAY: Aim = Aim { follow: false, make: false };
+const FOLLOW: Aim = Aim { follow: true, make: false };
+const MAKE: Aim = Aim { follow: false, make: true };
+
+/// Resolves a path and, on this thread, becomes its user for files, or stays root where root's rights are asked for and lead
+/// there. The thread serves nothing else afterwards.
+fn place(target: &FileTarget, aim: Aim, sandbox: &Sandbox) -> Result<Place> {
+    let mut place = unreached(target, &target.path, sandbox)?;
+    if !as_root(target, &place) || !place.reach(aim)? {
+        become_user(&place)?;
+    }
+    Ok(place)
+}
+
+/// The same for a path and where it is to be; root's rights lead to both, or to none.
+fn two_places(target: &FileTarget, to: RawPath, sandbox: &Sandbox) -> Result<(Place, Place)> {
+    let mut from = unreached(target, &target.path, sandbox)?;
+    let mut to = unreached(target, &to, sandbox)?;
+    if !as_root(target, &from) {
+        become_user(&from)?;
+    } else if from.reach(STAY)? {
+        // Before directories are made for nothing.
+        from.entry()?;
+        if !to.reach(MAKE)? {
+            from.leave();
+            become_user(&from)?;
+        }
+    } else {
+        become_user(&from)?;
+    }
+    Ok((from, to))
+}
+
+fn unreached(target: &FileTarget, path: &RawPath, sandbox: &Sandbox) -> Result<Place> {
     let (user, accounts) = user(target.user.as_deref(), sandbox)?;
+    let place = Place::new(path, user, accounts)?;
+    Ok(if target.rights == Rights::Root { place.cleaned() } else { place })
+}
+
+/// For root itself the kernel's own way is the right one: its rights are what was asked for.
+fn as_root(target: &FileTarget, place: &Place) -> bool {
+    target.rights == Rights::Root && place.user().identity.uid != 0
+}
+
+fn become_user(place: &Place) -> Result<()> {
+    let user = place.user();
     user.identity
         .assume_for_files()
-        .map_err(|errno| failed(format_args!("act in the name of user {:?}", user.name), errno))?;
-    Place::new(&target.path, user, accounts)
+        .map_err(|errno| failed(format_args!("act in the name of user {:?}", user.name), errno))
 }
 
 /// The user that is named, or the sandbox's default, or root; and all accounts. An image that lacks the account that

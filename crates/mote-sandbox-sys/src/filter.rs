@@ -20,6 +20,11 @@ impl Filter {
         Self(instructions.into_iter().map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect())
     }
 
+    /// The instructions, for who wants to know what it says to a call that is not made.
+    pub fn instructions(&self) -> impl ExactSizeIterator<Item = Instruction> {
+        self.0.iter().map(|each| (each.code, each.jt, each.jf, each.k))
+    }
+
     /// Installs it for this thread and all that it starts, for good.
     ///
     /// # Errors

@@ -13,7 +13,6 @@ pub mod keyring;
 pub mod loop_device;
 pub mod mount;
 pub mod process;
-pub mod resolve;
 pub mod signal;
 pub mod spawn;
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::filesystem::Backend;
 use crate::lifecycle::check;
 use crate::lifecycle::pool::Entry;
-use crate::limits::{IMPORT_BYTES_MAX, POOL_SIZE_MAX, SANDBOXES_MAX};
+use crate::limits::{IMPORT_BYTES_MAX, POOL_SIZE_MAX, SANDBOXES_MAX, TREE_BYTES_MAX, TREE_ENTRIES_MAX};
 use crate::network::policy::Compiled;
 use crate::tls::Tls;
 
@@ -96,6 +96,14 @@ pub struct Config {
     pub image_directories: Vec<PathBuf>,
     /// Registries (`HOST`) that images may be pulled from; every one where absent.
     pub registries: Option<Vec<String>>,
+    /// Bytes of the files of one image that is imported or pulled, over all its layers.
+    #[serde(deserialize_with = "bytes")]
+    pub image_max: u64,
+    /// Files, directories and links of one such image.
+    pub image_files_max: u64,
+    /// Bytes of all images that are kept; as the disk has where absent.
+    #[serde(deserialize_with = "size")]
+    pub images_max: Option<u64>,
     /// The host's own programs may be an image: what `docs/sandbox.md` lists, and nothing else of the host.
     pub host_root: bool,
     /// How roots are kept; found by trying where absent: `btrfs` wherever the host can.
@@ -106,6 +114,8 @@ pub struct Config {
     /// Bytes that a volume may be charged with, where the pool keeps account.
     #[serde(deserialize_with = "size")]
     pub volume_disk: Option<u64>,
+    /// Sandboxes made through E2B's API that do not say so reach every public destination, as E2B's own do; else nothing.
+    pub open_egress_default: bool,
     /// What the steps of a recipe may reach while an image is built: every public destination unless this says otherwise.
     pub build_network: Policy,
     /// What becomes of sandboxes when the daemon stops.
@@ -135,10 +145,14 @@ impl Default for Config {
             directories: Vec::new(),
             image_directories: Vec::new(),
             registries: None,
+            image_max: TREE_BYTES_MAX,
+            image_files_max: TREE_ENTRIES_MAX,
+            images_max: None,
             filesystem: None,
             disk: None,
             volume_disk: None,
             host_root: true,
+            open_egress_default: true,
             build_network: everything_public(),
             on_stop: OnStop::Leave,
             log: "info".to_owned(),
@@ -224,6 +238,12 @@ impl Config {
         if self.import_max > IMPORT_BYTES_MAX {
             return wrong("import_max", format!("it is more than {IMPORT_BYTES_MAX} bytes"));
         }
+        if self.image_max > TREE_BYTES_MAX {
+            return wrong("image_max", format!("it is more than {TREE_BYTES_MAX} bytes"));
+        }
+        if self.image_files_max > TREE_ENTRIES_MAX {
+            return wrong("image_files_max", format!("it is more than {TREE_ENTRIES_MAX}"));
+        }
         if self.sandboxes_max == 0 {
             return wrong("sandboxes_max", "it must be at least 1".to_owned());
         }
@@ -289,6 +309,9 @@ tls: {listen: '0.0.0.0:443', certificate: /etc/mote/tls.crt, key: /etc/mote/tls.
             ("sandboxes_max: 0", "sandboxes_max"),
             ("disk: 64GB", "64GB"),
             ("import_max: 1TiB", "import_max"),
+            ("image_max: 1TiB", "image_max"),
+            ("image_files_max: 5000000", "image_files_max"),
+            ("images_max: much", "much"),
             ("import_max: much", "much"),
             ("build_network: {private_ranges: [x]}", "build_network"),
         ] {

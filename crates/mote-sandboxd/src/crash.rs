@@ -25,6 +25,9 @@ pub const POINTS: &[&str] = &[
     "remove.after_end",
     "remove.after_root",
     "reply.after_effect",
+    "template.begun",
+    "template.before_image",
+    "template.after_image",
 ];
 
 /// Ends the process here, as `kill -9` would, where `MOTE_CRASH_AT` names this point: `NAME`, or `NAME:N` for the Nth passage.

@@ -11,7 +11,8 @@ use rustix::process::{Resource, Rlimit};
 use tokio::io::unix::AsyncFd;
 
 use crate::limits::{
-    CONNECTIONS_MAX, DESCRIPTORS_CLIENTS_PERCENT, DESCRIPTORS_EGRESS_PERCENT, EGRESS_CONNECTIONS_ALL_MAX,
+    CONNECTIONS_MAX, DESCRIPTORS_CLIENTS_PERCENT, DESCRIPTORS_EGRESS_PERCENT, DESCRIPTORS_LOOKUPS_PERCENT,
+    DNS_LOOKUPS_ALL_MAX, EGRESS_CONNECTIONS_ALL_MAX,
 };
 
 /// Watches a descriptor, which is set not to block.
@@ -42,6 +43,8 @@ pub struct Shares {
     pub clients: usize,
     /// Connections of every sandbox to destinations: two descriptors each.
     pub egress: usize,
+    /// Questions of every sandbox to the resolver: a socket each.
+    pub lookups: usize,
 }
 
 impl Shares {
@@ -57,6 +60,7 @@ impl Shares {
         Self {
             clients: share(DESCRIPTORS_CLIENTS_PERCENT).clamp(1, CONNECTIONS_MAX),
             egress: (share(DESCRIPTORS_EGRESS_PERCENT) / 2).clamp(1, EGRESS_CONNECTIONS_ALL_MAX),
+            lookups: share(DESCRIPTORS_LOOKUPS_PERCENT).clamp(1, DNS_LOOKUPS_ALL_MAX),
         }
     }
 }
@@ -83,10 +87,11 @@ mod tests {
     #[test]
     fn shares_leave_room_for_each_other() {
         for limit in [256, 1024, 20_000, 1 << 20] {
-            let Shares { clients, egress } = Shares::of(limit);
+            let Shares { clients, egress, lookups } = Shares::of(limit);
             // Beside them: sandboxes' own sockets, files, what passes for a moment.
-            assert!(2 * clients + 2 * egress <= limit / 10 * 6, "{limit}: {clients} {egress}");
-            assert!(clients > 0 && egress > 0);
+            let taken = 2 * clients + 2 * egress + lookups;
+            assert!(taken <= limit / 20 * 13, "{limit}: {clients} {egress} {lookups}");
+            assert!(clients > 0 && egress > 0 && lookups > 0);
         }
         assert_eq!(Shares::of(usize::MAX).clients, CONNECTIONS_MAX);
     }

@@ -2,7 +2,15 @@
 //!
 //! It does not hold the bounds of the contract (what one request may ask for): those are `mote_sandbox_api::limits`.
 
+mod control;
+mod names;
+mod template;
+
 use std::time::Duration;
+
+pub use control::*;
+pub use names::*;
+pub use template::*;
 
 /// Bytes of one message between the daemon and the keeper.
 pub const KEEPER_MESSAGE_BYTES_MAX: usize = 128 * 1024;
@@ -57,30 +65,6 @@ pub const AUTHORITY_SESSIONS_MAX: usize = 4096;
 pub const DECISIONS_KEPT: usize = 1024;
 /// Decisions of one sandbox written to the log each second; those beyond are only counted and kept.
 pub const DECISIONS_LOGGED_PER_SECOND: u32 = 100;
-/// Queries a second that one sandbox may ask; what comes beyond is refused.
-pub const DNS_QUERIES_PER_SECOND: u64 = 200;
-/// Queries of one sandbox under way at once.
-pub const DNS_QUERIES_AT_ONCE: usize = 64;
-/// Questions of all sandboxes that the system's resolver is asked at once: each takes a thread (Tokio has 512 for such work).
-pub const DNS_SYSTEM_AT_ONCE: usize = 256;
-/// TCP connections for DNS of one sandbox at once.
-pub const DNS_CONNECTIONS_MAX: usize = 16;
-/// Time that a TCP connection for DNS may be idle.
-pub const DNS_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a DNS message that is read over UDP.
-pub const DNS_MESSAGE_BYTES_MAX: usize = 4096;
-/// Addresses told for one name.
-pub const DNS_ADDRESSES_MAX: usize = 16;
-/// Longest time to live that is told, seconds: so that a name is asked again soon after a policy changes.
-pub const DNS_TTL_SECONDS_MAX: u32 = 60;
-/// Time to live where the system's resolver tells none, seconds.
-pub const DNS_TTL_SECONDS_DEFAULT: u32 = 30;
-/// Time for one try of an upstream resolver.
-pub const DNS_TRY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Tries of an upstream resolver.
-pub const DNS_TRIES: u32 = 3;
-/// Answers of upstream resolvers kept by the daemon.
-pub const DNS_CACHE_MAX: usize = 4096;
 /// Addresses remembered as told, for each sandbox.
 pub const TOLD_ADDRESSES_MAX: usize = 4096;
 /// Names remembered for one address told.
@@ -258,6 +242,10 @@ pub const ECHO_FORM_BYTES_MIN: usize = 8;
 pub const LOG_LINES_WAITING_MAX: usize = 4096;
 /// How long the end of the daemon waits for them.
 pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Lines of the log that one sandbox is given each second; those beyond are left out and counted.
+pub const LOG_LINES_OF_SANDBOX_PER_SECOND: u32 = 200;
+/// Sandboxes whose lines are counted one by one in a second; those beyond share one account.
+pub const LOG_SANDBOXES_COUNTED_MAX: usize = 4096;
 /// Bytes of one field of a log line.
 pub const LOG_FIELD_BYTES_MAX: usize = 4096;
 /// Milliseconds without a call after which the keeper prepares what the next ones will need.
@@ -340,6 +328,10 @@ pub const WORKER_CHANGES_MESSAGE_MAX: usize = 16;
 pub const TREE_ENTRIES_MAX: u64 = 4_000_000;
 /// Bytes of one tree in an archive.
 pub const TREE_BYTES_MAX: u64 = 64 << 30;
+/// Bytes that an archive may have beside twice those of its files: headers, and what fills up blocks.
+pub const STREAM_BYTES_BESIDE: u64 = 64 << 20;
+/// Images, with their names and the steps of recipes, that are kept.
+pub const IMAGES_MAX: usize = 20_000;
 /// Processes that work on trees at once.
 pub const WORKERS_MAX: usize = 8;
 /// Milliseconds that a worker has to end after it said that it is done; the keeper waits meanwhile.
@@ -428,8 +420,16 @@ pub const CODE_CHILDREN_ROUNDS: u32 = 2;
 
 /// Bytes of one message of an RPC; input of a process travels in one.
 pub const RPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Requests for files of volumes that are carried out at once: each has a process for a moment, of the bound of all.
+pub const VOLUME_REQUESTS_MAX: usize = 4;
+/// How long a request for a file of a volume waits for its turn.
+pub const VOLUME_REQUEST_WAIT: Duration = Duration::from_secs(30);
+/// Bytes of a volume's file that are read at once.
+pub const VOLUME_CHUNK_BYTES: usize = 128 * 1024;
 /// Watches of one sandbox whose events are polled.
 pub const WATCHERS_OF_SANDBOX_MAX: usize = 64;
+/// Requests for the events of one polled watch that wait at once.
+pub const WATCHER_ASKS_MAX: usize = 64;
 /// Events that a polled watch holds.
 pub const WATCHER_EVENTS_MAX: usize = 10_000;
 /// Bytes of events that the polled watches of one sandbox hold, as JSON.

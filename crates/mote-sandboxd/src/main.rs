@@ -16,7 +16,7 @@ use mote_sandboxd::filesystem::{Filesystem, worker};
 use mote_sandboxd::keeper::{self, Settings};
 use mote_sandboxd::privilege::{self, Kept};
 use mote_sandboxd::service::{self, Start};
-use mote_sandboxd::state::State;
+use mote_sandboxd::state::{Grant, Scopes, State};
 use mote_sandboxd::telemetry::logs;
 use mote_sandboxd::tls::{self, Certificates};
 use mote_sandboxd::{descriptor, host, image};
@@ -86,8 +86,26 @@ struct Image {
 enum Key {
     /// Make a key: printed once, kept as a hash
     New(NewKey),
+    /// List keys: names and scopes, without the keys
+    List {
+        #[command(flatten)]
+        at: At,
+    },
     /// Revoke a key
-    Revoke(NewKey),
+    Revoke {
+        /// Who holds it
+        #[arg(long)]
+        name: String,
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct At {
+    /// The daemon's state directory
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -95,9 +113,15 @@ struct NewKey {
     /// Who holds it
     #[arg(long)]
     name: String,
-    /// The daemon's state directory
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    /// What it is for: sandbox, template, secret, secret:NAME (to bind that one), or admin, which is everything; several with commas
+    #[arg(long, value_name = "SCOPE", value_delimiter = ',', default_value = "admin", value_parser = scope)]
+    scope: Vec<Grant>,
+    #[command(flatten)]
+    at: At,
+}
+
+fn scope(text: &str) -> Result<Grant, String> {
+    text.parse().map_err(|failure: mote_sandbox_api::error::Failure| failure.message)
 }
 
 fn main() -> ExitCode {
@@ -275,9 +299,9 @@ fn key(key: Key) -> anyhow::Result<()> {
     use std::io::Write as _;
 
     must_be_root("key")?;
-    let (Key::New(arguments) | Key::Revoke(arguments)) = &key;
+    let (Key::New(NewKey { at, .. }) | Key::List { at } | Key::Revoke { at, .. }) = &key;
     let defaults = Config::default();
-    let config = Config { state: absolute(arguments.state.clone())?.unwrap_or(defaults.state), ..Config::default() };
+    let config = Config { state: absolute(at.state.clone())?.unwrap_or(defaults.state), ..Config::default() };
     let settings = Settings::new(config.state.clone(), PathBuf::new(), PathBuf::new());
     // As the daemon's user: a file that root makes in the daemon's folder would lock the daemon out.
     confine(&config, &settings, &[])?;
@@ -285,12 +309,18 @@ fn key(key: Key) -> anyhow::Result<()> {
         let state = State::open(&service::folder(&config))?;
         match &key {
             Key::New(arguments) => {
-                let made = state.new_key(&arguments.name, System.now_ms()).await?;
+                let scopes: Scopes = arguments.scope.iter().cloned().collect();
+                let made = state.new_key(&arguments.name, &scopes, System.now_ms()).await?;
                 writeln!(std::io::stdout(), "{}", made.key)?;
             }
-            Key::Revoke(arguments) => {
-                if !state.revoke_key(&arguments.name).await? {
-                    bail!("there is no key named {:?}", arguments.name);
+            Key::List { .. } => {
+                for key in state.keys().await? {
+                    writeln!(std::io::stdout(), "{}  {}", key.name, key.scopes)?;
+                }
+            }
+            Key::Revoke { name, .. } => {
+                if !state.revoke_key(name).await? {
+                    bail!("there is no key named {name:?}");
                 }
             }
         }

@@ -3,6 +3,8 @@
 //! It runs without privilege: `main` started the keeper and gave privilege up before the first thread. It decides nothing
 //! about sandboxes.
 
+mod templates;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
@@ -22,14 +24,14 @@ use crate::api::{self, Api};
 use crate::clock::{SharedClock, System};
 use crate::config::{Config, OnStop};
 use crate::filesystem::Filesystem;
-use crate::image::workshop::Workshop;
+use crate::image::workshop::{self, Workshop};
 use crate::image::{self, Images};
 use crate::keeper::Verb;
 use crate::keeper::client::Client;
 use crate::lifecycle::container::Container;
 use crate::lifecycle::measure::Kept;
 use crate::lifecycle::profiles::Profiles;
-use crate::lifecycle::{Parts, Sandboxes};
+use crate::lifecycle::{Parts, Recovered, Sandboxes};
 use crate::limits::{
     COLLECT_EVERY, CONNECTION_GRACE, KEEPER_PING_EVERY, RECOVERY_SETTLE_TIMEOUT, REMOVE_ALL_TIMEOUT, TLS_RENEW_EVERY,
     VOLUME_BYTES_DEFAULT,
@@ -37,8 +39,9 @@ use crate::limits::{
 use crate::namespace::Containers;
 use crate::network::secret::{Value, Vault};
 use crate::network::{self, Network};
-use crate::state::{self, State};
+use crate::state::{self, Scopes, State};
 use crate::telemetry::metrics::Metrics;
+use crate::template::Templates;
 use crate::tls::{Acceptor, Certificates};
 
 /// The daemon's own folder in the state directory: its database, its keys.
@@ -114,15 +117,15 @@ pub fn folder(config: &Config) -> PathBuf {
 /// [`Error`].
 pub async fn run(start: Start) -> Result<(), Error> {
     // Signals first: one that comes while the daemon starts must not be missed.
-    let stop = CancellationToken::new();
-    watch_signals(&stop).map_err(|error| Error::Io("watch for signals", error))?;
+    let stop = watch_signals().map_err(|error| Error::Io("watch for signals", error))?;
     let Start { config, keeper, listener, tls, confinement, authorities } = start;
     let clock: SharedClock = Arc::new(System);
     let store = State::open(&folder(&config))?;
     let keeper = Client::start(keeper).map_err(|error| Error::Io("reach the keeper", error))?;
     keeper.call(Verb::Ping).await.map_err(|failure| Error::Part("start the keeper", failure))?;
     let network = network(&config, &store, &clock, authorities.clone())?;
-    let container = container(&keeper, &config, Arc::clone(&clock), network.clone(), (confinement, authorities))
+    let host = (confinement, authorities.clone());
+    let container = container(&keeper, &config, Arc::clone(&clock), network.clone(), host)
         .await
         .map_err(|failure| Error::Part("probe the host", failure))?;
     let images = container.images.clone();
@@ -141,37 +144,35 @@ pub async fn run(start: Start) -> Result<(), Error> {
     // Ends with what it has to do; where the daemon ends before, the next one does it again.
     let recovering = tokio::spawn(async move {
         recovery.complete(settled).await;
-        tracing::info!(
-            adopted = recovered.adopted,
-            rested = recovered.rested,
-            reaped = recovered.reaped,
-            strays = recovered.strays,
-            "recovered"
-        );
+        told(recovered);
     });
     // What is half-made or half-ended is seldom seen by anybody: nothing of it needs an answer from inside.
     let _ = tokio::time::timeout(RECOVERY_SETTLE_TIMEOUT, settling).await;
     first_key(&store, &folder(&config), &*clock).await?;
     let closing = CancellationToken::new();
+    let templates = templates::open(&config, &keeper, &store, &images, authorities, &sandboxes, &clock).await?;
     let api = Api {
         keys: Arc::new(Keys::new(store)),
         metrics: Arc::new(Metrics::new(&sandboxes, &network)),
         sandboxes: sandboxes.clone(),
         domain: config.domain.as_str().into(),
         images,
+        templates: templates.clone(),
         network,
+        open_egress_default: config.open_egress_default,
         previews: crate::api::preview::Connections::default(),
         closing: closing.clone(),
     };
     let serving = serve(&api, listener, tls, &keeper, &config)?;
     let timing = tokio::spawn(keep(sandboxes.clone(), Work::Time));
-    let collecting = tokio::spawn(keep_collected(api.images.clone()));
+    let collecting = tokio::spawn(keep_collected(api.images.clone(), templates.clone()));
     let warming = tokio::spawn(keep(sandboxes.clone(), Work::Pool));
     let winding = wind_down(&sandboxes, &config, &keeper, stop, closing);
     let ((), wound) = tokio::join!(serving, winding);
     recovering.abort();
     timing.abort();
     collecting.abort();
+    templates.close().await;
     warming.abort();
     wound?;
     if config.on_stop == OnStop::Remove
@@ -181,6 +182,11 @@ pub async fn run(start: Start) -> Result<(), Error> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+fn told(recovered: Recovered) {
+    let Recovered { adopted, rested, reaped, strays } = recovered;
+    tracing::info!(adopted, rested, reaped, strays, "recovered");
 }
 
 /// Serves the API: in the clear, over TLS, or both on addresses of their own.
@@ -217,7 +223,7 @@ fn serve(
     }
     if let Some(((listener, address), acceptor)) = secure {
         tracing::info!(%address, %state, version, tls = true, "listening");
-        let server = api::server(api).accepting(acceptor);
+        let server = api::server_over_tls(api).accepting(acceptor);
         serving.push(Box::pin(server.serve(listener, api.closing.clone(), CONNECTION_GRACE)));
     }
     Ok(async move {
@@ -263,8 +269,9 @@ fn said(certificates: &Certificates, domain: &str) {
     }
 }
 
-/// Removes what lost its last use, from time to time.
-async fn keep_collected(images: Images) {
+/// Removes what builds of an earlier daemon left, then what lost its last use, from time to time.
+async fn keep_collected(images: Images, templates: Templates) {
+    templates.tidy().await;
     loop {
         tokio::time::sleep(COLLECT_EVERY).await;
         match images.collect().await {
@@ -325,12 +332,13 @@ async fn until_gone(keeper: &Client, sandboxes: &Sandboxes) {
     }
 }
 
-/// Cancels `stop` at the first SIGTERM or SIGINT; the second ends the process at once: sandboxes live on and are adopted.
-fn watch_signals(stop: &CancellationToken) -> std::io::Result<()> {
+/// What is cancelled at the first SIGTERM or SIGINT; the second ends the process at once: sandboxes live on and are adopted.
+fn watch_signals() -> std::io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = stop.clone();
+    let stop = CancellationToken::new();
+    let told = stop.clone();
     tokio::spawn(async move {
         for is_second in [false, true] {
             tokio::select! {
@@ -340,10 +348,10 @@ fn watch_signals(stop: &CancellationToken) -> std::io::Result<()> {
             if is_second {
                 std::process::exit(1);
             }
-            stop.cancel();
+            told.cancel();
         }
     });
-    Ok(())
+    Ok(stop)
 }
 
 /// The store of images, its scratch in the daemon's own folder.
@@ -371,6 +379,11 @@ pub fn images(
         imports: config.directories.clone(),
         registry: mote_oci::registry::Options::default(),
         registries: config.registries.clone(),
+        quota: image::quota::Quota {
+            image_bytes: config.image_max,
+            image_files: config.image_files_max,
+            all_bytes: config.images_max,
+        },
     };
     Images::new(filesystem.clone(), &tls, options)
 }
@@ -380,13 +393,23 @@ pub fn images(
 /// # Errors
 /// Where the daemon's folder or the resolver cannot be used.
 pub fn workshop(keeper: &Client, config: &Config, roots: Vec<CertificateDer<'static>>) -> Result<Workshop, Error> {
+    workshop_in(keeper, config, folder(config).join("build"), roots)
+}
+
+fn workshop_in(
+    keeper: &Client,
+    config: &Config,
+    directory: PathBuf,
+    roots: Vec<CertificateDer<'static>>,
+) -> Result<Workshop, Error> {
     let clock: SharedClock = Arc::new(System);
-    let network = boundary(config, folder(config).join("build"), Arc::new(NoSecrets), &clock, roots)?;
+    let network = boundary(config, directory, Arc::new(NoSecrets), &clock, roots)?;
     Ok(Workshop {
         containers: Containers::new(keeper.clone()),
         filesystem: Filesystem::new(keeper.clone()),
         network,
         policy: config.build_network.clone(),
+        prefix: workshop::PREFIX,
     })
 }
 
@@ -445,7 +468,13 @@ async fn container(
         .quota
         .map_or_else(|| Support::no("the pool has no quotas"), |kind| Support::yes(format!("{kind} quotas of btrfs")));
     enforcement.insert("disk_quota".to_owned(), quota);
+    let open = if config.open_egress_default {
+        Support::yes("a sandbox made through E2B's API that does not say so reaches every public destination")
+    } else {
+        Support::no("the configuration says open_egress_default: false; ask with allow_internet_access")
+    };
     let features = BTreeMap::from([
+        ("egress.open_default".to_owned(), open),
         ("snapshot.live".to_owned(), live),
         ("snapshot.memory".to_owned(), Support::no("containers keep files alone; answers say memory: false")),
         ("pause.memory".to_owned(), Support::yes("processes are frozen by the cgroup freezer")),
@@ -464,7 +493,7 @@ async fn first_key(store: &State, folder: &Path, clock: &dyn crate::clock::Clock
     if !store.keys().await.map_err(failed)?.is_empty() {
         return Ok(());
     }
-    let made = store.new_key(KEY_NAME, clock.now_ms()).await.map_err(failed)?;
+    let made = store.new_key(KEY_NAME, &Scopes::all(), clock.now_ms()).await.map_err(failed)?;
     let path = folder.join(KEY_FILE);
     let write = || {
         let mut options = std::fs::OpenOptions::new();

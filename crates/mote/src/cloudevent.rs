@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::clock::UnixMs;
 use crate::limits::ERROR_DETAIL_CHARS_MAX;
-use crate::store::{Account, OutboxMessage, Owner, Status, Task, TaskError};
+use crate::message::Message;
+use crate::store::{Account, Announcer, OutboxMessage, Owner, Status, Task, TaskError, UnknownEffect};
 use crate::timestamp::format_rfc3339;
 
 /// How a task ended.
@@ -89,7 +90,7 @@ impl Waiting<'_> {
     #[must_use]
     pub fn message(&self, agent: &str, now: UnixMs) -> Option<OutboxMessage> {
         // A pause before a model or a tool is tried again asks nothing of anybody.
-        let rests = |wait: &Value| !matches!(wait["kind"].as_str(), Some("model" | "retry"));
+        let rests = |wait: &Value| !matches!(wait["kind"].as_str(), Some("model" | "retry" | "remote"));
         let waiting = serde_json::from_str::<Vec<Value>>(self.waiting).ok().filter(|list| list.iter().any(rests))?;
         let data = json!({
             "id": self.task,
@@ -143,6 +144,41 @@ impl OutcomeUnknown<'_> {
         let id = format!("{}{}/{}/{}", self.task, life(self.lives), self.step, self.call);
         event(agent, &id, "dev.mote.effect.outcome_unknown", self.task, now, data)
     }
+}
+
+/// Words what happened to an agent's tasks, in its name.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    /// The agent.
+    pub agent: std::sync::Arc<str>,
+}
+
+impl Announcer for Publisher {
+    fn ended(&self, task: &Task, now: UnixMs) -> OutboxMessage {
+        // A task that is run anew or resumed ends again; the two ends are two events.
+        let suffix = if task.dead { format!("/dead/{}", task.lives) } else { life(task.lives) };
+        Ended::of(task, &suffix).message(&self.agent, now)
+    }
+
+    fn outcome_unknown(&self, unknown: &UnknownEffect<'_>, now: UnixMs) -> OutboxMessage {
+        let &UnknownEffect { task, owner, lives, step, call, tool, replies } = unknown;
+        let arguments = arguments(replies, step, call);
+        let arguments = arguments.as_deref();
+        OutcomeUnknown { task, owner, step, call, tool, lives, arguments }.message(&self.agent, now)
+    }
+}
+
+/// What a call of a model step was made with, as the journal has it; `None` where that cannot be read.
+fn arguments(replies: &[String], step: u32, call: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Replied {
+        step: u32,
+        message: Message,
+    }
+    let mut replied = replies.iter().filter_map(|json| serde_json::from_str::<Replied>(json).ok());
+    let replied = replied.find(|replied| replied.step == step)?;
+    let mut calls = replied.message.calls();
+    calls.find(|(id, ..)| *id == call).map(|(.., arguments)| arguments.to_owned())
 }
 
 /// What tells the events of a task's lives apart: nothing for the first.

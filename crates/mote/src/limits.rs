@@ -275,8 +275,6 @@ pub const BREAKER_FAILURES: u32 = 5;
 pub const BREAKER_OPEN_MS: u64 = 10_000;
 /// Longest time that a circuit stays open, milliseconds.
 pub const BREAKER_OPEN_MS_MAX: u64 = 300_000;
-/// Steps for which the chain remembers which endpoints failed them.
-pub const CHAIN_STEPS_MAX: usize = 16_384;
 /// Largest plan of the `scripted` provider, bytes.
 pub const PLAN_BYTES_MAX: u64 = 1 << 20;
 /// Longest delay that a plan may ask for, milliseconds.

@@ -1,4 +1,5 @@
-//! Every limit says what it limits and in which unit: each constant of a `limits.rs` has a doc comment.
+//! Every limit says what it limits and in which unit: each constant of a `limits.rs`, or of a file in a folder `limits`, has a doc
+//! comment.
 //!
 //! It does not find limits that were written elsewhere.
 
@@ -8,7 +9,7 @@ use super::{Outcome, RustFile};
 pub(super) fn check(files: &[RustFile]) -> Outcome {
     let mut looked_at = 0;
     let mut findings = Vec::new();
-    for file in files.iter().filter(|file| file.path.ends_with("/limits.rs")) {
+    for file in files.iter().filter(|file| file.path.ends_with("/limits.rs") || file.path.contains("src/limits/")) {
         let mut above = "";
         for (number, line) in file.text.lines().map(str::trim).enumerate() {
             if line.starts_with("pub const ") || line.starts_with("pub(crate) const ") || line.starts_with("const ") {

@@ -7,6 +7,7 @@ mod arrows;
 mod documents;
 mod headers;
 mod limits;
+mod modules;
 mod names;
 mod packages;
 mod ratchet;
@@ -71,6 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let outcomes = [
         arrows::check(&metadata),
+        modules::check(&rust, files.get(modules::TABLE).map_or("", String::as_str)),
         packages::providers(&built),
         packages::policy(&built, files.get("deny.toml").map_or("", String::as_str))?,
         documents::check(&files),

@@ -2,7 +2,7 @@
 //! endpoint that is not available counts by time, and a call lost with its worker counts as an interruption.
 
 use super::{Phase, Refusal, Run};
-use crate::{Actions, ENDPOINTS_COUNTED, Failure, ModelFailure, Outcome, Time, retry};
+use crate::{Actions, ENDPOINTS_MAX, Failure, ModelFailure, Outcome, Time, retry};
 
 /// What befell the calls of one model step so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -10,7 +10,9 @@ pub(super) struct Attempts {
     /// Failed calls, for the back-off.
     failed: u16,
     /// Broken replies of each endpoint; the largest number for one that refused the request.
-    broken: [u16; ENDPOINTS_COUNTED],
+    broken: [u16; ENDPOINTS_MAX],
+    /// Endpoints that failed in this round over them, a bit each: another is tried at once, the same ones after a pause.
+    tried: u16,
     /// Since when no endpoint is available; 0 where one is. Time in which nobody tried does not count.
     outage_since: Time,
 }
@@ -31,11 +33,11 @@ pub(super) struct Interruptions {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Failed {
     pub(super) attempt: u16,
-    pub(super) failure: ModelFailure,
     pub(super) endpoint: u8,
+    pub(super) failure: ModelFailure,
     pub(super) retry_after_ms: u32,
     pub(super) jitter: u16,
-    pub(super) alternative: bool,
+    pub(super) available: u16,
 }
 
 impl Attempts {
@@ -47,18 +49,36 @@ impl Attempts {
     }
 
     fn count(&mut self, endpoint: u8) -> &mut u16 {
-        let place = usize::from(endpoint).min(ENDPOINTS_COUNTED - 1);
-        &mut self.broken[place]
+        &mut self.broken[usize::from(endpoint).min(ENDPOINTS_MAX - 1)]
     }
 }
 
 impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
-    /// Endpoints, a bit each, that have used up their attempts at this step: they are not to be asked again.
+    /// Endpoints, a bit each, that have used up their attempts at this step: they are not asked again.
     #[must_use]
-    pub fn exhausted(&self) -> u64 {
+    pub fn exhausted(&self) -> u16 {
         let most = self.limits.model_attempts.max(1);
         let counts = self.attempts.broken.iter().enumerate();
         counts.fold(0, |bits, (place, count)| if *count >= most { bits | 1 << place } else { bits })
+    }
+
+    /// Endpoints, a bit each, that may still be asked at this step.
+    fn left(&self) -> u16 {
+        let endpoints = u32::from(self.limits.endpoints).clamp(1, ENDPOINTS_MAX as u32);
+        let all = u16::try_from((1_u32 << endpoints) - 1).unwrap_or(u16::MAX);
+        all & !self.exhausted()
+    }
+
+    /// The first endpoint that has not failed in this round and whose circuit lets a call through; a new round begins where
+    /// there is none. Where every circuit is open the first is asked all the same: its circuit says when to come back.
+    pub(super) fn choose(&mut self, available: u16) -> u8 {
+        let open = self.left() & available;
+        let fresh = open & !self.attempts.tried;
+        if fresh == 0 {
+            self.attempts.tried = 0;
+        }
+        let candidates = [fresh, open, self.left(), 1].into_iter().find(|bits| *bits != 0).unwrap_or(1);
+        candidates.trailing_zeros() as u8
     }
 
     /// Since when no model endpoint is available, if none is.
@@ -67,64 +87,66 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         (self.attempts.outage_since != 0).then_some(self.attempts.outage_since)
     }
 
-    /// Whether every endpoint that may be called has used up its attempts.
-    fn all_exhausted(&self) -> bool {
-        let endpoints = usize::from(self.limits.endpoints.max(1)).min(ENDPOINTS_COUNTED);
-        let all = (1_u64 << endpoints) - 1;
-        self.exhausted() & all == all
-    }
-
     pub(super) fn model_failed(&mut self, failed: Failed, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         self.attempts.failed = self.attempts.failed.saturating_add(1);
+        self.attempts.tried |= 1 << u32::from(failed.endpoint).min(ENDPOINTS_MAX as u32 - 1);
         self.interruptions = Interruptions::default();
-        let next = failed.attempt.saturating_add(1);
-        if failed.failure != ModelFailure::Unavailable {
-            self.attempts.outage_since = 0;
-            let count = self.attempts.count(failed.endpoint);
-            *count = count.saturating_add(1);
-        }
         match failed.failure {
-            ModelFailure::Rejected if !failed.alternative => {
-                self.finish(Outcome::Failed(Failure::ModelRejected), actions)
-            }
             ModelFailure::Rejected => {
                 *self.attempts.count(failed.endpoint) = REFUSED;
-                let ends = self.all_exhausted().then_some(Failure::ModelRejected);
-                self.try_again(next, failed, ends, actions)
+                if self.left() == 0 {
+                    return self.finish(Outcome::Failed(Failure::ModelRejected), actions);
+                }
+                // The others may answer, now or once they are back.
+                self.unavailable(failed, actions)
             }
             ModelFailure::ContextLength => {
-                let last = self.exhausted() & (1 << u32::from(failed.endpoint).min(ENDPOINTS_COUNTED as u32 - 1)) != 0;
-                self.shrink(next, last, actions)
+                self.replied_broken(failed.endpoint);
+                self.attempts.tried = 0;
+                let last = self.left() & (1 << u32::from(failed.endpoint).min(ENDPOINTS_MAX as u32 - 1)) == 0;
+                self.shrink(failed.attempt.saturating_add(1), last, actions)
             }
             ModelFailure::Transient => {
-                let ends = self.all_exhausted().then_some(Failure::Model);
-                self.try_again(next, failed, ends, actions)
-            }
-            ModelFailure::Unavailable => {
-                if self.attempts.outage_since == 0 {
-                    self.attempts.outage_since = self.now.max(1);
+                self.replied_broken(failed.endpoint);
+                if self.left() == 0 {
+                    return self.finish(Outcome::Failed(Failure::Model), actions);
                 }
-                let lasted = self.now.saturating_sub(self.attempts.outage_since);
-                let over = !failed.alternative && lasted >= self.limits.model_outage_ms;
-                self.try_again(next, failed, over.then_some(Failure::Outage), actions)
+                self.try_again(failed, actions)
             }
+            ModelFailure::Unavailable => self.unavailable(failed, actions),
         }
+    }
+
+    fn replied_broken(&mut self, endpoint: u8) {
+        self.attempts.outage_since = 0;
+        let count = self.attempts.count(endpoint);
+        *count = count.saturating_add(1);
+    }
+
+    /// Whether another endpoint may be tried at once.
+    fn alternative(&self, failed: Failed) -> bool {
+        self.left() & failed.available & !self.attempts.tried != 0
+    }
+
+    fn unavailable(&mut self, failed: Failed, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let alternative = self.alternative(failed);
+        if self.attempts.outage_since == 0 && !(alternative && failed.failure == ModelFailure::Rejected) {
+            self.attempts.outage_since = self.now.max(1);
+        }
+        let lasted = self.now.saturating_sub(self.attempts.outage_since);
+        if !alternative && lasted >= self.limits.model_outage_ms {
+            return self.finish(Outcome::Failed(Failure::Outage), actions);
+        }
+        self.try_again(failed, actions)
     }
 
     /// Another endpoint is tried at once, the same ones after a back-off.
-    fn try_again(
-        &mut self,
-        attempt: u16,
-        failed: Failed,
-        ends: Option<Failure>,
-        actions: &mut Actions<CALLS>,
-    ) -> Result<(), Refusal> {
-        if let Some(failure) = ends {
-            return self.finish(Outcome::Failed(failure), actions);
-        }
-        if failed.alternative {
+    fn try_again(&mut self, failed: Failed, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let attempt = failed.attempt.saturating_add(1);
+        if self.alternative(failed) {
             return self.reserve(attempt, actions);
         }
+        self.attempts.tried = 0;
         let mut until = retry::next_attempt_at(&self.limits, self.now, self.attempts.failed, failed.jitter, 0);
         if self.attempts.outage_since != 0 {
             // One last attempt when the time is over, rather than a pause beyond it.
@@ -135,7 +157,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             return self.reserve(attempt, actions);
         }
         self.phase = Phase::BackingOff { attempt, until };
-        self.suspend(actions)
+        Ok(())
     }
 
     /// The back-off before a model call is over.
@@ -176,7 +198,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             return self.reserve(attempt, actions);
         }
         self.phase = Phase::BackingOff { attempt, until };
-        self.suspend(actions)
+        Ok(())
     }
 
     /// Times in a row that work under way was lost with its worker.

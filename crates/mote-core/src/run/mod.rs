@@ -3,24 +3,32 @@
 
 mod act;
 mod attempts;
+mod compact;
 mod plan;
 mod resume;
+mod wait;
 
-use self::attempts::{Attempts, Interruptions};
+use self::attempts::{Attempts, Failed, Interruptions};
+use self::compact::Compaction;
 use self::resume::Resumption;
-use crate::journal::{CORE, CORE_COUNTS_APART};
+use crate::journal::CORE;
 use crate::{
-    Action, Actions, Array, Budget, CallSpec, Change, Context, Event, Failure, Full, Limits, Outcome, Spend,
-    TURNS_REMEMBERED, Time,
+    Action, Actions, Array, Budget, CallSpec, Change, Context, Cost, ENDPOINTS_MAX, Event, Failure, Full, Limits,
+    Outcome, Spend, Spender, TURNS_REMEMBERED, Time, Wait,
 };
 
-/// Where a run stands: plan (`Reserving`, `Thinking`, `BackingOff`), act and observe (`Acting`), or an end.
+/// Where a run stands: plan (`Compacting`, `Reserving`, `Thinking`, `BackingOff`), act and observe (`Acting`), or an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Nothing happened yet.
     New,
     /// Bounds are known, the context is being loaded.
     Open,
+    /// A model call waits for the summary that makes the context fit.
+    Compacting {
+        /// The attempt that waits, from 1.
+        attempt: u16,
+    },
     /// A model call waits for its reservation.
     Reserving {
         /// The attempt that the reservation is for, from 1.
@@ -32,6 +40,8 @@ pub enum Phase {
     Thinking {
         /// The attempt, from 1.
         attempt: u16,
+        /// The endpoint, by its place in the chain.
+        endpoint: u8,
     },
     /// A model call failed and is to be tried again.
     BackingOff {
@@ -46,39 +56,45 @@ pub enum Phase {
     Finished(Outcome),
 }
 
+/// One attempt at a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// Which, from 1.
+    pub number: u16,
+    /// When the first attempt began.
+    pub since: Time,
+    /// Whether an earlier attempt may have been performed.
+    pub doubt: bool,
+}
+
 /// Where a call stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CallState {
     /// To be made as soon as a place is free.
     #[default]
     Queued,
-    /// A person is asked.
-    Approving,
+    /// An attempt waits for its reservation.
+    Reserving(Attempt),
     /// An attempt is under way.
-    Running {
-        /// The attempt, from 1.
-        attempt: u16,
-        /// When the first attempt began.
-        since: Time,
-        /// Whether an earlier attempt may have been performed.
-        doubt: bool,
-    },
+    Running(Attempt),
     /// An attempt failed; another follows.
     BackingOff {
         /// The next attempt.
-        attempt: u16,
-        /// When the first attempt began.
-        since: Time,
-        /// Whether an earlier attempt may have been performed.
-        doubt: bool,
-        /// When the next one may begin.
+        next: Attempt,
+        /// When it may begin.
         until: Time,
     },
-    /// Waits for a signal, a time or a person.
+    /// Waits, and holds nothing.
     Waiting {
-        /// When it ends at the latest; 0 is never.
+        /// For what.
+        wait: Wait,
+        /// When it ends at the latest, or is asked after; 0 is never.
         until: Time,
+        /// The attempt that is suspended; none where the call is the wait, or waits to be approved first.
+        attempt: Option<Attempt>,
     },
+    /// A suspended attempt goes on as soon as a place is free.
+    Ready(Attempt),
     /// Its result is known.
     Done,
 }
@@ -92,6 +108,8 @@ pub struct Call {
     pub state: CallState,
     /// Of its attempts, those that were lost with their worker.
     pub lost: u16,
+    /// Whether its reservation is open.
+    pub reserved: bool,
 }
 
 /// Why an event was refused. The run is as it was.
@@ -112,6 +130,11 @@ pub enum Refusal {
         /// What this build has.
         has: u32,
     },
+    /// A newer state machine opened the run.
+    Core {
+        /// Its version.
+        asked: u16,
+    },
     /// A reply ended in calls but carries none.
     NoCalls,
     /// More actions than one step may ask for: an error in this crate.
@@ -126,6 +149,9 @@ impl core::fmt::Display for Refusal {
             Self::Call(call) => write!(f, "call {call} of this turn does not wait for this event"),
             Self::Capacity { what, asked, has } => {
                 write!(f, "the run asks for {asked} {what}, this build has {has}")
+            }
+            Self::Core { asked } => {
+                write!(f, "the run was opened by core {asked:#06x}, this build has {CORE:#06x}; use a newer one")
             }
             Self::NoCalls => f.write_str("the reply ended in calls but carries none"),
             Self::ActionsFull => f.write_str("one step asked for too many actions"),
@@ -145,7 +171,7 @@ impl From<Full> for Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run<const UNITS: usize, const CALLS: usize> {
     phase: Phase,
-    /// Version of the state machine that opened it: what a journal of an older one may lack, replay lets it lack.
+    /// Version of the state machine that opened it.
     core: u16,
     limits: Limits,
     digest: [u8; 32],
@@ -159,6 +185,7 @@ pub struct Run<const UNITS: usize, const CALLS: usize> {
     active_ms: u64,
     budget: Budget,
     context: Context<UNITS>,
+    compaction: Compaction,
     calls: Array<Call, CALLS>,
     turns: Array<u64, TURNS_REMEMBERED>,
 }
@@ -188,6 +215,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             active_ms: 0,
             budget: Budget::default(),
             context: Context::new(),
+            compaction: Compaction::default(),
             calls: Array::new(),
             turns: Array::new(),
         }
@@ -202,6 +230,9 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         next.pass_time(now, event);
         let mut actions = Actions::default();
         next.apply(event, &mut actions)?;
+        if next.is_suspended() {
+            actions.push(Action::Suspend { until: next.poll_at().unwrap_or(0) })?;
+        }
         *self = next;
         Ok(actions)
     }
@@ -220,7 +251,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             Phase::Acting => self.next_call_time(),
             _ => None,
         };
-        [expiry, active, own].into_iter().flatten().min()
+        [expiry, active, own, self.compaction.until()].into_iter().flatten().min()
     }
 
     fn pass_time(&mut self, now: Time, event: &Event<CALLS>) {
@@ -238,79 +269,94 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     fn is_active(&self) -> bool {
         match self.phase {
             Phase::New | Phase::Open | Phase::Finished(_) => false,
-            Phase::Reserving { .. } | Phase::Thinking { .. } => true,
+            Phase::Compacting { .. } | Phase::Reserving { .. } | Phase::Thinking { .. } => true,
             Phase::BackingOff { .. } | Phase::Acting => !self.is_suspended(),
         }
     }
 
-    /// Whether attempts are counted by what befell them: not by the cores before.
-    pub(super) fn counts_apart(&self) -> bool {
-        self.core >= CORE_COUNTS_APART
-    }
-
     #[rustfmt::skip]
     fn apply(&mut self, event: &Event<CALLS>, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
-        use Phase::{Acting, BackingOff, Finished, New, Open, Reserving, Thinking};
+        use Phase::{Acting, BackingOff, Compacting, Finished, New, Open, Reserving, Thinking};
+        use Spender::{Call, Model, Summary};
         match (self.phase, event) {
-            (New, Event::Opened { limits, digest }) => self.open(limits, digest),
+            (New, Event::Opened { core, limits, digest }) => self.open(*core, limits, digest),
             (Open, Event::Loaded { tokens }) => { self.context.push(*tokens, self.limits.units); Ok(()) }
             (Open, Event::Started { tokens }) => { self.context.set_input(*tokens); self.plan(actions) }
 
-            (Reserving { attempt, output }, Event::BudgetGranted) => self.think(attempt, output, actions),
-            (Reserving { .. }, Event::BudgetRefused) => {
-                self.budget.release();
+            (Reserving { attempt, output }, Event::BudgetGranted { spender: Model, available }) => {
+                self.think(attempt, output, *available, actions)
+            }
+            (Reserving { .. }, Event::BudgetRefused { spender: Model }) => {
+                self.budget.release(Model, Spend::default());
                 self.finish(Outcome::Failed(Failure::BudgetShared), actions)
             }
-            (Reserving { .. }, Event::Recovered) => self.ask_reservation(actions),
 
             (Thinking { .. }, Event::ModelReplied { spend, tokens, finish, calls }) => {
                 self.reply(*spend, *tokens, *finish, calls, actions)
             }
-            (Thinking { attempt }, Event::ModelFailed { .. }) => self.model_call_failed(attempt, event, actions),
-            (Thinking { attempt }, Event::Recovered) => self.model_call_lost(attempt, actions),
+            (Thinking { attempt, endpoint }, Event::ModelFailed { failure, cost, retry_after_ms, jitter, available }) => {
+                self.settle(Model, *cost, actions)?;
+                let (failure, retry_after_ms, jitter, available) = (*failure, *retry_after_ms, *jitter, *available);
+                self.model_failed(Failed { attempt, endpoint, failure, retry_after_ms, jitter, available }, actions)
+            }
 
-            (Acting, Event::CallAnswered { call, tokens, is_error: _ }) => self.call_answered(*call, *tokens, actions),
-            (Acting, Event::CallFailed { call, failure, retry_after_ms, jitter }) => {
+            (Acting, Event::BudgetGranted { spender: Call { call }, .. }) => self.call_granted(*call, actions),
+            (Acting, Event::BudgetRefused { spender: Call { call } }) => self.call_refused(*call, actions),
+            (Acting, Event::CallAnswered { call, tokens, is_error: _, cost }) => {
+                self.call_answered(*call, *tokens, *cost, actions)
+            }
+            (Acting, Event::CallFailed { call, failure, retry_after_ms, jitter, cost }) => {
+                self.settle_call(*call, *cost, actions)?;
                 self.call_failed(*call, *failure, *retry_after_ms, *jitter, actions)
             }
+            (Acting, Event::CallSuspended { call, wait, until }) => self.call_suspended(*call, *wait, *until, actions),
+            (Acting, Event::CallWoken { call }) => self.call_woken(*call, actions),
             (Acting, Event::Signalled { call, tokens }) => self.signalled(*call, *tokens, actions),
             (Acting, Event::Approved { call }) => self.approved(*call, actions),
             (Acting, Event::Denied { call }) => self.denied(*call, actions),
             (Acting, Event::Replied { call, tokens }) => self.replied(*call, *tokens, actions),
-            (Acting, Event::Recovered) => self.calls_lost(actions),
 
-            (Open | BackingOff { .. }, Event::Recovered) => Ok(()),
-            (Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting | Finished(_),
-                Event::Resumed { limits, digest }) => self.resumed(limits, digest, actions),
-            (Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting, Event::TimerFired) => self.timer(actions),
-            (Open | Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting, Event::Cancelled { spend }) => {
-                if matches!(self.phase, Thinking { .. }) {
-                    // What had streamed in is an estimate.
-                    self.settle(*spend, self.counts_apart(), actions)?;
+            (Compacting { .. } | Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting, event) => match event {
+                Event::BudgetGranted { spender: Summary, .. } => self.summarise(actions),
+                Event::BudgetRefused { spender: Summary } => self.summary_refused(actions),
+                Event::Compacted { through, tokens, cost } => self.compacted(*through, *tokens, *cost, actions),
+                Event::CompactionFailed { cost, retry_after_ms, jitter, last } => {
+                    self.compaction_failed(*cost, *retry_after_ms, *jitter, *last, actions)
                 }
-                self.finish(Outcome::Cancelled, actions)
-            }
-            (Open | Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting, Event::Rebound { digest, change }) => {
-                self.rebound(digest, *change, actions)
-            }
+                Event::TimerFired => self.timer(actions),
+                Event::Recovered => self.recovered(actions),
+                Event::Cancelled { spend } => self.cancelled(*spend, actions),
+                Event::Rebound { digest, change } => self.rebound(digest, *change, actions),
+                Event::Resumed { limits, digest } => self.resumed(limits, digest, actions),
+                Event::Opened { .. } | Event::Loaded { .. } | Event::Started { .. }
+                | Event::BudgetGranted { spender: Model | Call { .. }, .. }
+                | Event::BudgetRefused { spender: Model | Call { .. } }
+                | Event::ModelReplied { .. } | Event::ModelFailed { .. } | Event::CallAnswered { .. }
+                | Event::CallFailed { .. } | Event::CallSuspended { .. } | Event::CallWoken { .. }
+                | Event::Signalled { .. } | Event::Approved { .. } | Event::Denied { .. }
+                | Event::Replied { .. } => Err(Refusal::Unexpected),
+            },
 
-            (New, Event::Loaded { .. } | Event::Started { .. } | Event::TimerFired | Event::Cancelled { .. }
-                | Event::Recovered | Event::Rebound { .. } | Event::Resumed { .. })
-            | (Open, Event::Opened { .. } | Event::TimerFired | Event::Resumed { .. })
-            | (Reserving { .. } | Thinking { .. } | BackingOff { .. } | Acting,
-                Event::Opened { .. } | Event::Loaded { .. } | Event::Started { .. })
-            | (New | Open | Thinking { .. } | BackingOff { .. } | Acting, Event::BudgetGranted | Event::BudgetRefused)
-            | (New | Open | Reserving { .. } | BackingOff { .. } | Acting,
-                Event::ModelReplied { .. } | Event::ModelFailed { .. })
-            | (New | Open | Reserving { .. } | Thinking { .. } | BackingOff { .. },
-                Event::CallAnswered { .. } | Event::CallFailed { .. } | Event::Signalled { .. }
-                | Event::Approved { .. } | Event::Denied { .. } | Event::Replied { .. }) => Err(Refusal::Unexpected),
+            (Open, Event::Recovered) => Ok(()),
+            (Open, Event::Cancelled { spend }) => self.cancelled(*spend, actions),
+            (Open, Event::Rebound { digest, change }) => self.rebound(digest, *change, actions),
+            (Finished(_), Event::Resumed { limits, digest }) => self.resumed(limits, digest, actions),
 
-            (Finished(_), Event::Opened { .. } | Event::Loaded { .. } | Event::Started { .. } | Event::BudgetGranted
-                | Event::BudgetRefused | Event::ModelReplied { .. } | Event::ModelFailed { .. }
-                | Event::CallAnswered { .. } | Event::CallFailed { .. } | Event::TimerFired | Event::Signalled { .. }
-                | Event::Approved { .. } | Event::Denied { .. } | Event::Replied { .. } | Event::Cancelled { .. }
-                | Event::Recovered | Event::Rebound { .. }) => Err(Refusal::Finished),
+            (New, Event::Loaded { .. } | Event::Started { .. } | Event::Recovered | Event::Cancelled { .. } | Event::Rebound { .. })
+            | (Open, Event::Opened { .. })
+            | (New | Open, Event::BudgetGranted { .. } | Event::BudgetRefused { .. } | Event::ModelReplied { .. }
+                | Event::ModelFailed { .. } | Event::CallAnswered { .. } | Event::CallFailed { .. }
+                | Event::CallSuspended { .. } | Event::CallWoken { .. } | Event::TimerFired | Event::Signalled { .. }
+                | Event::Approved { .. } | Event::Denied { .. } | Event::Replied { .. } | Event::Compacted { .. }
+                | Event::CompactionFailed { .. } | Event::Resumed { .. }) => Err(Refusal::Unexpected),
+
+            (Finished(_), Event::Opened { .. } | Event::Loaded { .. } | Event::Started { .. }
+                | Event::BudgetGranted { .. } | Event::BudgetRefused { .. } | Event::ModelReplied { .. }
+                | Event::ModelFailed { .. } | Event::CallAnswered { .. } | Event::CallFailed { .. }
+                | Event::CallSuspended { .. } | Event::CallWoken { .. } | Event::TimerFired | Event::Signalled { .. }
+                | Event::Approved { .. } | Event::Denied { .. } | Event::Replied { .. } | Event::Compacted { .. }
+                | Event::CompactionFailed { .. } | Event::Cancelled { .. } | Event::Recovered
+                | Event::Rebound { .. }) => Err(Refusal::Finished),
         }
     }
 
@@ -320,11 +366,16 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             if u32::from(asked) > has { Err(Refusal::Capacity { what, asked: asked.into(), has }) } else { Ok(()) }
         };
         check("units", limits.units, UNITS)?;
+        check("endpoints", limits.endpoints, ENDPOINTS_MAX)?;
         check("calls", limits.calls, CALLS)
     }
 
-    fn open(&mut self, limits: &Limits, digest: &[u8; 32]) -> Result<(), Refusal> {
+    fn open(&mut self, core: u16, limits: &Limits, digest: &[u8; 32]) -> Result<(), Refusal> {
+        if core > CORE {
+            return Err(Refusal::Core { asked: core });
+        }
         self.check_capacity(limits)?;
+        self.core = core;
         self.limits = *limits;
         self.digest = *digest;
         self.phase = Phase::Open;
@@ -337,11 +388,13 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             let failure = if expired { Failure::Expired } else { Failure::Active };
             return self.abandon(Outcome::Failed(failure), actions);
         }
+        self.summary_due(actions)?;
         match self.phase {
             Phase::BackingOff { attempt, until } if until <= self.now => self.backed_off(attempt, until, actions),
             Phase::Acting => self.calls_due(actions),
             Phase::New
             | Phase::Open
+            | Phase::Compacting { .. }
             | Phase::Reserving { .. }
             | Phase::Thinking { .. }
             | Phase::BackingOff { .. }
@@ -357,44 +410,66 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         }
     }
 
+    /// Another worker took over: what was under way is lost, each in its own way.
+    fn recovered(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        self.summary_lost(actions)?;
+        match self.phase {
+            Phase::Reserving { .. } => self.ask_reservation(actions),
+            Phase::Thinking { attempt, .. } => self.model_call_lost(attempt, actions),
+            Phase::Acting => self.calls_lost(actions),
+            Phase::New | Phase::Open | Phase::Compacting { .. } | Phase::BackingOff { .. } | Phase::Finished(_) => {
+                Ok(())
+            }
+        }
+    }
+
+    fn cancelled(&mut self, spend: Spend, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        if matches!(self.phase, Phase::Thinking { .. }) {
+            // What had streamed in is an estimate.
+            self.settle(Spender::Model, Cost { spend, uncertain: true }, actions)?;
+        }
+        self.finish(Outcome::Cancelled, actions)
+    }
+
     /// Ends the run whatever is under way; a model call under way counts as its whole reservation.
     fn abandon(&mut self, outcome: Outcome, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         if matches!(self.phase, Phase::Thinking { .. }) {
-            self.forfeit(actions)?;
+            self.forfeit_model(actions)?;
         }
         self.finish(outcome, actions)
     }
 
     fn finish(&mut self, outcome: Outcome, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         self.cut_off(actions)?;
-        self.budget.release();
+        self.end_summary(actions)?;
+        self.budget.release(Spender::Model, Spend::default());
         self.resumption = Resumption::of(self.phase);
         self.phase = Phase::Finished(outcome);
-        Ok(actions.push(Action::Finish(outcome))?)
+        Ok(actions.push(Action::Finish { outcome })?)
     }
 
-    fn settle(&mut self, spend: Spend, uncertain: bool, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
-        self.budget.settle(spend, uncertain);
-        Ok(actions.push(Action::Settle { tokens: spend.tokens(), nano_usd: spend.nano_usd, uncertain })?)
+    /// Books what the model or a summary cost.
+    fn settle(&mut self, spender: Spender, cost: Cost, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        self.budget.settle(spender, Spend::default(), cost);
+        Self::booked(spender, cost, actions)
+    }
+
+    fn booked(spender: Spender, cost: Cost, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let Cost { spend, uncertain } = cost;
+        let (tokens, nano_usd) = (spend.tokens(), spend.nano_usd);
+        Ok(actions.push(Action::Settle { spender, tokens, nano_usd, uncertain })?)
     }
 
     /// Settles a model call of which nothing is known at its whole reservation.
-    fn forfeit(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
-        let uncertain = self.counts_apart();
-        let reserved = self.budget.reservation();
-        // Cores before 0x0003 booked all of it as known, and as input.
-        let whole = Spend { input: reserved.tokens(), output: 0, nano_usd: reserved.nano_usd };
-        self.settle(if uncertain { reserved } else { whole }, uncertain, actions)
+    fn forfeit_model(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        let spend = self.budget.model_reservation();
+        self.settle(Spender::Model, Cost { spend, uncertain: true }, actions)
     }
 
     /// Version of the state machine that opened it.
     #[must_use]
     pub fn core(&self) -> u16 {
         self.core
-    }
-
-    pub(crate) fn opened_by(&mut self, core: u16) {
-        self.core = core;
     }
 
     /// Where the run stands.
@@ -449,6 +524,14 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     #[must_use]
     pub fn context(&self) -> &Context<UNITS> {
         &self.context
+    }
+
+    /// Whose reservations are asked for and neither granted nor refused, the model's first.
+    pub fn reservations_asked(&self) -> impl Iterator<Item = Spender> + '_ {
+        let model = matches!(self.phase, Phase::Reserving { .. }).then_some(Spender::Model);
+        let summary = self.compaction.is_reserving().then_some(Spender::Summary);
+        let calls = (0..).zip(self.calls()).filter(|(_, call)| matches!(call.state, CallState::Reserving(_)));
+        model.into_iter().chain(summary).chain(calls.map(|(call, _)| Spender::Call { call }))
     }
 
     /// Calls of the present turn.

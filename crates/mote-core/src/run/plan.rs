@@ -1,11 +1,10 @@
 //! Plan: the context is trimmed, the call is paid for, the model is called, its reply is taken. It does not look into
 //! calls; `act` does.
 
-use super::attempts::{Attempts, Failed, Interruptions};
+use super::attempts::{Attempts, Interruptions};
 use super::{Call, CallState, Phase, Refusal, Run};
 use crate::{
-    Action, Actions, Array, CallKind, CallSpec, Event, Failure, Finish, ModelFailure, Outcome, Spend, TURNS_REMEMBERED,
-    retry,
+    Action, Actions, Array, CallKind, CallSpec, Cost, Failure, Finish, Outcome, Spend, Spender, TURNS_REMEMBERED, Wait,
 };
 
 impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
@@ -20,11 +19,23 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         self.step += 1;
         self.attempts = Attempts::default();
         self.budget.begin_step();
-        self.reserve(1, actions)
+        self.reserve(1, actions)?;
+        // Beside the call, so that the context need not be summarised when it no longer fits.
+        if matches!(self.phase, Phase::Reserving { .. }) && self.is_filling() {
+            self.begin_summary(self.limits.low_water_mark(), actions)?;
+        }
+        Ok(())
     }
 
     /// Makes the context fit and asks for the money to send it.
     pub(super) fn reserve(&mut self, attempt: u16, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
+        if self.context.tokens() > u64::from(self.limits.usable()) {
+            self.begin_summary(self.limits.low_water_mark(), actions)?;
+            if !self.compaction.is_idle() {
+                self.phase = Phase::Compacting { attempt };
+                return Ok(());
+            }
+        }
         if self.context.trim(&self.limits).is_err() {
             return self.finish(Outcome::Failed(Failure::ContextOverflow), actions);
         }
@@ -44,78 +55,55 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     }
 
     pub(super) fn ask_reservation(&mut self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
-        let (tokens, nano_usd) = (self.budget.reserved_tokens, self.budget.reserved_nano_usd);
-        Ok(actions.push(Action::Reserve { tokens, nano_usd })?)
+        let reserved = self.budget.model_reservation();
+        let (tokens, nano_usd) = (reserved.tokens(), reserved.nano_usd);
+        Ok(actions.push(Action::Reserve { spender: Spender::Model, tokens, nano_usd })?)
     }
 
-    pub(super) fn think(&mut self, attempt: u16, output: u32, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
-        self.phase = Phase::Thinking { attempt };
-        Ok(actions.push(Action::CallModel { step: self.step, attempt, from: self.context.first(), output })?)
-    }
-
-    /// The model call under way failed: what it cost is booked, and the core's version says what counts as an attempt.
-    pub(super) fn model_call_failed(
+    /// Calls the first endpoint that has not failed in this round.
+    pub(super) fn think(
         &mut self,
         attempt: u16,
-        event: &Event<CALLS>,
+        output: u32,
+        available: u16,
         actions: &mut Actions<CALLS>,
     ) -> Result<(), Refusal> {
-        let Event::ModelFailed { failure, spend, uncertain, endpoint, retry_after_ms, jitter, alternative } = *event
-        else {
-            return Err(Refusal::Unexpected);
-        };
-        self.settle(spend, uncertain, actions)?;
-        let failed = Failed { attempt, failure, endpoint, retry_after_ms, jitter, alternative };
-        if self.counts_apart() { self.model_failed(failed, actions) } else { self.attempt_failed(failed, actions) }
+        let endpoint = self.choose(available);
+        self.phase = Phase::Thinking { attempt, endpoint };
+        let (step, from) = (self.step, self.context.first());
+        Ok(actions.push(Action::CallModel { step, attempt, endpoint, from, output })?)
     }
 
-    /// The model call under way was lost with its worker.
+    /// The model call under way was lost with its worker. One that is to be made again has an attempt of its own, which no
+    /// limit counts.
     pub(super) fn model_call_lost(&mut self, attempt: u16, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
-        if self.counts_apart() {
-            self.budget.lose(self.budget.reservation());
-        }
-        self.forfeit(actions)?;
-        if !self.counts_apart() {
-            let failure = ModelFailure::Transient;
-            let failed = Failed { attempt, failure, endpoint: 0, retry_after_ms: 0, jitter: 0, alternative: true };
-            return self.attempt_failed(failed, actions);
-        }
-        // One that is to be made again has an attempt of its own, which no limit counts.
+        self.budget.lose(self.budget.model_reservation());
+        self.forfeit_model(actions)?;
         if self.interrupted(actions)? { Ok(()) } else { self.call_again(attempt.saturating_add(1), actions) }
     }
 
-    /// A failed attempt as cores before 0x0003 took it: four in all, whatever befell them and whoever was asked.
-    pub(super) fn attempt_failed(&mut self, failed: Failed, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
-        let attempt = failed.attempt;
-        let last = attempt >= self.limits.model_attempts;
-        match failed.failure {
-            ModelFailure::Rejected if !failed.alternative => {
-                self.finish(Outcome::Failed(Failure::ModelRejected), actions)
-            }
-            ModelFailure::ContextLength => self.shrink(attempt.saturating_add(1), last, actions),
-            _ if last => self.finish(Outcome::Failed(Failure::Model), actions),
-            _ => {
-                let Failed { jitter, retry_after_ms, .. } = failed;
-                let at = retry::next_attempt_at(&self.limits, self.now, attempt, jitter, retry_after_ms);
-                if failed.alternative || at <= self.now {
-                    return self.reserve(attempt + 1, actions);
-                }
-                self.phase = Phase::BackingOff { attempt: attempt + 1, until: at };
-                Ok(())
-            }
-        }
-    }
-
-    /// The model finds the context too long: our estimate was too low. Halves what is sent and holds the run to that from
-    /// here on.
+    /// The model finds the context too long: our estimate was too low. Halves what is sent, by a summary where there may be
+    /// one, and holds the run to that from here on.
     pub(super) fn shrink(&mut self, attempt: u16, last: bool, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
         let sent = self.context.tokens();
-        self.context.trim_to(sent / 2);
-        if last || self.context.tokens() == sent {
+        if last {
+            // One that is resumed goes on with less.
+            self.context.trim_to(sent / 2);
             return self.finish(Outcome::Failed(Failure::ContextOverflow), actions);
         }
         let held = [sent / 4 * 3, u64::from(self.limits.fixed), u64::from(self.limits.headroom())].iter().sum::<u64>();
-        self.limits.window = self.limits.window.min(u32::try_from(held).unwrap_or(u32::MAX));
+        let held = u32::try_from(held).unwrap_or(u32::MAX);
+        self.begin_summary(sent / 2, actions)?;
+        if !self.compaction.is_idle() {
+            self.limits.window = self.limits.window.min(held);
+            self.phase = Phase::Compacting { attempt };
+            return Ok(());
+        }
+        self.context.trim_to(sent / 2);
+        if self.context.tokens() == sent {
+            return self.finish(Outcome::Failed(Failure::ContextOverflow), actions);
+        }
+        self.limits.window = self.limits.window.min(held);
         self.reserve(attempt, actions)
     }
 
@@ -127,7 +115,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         calls: &Array<CallSpec, CALLS>,
         actions: &mut Actions<CALLS>,
     ) -> Result<(), Refusal> {
-        self.settle(spend, false, actions)?;
+        self.settle(Spender::Model, Cost { spend, uncertain: false }, actions)?;
         self.interruptions = Interruptions::default();
         match finish {
             Finish::Final => return self.finish(Outcome::Completed, actions),
@@ -163,9 +151,6 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             let has = u32::from(self.limits.calls);
             return Err(Refusal::Capacity { what: "calls", asked: count, has });
         }
-        if !self.counts_apart() {
-            self.context.push(tokens, self.limits.units);
-        }
         if self.tool_calls.saturating_add(count) > self.limits.tool_calls {
             return self.finish(Outcome::Failed(Failure::ToolCalls), actions);
         }
@@ -173,27 +158,27 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
             return self.finish(Outcome::Failed(Failure::Repeated), actions);
         }
         // A turn that is not taken is not in the context: a run that is resumed asks for it again.
-        if self.counts_apart() {
-            self.context.push(tokens, self.limits.units);
-        }
+        self.context.push(tokens, self.limits.units);
         self.tool_calls += count;
         self.phase = Phase::Acting;
         self.calls.clear();
         for (index, spec) in (0..).zip(calls.as_slice()) {
+            let waits = |wait, until| CallState::Waiting { wait, until, attempt: None };
             let state = match spec.kind {
-                CallKind::Tool { approval: true, .. } => CallState::Approving,
+                CallKind::Tool { approval: true, .. } => waits(Wait::Approval, 0),
                 CallKind::Tool { .. } => CallState::Queued,
                 CallKind::Rejected { tokens } => {
                     self.context.grow(tokens);
                     CallState::Done
                 }
-                CallKind::Signal { until, .. } | CallKind::Question { until } => CallState::Waiting { until },
-                CallKind::Timer { at } => CallState::Waiting { until: at.max(1) },
+                CallKind::Signal { until, .. } => waits(Wait::Signal, until),
+                CallKind::Question { until } => waits(Wait::Input, until),
+                CallKind::Timer { at } => waits(Wait::Time, at.max(1)),
             };
-            if state == CallState::Approving || matches!(spec.kind, CallKind::Question { .. }) {
+            if matches!(state, CallState::Waiting { wait: Wait::Approval | Wait::Input, .. }) {
                 actions.push(Action::Ask { call: index })?;
             }
-            self.calls.push(Call { spec: *spec, state, lost: 0 })?;
+            self.calls.push(Call { spec: *spec, state, lost: 0, reserved: false })?;
         }
         self.advance(actions)
     }

@@ -2,7 +2,6 @@
 //! A completed one has nothing to go on to.
 
 use super::{Attempts, CallState, Interruptions, Phase, Refusal, Run};
-use crate::journal::CORE_COUNTS_APART;
 use crate::{Action, Actions, CallOutcome, Limits, NOTICE_TOKENS, Outcome};
 
 /// Where a run that ended would go on.
@@ -25,8 +24,10 @@ impl Resumption {
     pub(super) fn of(phase: Phase) -> Self {
         match phase {
             Phase::New | Phase::Open | Phase::Finished(_) => Self::None,
-            Phase::Reserving { attempt, .. } | Phase::BackingOff { attempt, .. } => Self::Step { attempt },
-            Phase::Thinking { attempt } => Self::Step { attempt: attempt.saturating_add(1) },
+            Phase::Compacting { attempt } | Phase::Reserving { attempt, .. } | Phase::BackingOff { attempt, .. } => {
+                Self::Step { attempt }
+            }
+            Phase::Thinking { attempt, .. } => Self::Step { attempt: attempt.saturating_add(1) },
             Phase::Acting => Self::Next,
         }
     }
@@ -37,7 +38,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
     #[must_use]
     pub fn is_resumable(&self) -> bool {
         let ended = matches!(self.phase, Phase::Finished(Outcome::Failed(_) | Outcome::Cancelled));
-        ended && self.core >= CORE_COUNTS_APART && self.resumption != Resumption::None
+        ended && self.resumption != Resumption::None
     }
 
     /// Whether a task with this run may be taken up again after it ended: resumed where the run ended too, gone on with
@@ -63,6 +64,7 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
         self.active_ms = 0;
         self.interruptions = Interruptions::default();
         self.attempts = Attempts::default();
+        self.compaction.may_begin();
         if !ended {
             return Ok(());
         }
@@ -85,13 +87,5 @@ impl<const UNITS: usize, const CALLS: usize> Run<UNITS, CALLS> {
                 self.plan(actions)
             }
         }
-    }
-
-    /// Gives the run back until something happens, where it now rests.
-    pub(super) fn suspend(&self, actions: &mut Actions<CALLS>) -> Result<(), Refusal> {
-        if self.is_suspended() {
-            actions.push(Action::Suspend { until: self.poll_at().unwrap_or(0) })?;
-        }
-        Ok(())
     }
 }

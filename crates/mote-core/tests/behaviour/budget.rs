@@ -1,8 +1,8 @@
 //! The run's own account: reserved before, settled after, never beyond the limit without being told.
 
-use mote_core::{Action, Effect, Event, Failure, Finish, Limits, Outcome, Phase, Spend};
+use mote_core::{Action, Effect, Event, Failure, Finish, Limits, Outcome, Phase, Spend, Spender};
 
-use crate::play::{answer, answered, replied_with, tool};
+use crate::play::{answer, answered, budget_refused, replied_with, tool};
 use crate::{Play, limits};
 
 fn priced() -> Limits {
@@ -25,14 +25,17 @@ fn a_reservation_covers_the_input_with_an_eighth_more_and_the_largest_reply() {
     let mut play = Play::open(Limits { fixed: 700, ..priced() });
     let actions = play.take(Event::Started { tokens: 100 });
     // 800 in, held as 900, and 1,000 out.
-    assert_eq!(actions, [Action::Reserve { tokens: 1_900, nano_usd: 900 * 3_000 + 1_000 * 15_000 }]);
+    assert_eq!(
+        actions,
+        [Action::Reserve { spender: Spender::Model, tokens: 1_900, nano_usd: 900 * 3_000 + 1_000 * 15_000 }]
+    );
 }
 
 #[test]
 fn the_model_is_called_for_the_reply_that_was_reserved() {
     let mut play = Play::start(Limits { budget_tokens: 512, ..priced() });
-    assert!(matches!(play.take(Event::BudgetGranted)[..], [Action::CallModel { output: 400, .. }]));
-    assert_eq!(play.run.budget().reserved_tokens, 512);
+    assert!(matches!(play.grant()[..], [Action::CallModel { output: 400, .. }]));
+    assert_eq!(play.run.budget().reserved().tokens(), 512);
 }
 
 #[test]
@@ -72,11 +75,11 @@ fn prices_beyond_every_number_refuse_and_do_not_overflow() {
 fn what_is_reserved_and_not_used_is_free_again() {
     let mut play = Play::start(Limits { budget_tokens: 2_000, ..priced() });
     for turn in 0..5 {
-        play.take(Event::BudgetGranted);
+        play.grant();
         let calls = [tool(Effect::Read, turn)];
         let spend = Spend { input: 100, output: 50, nano_usd: 1_050_000 };
         play.take(replied_with(Finish::Calls, spend, 10, &calls));
-        assert_eq!(play.run.budget().reserved_tokens, 0);
+        assert_eq!(play.run.budget().reserved(), Spend::default());
         play.take(answered(0));
     }
     assert_eq!(play.run.budget().spent, Spend { input: 500, output: 250, nano_usd: 5_250_000 });
@@ -88,11 +91,11 @@ fn the_budget_ends_the_run_before_the_call_that_would_exceed_it() {
     let mut play = Play::start(Limits { budget_tokens: 3_000, ..priced() });
     let spend = Spend { input: 1_500, output: 900, nano_usd: 0 };
     let calls = [tool(Effect::Read, 1)];
-    play.take(Event::BudgetGranted);
+    play.grant();
     play.take(replied_with(Finish::Calls, spend, 10, &calls));
     // 600 are left, 151 of them for the input of 135: 449 for the reply.
     assert!(play.take(answered(0)).iter().all(crate::is_reserve));
-    assert!(matches!(play.take(Event::BudgetGranted)[..], [Action::CallModel { output: 449, .. }]));
+    assert!(matches!(play.grant()[..], [Action::CallModel { output: 449, .. }]));
     play.take(replied_with(
         Finish::Calls,
         Spend { input: 135, output: 200, nano_usd: 0 },
@@ -111,11 +114,16 @@ fn an_overshoot_is_recorded_and_stops_the_run_before_its_calls() {
             let mut play = Play::think(limits);
             let reserved = *play.run.budget();
             let actions = play.take(replied_with(finish, spend, 10, &[tool(Effect::Write, 1)]));
-            let settle = Action::Settle { tokens: spend.tokens(), nano_usd: spend.nano_usd, uncertain: false };
+            let settle = Action::Settle {
+                spender: Spender::Model,
+                tokens: spend.tokens(),
+                nano_usd: spend.nano_usd,
+                uncertain: false,
+            };
             assert_eq!(actions, [settle, crate::failed(Failure::BudgetRun)]);
             let budget = play.run.budget();
-            assert_eq!(budget.overshoot_tokens, spend.tokens().saturating_sub(reserved.reserved_tokens));
-            assert_eq!(budget.overshoot_nano_usd, spend.nano_usd.saturating_sub(reserved.reserved_nano_usd));
+            assert_eq!(budget.overshoot_tokens, spend.tokens().saturating_sub(reserved.reserved().tokens()));
+            assert_eq!(budget.overshoot_nano_usd, spend.nano_usd.saturating_sub(reserved.reserved().nano_usd));
             assert!(budget.overshoot_tokens + budget.overshoot_nano_usd > 0);
         }
     }
@@ -125,7 +133,7 @@ fn an_overshoot_is_recorded_and_stops_the_run_before_its_calls() {
 fn an_answer_that_cost_too_much_is_still_the_answer() {
     let mut play = Play::think(Limits { budget_tokens: 1_200, ..priced() });
     let actions = play.take(replied_with(Finish::Final, Spend { input: 9_000, output: 9, nano_usd: 0 }, 10, &[]));
-    assert_eq!(actions.last(), Some(&Action::Finish(Outcome::Completed)));
+    assert_eq!(actions.last(), Some(&Action::Finish { outcome: Outcome::Completed }));
     assert_eq!(play.run.budget().overshoot_tokens, 9_009 - 1_112);
 }
 
@@ -136,14 +144,14 @@ fn an_overshoot_within_the_budget_is_recorded_and_goes_on() {
     play.take(replied_with(Finish::Calls, spend, 10, &[tool(Effect::Read, 1)]));
     assert_eq!(play.run.budget().overshoot_tokens, 2_050 - 1_112);
     play.take(answered(0));
-    play.take(Event::BudgetGranted);
+    play.grant();
     play.take(answer());
 }
 
 #[test]
 fn a_shared_budget_that_refuses_ends_the_run_and_frees_its_own_reservation() {
     let mut play = Play::start(priced());
-    assert_eq!(play.take(Event::BudgetRefused), [crate::failed(Failure::BudgetShared)]);
-    assert_eq!((play.run.budget().reserved_tokens, play.run.budget().reserved_nano_usd), (0, 0));
+    assert_eq!(play.take(budget_refused()), [crate::failed(Failure::BudgetShared)]);
+    assert_eq!(play.run.budget().reserved(), Spend::default());
     assert_eq!(play.run.budget().spent, Spend::default());
 }

@@ -1,7 +1,7 @@
 //! Tool calls: each effect class under each failure, the cap on parallel calls, approval, repetition.
 
 use mote_core::{
-    Action, CallFailure, CallKind, CallOutcome, CallState, Effect, Event, Failure, Limits, NOTICE_TOKENS, Phase,
+    Action, CallFailure, CallKind, CallOutcome, CallState, Cost, Effect, Event, Failure, Limits, NOTICE_TOKENS, Phase,
 };
 
 use crate::play::{answered, approved_tool, call_failed, keyed_tool, spec, tool};
@@ -95,7 +95,13 @@ fn the_keys_life_begins_with_the_first_attempt() {
 #[test]
 fn retry_after_beyond_the_keys_life_is_not_waited_for() {
     let mut play = Play::act(limits(), &[keyed_tool(10_000)]);
-    let failed = Event::CallFailed { call: 0, failure: CallFailure::Unknown, retry_after_ms: 10_001, jitter: 0 };
+    let failed = Event::CallFailed {
+        call: 0,
+        failure: CallFailure::Unknown,
+        retry_after_ms: 10_001,
+        jitter: 0,
+        cost: Cost::default(),
+    };
     assert_eq!(conclusion(&play.take(failed)), Some(CallOutcome::Unknown));
 }
 
@@ -145,10 +151,10 @@ fn a_call_that_policy_forbids_is_not_tried_again() {
 fn calls_back_off_like_model_calls_and_respect_retry_after() {
     let mut play = one(Effect::Read);
     let failure = CallFailure::NotPerformed;
-    play.take(Event::CallFailed { call: 0, failure, retry_after_ms: 90_000, jitter: u16::MAX });
+    play.take(Event::CallFailed { call: 0, failure, retry_after_ms: 90_000, jitter: u16::MAX, cost: Cost::default() });
     assert_eq!(play.run.poll_at(), Some(play.now + 90_000));
     play.wake();
-    play.take(Event::CallFailed { call: 0, failure, retry_after_ms: 1, jitter: u16::MAX });
+    play.take(Event::CallFailed { call: 0, failure, retry_after_ms: 1, jitter: u16::MAX, cost: Cost::default() });
     assert_eq!(play.run.poll_at(), Some(play.now + 999), "the second of 500 ms, doubled, with full jitter");
 }
 
@@ -213,7 +219,7 @@ fn a_rejected_call_is_never_made() {
 #[test]
 fn every_result_and_every_notice_is_charged_to_its_turn() {
     let mut play = Play::act(limits(), &[tool(Effect::Read, 1), tool(Effect::Write, 2)]);
-    play.take(Event::CallAnswered { call: 0, tokens: 500, is_error: true });
+    play.take(Event::CallAnswered { call: 0, tokens: 500, is_error: true, cost: Cost::default() });
     play.take(call_failed(1, CallFailure::Unknown));
     assert_eq!(play.run.context().tokens(), 100 + 40 + 500 + u64::from(NOTICE_TOKENS));
 }

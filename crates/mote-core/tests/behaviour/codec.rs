@@ -1,12 +1,15 @@
 //! Single records: the room that they take, and bytes that are almost one.
 
 use mote_core::journal::{self, Malformed};
-use mote_core::{Actions, CallKind, CallSpec, Change, Effect, Event, Finish, Limits, ModelFailure, Run, Spend};
+use mote_core::{
+    Actions, CallKind, CallSpec, Change, Cost, Effect, Event, Finish, Limits, ModelFailure, Run, Spend, Spender, Wait,
+};
 
 use crate::CALLS;
 use crate::play::{Play, replied_with};
 
 const MOST: Spend = Spend { input: u64::MAX, output: u64::MAX, nano_usd: u64::MAX };
+const COST: Cost = Cost { spend: MOST, uncertain: true };
 
 fn largest_limits() -> Limits {
     Limits {
@@ -37,12 +40,17 @@ fn largest_limits() -> Limits {
         budget_nano_usd: u64::MAX,
         price_input: u64::MAX,
         price_output: u64::MAX,
+        compact_at: u8::MAX,
+        compact_attempts: u16::MAX,
+        summary: u32::MAX,
+        summary_price_input: u64::MAX,
+        summary_price_output: u64::MAX,
     }
 }
 
 fn largest_call() -> CallSpec {
     let kind = CallKind::Signal { name: u64::MAX, until: u64::MAX };
-    CallSpec { kind, tool: u64::MAX, digest: u64::MAX, timeout_ms: u32::MAX }
+    CallSpec { kind, tool: u64::MAX, digest: u64::MAX, timeout_ms: u32::MAX, reserve: MOST }
 }
 
 /// Encodes the event without actions and decodes it again.
@@ -65,22 +73,18 @@ fn the_largest_value_of_every_field_survives_and_fits() {
         CallKind::Question { until: u64::MAX },
     ];
     let (digest, jitter, retry_after_ms) = ([0xff; 32], u16::MAX, u32::MAX);
-    there_and_back(Event::Opened { limits: largest_limits(), digest });
+    there_and_back(Event::Opened { core: u16::MAX, limits: largest_limits(), digest });
     there_and_back(Event::Rebound { digest, change: Change::PendingCall });
     there_and_back(Event::Resumed { limits: largest_limits(), digest });
     there_and_back(replied_with(Finish::Filtered, MOST, u32::MAX, &[largest_call(); CALLS]));
     there_and_back(replied_with(Finish::Calls, MOST, u32::MAX, &kinds.map(|kind| CallSpec { kind, ..largest_call() })));
     let failure = ModelFailure::Rejected;
-    there_and_back(Event::ModelFailed {
-        failure,
-        spend: MOST,
-        uncertain: true,
-        endpoint: u8::MAX,
-        retry_after_ms,
-        jitter,
-        alternative: true,
-    });
-    there_and_back(Event::CallAnswered { call: u16::MAX, tokens: u32::MAX, is_error: true });
+    there_and_back(Event::ModelFailed { failure, cost: COST, retry_after_ms, jitter, available: u16::MAX });
+    there_and_back(Event::CompactionFailed { cost: COST, retry_after_ms, jitter, last: true });
+    there_and_back(Event::Compacted { through: u32::MAX, tokens: u32::MAX, cost: COST });
+    there_and_back(Event::CallSuspended { call: u16::MAX, wait: Wait::Remote, until: u64::MAX });
+    there_and_back(Event::BudgetGranted { spender: Spender::Call { call: u16::MAX }, available: u16::MAX });
+    there_and_back(Event::CallAnswered { call: u16::MAX, tokens: u32::MAX, is_error: true, cost: COST });
     there_and_back(Event::Cancelled { spend: MOST });
 }
 
@@ -98,7 +102,7 @@ fn the_busiest_turn_fits_into_the_room_that_is_promised() {
 
 #[test]
 fn a_buffer_without_room_is_an_error_at_every_length() {
-    let event = Event::<CALLS>::Opened { limits: largest_limits(), digest: [0; 32] };
+    let event = Event::<CALLS>::Opened { core: u16::MAX, limits: largest_limits(), digest: [0; 32] };
     let len = there_and_back(event).len();
     for short in 0..len {
         assert!(journal::encode(u64::MAX, &event, &Actions::default(), &mut vec![0; short]).is_err());
@@ -114,40 +118,41 @@ fn check(bytes: &[u8], expected: Malformed) {
 #[test]
 fn bytes_that_are_almost_a_record_are_told_apart() {
     check(&[], Malformed::Truncated);
-    check(&[0], Malformed::Format(0));
-    check(&[1, 0], Malformed::Truncated);
-    check(&[1, 0, 0], Malformed::Tag { what: "event", tag: 0 });
-    check(&[1, 0, 20], Malformed::Tag { what: "event", tag: 20 });
-    check(&[1, 0, 7, 4], Malformed::Tag { what: "model failure", tag: 4 });
-    check(&[1, 0, 18, 4], Malformed::Tag { what: "model failure", tag: 4 });
-    check(&[1, 0, 9, 0, 3], Malformed::Tag { what: "call failure", tag: 3 });
-    check(&[1, 0, 6, 0, 0, 0, 0, 5], Malformed::Tag { what: "finish", tag: 5 });
-    check(&[1, 0, 6, 0, 0, 0, 0, 2, 1, 5], Malformed::Tag { what: "call", tag: 5 });
-    check(&[1, 0, 6, 0, 0, 0, 0, 2, 1, 0, 3], Malformed::Tag { what: "effect", tag: 3 });
-    check(&[1, 0, 6, 0, 0, 0, 0, 2, 5], Malformed::Calls { found: 5, has: CALLS });
-    check(&[1, 0, 8, 0, 0, 2], Malformed::Range("is_error"));
+    check(&[1], Malformed::Format(1));
+    check(&[2, 0], Malformed::Truncated);
+    check(&[2, 0, 0], Malformed::Tag { what: "event", tag: 0 });
+    check(&[2, 0, 23], Malformed::Tag { what: "event", tag: 23 });
+    check(&[2, 0, 7, 4], Malformed::Tag { what: "model failure", tag: 4 });
+    check(&[2, 0, 4, 3], Malformed::Tag { what: "spender", tag: 3 });
+    check(&[2, 0, 10, 0, 5], Malformed::Tag { what: "wait", tag: 5 });
+    check(&[2, 0, 9, 0, 3], Malformed::Tag { what: "call failure", tag: 3 });
+    check(&[2, 0, 6, 0, 0, 0, 0, 5], Malformed::Tag { what: "finish", tag: 5 });
+    check(&[2, 0, 6, 0, 0, 0, 0, 2, 1, 5], Malformed::Tag { what: "call", tag: 5 });
+    check(&[2, 0, 6, 0, 0, 0, 0, 2, 1, 0, 3], Malformed::Tag { what: "effect", tag: 3 });
+    check(&[2, 0, 6, 0, 0, 0, 0, 2, 5], Malformed::Calls { found: 5, has: CALLS });
+    check(&[2, 0, 8, 0, 0, 2], Malformed::Range("is_error"));
     // A call index of 65,536, and 5 billion tokens.
-    check(&[1, 0, 12, 0x80, 0x80, 0x04], Malformed::Range("call"));
-    check(&[1, 0, 2, 0x80, 0xe4, 0x97, 0xd0, 0x12], Malformed::Range("tokens"));
+    check(&[2, 0, 14, 0x80, 0x80, 0x04], Malformed::Range("call"));
+    check(&[2, 0, 2, 0x80, 0xe4, 0x97, 0xd0, 0x12], Malformed::Range("tokens"));
 }
 
 #[test]
 fn a_number_has_one_spelling_and_sixty_four_bits() {
-    check(&[1, 0x80, 0x00, 10], Malformed::Range("number"));
-    check(&[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 10], Malformed::Range("number"));
-    check(&[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x81, 0x00, 10], Malformed::Range("number"));
-    let largest = [1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 10];
+    check(&[2, 0x80, 0x00, 12], Malformed::Range("number"));
+    check(&[2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 12], Malformed::Range("number"));
+    check(&[2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x81, 0x00, 12], Malformed::Range("number"));
+    let largest = [2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 12];
     assert_eq!(journal::decode::<CALLS>(&largest).unwrap().0.now, u64::MAX);
 }
 
 #[test]
 fn an_action_that_is_none_ends_the_reading() {
-    let (_, mut actions) = journal::decode::<CALLS>(&[1, 0, 10, 7, 0, 10, 7, 0]).unwrap();
+    let (_, mut actions) = journal::decode::<CALLS>(&[2, 0, 12, 7, 0, 11, 7, 0]).unwrap();
     assert_eq!(actions.next(), Some(Ok(mote_core::Action::Suspend { until: 0 })));
-    assert_eq!(actions.next(), Some(Err(Malformed::Tag { what: "action", tag: 10 })));
+    assert_eq!(actions.next(), Some(Err(Malformed::Tag { what: "action", tag: 11 })));
     assert_eq!(actions.next(), None);
-    for (bytes, what) in [(&[2, 0, 7][..], "call outcome"), (&[8, 2], "outcome"), (&[8, 32], "outcome")] {
-        let record = [&[1, 0, 10], bytes].concat();
+    for (bytes, what) in [(&[2, 0, 8][..], "call outcome"), (&[8, 2], "outcome"), (&[8, 32], "outcome")] {
+        let record = [&[2, 0, 12], bytes].concat();
         let (_, mut actions) = journal::decode::<CALLS>(&record).unwrap();
         assert!(matches!(actions.next(), Some(Err(Malformed::Tag { what: found, .. })) if found == what));
     }
@@ -156,7 +161,7 @@ fn an_action_that_is_none_ends_the_reading() {
 #[test]
 fn a_record_that_the_run_refuses_says_why_and_changes_nothing() {
     let mut run = Run::<8, CALLS>::new();
-    let error = run.replay(&[1, 0, 10]).unwrap_err();
+    let error = run.replay(&[2, 0, 12]).unwrap_err();
     assert_eq!(error.to_string(), "the event is refused: the event makes no sense in the run's phase");
     assert_eq!(run, Run::new());
 }

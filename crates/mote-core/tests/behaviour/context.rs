@@ -1,6 +1,6 @@
 //! The context: what is folded, what never is, and that it all takes constant memory.
 
-use mote_core::{Action, Effect, Event, Failure, Limits, OUTPUT_TOKENS_MIN, Phase, Run};
+use mote_core::{Action, Cost, Effect, Event, Failure, Limits, OUTPUT_TOKENS_MIN, Phase, Run};
 
 use crate::play::{answered, model_failed, tool};
 use crate::{Play, UNITS, limits};
@@ -12,7 +12,7 @@ fn small() -> Limits {
 /// Plays a turn whose message and result take `tokens` together, and returns the first unit sent next.
 fn turn(play: &mut Play, digest: u64, tokens: u32) -> u32 {
     play.turn(&[tool(Effect::Read, digest)]);
-    play.take(Event::CallAnswered { call: 0, tokens: tokens - 40, is_error: false });
+    play.take(Event::CallAnswered { call: 0, tokens: tokens - 40, is_error: false, cost: Cost::default() });
     play.run.context().first()
 }
 
@@ -70,7 +70,7 @@ fn the_input_is_never_folded_however_many_units_come_after() {
 fn an_input_and_a_newest_unit_that_do_not_fit_together_end_the_run() {
     let mut play = Play::start(small());
     play.turn(&[tool(Effect::Read, 1)]);
-    let actions = play.take(Event::CallAnswered { call: 0, tokens: 1_361, is_error: false });
+    let actions = play.take(Event::CallAnswered { call: 0, tokens: 1_361, is_error: false, cost: Cost::default() });
     assert_eq!(actions, [crate::failed(Failure::ContextOverflow)]);
 }
 
@@ -83,7 +83,7 @@ fn a_session_larger_than_the_ring_or_the_window_is_trimmed_before_the_first_call
     assert_eq!((play.run.context().folded_units(), play.run.context().tokens()), (2, 1_200));
     play.take(Event::Started { tokens: 400 });
     assert_eq!((play.run.context().first(), play.run.context().tokens()), (4, 900));
-    let called = play.take(Event::BudgetGranted);
+    let called = play.grant();
     assert!(matches!(called[..], [Action::CallModel { from: 4, .. }]), "{called:?}");
 }
 
@@ -117,8 +117,13 @@ fn a_thousand_steps_take_the_memory_of_one() {
 
 #[test]
 fn a_run_takes_no_more_memory_than_is_promised() {
-    assert!(size_of::<Run<128, 16>>() <= 3_072, "a server's: {}", size_of::<Run<128, 16>>());
-    assert!(size_of::<Run<16, 4>>() <= 1_024, "a device's: {}", size_of::<Run<16, 4>>());
+    let (call, state) = (size_of::<mote_core::Call>(), size_of::<mote_core::CallState>());
+    assert!(
+        size_of::<Run<128, 16>>() <= 3_584,
+        "a call {call}, state {state}; a server's: {}",
+        size_of::<Run<128, 16>>()
+    );
+    assert!(size_of::<Run<16, 4>>() <= 1_280, "a device's: {}", size_of::<Run<16, 4>>());
 }
 
 #[test]
@@ -157,7 +162,7 @@ fn a_halved_context_stays_within_what_the_model_took() {
     for digest in 0..6 {
         turn(&mut play, digest, 1_000);
     }
-    play.take(Event::BudgetGranted);
+    play.grant();
     let refused = play.run.context().tokens();
     play.take(model_failed(mote_core::ModelFailure::ContextLength));
     for digest in 10..40 {

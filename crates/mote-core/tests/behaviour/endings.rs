@@ -2,11 +2,12 @@
 
 use mote_core::{
     Action, CallFailure, CallOutcome, CallState, Change, Effect, Event, Failure, Finish, Limits, ModelFailure, Outcome,
-    Phase, Spend,
+    Phase, Spend, Spender,
 };
 
 use crate::play::{
-    SPEND, START, answer, answered, approved_tool, call_failed, keyed_tool, model_failed, replied, replied_with, tool,
+    SPEND, START, answer, answered, approved_tool, budget_refused, call_failed, keyed_tool, model_failed, replied,
+    replied_with, tool,
 };
 use crate::{Play, limits};
 
@@ -51,11 +52,11 @@ fn play_into(failure: Failure) -> (Play, Vec<Action>) {
             let play = Play::think(Limits { budget_nano_usd: 1, ..limits() });
             (play, replied_with(Finish::Invalid, costly, 40, &[]))
         }
-        Failure::BudgetShared => (Play::start(limits()), Event::BudgetRefused),
+        Failure::BudgetShared => (Play::start(limits()), budget_refused()),
         Failure::Repeated => {
             let mut play = Play::act(Limits { repeats: 1, ..limits() }, &[read]);
             play.take(answered(0));
-            play.take(Event::BudgetGranted);
+            play.grant();
             (play, replied(&[read]))
         }
         Failure::Model => {
@@ -94,7 +95,7 @@ fn a_run_that_is_over_has_no_deadline_and_no_open_reservation() {
     for failure in FAILURES {
         let (play, _) = play_into(failure);
         assert_eq!(play.run.poll_at(), None, "{failure:?}");
-        assert_eq!(play.run.budget().reserved_tokens, 0, "{failure:?}");
+        assert_eq!(play.run.budget().reserved(), Spend::default(), "{failure:?}");
         assert!(!play.run.is_suspended(), "{failure:?}");
     }
 }
@@ -102,8 +103,9 @@ fn a_run_that_is_over_has_no_deadline_and_no_open_reservation() {
 #[test]
 fn a_valid_final_answer_completes_the_run() {
     let mut play = Play::think(limits());
-    let settle = Action::Settle { tokens: SPEND.tokens(), nano_usd: SPEND.nano_usd, uncertain: false };
-    assert_eq!(play.take(answer()), [settle, Action::Finish(Outcome::Completed)]);
+    let settle =
+        Action::Settle { spender: Spender::Model, tokens: SPEND.tokens(), nano_usd: SPEND.nano_usd, uncertain: false };
+    assert_eq!(play.take(answer()), [settle, Action::Finish { outcome: Outcome::Completed }]);
 }
 
 #[test]
@@ -112,7 +114,7 @@ fn an_invalid_answer_is_repaired_as_often_as_the_limit_says() {
     let mut play = Play::think(Limits { repairs: 2, ..limits() });
     for _ in 0..2 {
         assert!(play.take(invalid()).iter().any(crate::is_reserve));
-        play.take(Event::BudgetGranted);
+        play.grant();
     }
     assert_eq!(play.take(invalid()).last(), Some(&crate::failed(Failure::Invalid)));
 }
@@ -126,7 +128,7 @@ fn a_client_may_cancel_in_every_phase_that_is_not_over() {
         let thinking = matches!(play.run.phase(), Phase::Thinking { .. });
         let before = play.run.budget().uncertain;
         let actions = play.take(Event::Cancelled { spend: SPEND });
-        assert_eq!(actions.last(), Some(&Action::Finish(Outcome::Cancelled)));
+        assert_eq!(actions.last(), Some(&Action::Finish { outcome: Outcome::Cancelled }));
         // Only a model call under way has a cost to book.
         let settles = actions.iter().filter(|action| matches!(action, Action::Settle { .. })).count();
         assert_eq!(settles, usize::from(thinking));
@@ -144,9 +146,9 @@ fn an_end_frees_the_reservation_that_was_asked_for() {
     ];
     for end in ends {
         let mut play = Play::start(Limits { expires_at: START + 100, price_input: 3, ..limits() });
-        assert!(play.run.budget().reserved_tokens > 0 && play.run.budget().reserved_nano_usd > 0);
-        assert!(matches!(end(&mut play)[..], [Action::Finish(_)]));
-        assert_eq!((play.run.budget().reserved_tokens, play.run.budget().reserved_nano_usd), (0, 0));
+        assert!(play.run.budget().reserved().tokens() > 0 && play.run.budget().reserved().nano_usd > 0);
+        assert!(matches!(end(&mut play)[..], [Action::Finish { .. }]));
+        assert_eq!(play.run.budget().reserved(), Spend::default());
         assert_eq!(play.run.budget().spent, Spend::default(), "and nothing was spent");
     }
 }
@@ -165,9 +167,16 @@ fn a_changed_capability_set_ends_the_run_or_goes_on_as_the_agent_says() {
 #[test]
 fn a_model_call_that_the_end_cuts_off_settles_at_its_reservation() {
     let mut play = Play::think(Limits { expires_at: START + 100, ..limits() });
-    let (tokens, nano_usd) = (play.run.budget().reserved_tokens, play.run.budget().reserved_nano_usd);
+    let Spend { nano_usd, .. } = play.run.budget().reserved();
+    let tokens = play.run.budget().reserved().tokens();
     let actions = play.wake();
-    assert_eq!(actions, [Action::Settle { tokens, nano_usd, uncertain: true }, crate::failed(Failure::Expired)]);
+    assert_eq!(
+        actions,
+        [
+            Action::Settle { spender: Spender::Model, tokens, nano_usd, uncertain: true },
+            crate::failed(Failure::Expired)
+        ]
+    );
     assert_eq!((play.run.budget().spent.tokens(), play.run.budget().uncertain.tokens()), (0, tokens));
 }
 
@@ -229,7 +238,7 @@ fn an_end_says_of_every_call_that_it_cuts_off_what_is_known() {
             concluded(1, CallOutcome::Unknown),
             concluded(2, CallOutcome::Unknown),
             concluded(3, CallOutcome::Failed),
-            Action::Finish(outcome),
+            Action::Finish { outcome: outcome },
         ];
         assert_eq!(end(&mut play), expected, "{outcome:?}");
         assert!(play.run.calls().iter().all(|call| call.state == CallState::Done), "{outcome:?}");
@@ -243,7 +252,7 @@ fn a_keyed_call_in_doubt_that_was_to_be_made_again_is_unknown_after_the_end() {
             Play::act(Limits { backoff_ms: 120_000, backoff_ms_max: 120_000, ..cut_limits() }, &[keyed_tool(u64::MAX)]);
         play.take(call_failed(0, CallFailure::Unknown));
         let unknown = Action::Conclude { call: 0, outcome: CallOutcome::Unknown };
-        assert_eq!(end(&mut play), [unknown, Action::Finish(outcome)]);
+        assert_eq!(end(&mut play), [unknown, Action::Finish { outcome: outcome }]);
     }
 }
 
@@ -257,5 +266,5 @@ fn an_end_says_nothing_of_calls_that_were_never_made_or_are_answered() {
     let actions = play.take(Event::Cancelled { spend: Spend::default() });
     // The first is answered, the second waits for a person, the last for a place.
     let unknown = Action::Conclude { call: 2, outcome: CallOutcome::Unknown };
-    assert_eq!(actions, [unknown, Action::Finish(Outcome::Cancelled)]);
+    assert_eq!(actions, [unknown, Action::Finish { outcome: Outcome::Cancelled }]);
 }

@@ -1,6 +1,6 @@
 //! Work that is lost with its worker: no failed attempt, bounded on its own, its cost uncertain.
 
-use mote_core::{Action, CallOutcome, Effect, Event, Failure, Limits, Phase, Spend};
+use mote_core::{Action, CallOutcome, Effect, Event, Failure, Limits, Phase, Spend, Spender};
 
 use crate::play::{answer, answered, keyed_tool, replied, tool};
 use crate::{Play, conclude, limits};
@@ -21,7 +21,7 @@ fn lose(play: &mut Play) {
     if matches!(play.run.phase(), Phase::BackingOff { .. }) {
         play.wake();
     }
-    play.take(Event::BudgetGranted);
+    play.grant();
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn a_crash_loop_backs_off_and_buries_nothing() {
             assert_eq!(play.wait(10).take(Event::Recovered), []);
             play.wake();
         }
-        play.take(Event::BudgetGranted);
+        play.grant();
     }
     let paused: Vec<u64> = pauses.into_iter().flatten().collect();
     assert_eq!(paused, [250, 500, 1_000, 2_000, 4_000, 4_000, 4_000], "the first is made again at once");
@@ -75,7 +75,7 @@ fn whatever_ends_well_in_between_starts_the_count_anew() {
         play.take(Event::Recovered);
         play.wake();
         play.take(answered(0));
-        play.take(Event::BudgetGranted);
+        play.grant();
     }
     play.take(answer());
 }
@@ -83,13 +83,14 @@ fn whatever_ends_well_in_between_starts_the_count_anew() {
 #[test]
 fn a_lost_model_call_is_uncertain_by_kind_and_counts_in_the_budget() {
     let mut play = Play::think(Limits { price_input: 3, price_output: 15, budget_tokens: 9_000, ..limits() });
-    let reserved = play.run.budget().reservation();
+    let reserved = play.run.budget().model_reservation();
     // 100 in, held as 112, and 4,096 out.
     assert_eq!(reserved, Spend { input: 112, output: 4_096, nano_usd: 112 * 3 + 4_096 * 15 });
-    let settle = Action::Settle { tokens: 4_208, nano_usd: reserved.nano_usd, uncertain: true };
+    let settle =
+        Action::Settle { spender: Spender::Model, tokens: 4_208, nano_usd: reserved.nano_usd, uncertain: true };
     assert_eq!(play.take(Event::Recovered)[0], settle);
     assert_eq!((play.run.budget().uncertain, play.run.budget().spent), (reserved, Spend::default()));
-    play.take(Event::BudgetGranted);
+    play.grant();
     assert_eq!(play.run.budget().counted().tokens(), 4_208);
     play.take(answer());
     assert_eq!(play.run.budget().counted().tokens(), 4_208 + 150);
@@ -98,19 +99,19 @@ fn a_lost_model_call_is_uncertain_by_kind_and_counts_in_the_budget() {
 #[test]
 fn lost_calls_of_one_step_count_once_in_the_runs_own_budget() {
     let mut play = Play::think(Limits { price_output: 10, budget_nano_usd: 130_000, ..limits() });
-    let reserved = play.run.budget().reservation();
+    let reserved = play.run.budget().model_reservation();
     for lost in 1..=6 {
         lose(&mut play);
         let budget = play.run.budget();
         assert_eq!((budget.counted(), budget.lost_calls), (reserved, lost));
         assert_eq!(budget.uncertain.nano_usd, u64::from(lost) * reserved.nano_usd, "all of it is booked");
-        assert_eq!(budget.reservation(), reserved, "the next one is no smaller");
+        assert_eq!(budget.model_reservation(), reserved, "the next one is no smaller");
     }
     // The next step has lost nothing yet.
     let spend = Spend { nano_usd: 5, ..Spend::default() };
     play.take(crate::play::replied_with(mote_core::Finish::Calls, spend, 40, &[tool(Effect::Read, 1)]));
     play.take(answered(0));
-    play.take(Event::BudgetGranted);
+    play.grant();
     lose(&mut play);
     assert_eq!(play.run.budget().counted().nano_usd, 2 * 40_960 + 5);
 }
@@ -120,7 +121,7 @@ fn a_call_that_was_cut_off_is_uncertain_whoever_cut_it_off() {
     let spend = Spend { input: 100, output: 7, nano_usd: 9 };
     let mut cancelled = Play::think(limits());
     let actions = cancelled.take(Event::Cancelled { spend });
-    assert_eq!(actions[0], Action::Settle { tokens: 107, nano_usd: 9, uncertain: true });
+    assert_eq!(actions[0], Action::Settle { spender: Spender::Model, tokens: 107, nano_usd: 9, uncertain: true });
     assert_eq!(cancelled.run.budget().uncertain, spend);
 }
 
@@ -133,7 +134,7 @@ fn a_repeatable_call_that_is_lost_is_made_again_and_no_attempt_is_counted() {
             assert_eq!(play.wake(), [crate::call_tool(0, attempt)], "each attempt has a number of its own");
         }
         play.take(answered(0));
-        play.take(Event::BudgetGranted);
+        play.grant();
         play.take(answer());
     }
 }

@@ -4,15 +4,18 @@
 mod budget;
 mod calls;
 mod codec;
+mod compaction;
 mod context;
 mod endings;
 mod interruptions;
 mod model;
 mod outage;
+mod paid;
 #[path = "../play/mod.rs"]
 mod play;
 mod refusals;
 mod resume;
+mod suspended;
 mod time;
 
 use mote_core::{Action, CallOutcome, Failure, Limits, Outcome};
@@ -26,7 +29,7 @@ fn limits() -> Limits {
 }
 
 fn failed(failure: Failure) -> Action {
-    Action::Finish(Outcome::Failed(failure))
+    Action::Finish { outcome: Outcome::Failed(failure) }
 }
 
 fn conclude(call: u16, outcome: CallOutcome) -> Action {

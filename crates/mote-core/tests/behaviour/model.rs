@@ -1,20 +1,12 @@
 //! Model calls: attempts, back-off, Retry-After, fallback, a lost worker.
 
-use mote_core::{Action, Event, Failure, Limits, ModelFailure, Phase, Spend};
+use mote_core::{Action, Cost, Event, Failure, Limits, ModelFailure, Phase, Spend, Spender};
 
-use crate::play::{answer, model_failed};
+use crate::play::{answer, model_failed, model_failed_with};
 use crate::{Play, limits};
 
-fn transient(retry_after_ms: u32, jitter: u16, alternative: bool) -> Event<{ crate::CALLS }> {
-    Event::ModelFailed {
-        failure: ModelFailure::Transient,
-        spend: Spend::default(),
-        uncertain: false,
-        endpoint: 0,
-        retry_after_ms,
-        jitter,
-        alternative,
-    }
+fn transient(retry_after_ms: u32, jitter: u16, others: bool) -> Event<{ crate::CALLS }> {
+    model_failed_with(ModelFailure::Transient, Cost::default(), (retry_after_ms, jitter), others)
 }
 
 /// How long the run waits after each of `failures` failed attempts.
@@ -25,7 +17,7 @@ fn waits(limits: Limits, failures: u32, retry_after_ms: u32, jitter: u16) -> Vec
         play.take(transient(retry_after_ms, jitter, false));
         waits.push(play.run.poll_at().unwrap() - play.now);
         play.wake();
-        play.take(Event::BudgetGranted);
+        play.grant();
     }
     waits
 }
@@ -73,19 +65,22 @@ fn a_timer_that_fires_early_does_not_end_the_back_off() {
 
 #[test]
 fn another_endpoint_is_tried_at_once() {
-    let mut play = Play::think(limits());
+    let mut play = Play::think(Limits { endpoints: 2, ..limits() });
     assert!(play.take(transient(60_000, 0, true)).iter().any(crate::is_reserve));
     assert!(matches!(play.run.phase(), Phase::Reserving { attempt: 2, .. }));
 }
 
 #[test]
 fn every_attempt_is_paid_for_anew_and_counted_from_one() {
-    let mut play = Play::start(limits());
+    let mut play = Play::start(Limits { backoff_ms: 0, ..limits() });
     for expected in 1..=4 {
-        let granted = play.take(Event::BudgetGranted);
+        let granted = play.grant();
         assert!(matches!(granted[..], [Action::CallModel { step: 1, attempt, .. }] if attempt == expected));
         let actions = play.take(transient(0, 0, true));
-        let last = [Action::Settle { tokens: 0, nano_usd: 0, uncertain: false }, crate::failed(Failure::Model)];
+        let last = [
+            Action::Settle { spender: Spender::Model, tokens: 0, nano_usd: 0, uncertain: false },
+            crate::failed(Failure::Model),
+        ];
         assert_eq!(actions == last, expected == 4);
     }
 }
@@ -95,27 +90,20 @@ fn a_failed_call_that_cost_something_is_booked() {
     let mut play = Play::think(limits());
     let spend = Spend { input: 90, output: 4, nano_usd: 7 };
     let failure = ModelFailure::Transient;
-    let actions = play.take(Event::ModelFailed {
-        failure,
-        spend,
-        uncertain: false,
-        endpoint: 0,
-        retry_after_ms: 0,
-        jitter: 0,
-        alternative: false,
-    });
-    assert_eq!(actions, [Action::Settle { tokens: 94, nano_usd: 7, uncertain: false }]);
+    let actions = play.take(model_failed_with(failure, Cost { spend, uncertain: false }, (0, 0), false));
+    assert_eq!(actions, [Action::Settle { spender: Spender::Model, tokens: 94, nano_usd: 7, uncertain: false }]);
     assert_eq!(play.run.budget().spent, spend);
 }
 
 #[test]
 fn a_model_call_lost_with_its_worker_settles_at_its_reservation_and_is_made_again() {
     let mut play = Play::think(Limits { price_input: 3, price_output: 15, ..limits() });
-    let (tokens, nano_usd) = (play.run.budget().reserved_tokens, play.run.budget().reserved_nano_usd);
+    let reserved = play.run.budget().model_reservation();
+    let (tokens, nano_usd) = (reserved.tokens(), reserved.nano_usd);
     let actions = play.wait(5_000).take(Event::Recovered);
-    assert_eq!(actions[0], Action::Settle { tokens, nano_usd, uncertain: true });
+    assert_eq!(actions[0], Action::Settle { spender: Spender::Model, tokens, nano_usd, uncertain: true });
     assert!(crate::is_reserve(&actions[1]));
-    assert!(matches!(play.take(Event::BudgetGranted)[..], [Action::CallModel { step: 1, attempt: 2, .. }]));
+    assert!(matches!(play.grant()[..], [Action::CallModel { step: 1, attempt: 2, .. }]));
 }
 
 #[test]
@@ -142,10 +130,10 @@ fn a_context_that_the_model_finds_too_long_is_halved_and_sent_again() {
         play.take(Event::Loaded { tokens });
     }
     play.take(Event::Started { tokens: 1_000 });
-    play.take(Event::BudgetGranted);
+    play.grant();
     assert!(play.take(model_failed(ModelFailure::ContextLength)).iter().any(crate::is_reserve), "at once");
     assert_eq!(play.run.context().tokens(), 21_000, "of 61,000: the largest whole units up to the half");
-    let retried = play.take(Event::BudgetGranted);
+    let retried = play.grant();
     assert!(matches!(retried[..], [Action::CallModel { step: 1, attempt: 2, from: 4, .. }]), "{retried:?}");
     // Held to three quarters of what was refused from here on: 61,000 would be sent again otherwise.
     assert_eq!(play.run.limits().usable(), 45_750);
@@ -165,7 +153,7 @@ fn too_long_a_context_at_the_last_attempt_ends_the_run() {
     play.take(Event::Loaded { tokens: 10_000 });
     play.take(Event::Loaded { tokens: 10_000 });
     play.take(Event::Started { tokens: 100 });
-    play.take(Event::BudgetGranted);
+    play.grant();
     let actions = play.take(model_failed(ModelFailure::ContextLength));
     assert_eq!(actions.last(), Some(&crate::failed(Failure::ContextOverflow)));
 }

@@ -1,10 +1,13 @@
 //! Every event in every phase: taken or refused, as the table says.
 
-use mote_core::journal::Malformed;
-use mote_core::{CallFailure, CallKind, Change, Effect, Event, Finish, Limits, ModelFailure, Phase, Refusal, Spend};
+use mote_core::journal::{CORE, Malformed};
+use mote_core::{
+    CallFailure, CallKind, Change, Effect, Event, EventKind, Finish, Limits, ModelFailure, Phase, Refusal, Spend, Wait,
+};
 
 use crate::play::{
-    DIGEST, SPEND, answer, answered, approved_tool, call_failed, model_failed, replied, replied_with, spec, tool,
+    DIGEST, SPEND, answer, answered, approved_tool, budget_refused, call_failed, granted, model_failed, replied,
+    replied_with, spec, tool,
 };
 use crate::{CALLS, Play, limits};
 
@@ -28,11 +31,12 @@ fn phases() -> Vec<Play> {
 fn table() -> Vec<(Event<CALLS>, &'static str)> {
     vec![
         // New, Open, Reserving, Thinking, BackingOff, Acting, Finished
-        (Event::Opened { limits: limits(), digest: DIGEST }, "+-----x"),
+        (Event::CallSuspended { call: 0, wait: Wait::Remote, until: 0 }, "-----+x"),
+        (Event::Opened { core: CORE, limits: limits(), digest: DIGEST }, "+-----x"),
         (Event::Loaded { tokens: 5 }, "-+----x"),
         (Event::Started { tokens: 5 }, "-+----x"),
-        (Event::BudgetGranted, "--+---x"),
-        (Event::BudgetRefused, "--+---x"),
+        (granted(), "--+---x"),
+        (budget_refused(), "--+---x"),
         (answer(), "---+--x"),
         (replied(&[tool(Effect::Read, 1)]), "---+--x"),
         (replied_with(Finish::Invalid, SPEND, 5, &[]), "---+--x"),
@@ -122,7 +126,7 @@ fn a_reply_that_ends_in_calls_must_carry_some() {
 fn calls_of_a_reply_that_is_no_turn_are_not_made() {
     let mut play = Play::think(limits());
     let actions = play.take(replied_with(Finish::Final, SPEND, 5, &[tool(Effect::Write, 1)]));
-    assert_eq!(actions.last(), Some(&mote_core::Action::Finish(mote_core::Outcome::Completed)));
+    assert_eq!(actions.last(), Some(&mote_core::Action::Finish { outcome: mote_core::Outcome::Completed }));
     assert!(play.run.calls().is_empty());
 }
 
@@ -133,7 +137,7 @@ fn refusals_name_the_limit_and_both_numbers() {
     assert_eq!(refusal, Refusal::Capacity { what: "calls", asked: 3, has: 2 });
     assert_eq!(refusal.to_string(), "the run asks for 3 calls, this build has 2");
     let mut new = Play { run: mote_core::Run::new(), now: 0, records: Vec::new() };
-    let refusal = new.refuse(Event::Opened { limits: Limits { units: 99, ..limits() }, digest: DIGEST });
+    let refusal = new.refuse(Event::Opened { core: CORE, limits: Limits { units: 99, ..limits() }, digest: DIGEST });
     assert_eq!(refusal.to_string(), "the run asks for 99 units, this build has 8");
 }
 
@@ -143,6 +147,7 @@ fn every_refusal_reads_as_a_sentence() {
         Refusal::Unexpected.to_string(),
         Refusal::Finished.to_string(),
         Refusal::Call(7).to_string(),
+        Refusal::Core { asked: 0x0200 }.to_string(),
         Refusal::NoCalls.to_string(),
         Refusal::ActionsFull.to_string(),
         Malformed::Truncated.to_string(),
@@ -155,6 +160,7 @@ fn every_refusal_reads_as_a_sentence() {
             "the event makes no sense in the run's phase",
             "the run is over",
             "call 7 of this turn does not wait for this event",
+            "the run was opened by core 0x0200, this build has 0x0100; use a newer one",
             "the reply ended in calls but carries none",
             "one step asked for too many actions",
             "the record is cut short",
@@ -162,4 +168,25 @@ fn every_refusal_reads_as_a_sentence() {
             "jitter is out of range",
         ]
     );
+}
+
+#[test]
+fn the_table_gives_every_kind_a_number_and_a_name_of_its_own() {
+    let numbers: std::collections::BTreeSet<u8> = EventKind::ALL.iter().map(|kind| kind.tag()).collect();
+    let names: std::collections::BTreeSet<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
+    assert_eq!((numbers.len(), names.len()), (EventKind::ALL.len(), EventKind::ALL.len()));
+    for kind in EventKind::ALL {
+        assert_eq!(EventKind::named(kind.name()), Some(*kind));
+    }
+    assert_eq!(EventKind::named("run.unheard"), None);
+    for (event, _) in table() {
+        assert_eq!(EventKind::named(event.kind().name()), Some(event.kind()));
+    }
+}
+
+#[test]
+fn a_run_that_a_newer_core_opened_is_refused() {
+    let mut new = Play { run: mote_core::Run::new(), now: 0, records: Vec::new() };
+    let newer = Event::Opened { core: CORE + 1, limits: limits(), digest: DIGEST };
+    assert_eq!(new.refuse(newer), Refusal::Core { asked: CORE + 1 });
 }

@@ -15,7 +15,7 @@ fn goes_on(mut play: Play, limits: Limits) -> (Play, Vec<Action>) {
     let actions = play.wait(86_400_000).take(resumed(limits));
     assert_eq!(play.run.budget().counted(), spent, "what was spent goes on counting");
     assert_eq!(play.run.digest(), &[5; 32]);
-    play.take(Event::BudgetGranted);
+    play.grant();
     play.take(answer());
     (play, actions)
 }
@@ -26,7 +26,7 @@ fn a_failed_model_call_is_made_again_with_the_same_context_and_the_same_step() {
         let strict = Limits { model_attempts: 1, model_outage_ms: 0, ..limits() };
         let mut play = Play::act(strict, &[tool(Effect::Read, 1)]);
         play.take(answered(0));
-        play.take(Event::BudgetGranted);
+        play.grant();
         play.take(model_failed(failure));
         let (tokens, first) = (play.run.context().tokens(), play.run.context().first());
         let (play, actions) = goes_on(play, strict);
@@ -50,7 +50,7 @@ fn a_turn_that_was_refused_is_asked_for_again() {
     let read = tool(Effect::Read, 1);
     let mut play = Play::act(Limits { repeats: 1, ..limits() }, &[read]);
     play.take(answered(0));
-    play.take(Event::BudgetGranted);
+    play.grant();
     let before = play.run.context().tokens();
     play.take(replied(&[read]));
     assert_eq!(play.run.context().tokens(), before, "it is not in the context");
@@ -66,7 +66,7 @@ fn steps_money_and_calls_go_on_counting_and_working_time_begins_anew() {
     assert_eq!(play.take(resumed(bounds)), [crate::failed(Failure::Steps)], "no more of them than before");
     assert!(play.take(resumed(Limits { steps: 2, ..bounds })).iter().all(crate::is_reserve));
     assert_eq!(play.run.active_ms(), 0);
-    play.take(Event::BudgetGranted);
+    play.grant();
     play.take(answer());
     assert_eq!(play.run.steps(), 2);
 }
@@ -120,9 +120,9 @@ fn a_run_resumes_as_often_as_it_fails() {
     let mut play = Play::think(limits());
     for _ in 0..5 {
         let ended = play.take(replied_with(Finish::Length, SPEND, 40, &[]));
-        assert_eq!(ended.last(), Some(&Action::Finish(Outcome::Failed(Failure::Truncated))));
+        assert_eq!(ended.last(), Some(&Action::Finish { outcome: Outcome::Failed(Failure::Truncated) }));
         play.take(resumed(limits()));
-        play.take(Event::BudgetGranted);
+        play.grant();
     }
     play.take(answer());
     assert_eq!(play.run.steps(), 1);

@@ -24,7 +24,7 @@ fn read() -> CallSpec {
 #[test]
 fn thinking_acting_and_backing_off_are_work() {
     let mut play = Play::start(limits());
-    play.wait(10).take(Event::BudgetGranted);
+    play.wait(10).grant();
     play.wait(100).take(model_failed(mote_core::ModelFailure::Transient));
     play.wait(1_000).take(Event::TimerFired);
     play.turn(&[read()]);

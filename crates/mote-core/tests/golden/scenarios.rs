@@ -1,11 +1,13 @@
 //! The scenarios whose journals are checked in. Each is played anew by the test and compared with its file, so a change
 //! here, or of the core's behaviour, shows as a difference of bytes.
 
-use mote_core::{CallFailure, CallKind, Change, Effect, Event, Finish, Limits, ModelFailure, Phase, Spend};
+use mote_core::{
+    CallFailure, CallKind, Change, Cost, Effect, Event, Finish, Limits, ModelFailure, Phase, Spend, Spender, Wait,
+};
 
 use crate::play::{
-    Play, SPEND, START, answer, answered, approved_tool, call_failed, keyed_tool, model_failed, replied, replied_with,
-    spec, tool,
+    Play, SPEND, START, answer, answered, approved_tool, call_failed, keyed_tool, model_failed, model_failed_with,
+    replied, replied_with, spec, tool,
 };
 
 /// The smallest run that fits every scenario.
@@ -49,6 +51,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "resumed_after_failure", about: "The model fails for good; a person resumes the run.", play: resumed_after_failure },
     Scenario { name: "resumed_after_expiry", about: "Wall time ends during a write and before an approval; a person resumes the run.", play: resumed_after_expiry },
     Scenario { name: "rebound_pending_call", about: "The tool of a pending call changed.", play: rebound_pending_call },
+    Scenario { name: "suspended_calls", about: "A backend asks a person, another works for a day, a third gets no answer.", play: suspended_calls },
+    Scenario { name: "paid_calls", about: "Calls that spend: one is carried by the budgets, one is refused, one is lost with its worker.", play: paid_calls },
+    Scenario { name: "compaction", about: "The oldest units are summarised beside the model call, and again because they no longer fit.", play: compaction },
+    Scenario { name: "compaction_fails", about: "Summaries fail and are refused: the context is trimmed.", play: compaction_fails },
 ];
 
 fn limits() -> Limits {
@@ -69,7 +75,7 @@ fn read(digest: u64) -> mote_core::CallSpec {
 }
 
 fn finish(mut play: Golden) -> Golden {
-    play.take(Event::BudgetGranted);
+    play.grant();
     play.wait(900).take(answer());
     play
 }
@@ -82,7 +88,7 @@ fn parallel_tools() -> Golden {
     let mut play = Golden::think(limits());
     play.wait(1_200).take(replied(&[read(1), spec(CallKind::Rejected { tokens: 18 }, 2), read(3)]));
     play.wait(80).take(answered(2));
-    play.wait(15).take(Event::CallAnswered { call: 0, tokens: 210, is_error: true });
+    play.wait(15).take(Event::CallAnswered { call: 0, tokens: 210, is_error: true, cost: Cost::default() });
     finish(play)
 }
 
@@ -90,29 +96,31 @@ fn retries() -> Golden {
     let mut play = Golden::think(limits());
     play.wait(30).take(Event::ModelFailed {
         failure: ModelFailure::Transient,
-        spend: Spend::default(),
-        uncertain: false,
-        endpoint: 0,
+        cost: Cost::default(),
         retry_after_ms: 7_000,
         jitter: 40_000,
-        alternative: false,
+        available: 0,
     });
     play.wake();
-    play.take(Event::BudgetGranted);
+    play.grant();
     play.wait(50).take(Event::ModelFailed {
         failure: ModelFailure::Transient,
-        spend: Spend { input: 120, output: 3, nano_usd: 405_000 },
-        uncertain: true,
-        endpoint: 0,
+        cost: Cost { spend: Spend { input: 120, output: 3, nano_usd: 405_000 }, uncertain: true },
         retry_after_ms: 0,
         jitter: 65_535,
-        alternative: false,
+        available: 0,
     });
     play.wake();
     play.turn(&[tool(Effect::Write, 1), read(2), read(3)]);
     let failure = CallFailure::NotPerformed;
-    play.wait(20).take(Event::CallFailed { call: 0, failure, retry_after_ms: 2_500, jitter: 9 });
-    play.wait(20).take(Event::CallFailed { call: 1, failure, retry_after_ms: 0, jitter: 32_768 });
+    play.wait(20).take(Event::CallFailed { call: 0, failure, retry_after_ms: 2_500, jitter: 9, cost: Cost::default() });
+    play.wait(20).take(Event::CallFailed {
+        call: 1,
+        failure,
+        retry_after_ms: 0,
+        jitter: 32_768,
+        cost: Cost::default(),
+    });
     play.wake();
     play.wait(5).take(answered(1));
     play.wait(5).take(answered(2));
@@ -122,15 +130,13 @@ fn retries() -> Golden {
 }
 
 fn fallback() -> Golden {
-    let mut play = Golden::think(limits());
+    let mut play = Golden::think(Limits { endpoints: 2, ..limits() });
     play.wait(30).take(Event::ModelFailed {
         failure: ModelFailure::Transient,
-        spend: Spend::default(),
-        uncertain: false,
-        endpoint: 0,
+        cost: Cost::default(),
         retry_after_ms: 60_000,
         jitter: 1,
-        alternative: true,
+        available: u16::MAX,
     });
     finish(play)
 }
@@ -139,9 +145,9 @@ fn context_length() -> Golden {
     let mut play = Golden::start(limits());
     for digest in 0..5 {
         play.turn(&[read(digest)]);
-        play.take(Event::CallAnswered { call: 0, tokens: 3_000, is_error: false });
+        play.take(Event::CallAnswered { call: 0, tokens: 3_000, is_error: false, cost: Cost::default() });
     }
-    play.take(Event::BudgetGranted);
+    play.grant();
     play.take(model_failed(ModelFailure::ContextLength));
     finish(play)
 }
@@ -211,7 +217,12 @@ fn trimming() -> Golden {
     play.take(Event::Started { tokens: 640 });
     for turn in 0_u32..40 {
         play.turn(&[read(u64::from(turn))]);
-        play.wait(50).take(Event::CallAnswered { call: 0, tokens: 90 + turn * 37 % 1_700, is_error: false });
+        play.wait(50).take(Event::CallAnswered {
+            call: 0,
+            tokens: 90 + turn * 37 % 1_700,
+            is_error: false,
+            cost: Cost::default(),
+        });
     }
     finish(play)
 }
@@ -225,7 +236,7 @@ fn budget_exhausted() -> Golden {
 
 fn budget_refused() -> Golden {
     let mut play = Golden::start(limits());
-    play.take(Event::BudgetRefused);
+    play.take(crate::play::budget_refused());
     play
 }
 
@@ -282,17 +293,16 @@ fn rebound_pending_call() -> Golden {
     rebound(Change::PendingCall)
 }
 
-fn unavailable(endpoint: u8, retry_after_ms: u32, alternative: bool) -> Event<CALLS> {
-    let (failure, spend) = (ModelFailure::Unavailable, Spend::default());
-    Event::ModelFailed { failure, spend, uncertain: false, endpoint, retry_after_ms, jitter: 20_000, alternative }
+fn unavailable(retry_after_ms: u32) -> Event<CALLS> {
+    model_failed_with(ModelFailure::Unavailable, Cost::default(), (retry_after_ms, 20_000), false)
 }
 
 fn outage() -> Golden {
     let mut play = Golden::think(Limits { rest_ms: 5_000, ..limits() });
     for retry_after_ms in [0, 0, 9_000, 0, 0, 0] {
-        play.wait(40).take(unavailable(0, retry_after_ms, false));
+        play.wait(40).take(unavailable(retry_after_ms));
         play.wake();
-        play.take(Event::BudgetGranted);
+        play.grant();
     }
     play.wait(900).take(answer());
     play
@@ -301,17 +311,13 @@ fn outage() -> Golden {
 fn outage_too_long() -> Golden {
     let limits = Limits { endpoints: 2, model_outage_ms: 20_000, rest_ms: 5_000, ..limits() };
     let mut play = Golden::think(limits);
-    let (failure, spend) = (ModelFailure::Rejected, Spend::default());
-    let (retry_after_ms, jitter, alternative) = (0, 0, true);
-    let refused =
-        Event::ModelFailed { failure, spend, uncertain: false, endpoint: 0, retry_after_ms, jitter, alternative };
-    play.wait(40).take(refused);
-    play.take(Event::BudgetGranted);
-    play.wait(10_000).take(unavailable(1, 0, false));
+    play.wait(40).take(model_failed_with(ModelFailure::Rejected, Cost::default(), (0, 0), true));
+    play.grant();
+    play.wait(10_000).take(unavailable(0));
     while play.run.poll_at().is_some() {
         play.wake();
-        play.take(Event::BudgetGranted);
-        play.wait(40).take(unavailable(1, 0, false));
+        play.grant();
+        play.wait(40).take(unavailable(0));
     }
     play
 }
@@ -323,7 +329,7 @@ fn interrupted_again_and_again() -> Golden {
         if matches!(play.run.phase(), Phase::BackingOff { .. }) {
             play.wake();
         }
-        play.take(Event::BudgetGranted);
+        play.grant();
     }
     play.wait(900).take(replied(&[read(1)]));
     for _ in 0..6 {
@@ -341,7 +347,7 @@ fn resume(play: &mut Golden, limits: Limits) {
 fn resumed_after_failure() -> Golden {
     let mut play = Golden::act(limits(), &[read(1)]);
     play.wait(50).take(answered(0));
-    play.take(Event::BudgetGranted);
+    play.grant();
     play.wait(30).take(model_failed(ModelFailure::Rejected));
     resume(&mut play, limits());
     finish(play)
@@ -353,5 +359,97 @@ fn resumed_after_expiry() -> Golden {
     play.wake();
     let limits = Limits { expires_at: play.now + 7_200_000, ..limits() };
     resume(&mut play, limits);
+    finish(play)
+}
+
+fn suspended_calls() -> Golden {
+    let mut play =
+        Golden::act(limits(), &[tool(Effect::Write, 1), tool(Effect::Idempotent, 2), tool(Effect::Write, 3)]);
+    let suspended = |call, wait, until| Event::CallSuspended { call, wait, until };
+    let soon = play.now + 60_000;
+    play.wait(30).take(suspended(0, Wait::Input, 0));
+    play.wait(30).take(suspended(1, Wait::Remote, soon));
+    play.wait(30).take(suspended(2, Wait::Approval, soon + 60_000));
+    play.wait(5_000).take(Event::Replied { call: 0, tokens: 9 });
+    play.wait(30).take(answered(0));
+    play.wake();
+    play.wait(30).take(suspended(1, Wait::Remote, 0));
+    play.take(Event::Recovered);
+    play.wake();
+    play.wait(86_400_000).take(Event::CallWoken { call: 1 });
+    play.wait(30).take(answered(1));
+    finish(play)
+}
+
+fn paid_calls() -> Golden {
+    let most = Spend { input: 4_000, output: 1_000, nano_usd: 40_000_000 };
+    let agent = |digest| mote_core::CallSpec { reserve: most, ..tool(Effect::Idempotent, digest) };
+    let mut play = Golden::act(Limits { parallel: 3, ..limits() }, &[agent(1), agent(2), agent(3)]);
+    let granted = |call| Event::BudgetGranted { spender: Spender::Call { call }, available: 0 };
+    play.take(granted(0));
+    play.take(Event::BudgetRefused { spender: Spender::Call { call: 1 } });
+    play.take(granted(2));
+    let cost = Cost { spend: Spend { input: 3_100, output: 240, nano_usd: 12_900_000 }, uncertain: false };
+    play.wait(2_000).take(Event::CallAnswered { call: 0, tokens: 80, is_error: false, cost });
+    play.wait(2_000).take(Event::Recovered);
+    play.wake();
+    play.take(granted(2));
+    let cost = Cost { uncertain: true, ..cost };
+    play.wait(2_000).take(Event::CallAnswered { call: 2, tokens: 80, is_error: false, cost });
+    finish(play)
+}
+
+/// A context that fills up after four turns.
+fn filling() -> Limits {
+    Limits {
+        window: 6_000,
+        reserve: 500,
+        fixed: 300,
+        compact_at: 70,
+        summary: 400,
+        summary_price_input: 100,
+        ..limits()
+    }
+}
+
+fn fill(play: &mut Golden, turns: std::ops::Range<u64>) {
+    for digest in turns {
+        play.turn(&[read(digest)]);
+        play.wait(50).take(Event::CallAnswered { call: 0, tokens: 900, is_error: false, cost: Cost::default() });
+    }
+}
+
+fn summary_granted() -> Event<CALLS> {
+    Event::BudgetGranted { spender: Spender::Summary, available: 0 }
+}
+
+fn compaction() -> Golden {
+    let mut play = Golden::start(filling());
+    fill(&mut play, 0..4);
+    play.take(summary_granted());
+    play.grant();
+    let cost = Cost { spend: Spend { input: 2_000, output: 210, nano_usd: 200_000 }, uncertain: false };
+    let through = play.run.summary().unwrap();
+    play.wait(400).take(Event::Compacted { through, tokens: 210, cost });
+    play.wait(400).take(replied(&[read(7), read(8)]));
+    let large = |call| Event::CallAnswered { call, tokens: 2_300, is_error: false, cost: Cost::default() };
+    play.wait(50).take(large(0));
+    play.wait(50).take(large(1));
+    play.take(summary_granted());
+    let through = play.run.summary().unwrap();
+    play.wait(400).take(Event::Compacted { through, tokens: 260, cost });
+    finish(play)
+}
+
+fn compaction_fails() -> Golden {
+    let mut play = Golden::start(filling());
+    fill(&mut play, 0..4);
+    play.take(summary_granted());
+    play.wait(100).take(Event::CompactionFailed { cost: Cost::default(), retry_after_ms: 0, jitter: 0, last: false });
+    play.wake();
+    play.take(summary_granted());
+    play.wait(20_000).take(Event::Recovered);
+    fill(&mut play, 4..6);
+    play.take(Event::BudgetRefused { spender: Spender::Summary });
     finish(play)
 }

@@ -2,8 +2,8 @@
 //! replayed along the way. It decides nothing and asserts nothing about what the run asks for.
 
 use mote_core::{
-    Action, Array, CallFailure, CallKind, CallSpec, Effect, Event, Finish, Limits, ModelFailure, Refusal, Run, Spend,
-    Time, journal,
+    Action, Array, CallFailure, CallKind, CallSpec, Cost, Effect, Event, Finish, Limits, ModelFailure, Refusal, Run,
+    Spend, Spender, Time, journal,
 };
 
 /// When every play begins: 2026-01-01 00:00 UTC.
@@ -21,7 +21,7 @@ impl<const UNITS: usize, const CALLS: usize> Play<UNITS, CALLS> {
     /// A run that knows its limits and has no input yet.
     pub fn open(limits: Limits) -> Self {
         let mut play = Self { run: Run::new(), now: START, records: Vec::new() };
-        play.take(Event::Opened { limits, digest: DIGEST });
+        play.take(Event::Opened { core: journal::CORE, limits, digest: DIGEST });
         play
     }
 
@@ -35,7 +35,7 @@ impl<const UNITS: usize, const CALLS: usize> Play<UNITS, CALLS> {
     /// A run whose first model call is under way.
     pub fn think(limits: Limits) -> Self {
         let mut play = Self::start(limits);
-        play.take(Event::BudgetGranted);
+        play.grant();
         play
     }
 
@@ -87,11 +87,26 @@ impl<const UNITS: usize, const CALLS: usize> Play<UNITS, CALLS> {
         self.take(Event::TimerFired)
     }
 
+    /// Grants the model's reservation; every endpoint's circuit is closed.
+    pub fn grant(&mut self) -> Vec<Action> {
+        self.take(granted())
+    }
+
     /// Grants the reservation and lets the model reply with calls.
     pub fn turn(&mut self, calls: &[CallSpec]) -> Vec<Action> {
-        self.take(Event::BudgetGranted);
+        self.grant();
         self.take(replied(calls))
     }
+}
+
+/// The model's reservation holds, and every endpoint's circuit is closed.
+pub fn granted<const CALLS: usize>() -> Event<CALLS> {
+    Event::BudgetGranted { spender: Spender::Model, available: u16::MAX }
+}
+
+/// A shared budget refuses the model's reservation.
+pub fn budget_refused<const CALLS: usize>() -> Event<CALLS> {
+    Event::BudgetRefused { spender: Spender::Model }
 }
 
 pub const SPEND: Spend = Spend { input: 120, output: 30, nano_usd: 810_000 };
@@ -112,24 +127,26 @@ pub fn answer<const CALLS: usize>() -> Event<CALLS> {
 
 /// A failed model call that cost nothing, with the least jitter.
 pub fn model_failed<const CALLS: usize>(failure: ModelFailure) -> Event<CALLS> {
-    Event::ModelFailed {
-        failure,
-        spend: Spend::default(),
-        uncertain: false,
-        endpoint: 0,
-        retry_after_ms: 0,
-        jitter: 0,
-        alternative: false,
-    }
+    Event::ModelFailed { failure, cost: Cost::default(), retry_after_ms: 0, jitter: 0, available: 0 }
+}
+
+/// A failed model call that cost this, with the other endpoints available or not.
+pub fn model_failed_with<const CALLS: usize>(
+    failure: ModelFailure,
+    cost: Cost,
+    (retry_after_ms, jitter): (u32, u16),
+    others: bool,
+) -> Event<CALLS> {
+    Event::ModelFailed { failure, cost, retry_after_ms, jitter, available: if others { u16::MAX } else { 0 } }
 }
 
 pub fn answered<const CALLS: usize>(call: u16) -> Event<CALLS> {
-    Event::CallAnswered { call, tokens: 25, is_error: false }
+    Event::CallAnswered { call, tokens: 25, is_error: false, cost: Cost::default() }
 }
 
 /// A failed attempt, with the least jitter.
 pub fn call_failed<const CALLS: usize>(call: u16, failure: CallFailure) -> Event<CALLS> {
-    Event::CallFailed { call, failure, retry_after_ms: 0, jitter: 0 }
+    Event::CallFailed { call, failure, retry_after_ms: 0, jitter: 0, cost: Cost::default() }
 }
 
 /// A tool whose backend never forgets a key.
@@ -146,5 +163,5 @@ pub fn keyed_tool(key_ttl_ms: u64) -> CallSpec {
 }
 
 pub fn spec(kind: CallKind, digest: u64) -> CallSpec {
-    CallSpec { kind, tool: 0x7001, digest, timeout_ms: 10_000 }
+    CallSpec { kind, tool: 0x7001, digest, timeout_ms: 10_000, reserve: Spend::default() }
 }

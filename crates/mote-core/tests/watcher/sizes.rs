@@ -3,13 +3,17 @@
 
 use std::collections::VecDeque;
 
-use mote_core::{Action, Actions, CallKind, Event, Finish, ModelFailure, NOTICE_TOKENS, Phase, Run};
+use mote_core::{
+    Action, Actions, CallKind, CallState, Event, Finish, ModelFailure, NOTICE_TOKENS, Phase, Run, Spender,
+};
 use proptest::prelude::*;
 
 #[derive(Default)]
 pub struct Sizes {
     input: u64,
-    units: VecDeque<u64>,
+    /// Id and size of each.
+    units: VecDeque<(u32, u64)>,
+    ids: u32,
     folded: (u32, u64),
     next: u32,
 }
@@ -27,7 +31,10 @@ impl Sizes {
         self.next = after.context().next();
         match event {
             Event::Loaded { tokens } => self.push(u64::from(*tokens), units_max),
-            Event::Started { tokens } => self.input = u64::from(*tokens),
+            Event::Started { tokens } => {
+                self.input = u64::from(*tokens);
+                self.ids += 1;
+            }
             Event::ModelReplied { tokens, finish: Finish::Invalid, .. } if taken => {
                 self.push(u64::from(*tokens), units_max)
             }
@@ -39,10 +46,14 @@ impl Sizes {
                     self.grow(u64::from(tokens));
                 }
             }
-            Event::CallAnswered { tokens, .. } | Event::Signalled { tokens, .. } | Event::Replied { tokens, .. } => {
+            Event::CallAnswered { tokens, .. } | Event::Signalled { tokens, .. } => self.grow(u64::from(*tokens)),
+            Event::Replied { call, tokens } if !goes_on(actions, after, *call) => {
                 self.grow(u64::from(*tokens));
             }
-            Event::ModelFailed { failure: ModelFailure::ContextLength, .. } => self.fold_to(self.tokens() / 2),
+            Event::ModelFailed { failure: ModelFailure::ContextLength, .. } if after.summary().is_none() => {
+                self.fold_to(self.tokens() / 2);
+            }
+            Event::Compacted { through, tokens, .. } => self.compact(*through, u64::from(*tokens), units_max),
             _ => {}
         }
         let notices = actions.iter().filter(|action| matches!(action, Action::Conclude { .. })).count() as u64;
@@ -51,7 +62,7 @@ impl Sizes {
             return Ok(());
         }
         let usable = u64::from(after.limits().usable());
-        let plans = actions.iter().any(|action| matches!(action, Action::Reserve { .. }));
+        let plans = actions.iter().any(|action| matches!(action, Action::Reserve { spender: Spender::Model, .. }));
         if plans && self.tokens() > usable {
             self.fold_to(usable * u64::from(after.limits().low_water.min(100)) / 100);
         }
@@ -62,18 +73,19 @@ impl Sizes {
     }
 
     fn tokens(&self) -> u64 {
-        self.input + self.units.iter().sum::<u64>()
+        self.input + self.units.iter().map(|(_, tokens)| tokens).sum::<u64>()
     }
 
     fn push(&mut self, tokens: u64, units_max: usize) {
         while self.units.len() >= units_max {
             self.fold();
         }
-        self.units.push_back(tokens);
+        self.units.push_back((self.ids, tokens));
+        self.ids += 1;
     }
 
     fn grow(&mut self, tokens: u64) {
-        if let Some(newest) = self.units.back_mut() {
+        if let Some((_, newest)) = self.units.back_mut() {
             *newest += tokens;
         }
     }
@@ -84,9 +96,30 @@ impl Sizes {
         }
     }
 
+    /// A summary stands where the units were that it is of.
+    fn compact(&mut self, through: u32, tokens: u64, units_max: usize) {
+        while self.units.front().is_some_and(|(id, _)| *id <= through) {
+            self.fold();
+        }
+        while self.units.len() >= units_max && self.units.len() > 1 {
+            self.fold();
+        }
+        if self.units.len() < units_max {
+            self.units.push_front((through, tokens));
+        }
+    }
+
     fn fold(&mut self) {
-        let tokens = self.units.pop_front().unwrap();
+        let (_, tokens) = self.units.pop_front().unwrap();
         self.folded.0 += 1;
         self.folded.1 += tokens;
     }
+}
+
+/// Whether the answer is what a backend wanted to know, and no result.
+fn goes_on<const U: usize, const C: usize>(actions: &Actions<C>, after: &Run<U, C>, call: u16) -> bool {
+    if after.calls().get(usize::from(call)).is_some_and(|call| matches!(call.state, CallState::Ready(_))) {
+        return true;
+    }
+    actions.iter().any(|action| matches!(action, Action::ResumeCall { call: resumed, .. } if resumed == call))
 }

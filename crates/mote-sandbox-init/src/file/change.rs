@@ -11,19 +11,18 @@ use std::path::Path;
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{Entry, RawPath};
 use mote_sandbox_api::limits::PATH_BYTES_MAX;
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdir, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdir, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::{Place, split};
-use crate::failure::{Result, failed, failed_io};
+use crate::failure::{Result, failed};
 use crate::limits::{REMOVE_DEPTH_MAX, REMOVE_ROUNDS_MAX};
 
 /// Makes a directory and those above it.
 pub(crate) fn make_directory(place: &Place) -> Result<Entry> {
-    let path = place.path();
-    let what = format_args!("make the directory {path:?}");
-    make_parents(path)?;
-    mkdir(path, Mode::from_raw_mode(0o777)).map_err(|errno| failed(what, errno).with("path", path.display()))?;
+    place.make_parents()?;
+    mkdir(place.access(), Mode::from_raw_mode(0o777)).map_err(|errno| place.failed("make the directory", errno))?;
+    place.give()?;
     place.entry()
 }
 
@@ -31,46 +30,52 @@ pub(crate) fn make_directory(place: &Place) -> Result<Entry> {
 pub(super) fn make_parents(path: &Path) -> Result<()> {
     let Ok((folder, _)) = split(path) else { return Ok(()) };
     std::fs::create_dir_all(folder).map_err(|error| {
-        failed_io(format_args!("make the directory {folder:?}"), &error).with("path", folder.display())
+        // Something is there that is no directory, or that leads where the user may not look: that is the reason.
+        let errno = match Errno::from_io_error(&error) {
+            Some(Errno::EXIST) => statat(CWD, folder, AtFlags::empty()).err().unwrap_or(Errno::NOTDIR),
+            Some(errno) => errno,
+            None => Errno::IO,
+        };
+        failed(format_args!("make the directory {folder:?}"), errno).with("path", folder.display())
     })
 }
 
 /// Moves an entry to another path, in place of what stands there if both are files or it is an empty directory.
-pub(crate) fn rename(place: &Place, to: &RawPath) -> Result<Entry> {
-    let (from, to) = (place.path(), place.sibling(to)?);
-    split(from)?;
+pub(crate) fn rename(from: &Place, to: &Place) -> Result<Entry> {
+    split(from.path())?;
     // Before directories are made for nothing.
-    place.entry()?;
-    make_parents(&to)?;
-    renameat(CWD, from, CWD, &to).map_err(|errno| {
-        let failure = failed(format_args!("move {from:?} to {to:?}"), errno);
+    from.entry()?;
+    to.make_parents()?;
+    renameat(CWD, from.access(), CWD, to.access()).map_err(|errno| {
+        let failure = failed(format_args!("move {:?} to {:?}", from.path(), to.path()), errno);
         if errno == Errno::XDEV {
             failure.remedy("copy it: the two paths lie on different filesystems")
         } else {
             failure
         }
     })?;
-    place.entry_at(&to)
+    to.entry()
 }
 
 /// Makes a symbolic link.
 pub(crate) fn link(place: &Place, to: &RawPath) -> Result<Entry> {
-    let path = place.path();
     if to.is_empty() || to.as_bytes().contains(&0) || to.len() >= PATH_BYTES_MAX {
         let message = format_args!("it must have 1 to {} bytes, none of them zero", PATH_BYTES_MAX - 1);
         return Err(Failure::invalid("to", message));
     }
-    split(path)?;
-    make_parents(path)?;
-    rustix::fs::symlink(to.as_bytes(), path)
-        .map_err(|errno| failed(format_args!("make the link {path:?}"), errno).with("path", path.display()))?;
+    split(place.path())?;
+    place.make_parents()?;
+    rustix::fs::symlink(to.as_bytes(), place.access()).map_err(|errno| place.failed("make the link", errno))?;
+    place.give()?;
     place.entry()
 }
 
 /// Removes a file, a link, or a directory with all it holds.
 pub(crate) fn remove(place: &Place) -> Result<()> {
-    let (folder, name) = split(place.path())?;
-    let failed = |errno| failed(format_args!("remove {:?}", place.path()), errno).with("path", place.path().display());
+    split(place.path())?;
+    let access = place.access();
+    let (folder, name) = split(&access)?;
+    let failed = |errno| place.failed("remove", errno);
     let folder = openat(CWD, folder, DIRECTORY, Mode::empty()).map_err(failed)?;
     let name = CString::new(name.as_bytes()).map_err(|_| failed(Errno::INVAL))?;
     remove_at(folder.as_fd(), &name).map_err(failed)
@@ -156,5 +161,8 @@ fn close(base: BorrowedFd<'_>, levels: &mut Vec<Level>) -> std::result::Result<(
 /// The failure of an operation that needs a regular file.
 pub(super) fn not_a_file(path: &Path, is_directory: bool) -> Failure {
     let what = if is_directory { "a directory" } else { "no regular file" };
-    Failure::new(Code::Invalid, format!("failed to open {path:?}: it is {what}")).with("path", path.display())
+    let kind = if is_directory { "directory" } else { "other" };
+    Failure::new(Code::Invalid, format!("failed to open {path:?}: it is {what}"))
+        .with("path", path.display())
+        .with("kind", kind)
 }

@@ -3,9 +3,9 @@
 //! It follows no link below the directory that was asked for, so that there is an end to it.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::limits::{LIST_DEPTH_MAX, LIST_ENTRIES_MAX};
@@ -21,8 +21,8 @@ pub(crate) fn list(place: &Place, depth: u32, connection: &mut Connection) -> Re
     if depth == 0 || depth > LIST_DEPTH_MAX {
         return Err(Failure::invalid("depth", format_args!("{depth} is not between 1 and {LIST_DEPTH_MAX}")));
     }
-    let folder = openat(CWD, place.path(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| failed(format_args!("list {:?}", place.path()), errno).with("path", place.path().display()))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | place.flags();
+    let folder = openat(CWD, place.access(), flags, Mode::empty()).map_err(|errno| place.failed("list", errno))?;
     let mut listing = Listing { place, connection, list: List::new("entries"), entries: 0 };
     listing.descend(folder.as_fd(), place.path(), depth)?;
     let list = listing.list;
@@ -46,7 +46,8 @@ impl Listing<'_> {
                 Err(errno) => return Err(failed(format_args!("look at {:?}", path.join(&name)), errno)),
             };
             let path = path.join(&name);
-            let entry = describe(folder, &name, &path, &stat, &self.place.accounts);
+            let access = within(folder, &name);
+            let entry = describe(folder, &name, &access, &path, &stat, &self.place.accounts);
             self.list.push(&entry, self.connection)?;
             if depth > 1 && FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -77,4 +78,9 @@ impl Listing<'_> {
         names.sort_unstable();
         Ok(names)
     }
+}
+
+/// A path to a name in an open directory.
+fn within(folder: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
+    Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name)
 }

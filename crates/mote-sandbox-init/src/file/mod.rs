@@ -1,26 +1,31 @@
 //! Files, in the name of a user: what a path means, and what stands there.
 //!
-//! The thread has become its user for files before anything here runs: permissions are the kernel's matter, not this
-//! module's.
+//! The thread has become its user for files before anything here runs, or stays root where the file was reached with root's
+//! rights (`reach`): permissions are the kernel's matter, not this module's.
 
 pub(crate) mod change;
 pub(crate) mod list;
+mod metadata;
+pub(crate) mod reach;
 pub(crate) mod read;
 pub(crate) mod sync;
 pub(crate) mod watch;
 pub(crate) mod write;
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use mote_sandbox_api::error::Failure;
-use mote_sandbox_api::guest::{Entry, EntryKind, RawPath, base64_unless_text};
+use mote_sandbox_api::guest::{Entry, EntryKind, RawPath, Symlink, base64_unless_text};
 use mote_sandbox_api::limits::PATH_BYTES_MAX;
-use rustix::fs::{AtFlags, CWD, FileType, Stat, readlinkat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, Stat, readlinkat, statat};
+use rustix::io::Errno;
 
 use crate::account::{Accounts, User};
 use crate::failure::{Result, failed};
+use crate::file::reach::{Aim, Reached};
 
 /// A path and the user in whose name it is used.
 #[derive(Debug)]
@@ -29,33 +34,77 @@ pub(crate) struct Place {
     path: PathBuf,
     user: User,
     accounts: Accounts,
+    /// Where it was found with root's rights, which the thread has then.
+    reached: Option<Reached>,
 }
 
 impl Place {
     /// Resolves a path from the user's home. `..` stays: what it means depends on links.
     pub(crate) fn new(path: &RawPath, user: User, accounts: Accounts) -> Result<Self> {
         let path = absolute(path.as_bytes(), &user.home)?;
-        Ok(Self { path, user, accounts })
+        Ok(Self { path, user, accounts, reached: None })
     }
 
+    /// Takes `..` out of the path, by the names alone.
+    pub(crate) fn cleaned(mut self) -> Self {
+        self.path = reach::cleaned(&self.path);
+        self
+    }
+
+    /// Looks for it with root's rights; false where they do not lead there.
+    pub(crate) fn reach(&mut self, aim: Aim) -> Result<bool> {
+        let reached = reach::reach(&self.path, aim, &self.user.identity);
+        self.reached = reached.map_err(|errno| self.failed("reach", errno))?;
+        Ok(self.reached.is_some())
+    }
+
+    /// It is used with the user's own rights, whatever it was reached with.
+    pub(crate) fn leave(&mut self) {
+        self.reached = None;
+    }
+
+    pub(crate) fn user(&self) -> &User {
+        &self.user
+    }
+
+    /// As the caller knows it.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Another path of the same user.
-    fn sibling(&self, path: &RawPath) -> Result<PathBuf> {
-        absolute(path.as_bytes(), &self.user.home)
+    /// What the kernel is given.
+    fn access(&self) -> PathBuf {
+        self.reached.as_ref().map_or_else(|| self.path.clone(), Reached::path)
+    }
+
+    /// What was reached is no link; one that stands there since is not followed.
+    fn flags(&self) -> OFlags {
+        if self.reached.is_some() { OFlags::NOFOLLOW } else { OFlags::empty() }
+    }
+
+    fn failed(&self, what: &str, errno: Errno) -> Failure {
+        failed(format_args!("{what} {:?}", self.path), errno).with("path", self.path.display())
+    }
+
+    /// Makes the directories above it, unless reaching it did.
+    fn make_parents(&self) -> Result<()> {
+        if self.reached.is_some() { Ok(()) } else { change::make_parents(&self.path) }
+    }
+
+    /// Makes the user the owner of what was made with root's rights.
+    fn give(&self) -> Result<()> {
+        match &self.reached {
+            Some(reached) => reach::give(CWD, reached.path(), &self.user.identity)
+                .map_err(|errno| self.failed("change the owner of", errno)),
+            None => Ok(()),
+        }
     }
 
     /// What stands there.
     pub(crate) fn entry(&self) -> Result<Entry> {
-        self.entry_at(&self.path)
-    }
-
-    fn entry_at(&self, path: &Path) -> Result<Entry> {
-        let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| failed(format_args!("look at {path:?}"), errno).with("path", path.display()))?;
-        Ok(describe(CWD, path.as_os_str(), path, &stat, &self.accounts))
+        let access = self.access();
+        let stat = statat(CWD, &access, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| self.failed("look at", errno))?;
+        Ok(describe(CWD, access.as_os_str(), &access, &self.path, &stat, &self.accounts))
     }
 }
 
@@ -72,34 +121,50 @@ pub(crate) fn split(path: &Path) -> Result<(&Path, &OsStr)> {
     }
 }
 
-/// Describes an entry: `name` as it stands in the directory `at`, `path` as the caller knows it.
+/// Describes an entry: `name` as it stands in the directory `at`, `access` a path that leads there, `path` as the caller
+/// knows it.
 pub(crate) fn describe(
     at: impl std::os::fd::AsFd,
     name: &OsStr,
+    access: &Path,
     path: &Path,
     stat: &Stat,
     accounts: &Accounts,
 ) -> Entry {
     let mut link = None;
+    let mut symlink = None;
     let mut shown = *stat;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
         link = readlinkat(&at, name, Vec::new()).ok().map(std::ffi::CString::into_bytes);
+        let resolved = std::fs::canonicalize(access).ok();
+        symlink = Some(Symlink {
+            resolved: resolved.map(|path| path.to_string_lossy().into_owned()),
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            owner: accounts.user_name(stat.st_uid),
+            group: accounts.group_name(stat.st_gid),
+            modified_ms: modified_ms(stat),
+        });
         if let Ok(target) = statat(&at, name, AtFlags::empty()) {
             shown = target;
         }
     }
     let bytes = path.as_os_str().as_bytes();
     let name = bytes.rsplit(|byte| *byte == b'/').next().filter(|name| !name.is_empty()).unwrap_or(b"/");
+    let kind = match FileType::from_raw_mode(shown.st_mode) {
+        FileType::RegularFile => EntryKind::File,
+        FileType::Directory => EntryKind::Directory,
+        FileType::Symlink => EntryKind::Symlink,
+        _ => EntryKind::Other,
+    };
+    let metadata = match kind {
+        EntryKind::File | EntryKind::Directory => metadata::read(access),
+        EntryKind::Symlink | EntryKind::Other => BTreeMap::new(),
+    };
     Entry {
         name: String::from_utf8_lossy(name).into_owned(),
         path: String::from_utf8_lossy(bytes).into_owned(),
         path_base64: base64_unless_text(bytes),
-        kind: match FileType::from_raw_mode(shown.st_mode) {
-            FileType::RegularFile => EntryKind::File,
-            FileType::Directory => EntryKind::Directory,
-            FileType::Symlink => EntryKind::Symlink,
-            _ => EntryKind::Other,
-        },
+        kind,
         size: u64::try_from(shown.st_size).unwrap_or(0),
         mode: shown.st_mode,
         owner: accounts.user_name(shown.st_uid),
@@ -107,6 +172,8 @@ pub(crate) fn describe(
         modified_ms: modified_ms(&shown),
         link_base64: link.as_deref().and_then(base64_unless_text),
         link: link.map(|to| String::from_utf8_lossy(&to).into_owned()),
+        symlink,
+        metadata,
     }
 }
 

@@ -18,19 +18,19 @@ use crate::limits::FILE_CHUNK_BYTES;
 
 /// Sends a file: no more than the size that its entry tells, unless that is 0 (as in `/proc`, where sizes are not known).
 pub(crate) fn read(place: &Place, offset: u64, length: Option<u64>, connection: &mut Connection) -> Result<()> {
-    let path = place.path();
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = openat(CWD, path, flags, Mode::empty()).map_err(|errno| match errno {
+    let (path, access) = (place.path(), place.access());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | place.flags();
+    let file = openat(CWD, &access, flags, Mode::empty()).map_err(|errno| match errno {
         // What a socket answers.
         Errno::NXIO => not_a_file(path, false),
-        errno => failed(format_args!("read {path:?}"), errno).with("path", path.display()),
+        errno => place.failed("read", errno),
     })?;
     let stat = fstat(&file).map_err(|errno| failed(format_args!("read {path:?}"), errno))?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::RegularFile {
         return Err(not_a_file(path, kind == FileType::Directory));
     }
-    connection.reply(&Reply::Entry(describe(CWD, path.as_os_str(), path, &stat, &place.accounts)))?;
+    connection.reply(&Reply::Entry(describe(CWD, access.as_os_str(), &access, path, &stat, &place.accounts)))?;
     let file = File::from(file);
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let known = if size == 0 { u64::MAX } else { size.saturating_sub(offset) };

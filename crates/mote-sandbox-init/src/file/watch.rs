@@ -8,42 +8,73 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::{EventKind, Reply};
+use mote_sandbox_api::guest::{EventKind, Kind, Reply};
 use mote_sandbox_api::limits::WATCHES_MAX;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
 use super::Place;
-use crate::connection::Connection;
+use crate::connection::{Connection, unexpected};
 use crate::failure::{Result, failed};
-use crate::limits::WATCH_CHUNK_BYTES;
+use crate::limits::{WATCH_CHUNK_BYTES, WATCH_ROUNDS_MAX};
 
 /// Sends what happens in a directory until the connection closes or the directory is gone.
 pub(crate) fn watch(place: &Place, recursive: bool, connection: &mut Connection) -> Result<()> {
     let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
     let queue = inotify::init(flags).map_err(|errno| failed("watch anything", errno))?;
-    let mut watcher = Watcher { queue, root: place.path().to_owned(), recursive, folders: HashMap::new() };
+    let (told, root, is_reached) = (place.path().to_owned(), place.access(), !place.flags().is_empty());
+    let mut watcher = Watcher { queue, told, root, is_reached, recursive, folders: HashMap::new(), ours_moved: None };
     watcher.add("").map_err(|refusal| watcher.failure(refusal))?;
     if recursive {
         watcher.add_below("", &mut Vec::new()).map_err(|refusal| watcher.failure(refusal))?;
     }
     connection.reply(&Reply::Done)?;
-    while wait(&watcher.queue, connection)? {
-        let mut found = Vec::new();
-        let goes_on = watcher.read(&mut found)?;
-        for (name, kind) in found {
-            connection.reply(&Reply::Event { name, kind })?;
-        }
-        if !goes_on {
-            return Ok(());
+    loop {
+        match wait(&watcher.queue, connection)? {
+            Wake::Happened => {
+                if !watcher.tell(connection)?.goes_on {
+                    return Ok(());
+                }
+            }
+            Wake::Spoken => {
+                let mut payload = Vec::new();
+                match connection.receive(&mut payload)? {
+                    None => return Ok(()),
+                    Some(Kind::Data) if payload.is_empty() => {}
+                    Some(kind) => return Err(unexpected(kind)),
+                }
+                // The kernel has queued what happened before the other side asked; a busy directory does not hold it up.
+                for _ in 0..WATCH_ROUNDS_MAX {
+                    let round = watcher.tell(connection)?;
+                    if !round.goes_on {
+                        return Ok(());
+                    }
+                    if round.is_empty {
+                        break;
+                    }
+                }
+                connection.reply(&Reply::Done)?;
+            }
         }
     }
-    Ok(())
 }
 
-/// Waits for events; false where the connection has closed. The other side has nothing to say but that.
-fn wait(queue: &OwnedFd, connection: &Connection) -> Result<bool> {
+/// What ended a wait.
+enum Wake {
+    /// There are events.
+    Happened,
+    /// The other side has closed, or asks for what has happened.
+    Spoken,
+}
+
+/// One reading of the queue.
+struct Round {
+    goes_on: bool,
+    is_empty: bool,
+}
+
+fn wait(queue: &OwnedFd, connection: &Connection) -> Result<Wake> {
     loop {
         let mut polled = [
             PollFd::new(queue, PollFlags::IN),
@@ -52,8 +83,8 @@ fn wait(queue: &OwnedFd, connection: &Connection) -> Result<bool> {
         match poll(&mut polled, None) {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(failed("wait for events", errno)),
-            Ok(_) if !polled[1].revents().is_empty() => return Ok(false),
-            Ok(_) => return Ok(true),
+            Ok(_) if !polled[1].revents().is_empty() => return Ok(Wake::Spoken),
+            Ok(_) => return Ok(Wake::Happened),
         }
     }
 }
@@ -68,10 +99,24 @@ enum Refusal {
 
 struct Watcher {
     queue: OwnedFd,
+    /// The directory as the caller knows it.
+    told: PathBuf,
     root: PathBuf,
+    /// It was reached with root's rights, and is no link.
+    is_reached: bool,
     recursive: bool,
     /// Path below the root, by the number of the watch.
     folders: HashMap<i32, String>,
+    /// A file of this side that has just lost its temporary name, by the number that the kernel gives to both halves of a move.
+    ours_moved: Option<u32>,
+}
+
+/// An event as the kernel tells it.
+struct Raw {
+    number: i32,
+    flags: ReadFlags,
+    cookie: u32,
+    name: Option<String>,
 }
 
 type Found = Vec<(String, EventKind)>;
@@ -80,11 +125,11 @@ impl Watcher {
     fn failure(&self, refusal: Refusal) -> Failure {
         match refusal {
             Refusal::Kernel(Errno::NOSPC) | Refusal::TooMany => {
-                let message = format!("failed to watch {:?}: too many directories", self.root);
-                Failure::new(Code::Exhausted, message).with("limit", WATCHES_MAX).with("path", self.root.display())
+                let message = format!("failed to watch {:?}: too many directories", self.told);
+                Failure::new(Code::Exhausted, message).with("limit", WATCHES_MAX).with("path", self.told.display())
             }
             Refusal::Kernel(errno) => {
-                failed(format_args!("watch {:?}", self.root), errno).with("path", self.root.display())
+                failed(format_args!("watch {:?}", self.told), errno).with("path", self.told.display())
             }
         }
     }
@@ -107,7 +152,8 @@ impl Watcher {
             | WatchFlags::ONLYDIR;
         if below.is_empty() {
             flags |= WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
-        } else {
+        }
+        if self.is_reached || !below.is_empty() {
             flags |= WatchFlags::DONT_FOLLOW;
         }
         let number = inotify::add_watch(&self.queue, self.full(below), flags).map_err(Refusal::Kernel)?;
@@ -115,8 +161,9 @@ impl Watcher {
         Ok(())
     }
 
-    /// Watches the directories below one, and notes what stands in them as `found`: it may have come before the watch did.
-    fn add_below(&mut self, top: &str, found: &mut Vec<String>) -> std::result::Result<(), Refusal> {
+    /// Watches the directories below one, and notes what stands in them as `found`: it may have come, and been written, before
+    /// the watch did.
+    fn add_below(&mut self, top: &str, found: &mut Found) -> std::result::Result<(), Refusal> {
         let mut waiting = vec![top.to_owned()];
         while let Some(folder) = waiting.pop() {
             // One that may not be read, or is gone again, has nothing below that could be watched.
@@ -124,7 +171,10 @@ impl Watcher {
             for entry in entries.filter_map(std::result::Result::ok) {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let below = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-                found.push(below.clone());
+                found.push((below.clone(), EventKind::Create));
+                if entry.metadata().is_ok_and(|found| found.is_file() && found.len() > 0) {
+                    found.push((below.clone(), EventKind::Write));
+                }
                 if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     continue;
                 }
@@ -138,8 +188,18 @@ impl Watcher {
         Ok(())
     }
 
-    /// Reads the events that are there; false where the directory itself is gone.
-    fn read(&mut self, found: &mut Found) -> Result<bool> {
+    /// Tells the events that are there.
+    fn tell(&mut self, connection: &mut Connection) -> Result<Round> {
+        let mut found = Vec::new();
+        let round = self.read(&mut found)?;
+        for (name, kind) in found {
+            connection.reply(&Reply::Event { name, kind })?;
+        }
+        Ok(round)
+    }
+
+    /// Reads the events that are there; it does not go on where the directory itself is gone.
+    fn read(&mut self, found: &mut Found) -> Result<Round> {
         let mut buffer = [MaybeUninit::uninit(); WATCH_CHUNK_BYTES];
         let mut raw = Vec::new();
         let mut reader = Reader::new(&self.queue, &mut buffer);
@@ -147,7 +207,7 @@ impl Watcher {
             match reader.next() {
                 Ok(event) => {
                     let name = event.file_name().map(|name| name.to_string_lossy().into_owned());
-                    raw.push((event.wd(), event.events(), name));
+                    raw.push(Raw { number: event.wd(), flags: event.events(), cookie: event.cookie(), name });
                 }
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,
@@ -158,14 +218,16 @@ impl Watcher {
                 break;
             }
         }
+        let is_empty = raw.is_empty();
         let mut goes_on = true;
-        for (number, flags, name) in raw {
-            goes_on &= self.translate(number, flags, name, found);
+        for event in raw {
+            goes_on &= self.translate(event, found);
         }
-        Ok(goes_on)
+        Ok(Round { goes_on, is_empty })
     }
 
-    fn translate(&mut self, number: i32, flags: ReadFlags, name: Option<String>, found: &mut Found) -> bool {
+    fn translate(&mut self, event: Raw, found: &mut Found) -> bool {
+        let Raw { number, flags, cookie, name } = event;
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
             found.push((String::new(), EventKind::Overflow));
             return true;
@@ -190,10 +252,18 @@ impl Watcher {
             None if folder.is_empty() => String::new(),
             None => return true,
         };
+        if self.is_ours(&name, flags) {
+            if flags.contains(ReadFlags::MOVED_FROM) {
+                self.ours_moved = Some(cookie);
+            }
+            return true;
+        }
+        // What this side wrote and put in the place of a file is a write to that.
+        let is_written = flags.contains(ReadFlags::MOVED_TO) && self.ours_moved.take() == Some(cookie);
         let is_folder = flags.contains(ReadFlags::ISDIR);
         let kinds = [
             (ReadFlags::CREATE, EventKind::Create),
-            (ReadFlags::MOVED_TO, EventKind::Create),
+            (ReadFlags::MOVED_TO, if is_written { EventKind::Write } else { EventKind::Create }),
             (ReadFlags::MODIFY, EventKind::Write),
             (ReadFlags::ATTRIB, EventKind::Chmod),
             (ReadFlags::MOVED_FROM, EventKind::Rename),
@@ -213,12 +283,23 @@ impl Watcher {
         true
     }
 
+    /// Whether it is a file of this side that has not its name yet: one with a temporary name, or without one, which the
+    /// kernel calls `#` and its number.
+    fn is_ours(&self, name: &str, flags: ReadFlags) -> bool {
+        let last = name.rsplit('/').next().unwrap_or(name);
+        let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        super::write::is_temporary(last)
+            || (flags == ReadFlags::ATTRIB
+                && last.strip_prefix('#').is_some_and(is_number)
+                && std::fs::symlink_metadata(self.full(name)).is_err())
+    }
+
     /// Watches a directory that is new here. What already stands in a fresh one was made before the watch stood.
     fn adopt(&mut self, name: &str, is_fresh: bool, found: &mut Found) {
         let mut below = Vec::new();
         let added = self.add(name).and_then(|()| self.add_below(name, &mut below));
         if is_fresh {
-            found.extend(below.into_iter().map(|name| (name, EventKind::Create)));
+            found.append(&mut below);
         }
         match added {
             Ok(()) | Err(Refusal::Kernel(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => {}

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::guest::{
-    Entry, Exit, FileTarget, HEADER_BYTES, Kind, Process, RawPath, Reply, Request, Selector, Start, header,
+    Entry, Exit, FileTarget, HEADER_BYTES, Kind, Process, RawPath, Reply, Request, Selector, Start, Writing, header,
     parse_header,
 };
 
@@ -139,7 +139,11 @@ impl Init {
     }
 
     pub(crate) fn write(&self, target: FileTarget, mode: Option<u32>, contents: &[u8]) -> Result<Entry, Failure> {
-        let mut client = self.open(&Request::Write { target, mode });
+        self.write_as(target, Writing { mode, ..Writing::default() }, contents)
+    }
+
+    pub(crate) fn write_as(&self, target: FileTarget, writing: Writing, contents: &[u8]) -> Result<Entry, Failure> {
+        let mut client = self.open(&Request::Write { target, writing });
         for chunk in contents.chunks(100_000) {
             client.send(Kind::Data, chunk);
         }
@@ -301,7 +305,7 @@ pub(crate) fn command(argv: &[&str]) -> Start {
 }
 
 pub(crate) fn target(path: impl AsRef<Path>) -> FileTarget {
-    FileTarget { path: RawPath::new(path.as_ref().as_os_str().as_bytes().to_vec()), user: None }
+    FileTarget::new(RawPath::new(path.as_ref().as_os_str().as_bytes().to_vec()), None)
 }
 
 pub(crate) fn nobodys(path: impl AsRef<Path>) -> FileTarget {

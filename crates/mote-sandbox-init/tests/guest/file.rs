@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mote_sandbox_api::error::Code;
-use mote_sandbox_api::guest::{EntryKind, FileTarget, Kind, RawPath, Reply, Request};
+use mote_sandbox_api::guest::{EntryKind, FileTarget, Kind, RawPath, Reply, Request, Writing};
 
 use crate::client::{Init, entry, eventually, nobodys, target};
 
@@ -52,7 +52,7 @@ fn permissions_are_the_users() {
     assert_eq!(init.code(&Request::List { target: nobodys(&private), depth: 1 }), Code::Forbidden);
     assert_eq!(init.code(&Request::MakeDirectory(nobodys("/usr/made-by-nobody"))), Code::Forbidden);
     assert_eq!(init.code(&Request::Watch { target: nobodys(&private), recursive: false }), Code::Forbidden);
-    let unknown = FileTarget { path: inside.clone().into(), user: Some("nosuch".to_owned()) };
+    let unknown = FileTarget::new(inside.clone(), Some("nosuch".to_owned()));
     assert_eq!(init.ask(&Request::Stat(unknown)).unwrap_err().context["kind"], "user");
     assert_eq!(init.read(target(&inside), 0, None).unwrap(), b"s");
 }
@@ -123,23 +123,23 @@ fn names_are_bytes() {
     assert_eq!(listed.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["d\u{fffd}", "f\u{fffd}", "plain"]);
     assert_eq!(bytes(&listed[1].path_base64).as_bytes(), path.as_os_str().as_bytes());
     assert_eq!(listed[2].path_base64, None);
-    let found = FileTarget { path: bytes(&listed[1].path_base64), user: None };
+    let found = FileTarget::new(bytes(&listed[1].path_base64), None);
     assert_eq!(init.read(found.clone(), 0, None).unwrap(), b"bytes");
     let to = RawPath::new([folder.as_os_str().as_bytes(), b"/\xfe"].concat());
-    let link = FileTarget { path: to.clone(), user: None };
+    let link = FileTarget::new(to.clone(), None);
     let made = entry(init.ask(&Request::Link { target: link.clone(), to: found.path.clone() }).unwrap()).unwrap();
     assert_eq!((bytes(&made.link_base64), made.size), (found.path.clone(), 5));
     assert_eq!(init.code(&Request::Link { target: link, to: "x".into() }), Code::Conflict);
     let moved = entry(init.ask(&Request::Move { from: found, to: to.clone() }).unwrap()).unwrap();
     assert_eq!(bytes(&moved.path_base64), to);
-    assert_eq!(init.ask(&Request::Remove(FileTarget { path: to, user: None })), Ok(Reply::Done));
+    assert_eq!(init.ask(&Request::Remove(FileTarget::new(to, None))), Ok(Reply::Done));
     assert_eq!(names(&folder.join(OsStr::from_bytes(b"d\xe9"))), [""; 0]);
 }
 
 #[test]
 fn a_tilde_is_the_users_home() {
     let init = Init::start();
-    let home = FileTarget { path: "~".into(), user: Some("root".to_owned()) };
+    let home = FileTarget::new("~", Some("root".to_owned()));
     assert_eq!(entry(init.ask(&Request::Stat(home)).unwrap()).unwrap().path, "/root");
     assert_eq!(init.code(&Request::Stat(target("~nobody/x"))), Code::Invalid);
 }
@@ -166,7 +166,7 @@ fn a_file_appears_whole_or_not_at_all() {
     let folder = init.folder();
     let path = folder.join("file");
     std::fs::write(&path, "old").unwrap();
-    let request = Request::Write { target: target(&path), mode: None };
+    let request = Request::Write { target: target(&path), writing: Writing::default() };
     let mut broken = init.open(&request);
     broken.send(Kind::Data, &[1; 100_000]);
     drop(broken);

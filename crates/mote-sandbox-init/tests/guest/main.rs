@@ -8,6 +8,7 @@ mod dial;
 mod file;
 mod hostile;
 mod process;
+mod rights;
 mod terminal;
 mod tree;
 mod watch;

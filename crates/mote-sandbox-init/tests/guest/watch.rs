@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mote_sandbox_api::error::Code;
-use mote_sandbox_api::guest::{EventKind, Reply, Request};
+use mote_sandbox_api::guest::{EventKind, Kind, Reply, Request, Writing};
 
 use crate::client::{Client, Init, target};
 
@@ -94,4 +94,62 @@ fn events_that_are_lost_are_told_as_lost() {
     until(&mut client, "", EventKind::Overflow);
     std::fs::write(folder.join("after"), "").unwrap();
     until(&mut client, "after", EventKind::Create);
+}
+
+/// What is told when it is asked for, up to the answer.
+fn asked(client: &mut Client) -> Vec<(String, EventKind)> {
+    client.send(Kind::Data, &[]);
+    let mut seen = Vec::new();
+    loop {
+        match client.reply().unwrap() {
+            Reply::Event { name, kind } => seen.push((name, kind)),
+            Reply::Done => return seen,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_has_happened_is_told_before_the_answer_to_who_asks() {
+    let init = Init::start();
+    let folder = init.folder();
+    let mut client = watch(&init, &folder, true);
+    assert_eq!(asked(&mut client), []);
+    for number in 0..50 {
+        let name = format!("{number}/file");
+        std::fs::create_dir(folder.join(number.to_string())).unwrap();
+        std::fs::write(folder.join(&name), "text").unwrap();
+        let seen = asked(&mut client);
+        assert!(seen.contains(&(number.to_string(), EventKind::Create)), "{seen:?}");
+        assert!(
+            seen.contains(&(name, EventKind::Write)),
+            "it may have been written before its folder was watched: {seen:?}"
+        );
+    }
+    client.send(Kind::Data, b"x");
+    assert_eq!(client.reply().unwrap_err().code, Code::Invalid, "only an empty frame asks");
+}
+
+#[test]
+fn a_file_that_is_written_in_place_is_told_as_e2bs_server_writes_it() {
+    let init = Init::start();
+    let folder = init.folder();
+    let mut client = watch(&init, &folder, false);
+    let of = |name: &str, kinds: &[EventKind]| kinds.iter().map(|kind| (name.to_owned(), *kind)).collect::<Vec<_>>();
+    let in_place = Writing { in_place: true, ..Writing::default() };
+    init.write_as(target(folder.join("a")), in_place.clone(), b"text").unwrap();
+    assert_eq!(asked(&mut client), of("a", &[EventKind::Create, EventKind::Chmod, EventKind::Write]));
+    init.write_as(target(folder.join("a")), in_place, b"").unwrap();
+    assert_eq!(asked(&mut client), of("a", &[EventKind::Chmod, EventKind::Write]));
+    init.write_as(target(folder.join("whole")), Writing::default(), b"text").unwrap();
+    assert_eq!(asked(&mut client), of("whole", &[EventKind::Create]), "it appears with what is in it");
+    init.write_as(target(folder.join("whole")), Writing::default(), b"other").unwrap();
+    assert_eq!(
+        asked(&mut client),
+        of("whole", &[EventKind::Write]),
+        "what it was written to meanwhile is nobody's business"
+    );
+    std::fs::write(folder.join("#1"), "").unwrap();
+    init.shell(&format!("chmod 600 '{}/#1'", folder.display()));
+    assert!(asked(&mut client).contains(&("#1".to_owned(), EventKind::Chmod)), "a file of such a name is told");
 }

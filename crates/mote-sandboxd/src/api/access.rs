@@ -1,4 +1,4 @@
-//! Who asks: an API key for everything, a sandbox's own token for that sandbox's data plane.
+//! Who asks: an API key for what its scopes allow, a sandbox's own token for that sandbox's data plane.
 //!
 //! It does not make keys; `state` does and keeps their hashes alone.
 
@@ -12,10 +12,10 @@ use mote_sandbox_api::error::{Code, Failure};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use super::Api;
 use super::failure::Refusal;
+use super::{Api, scope};
 use crate::limits::{KEY_LIST_TIME, KEY_READ_PAUSE};
-use crate::state::State;
+use crate::state::{KeyName, Scope, Scopes, State};
 
 /// The header for a key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -31,17 +31,19 @@ pub struct Keys {
 
 #[derive(Debug, Default)]
 struct List {
-    names: HashMap<[u8; 32], String>,
+    keys: HashMap<[u8; 32], KeyName>,
     /// When reading them began.
     read: Option<Instant>,
 }
 
 impl List {
     /// What is known of a key at `now`, for a request that came at `asked`: who holds it, or that nobody does.
-    fn answer(&self, hash: &[u8; 32], asked: Instant, now: Instant) -> Option<Option<String>> {
+    fn answer(&self, hash: &[u8; 32], asked: Instant, now: Instant) -> Option<Option<Holder>> {
         let read = self.read?;
-        match self.names.get(hash) {
-            Some(name) if read + KEY_LIST_TIME > now => Some(Some(name.clone())),
+        match self.keys.get(hash) {
+            Some(key) if read + KEY_LIST_TIME > now => {
+                Some(Some(Holder { name: key.name.clone(), scopes: key.scopes.clone() }))
+            }
             // A key may have been made a moment ago: that nobody holds it is known only where it was read since.
             None if read >= asked => Some(None),
             _ => None,
@@ -60,7 +62,7 @@ impl Keys {
     ///
     /// # Errors
     /// Where the state cannot be asked.
-    pub async fn holder(&self, key: &str) -> Result<Option<String>, Failure> {
+    pub async fn holder(&self, key: &str) -> Result<Option<Holder>, Failure> {
         if !State::is_key(key) {
             return Ok(None);
         }
@@ -80,8 +82,8 @@ impl Keys {
                 tokio::time::sleep_until(read + KEY_READ_PAUSE).await;
             }
             let began = Instant::now();
-            let names = self.state.key_hashes().await?;
-            *self.list() = List { names, read: Some(began) };
+            let keys = self.state.key_hashes().await?;
+            *self.list() = List { keys, read: Some(began) };
         }
     }
 
@@ -102,11 +104,31 @@ pub(super) fn key_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'
     if *name == header::AUTHORIZATION { text.strip_prefix("Bearer ").map(str::trim) } else { Some(text) }
 }
 
-/// Somebody who holds an API key.
+/// Somebody who holds an API key, and may use it for the route that the request has reached.
 #[derive(Debug, Clone)]
 pub struct Holder {
     /// The key's name.
     pub name: String,
+    /// What the key is for.
+    pub scopes: Scopes,
+}
+
+impl Holder {
+    /// Whether the key may be used for what needs this scope.
+    ///
+    /// # Errors
+    /// `forbidden`, naming the scope.
+    pub fn may(&self, scope: Scope) -> Result<(), Failure> {
+        self.scopes.check(scope)
+    }
+
+    /// Whether the key may be used to bind a secret to a sandbox.
+    ///
+    /// # Errors
+    /// `forbidden`, naming the scope and the secret.
+    pub fn may_bind(&self, secret: &str) -> Result<(), Failure> {
+        self.scopes.check_binding(secret)
+    }
 }
 
 impl FromRequestParts<Api> for Holder {
@@ -114,8 +136,9 @@ impl FromRequestParts<Api> for Holder {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Refusal> {
         let key = presented(&parts.headers).ok_or_else(unauthenticated)?;
-        let name = api.keys.holder(key).await?.ok_or_else(unauthenticated)?;
-        Ok(Self { name })
+        let holder = api.keys.holder(key).await?.ok_or_else(unauthenticated)?;
+        scope::check_route(&holder, parts)?;
+        Ok(holder)
     }
 }
 
@@ -161,14 +184,14 @@ mod tests {
         let state = State::open(directory.path()).unwrap();
         let keys = Keys::new(state.clone());
         let stranger = "mote_sk_0000000000000000000000000000000000000000";
-        assert_eq!(keys.holder(stranger).await.unwrap(), None);
-        let made = state.new_key("ci", 1).await.unwrap();
-        assert_eq!(keys.holder(&made.key).await.unwrap().as_deref(), Some("ci"));
+        assert!(keys.holder(stranger).await.unwrap().is_none());
+        let made = state.new_key("ci", &Scopes::all(), 1).await.unwrap();
+        assert_eq!(keys.holder(&made.key).await.unwrap().unwrap().name, "ci");
         state.revoke_key("ci").await.unwrap();
         tokio::time::pause();
         tokio::time::advance(KEY_LIST_TIME).await;
         tokio::time::resume();
-        assert_eq!(keys.holder(&made.key).await.unwrap(), None);
+        assert!(keys.holder(&made.key).await.unwrap().is_none());
     }
 
     #[tokio::test]
@@ -176,12 +199,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = State::open(directory.path()).unwrap();
         let keys = Keys::new(state.clone());
-        let made = state.new_key("ci", 1).await.unwrap();
-        assert_eq!(keys.holder(&made.key).await.unwrap().as_deref(), Some("ci"));
+        let made = state.new_key("ci", &Scopes::all(), 1).await.unwrap();
+        assert_eq!(keys.holder(&made.key).await.unwrap().unwrap().name, "ci");
         let first = keys.list().read;
         // What cannot be a key is not even hashed.
         for stranger in ["", "mote_sk_", "secret", &"mote_sk_0".repeat(1000)] {
-            assert_eq!(keys.holder(stranger).await.unwrap(), None);
+            assert!(keys.holder(stranger).await.unwrap().is_none());
         }
         assert_eq!(keys.list().read, first);
         // More guesses at once than the state lets wait are answered by one look.

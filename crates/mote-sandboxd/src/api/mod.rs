@@ -10,6 +10,7 @@ mod gather;
 pub mod native;
 mod observe;
 pub mod preview;
+mod scope;
 mod secret;
 mod swerex;
 
@@ -25,6 +26,7 @@ use crate::lifecycle::Sandboxes;
 use crate::limits;
 use crate::network::Network;
 use crate::telemetry::metrics::Metrics;
+use crate::template::Templates;
 use access::Keys;
 
 /// What every surface stands on; clones share it.
@@ -40,8 +42,12 @@ pub struct Api {
     pub domain: Arc<str>,
     /// What roots start from.
     pub images: Images,
+    /// Templates that callers build.
+    pub templates: Templates,
     /// The network boundary: what previews may reach, and what was decided.
     pub network: Network,
+    /// Sandboxes made through E2B's API that do not say so reach every public destination.
+    pub open_egress_default: bool,
     /// Connections that previews hold.
     pub previews: preview::Connections,
     /// Cancelled when the daemon stops: streams end by themselves.
@@ -66,6 +72,16 @@ pub fn server(api: &Api) -> mote_http::Server {
     let connections = Shares::now().clients;
     mote_http::Server::new(router(api), mote_http::Limits { connections, ..SERVER })
 }
+
+/// The same behind TLS: what is answered with an address says so.
+pub fn server_over_tls(api: &Api) -> mote_http::Server {
+    let connections = Shares::now().clients;
+    mote_http::Server::new(router(api).layer(axum::Extension(OverTls)), mote_http::Limits { connections, ..SERVER })
+}
+
+/// In the extensions of a request that came over TLS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OverTls;
 
 /// Every surface in one router.
 pub fn router(api: &Api) -> Router {

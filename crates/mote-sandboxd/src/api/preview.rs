@@ -5,6 +5,8 @@
 //! decided before the sandbox is woken. Requests by host name come in through `e2b::gateway`, which reads the host with
 //! [`target`].
 
+mod inner;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -13,15 +15,18 @@ use axum::extract::Request;
 use axum::response::Response;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use mote_sandbox_api::error::{Code, Failure};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::inner::Hop;
 use super::Api;
 use super::access::{Holder, key_of, presented};
 use crate::guest::Guest;
 use crate::limits::PREVIEW_CONNECTIONS_MAX;
-use crate::state::State;
+use crate::state::{Scope, State};
 
 /// Header with the sandbox's traffic token, where its policy asks for one.
 pub const TOKEN_HEADER: &str = "x-traffic-token";
@@ -98,7 +103,7 @@ pub async fn preview(api: &Api, id: &str, port: u16, mut request: Request) -> Re
     api.network.ingress(id, policy.as_ref(), port, proven)?;
     let permit = api.previews.enter(id)?;
     let guest = api.sandboxes.awake(id).await?;
-    pass(&guest, port, request, permit).await
+    pass(&guest, port, &Hop::new(policy.as_ref(), port), request, permit).await
 }
 
 /// Whether a request shows that it may reach what is not open to everybody: by the sandbox's traffic or access token, or by an
@@ -114,41 +119,60 @@ async fn proven(api: &Api, id: &str, headers: &mut HeaderMap) -> Result<bool, Fa
     }
     for name in [HeaderName::from_static("x-api-key"), header::AUTHORIZATION] {
         if let Some(key) = key_of(headers, &name).filter(|key| State::is_key(key))
-            && api.keys.holder(key).await?.is_some()
+            && let Some(holder) = api.keys.holder(key).await?
         {
             headers.remove(&name);
-            proven = true;
+            proven |= holder.may(Scope::Sandbox).is_ok();
         }
     }
     Ok(proven)
 }
 
-async fn pass(
-    guest: &Guest,
+/// Begins HTTP with a port inside, for one request. Names of headers have capitals there, as most proxies write them: not every
+/// server reads them otherwise.
+async fn connected(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     port: u16,
-    mut request: Request,
-    permit: OwnedSemaphorePermit,
-) -> Result<Response, Failure> {
-    let permit = Arc::new(permit);
-    let held = Arc::clone(&permit);
-    let broken = |error: hyper::Error| {
-        Failure::new(Code::NotFound, format!("port {port} of the sandbox does not speak HTTP: {error}"))
-            .with("port", port)
-    };
-    let stream = guest.dial(port).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::Builder::new().handshake::<_, Body>(TokioIo::new(stream)).await.map_err(broken)?;
+    held: Arc<OwnedSemaphorePermit>,
+) -> Result<SendRequest<Body>, Failure> {
+    let (sender, connection) = hyper::client::conn::http1::Builder::new()
+        .title_case_headers(true)
+        .handshake::<_, Body>(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(port, &error))?;
     tokio::spawn(async move {
         // What ends it is told by the answer, or by its body.
         let _ = connection.with_upgrades().await;
         drop(held);
     });
+    Ok(sender)
+}
+
+fn broken(port: u16, error: &hyper::Error) -> Failure {
+    Failure::new(Code::NotFound, format!("port {port} of the sandbox does not speak HTTP: {error}")).with("port", port)
+}
+
+async fn pass(
+    guest: &Guest,
+    port: u16,
+    hop: &Hop,
+    mut request: Request,
+    permit: OwnedSemaphorePermit,
+) -> Result<Response, Failure> {
+    let permit = Arc::new(permit);
+    let stream = guest.dial(port).await?;
+    let mut sender = if hop.tls {
+        connected(inner::secured(stream, port).await?, port, Arc::clone(&permit)).await?
+    } else {
+        connected(stream, port, Arc::clone(&permit)).await?
+    };
     let upgrade = request.headers().get(header::UPGRADE).cloned();
     let incoming = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     clean(request.headers_mut(), upgrade.as_ref());
+    hop.mask(request.headers_mut());
     let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);
-    let mut response = sender.send_request(request).await.map_err(broken)?;
+    let mut response = sender.send_request(request).await.map_err(|error| broken(port, &error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(incoming) = incoming
     {
@@ -192,8 +216,9 @@ fn clean(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
 pub(super) async fn holder(api: &Api, headers: &HeaderMap) -> Result<Holder, Failure> {
     let unknown = || Failure::new(Code::Unauthenticated, "the request carries no API key that is known");
     let key = presented(headers).ok_or_else(unknown)?;
-    let name = api.keys.holder(key).await?.ok_or_else(unknown)?;
-    Ok(Holder { name })
+    let holder = api.keys.holder(key).await?.ok_or_else(unknown)?;
+    holder.may(Scope::Sandbox)?;
+    Ok(holder)
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ impl Room {
 
     async fn home(&self, guest: &Guest) -> Result<String, Failure> {
         let find = async {
-            let target = FileTarget { path: "~".into(), user: None };
+            let target = FileTarget::new("~", None);
             Ok(guest.stat(target).await?.path)
         };
         self.home.get_or_try_init(|| find).await.cloned()

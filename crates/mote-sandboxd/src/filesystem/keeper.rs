@@ -159,6 +159,8 @@ pub enum Verb {
     Diff(Source),
     /// Begins to write a tree as a stream: one [`Outcome::Working`].
     Pack(Source),
+    /// Begins to work on single files of a volume: one [`Outcome::Working`].
+    Files(Id),
     /// Whether a layer is there: one [`Outcome::Present`].
     HasLayer(Id),
     /// The ids of all of a kind in order, a page: one [`Outcome::Ids`].
@@ -337,6 +339,7 @@ impl Keeper {
             Verb::Unpack { layer, base } => return self.unpack(&layer, base.as_ref()),
             Verb::Diff(source) => return self.diff(&source),
             Verb::Pack(source) => return self.pack(&source),
+            Verb::Files(volume) => return self.files(&volume),
             Verb::HasLayer(layer) => self.has_layer(&layer),
             Verb::ImageWrite { key, text } => self.image_write(&key, &text)?,
             Verb::ImageRead(key) => self.image_read(&key)?,

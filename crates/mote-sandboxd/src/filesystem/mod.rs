@@ -15,6 +15,7 @@ mod roots;
 mod skeleton;
 pub mod trees;
 mod view;
+pub mod volumes;
 pub mod work;
 pub mod worker;
 

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use super::id::Id;
 use super::keeper::{Outcome, Verb};
 use super::work::Source;
-use super::worker::{Compression, Order, Packed, Report, Unpacked};
+use super::worker::{Bounds, Compression, Order, Packed, Report, Unpacked};
 use super::{Filesystem, fault, unexpected};
 use crate::descriptor;
 use crate::keeper::wire;
@@ -79,7 +79,8 @@ impl Filesystem {
     pub async fn fill(&self, layer: &str, base: Option<&str>) -> Result<Filling, Failure> {
         let layer = Id::new("layer", layer)?;
         let base = base.map(|base| Id::new("layer", base)).transpose()?;
-        Ok(Filling { worker: Worker::begin(self, Verb::Unpack { layer, base }).await? })
+        let worker = Worker::begin(self, Verb::Unpack { layer, base }).await?;
+        Ok(Filling { worker, bounds: Bounds::default() })
     }
 }
 
@@ -87,15 +88,23 @@ impl Filesystem {
 #[derive(Debug)]
 pub struct Filling {
     worker: Worker,
+    bounds: Bounds,
 }
 
 impl Filling {
+    /// Holds all archives together to less than any tree may hold.
+    #[must_use]
+    pub fn within(self, bounds: Bounds) -> Self {
+        Self { bounds, ..self }
+    }
+
     /// Adds an archive: a file or a pipe. Entries `.wh.…` remove where `whiteouts`.
     ///
     /// # Errors
     /// `invalid` where the archive is not one or leads out of the tree; `too_large`; `no_space`.
     pub async fn add(&self, archive: OwnedFd, compression: Compression, whiteouts: bool) -> Result<Unpacked, Failure> {
-        self.worker.send(&Order::Unpack { compression, whiteouts }, Some(archive)).await?;
+        let order = Order::Unpack { compression, whiteouts, bounds: self.bounds };
+        self.worker.send(&order, Some(archive)).await?;
         match self.worker.report().await? {
             Report::Unpacked(unpacked) => Ok(unpacked),
             other => Err(surprise(&other)),
@@ -141,14 +150,14 @@ impl Filling {
 
 /// A worker process; abandoned when dropped before its end.
 #[derive(Debug)]
-struct Worker {
+pub(super) struct Worker {
     filesystem: Filesystem,
     number: Option<u64>,
     socket: AsyncFd<OwnedFd>,
 }
 
 impl Worker {
-    async fn begin(filesystem: &Filesystem, verb: Verb) -> Result<Self, Failure> {
+    pub(super) async fn begin(filesystem: &Filesystem, verb: Verb) -> Result<Self, Failure> {
         match filesystem.ask_with(verb, Vec::new()).await? {
             (Outcome::Working { number }, mut descriptors) => {
                 let socket = descriptors
@@ -162,7 +171,7 @@ impl Worker {
         }
     }
 
-    async fn send(&self, order: &impl Serialize, descriptor: Option<OwnedFd>) -> Result<(), Failure> {
+    pub(super) async fn send(&self, order: &impl Serialize, descriptor: Option<OwnedFd>) -> Result<(), Failure> {
         let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
         loop {
             let mut ready = self.socket.writable().await.map_err(|error| gone(&error))?;
@@ -174,28 +183,33 @@ impl Worker {
     }
 
     async fn report(&self) -> Result<Report, Failure> {
+        self.report_with().await.map(|(report, _)| report)
+    }
+
+    /// A report with the descriptors beside it.
+    pub(super) async fn report_with(&self) -> Result<(Report, Vec<OwnedFd>), Failure> {
         match self.receive().await? {
-            Report::Failed(failure) => Err(failure),
-            report => Ok(report),
+            (Report::Failed(failure), _) => Err(failure),
+            reported => Ok(reported),
         }
     }
 
-    async fn receive<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+    async fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), Failure> {
         loop {
             let mut ready = self.socket.readable().await.map_err(|error| gone(&error))?;
             match wire::receive(self.socket.get_ref()) {
                 Err(wire::Error::Socket(Errno::AGAIN)) => ready.clear_ready(),
-                result => return result.map(|(message, _)| message).map_err(|error| gone(&error)),
+                result => return result.map_err(|error| gone(&error)),
             }
         }
     }
 
-    async fn abandon(mut self) -> Result<(), Failure> {
+    pub(super) async fn abandon(mut self) -> Result<(), Failure> {
         let Some(number) = self.number.take() else { return Ok(()) };
         super::done(self.filesystem.ask(Verb::Abandon(number)).await?)
     }
 
-    async fn end(mut self, name: Option<Id>) -> Result<(), Failure> {
+    pub(super) async fn end(mut self, name: Option<Id>) -> Result<(), Failure> {
         self.send(&Order::End, None).await?;
         let Some(number) = self.number.take() else { return Ok(()) };
         let verb = match name {
@@ -222,6 +236,6 @@ fn gone(error: &impl std::fmt::Display) -> Failure {
     fault::defect("the process that works on the tree is gone", error)
 }
 
-fn surprise(report: &Report) -> Failure {
+pub(super) fn surprise(report: &Report) -> Failure {
     Failure::new(Code::Internal, format!("a worker answered with something else: {report:?}"))
 }

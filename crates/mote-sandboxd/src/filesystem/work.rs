@@ -97,6 +97,14 @@ impl Keeper {
         self.start(Task::Pack, vec![tree], draft, false)
     }
 
+    /// Begins to work on single files of a volume.
+    pub(super) fn files(&mut self, volume: &Id) -> Result<(Outcome, Vec<OwnedFd>), Failure> {
+        let folder = self.volume(volume.as_str())?;
+        let tree =
+            view::plain(&folder).map_err(|error| fault::io(&format!("failed to open volume {volume}"), &error))?;
+        self.start(Task::Files, vec![tree], None, false)
+    }
+
     /// Ends a worker that did its work, and gives what it made its name, or another one.
     pub(super) fn finish(&mut self, number: u64, name: Option<&Id>) -> Result<Outcome, Failure> {
         let mut running = self.take(number)?;

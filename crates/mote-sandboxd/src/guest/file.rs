@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::{Entry, EventKind, FileTarget, Kind, Reply, Request};
+use mote_sandbox_api::guest::{Entry, EventKind, FileTarget, Kind, Reply, Request, Writing};
 
 use super::frame::{Frames, Writer, decode};
 use super::{Guest, unexpected, violation, within};
@@ -59,7 +59,18 @@ impl Guest {
     where
         S: Stream<Item = Result<Bytes, Failure>> + Send,
     {
-        let (mut frames, mut writer) = self.open(&Request::Write { target, mode }).await?;
+        self.write_as(target, Writing { mode, ..Writing::default() }, contents).await
+    }
+
+    /// The same in another way: in place, or with metadata. In place, an error of the stream leaves what was written by then.
+    ///
+    /// # Errors
+    /// As [`Self::write`]; `invalid` where the metadata is none.
+    pub async fn write_as<S>(&self, target: FileTarget, writing: Writing, contents: S) -> Result<Entry, Failure>
+    where
+        S: Stream<Item = Result<Bytes, Failure>> + Send,
+    {
+        let (mut frames, mut writer) = self.open(&Request::Write { target, writing }).await?;
         let sending = send(contents, &mut writer);
         let reply = frames.reply();
         tokio::pin!(sending, reply);
@@ -97,7 +108,7 @@ impl Guest {
     pub async fn watch(&self, target: FileTarget, recursive: bool) -> Result<Watching, Failure> {
         let (mut frames, writer) = self.open(&Request::Watch { target, recursive }).await?;
         match within(GUEST_REPLY_TIMEOUT_MS, "a watch", frames.reply()).await? {
-            Reply::Done => Ok(Watching { frames, _writer: writer }),
+            Reply::Done => Ok(Watching { frames, writer }),
             other => Err(unexpected(&other)),
         }
     }
@@ -187,7 +198,16 @@ impl Stream for FileRead {
 #[derive(Debug)]
 pub struct Watching {
     frames: Frames,
-    _writer: Writer,
+    writer: Writer,
+}
+
+/// What a watch tells.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Something happened: a path relative to the watched directory (empty for itself), and what.
+    Event(String, EventKind),
+    /// Everything is told that had happened when it was asked for ([`Watching::ask`]).
+    All,
 }
 
 impl Watching {
@@ -197,13 +217,36 @@ impl Watching {
     /// # Errors
     /// `gone`.
     pub async fn next_event(&mut self) -> Result<Option<(String, EventKind)>, Failure> {
+        loop {
+            match self.next_told().await? {
+                Some(Told::Event(name, kind)) => return Ok(Some((name, kind))),
+                Some(Told::All) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The same, or that what was asked for is told.
+    ///
+    /// # Errors
+    /// `gone`.
+    pub async fn next_told(&mut self) -> Result<Option<Told>, Failure> {
         let Some((kind, payload)) = self.frames.frame().await? else { return Ok(None) };
         if kind != Kind::Reply {
             return Err(violation(format_args!("a frame of kind {kind:?} among file events")));
         }
         match decode(&payload)? {
-            Reply::Event { name, kind } => Ok(Some((name, kind))),
+            Reply::Event { name, kind } => Ok(Some(Told::Event(name, kind))),
+            Reply::Done => Ok(Some(Told::All)),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Asks to be told what has happened by now; [`Told::All`] comes behind it, once for each time.
+    ///
+    /// # Errors
+    /// `gone`.
+    pub async fn ask(&mut self) -> Result<(), Failure> {
+        self.writer.send(Kind::Data, &[]).await
     }
 }

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 pub use self::dial::Dialled;
-pub use self::file::{FileRead, Watching};
+pub use self::file::{FileRead, Told, Watching};
 pub use self::frame::violation;
 pub use self::process::{Event, ProcessInput, ProcessStream};
 

@@ -60,7 +60,7 @@ fn entry(size: u64) -> Reply {
 }
 
 fn target() -> FileTarget {
-    FileTarget { path: "/f".into(), user: None }
+    FileTarget::new("/f", None)
 }
 
 fn is_protocol(failure: &Failure) -> bool {

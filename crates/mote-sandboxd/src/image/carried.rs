@@ -41,9 +41,12 @@ impl Images {
         let _making = self.making.read().await;
         let layer = Id::new("layer", format!("snapshot.{}", tree.digest))?;
         let _alone = self.alone(&layer).await;
+        // Held until what is added now is counted, too.
+        let mut _admitted = None;
         if self.has(&layer).await? {
             filling.abandon().await?;
         } else {
+            _admitted = Some(self.admit(tree.bytes).await?);
             filling.keep_as(layer.clone()).await?;
         }
         crash::point("import.after_layer");

@@ -17,19 +17,33 @@ use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::spec::ImageSource;
 
 use super::Images;
+use super::quota::Admitted;
 use super::record::{Config, Image};
-
 use crate::filesystem::id::Id;
 use crate::filesystem::keeper::{Outcome, Verb};
 use crate::filesystem::recipe::Lower;
 use crate::filesystem::trees::Filling;
-use crate::filesystem::worker::{Compression, Unpacked};
+use crate::filesystem::worker::{Bounds, Compression, Unpacked};
 use crate::limits::{IMAGE_TARBALL_BYTES_MAX, WORKER_BUFFER_BYTES};
 
 /// Where the layers of an OCI image come from.
 enum Place {
     Registry(Reference),
     Layout(Layout),
+}
+
+/// What a layer is to hold.
+enum Content<'a> {
+    Tarball(File, Compression),
+    Image(&'a Found, &'a Place),
+}
+
+/// A layer that is there.
+struct Made {
+    bytes: Option<u64>,
+    unmapped: u64,
+    /// Its room is its own until it is counted.
+    _admitted: Option<Admitted>,
 }
 
 impl Images {
@@ -47,15 +61,21 @@ impl Images {
             }
             ImageSource::Registry(text) => {
                 let reference = Reference::parse(text).map_err(|error| failure(&error))?;
-                let allowed = self.options.registries.as_ref();
-                if allowed.is_some_and(|allowed| !allowed.contains(&reference.host)) {
-                    let message = format!("images may not be pulled from {}", reference.host);
-                    return Err(Failure::new(Code::Forbidden, message).with("registry", &reference.host));
-                }
+                self.allow_registry(&reference)?;
                 self.import_registry(&reference, name, now_ms).await
             }
             other => Err(Failure::invalid("image", format!("{other:?} is not imported"))),
         }
+    }
+
+    /// Whether callers may pull from an image's registry.
+    pub(super) fn allow_registry(&self, reference: &Reference) -> Result<(), Failure> {
+        let allowed = self.options.registries.as_ref();
+        if allowed.is_some_and(|allowed| !allowed.contains(&reference.host)) {
+            let message = format!("images may not be pulled from {}", reference.host);
+            return Err(Failure::new(Code::Forbidden, message).with("registry", &reference.host));
+        }
+        Ok(())
     }
 
     /// Imports a tarball of a root filesystem; compressed or not, as its first bytes tell.
@@ -69,16 +89,10 @@ impl Images {
         let compression = compression_of(&file)?;
         let layer = Id::new("layer", format!("tar.{}", digest.hex()))?;
         let _alone = self.alone(&layer).await;
-        let (mut bytes, mut unmapped) = (None, 0);
-        if !self.has(&layer).await? {
-            let filling = self.filesystem.fill(layer.as_str(), None).await?;
-            let unpacked = filling.add(file.into(), compression, false).await?;
-            (bytes, unmapped) = (Some(unpacked.bytes), unpacked.unmapped);
-            filling.keep().await?;
-        }
+        let made = self.layer(&layer, Content::Tarball(file, compression)).await?;
         let source = format!("tarball {}", path.display());
-        let image = Image::new(vec![Lower::Layer(layer)], config, source, bytes, now_ms);
-        let image = Image { unmapped_owners: unmapped, ..image };
+        let image = Image::new(vec![Lower::Layer(layer)], config, source, made.bytes, now_ms);
+        let image = Image { unmapped_owners: made.unmapped, ..image };
         self.keep(&image, name).await?;
         Ok(image)
     }
@@ -114,31 +128,55 @@ impl Images {
         let _making = self.making.read().await;
         let layer = Id::new("layer", format!("oci.{}", found.manifest.config.digest.hex()))?;
         let _alone = self.alone(&layer).await;
-        let (mut bytes, mut unmapped) = (None, 0);
-        if !self.has(&layer).await? {
-            let filled = self.fill_from(&found, place, &layer).await?;
-            (bytes, unmapped) = (Some(filled.bytes), filled.unmapped);
-        }
+        let made = self.layer(&layer, Content::Image(&found, place)).await?;
         let source = match place {
             Place::Registry(reference) => format!("registry {reference}"),
             Place::Layout(_) => format!("OCI layout, manifest {}", found.digest),
         };
-        let image = Image::new(vec![Lower::Layer(layer)], found.image.config.into(), source, bytes, now_ms);
-        let image = Image { unmapped_owners: unmapped, ..image };
+        let image = Image::new(vec![Lower::Layer(layer)], found.image.config.into(), source, made.bytes, now_ms);
+        let image = Image { unmapped_owners: made.unmapped, ..image };
         self.keep(&image, name).await?;
         Ok(image)
     }
 
-    async fn fill_from(&self, found: &Found, place: &Place, layer: &Id) -> Result<Unpacked, Failure> {
-        let filling = self.filesystem.fill(layer.as_str(), None).await?;
+    /// A layer that holds this, made where it is not there. It is to be recorded before what is answered is dropped.
+    async fn layer(&self, layer: &Id, content: Content<'_>) -> Result<Made, Failure> {
+        if self.has(layer).await? {
+            let bytes = self.bytes_of(&Lower::Layer(layer.clone())).await?;
+            return Ok(Made { bytes, unmapped: 0, _admitted: None });
+        }
+        let bounds = self.bounds().await?;
+        let filling = self.filesystem.fill(layer.as_str(), None).await?.within(bounds);
+        let filled = match content {
+            Content::Tarball(file, compression) => filling.add(file.into(), compression, false).await,
+            Content::Image(found, place) => self.fill_from(found, place, &filling, bounds).await,
+        };
+        let filled = filled.map_err(|failure| self.bound_named(failure, bounds))?;
+        let admitted = self.admit(filled.bytes).await?;
+        filling.keep().await?;
+        Ok(Made { bytes: Some(filled.bytes), unmapped: filled.unmapped, _admitted: Some(admitted) })
+    }
+
+    async fn fill_from(
+        &self,
+        found: &Found,
+        place: &Place,
+        filling: &Filling,
+        bounds: Bounds,
+    ) -> Result<Unpacked, Failure> {
+        let compressed = found.manifest.layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
+        if compressed > bounds.bytes {
+            // Before anything is fetched.
+            let message = format!("the image has {compressed} bytes compressed, more than {}", bounds.bytes);
+            return Err(Failure::new(Code::TooLarge, message).with("limit", bounds.bytes));
+        }
         let mut all = Unpacked::default();
         for (blob, expected) in found.manifest.layers.iter().zip(&found.image.rootfs.diff_ids) {
             let archive = self.fetch(place, blob).await?;
-            let unpacked = add_verified(&filling, archive, blob, expected).await?;
+            let unpacked = add_verified(filling, archive, blob, expected).await?;
             all.bytes += unpacked.bytes;
             all.unmapped += unpacked.unmapped;
         }
-        filling.keep().await?;
         Ok(all)
     }
 

@@ -8,6 +8,8 @@ mod build;
 pub mod carried;
 pub mod command;
 mod import;
+pub(crate) mod layered;
+pub mod quota;
 pub mod recipe;
 pub mod record;
 mod step;
@@ -43,6 +45,8 @@ pub struct Options {
     pub registry: mote_oci::registry::Options,
     /// Names of registries (`HOST`) that callers may pull from; every one where absent.
     pub registries: Option<Vec<String>>,
+    /// What they may take of the disk.
+    pub quota: quota::Quota,
 }
 
 /// The store of images; clones share it.
@@ -55,6 +59,7 @@ pub struct Images {
     making: Arc<RwLock<()>>,
     /// One import of a layer at a time: two would do the same work twice, and both fill the disk.
     filling: Arc<std::sync::Mutex<HashMap<Id, Weak<Mutex<()>>>>>,
+    gate: quota::Gate,
 }
 
 impl Images {
@@ -71,7 +76,8 @@ impl Images {
             Failure::new(Code::Internal, format!("failed to make {}: {error}", options.scratch.display()))
         })?;
         let registry = Registry::new(tls, options.registry.clone()).map_err(|error| import::failure(&error))?;
-        Ok(Self { filesystem, registry, options: Arc::new(options), making: Arc::default(), filling: Arc::default() })
+        let (options, making, filling) = (Arc::new(options), Arc::default(), Arc::default());
+        Ok(Self { filesystem, registry, options, making, filling, gate: quota::Gate::default() })
     }
 
     /// The image that a source names; imported or pulled where it has to be. A snapshot is no image: its origin is
@@ -96,6 +102,14 @@ impl Images {
                 }
             }
         }
+    }
+
+    /// Whether a source was imported or pulled already.
+    ///
+    /// # Errors
+    /// The keeper's.
+    pub async fn is_there(&self, source: &ImageSource) -> Result<bool, Failure> {
+        Ok(self.find(&record::name_of(source)).await?.is_some() || self.imported_by_hand(source).await?.is_some())
     }
 
     /// An image of a registry that was imported under its reference, as `mote-sandboxd image import` does. One that has this
@@ -135,7 +149,7 @@ impl Images {
     /// The keeper's.
     pub async fn list(&self) -> Result<Vec<(String, Image)>, Failure> {
         let mut images = self.all().await?;
-        let own = [record::STEP_NAME, record::SNAPSHOT_NAME];
+        let own = [record::STEP_NAME, record::LAYER_NAME, record::SNAPSHOT_NAME];
         images.retain(|(name, _)| !own.iter().any(|prefix| name.starts_with(prefix)));
         Ok(images)
     }
@@ -164,8 +178,9 @@ impl Images {
     /// The keeper's.
     pub async fn forget_steps(&self) -> Result<usize, Failure> {
         let all = self.all().await?;
-        let (steps, named): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(name, _)| name.starts_with(record::STEP_NAME));
+        let (steps, named): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|(name, _)| name.starts_with(record::STEP_NAME) || name.starts_with(record::LAYER_NAME));
         for (name, image) in &steps {
             self.filesystem.ask(Verb::ImageRemove(record::name_key(name)?)).await?;
             if !named.iter().any(|(_, other)| other.id == image.id) {

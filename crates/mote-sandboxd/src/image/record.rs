@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::filesystem::id::Id;
 use crate::filesystem::recipe::Lower;
 use crate::limits::IMAGE_NAME_BYTES_MAX;
+use crate::template::record::IMAGE_NAME;
 
 /// Before the id of an image that has a record.
 pub(super) const DIGEST_ID: &str = "sha256:";
@@ -24,6 +25,8 @@ pub(super) const HOST_ID: &str = "host:";
 pub(super) const STEP_NAME: &str = "step:";
 /// Before the id of a snapshot that came from elsewhere, as the name under which what it starts from is kept.
 pub(super) const SNAPSHOT_NAME: &str = "snapshot:";
+/// Before the key of a step of a template's build, as the name under which what it built is kept.
+pub(super) const LAYER_NAME: &str = "layer:";
 /// Before a registry's reference, as the name under which what was pulled is kept: `base` of a registry is not the image `base`.
 pub(super) const REGISTRY_NAME: &str = "registry:";
 /// Before the key of a name.
@@ -134,7 +137,18 @@ pub(super) fn name_of(source: &ImageSource) -> String {
 /// # Errors
 /// `invalid`.
 pub(super) fn check_name(name: &str) -> Result<(), Failure> {
-    let reserved = [DIGEST_ID, DIRECTORY_ID, HOST_ID, STEP_NAME, SNAPSHOT_NAME, REGISTRY_NAME, "tarball:", "oci:"];
+    let reserved = [
+        DIGEST_ID,
+        DIRECTORY_ID,
+        HOST_ID,
+        STEP_NAME,
+        SNAPSHOT_NAME,
+        REGISTRY_NAME,
+        LAYER_NAME,
+        IMAGE_NAME,
+        "tarball:",
+        "oci:",
+    ];
     if name.is_empty() || name.len() > IMAGE_NAME_BYTES_MAX || name.chars().any(|c| c.is_control() || c.is_whitespace())
     {
         return Err(Failure::invalid(

@@ -25,12 +25,14 @@ use crate::limits::{
 use crate::namespace::{Containers, Launch};
 use crate::network::Network;
 
-/// Beginning of the ids of sandboxes in which images are built. They are nobody else's: a daemon leaves them alone.
+/// Beginning of the ids of sandboxes in which a command builds images. They are nobody else's: a daemon leaves them alone.
 pub const PREFIX: &str = "build-";
+/// Beginning of the ids of sandboxes in which the daemon builds templates: what is left of one that ended, the next removes.
+pub const TEMPLATE_PREFIX: &str = "tb";
 /// The host's authorities, which registries' certificates are held against.
 const HOST_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// A folder that is there while a step runs.
-const FOLDER: &str = "/run/mote-build";
+pub(crate) const FOLDER: &str = "/run/mote-build";
 /// Variables by which programs find authorities.
 const BUNDLE_VARIABLES: [&str; 7] = [
     "CURL_CA_BUNDLE",
@@ -53,6 +55,8 @@ pub struct Workshop {
     pub network: Network,
     /// What they may reach.
     pub policy: Policy,
+    /// Beginning of their ids.
+    pub prefix: &'static str,
 }
 
 /// A program that ended.
@@ -65,14 +69,15 @@ pub(super) struct Ran {
 
 /// A sandbox in which a step is done.
 #[derive(Debug)]
-pub(super) struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     workshop: &'a Workshop,
     id: String,
     guest: Guest,
 }
 
 impl Workshop {
-    /// Ends and removes what an earlier build left that was killed. To be called while no other build is under way.
+    /// Ends and removes what an earlier build left that was killed. To be called while no other build is under way, and by who
+    /// has the keeper to itself: it ends whatever lives.
     ///
     /// # Errors
     /// The keeper's.
@@ -81,7 +86,7 @@ impl Workshop {
             self.containers.end(&living.id).await?;
         }
         let roots = self.filesystem.list(Kind::Roots).await?;
-        for root in roots.iter().filter(|root| root.starts_with(PREFIX)) {
+        for root in roots.iter().filter(|root| root.starts_with(self.prefix)) {
             self.filesystem.remove(root).await?;
         }
         Ok(())
@@ -89,9 +94,19 @@ impl Workshop {
 
     /// A sandbox on these trees. `name` tells it from others.
     pub(super) async fn open(&self, name: &str, lower: Vec<Lower>) -> Result<Bench<'_>, Failure> {
-        let id = format!("{PREFIX}{name}");
+        self.open_within(name, lower, Resources::default()).await
+    }
+
+    /// The same with bounds of its own.
+    pub(crate) async fn open_within(
+        &self,
+        name: &str,
+        lower: Vec<Lower>,
+        resources: Resources,
+    ) -> Result<Bench<'_>, Failure> {
+        let id = format!("{}{name}", self.prefix);
         self.filesystem.root_new(&id, Origin::Image(lower), Some(BUILD_DISK_BYTES_MAX)).await?;
-        match self.start(&id).await {
+        match self.start(&id, resources).await {
             Ok(guest) => Ok(Bench { workshop: self, id, guest }),
             Err(failure) => {
                 self.network.detach(&id);
@@ -102,12 +117,12 @@ impl Workshop {
         }
     }
 
-    async fn start(&self, id: &str) -> Result<Guest, Failure> {
+    async fn start(&self, id: &str, resources: Resources) -> Result<Guest, Failure> {
         let launch = Launch {
             id: id.to_owned(),
             hostname: "build".to_owned(),
             network: true,
-            resources: Resources { pids: Some(BUILD_PIDS_MAX), ..Resources::default() },
+            resources: Resources { pids: Some(BUILD_PIDS_MAX), ..resources },
             mounts: Vec::new(),
         };
         let started = self.containers.start(launch).await?;
@@ -132,6 +147,11 @@ impl Workshop {
 }
 
 impl Bench<'_> {
+    /// The way inside.
+    pub(crate) const fn guest(&self) -> &Guest {
+        &self.guest
+    }
+
     /// Runs a program as root. Its standard output goes to `sink` where one is given.
     pub(super) async fn run(&self, argv: Vec<String>, sink: Option<OwnedFd>) -> Result<Ran, Failure> {
         let limit = Duration::from_millis(BUILD_STEP_TIMEOUT);
@@ -170,7 +190,7 @@ impl Bench<'_> {
 
     /// Keeps what was written as a layer, and answers the trees with it and the bytes that were written, where they are
     /// counted.
-    pub(super) async fn keep(&self, layer: &str) -> Result<(Committed, Option<u64>), Failure> {
+    pub(crate) async fn keep(&self, layer: &str) -> Result<(Committed, Option<u64>), Failure> {
         match self.guest.remove(root(FOLDER)).await {
             Err(failure) if failure.code != Code::NotFound => return Err(failure),
             _ => {}
@@ -188,7 +208,7 @@ impl Bench<'_> {
     }
 
     /// Ends the sandbox and removes its root.
-    pub(super) async fn close(self) -> Result<(), Failure> {
+    pub(crate) async fn close(self) -> Result<(), Failure> {
         self.stop().await?;
         self.workshop.filesystem.remove(&self.id).await
     }
@@ -211,7 +231,7 @@ impl Tail {
 }
 
 fn root(path: &str) -> FileTarget {
-    FileTarget { path: path.into(), user: Some("0".to_owned()) }
+    FileTarget::new(path, Some("0".to_owned()))
 }
 
 fn bundle_path() -> String {

@@ -9,10 +9,12 @@ use mote_sandbox_api::limits::{
     ENV_BYTES_MAX, ENV_ENTRIES_MAX, METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, NAME_BYTES_MAX, NETWORK_RULES_MAX,
     PATH_BYTES_MAX, VOLUMES_MAX,
 };
-use mote_sandbox_api::network::Policy;
+use mote_sandbox_api::network::{PORT_PLACEHOLDER, Policy};
 use mote_sandbox_api::spec::Spec;
 
-use crate::limits::{CPU_MILLI_MIN, LEASE_MAX, MEMORY_BYTES_MIN, PIDS_MIN};
+use crate::limits::{
+    CPU_MILLI_MIN, INGRESS_HOST_BYTES_MAX, INGRESS_TLS_PORTS_MAX, LEASE_MAX, MEMORY_BYTES_MIN, PIDS_MIN,
+};
 
 /// Checks a specification, the profile's defaults filled in or not.
 ///
@@ -125,7 +127,31 @@ pub fn network(field: &str, policy: &Policy) -> Result<(), Failure> {
     for binding in &policy.secrets {
         name(&format!("{field}.secrets"), &binding.secret)?;
     }
+    if let Some(host) = &policy.ingress_host {
+        ingress_host(&format!("{field}.ingress_host"), host)?;
+    }
+    if policy.ingress_tls_ports.len() > INGRESS_TLS_PORTS_MAX || policy.ingress_tls_ports.contains(&0) {
+        let message = format!("it must be at most {INGRESS_TLS_PORTS_MAX} ports, none of them 0");
+        return Err(
+            Failure::invalid(&format!("{field}.ingress_tls_ports"), message).with("limit", INGRESS_TLS_PORTS_MAX)
+        );
+    }
     Ok(())
+}
+
+/// What stands in `Host`: a name or an address, and a port perhaps.
+fn ingress_host(field: &str, host: &str) -> Result<(), Failure> {
+    let shown = host.replace(PORT_PLACEHOLDER, "65535");
+    let is_host = shown.len() <= INGRESS_HOST_BYTES_MAX
+        && !shown.contains(['@', '$', '{', '}'])
+        && shown.parse::<http::uri::Authority>().is_ok_and(|authority| !authority.host().is_empty());
+    if is_host {
+        return Ok(());
+    }
+    let message = format!(
+        "{host:?} must be a host of at most {INGRESS_HOST_BYTES_MAX} bytes in ASCII, with :PORT perhaps; {PORT_PLACEHOLDER} stands for the port"
+    );
+    Err(Failure::invalid(field, message))
 }
 
 /// Checks a name of a snapshot, a volume, a secret or an image.
@@ -171,6 +197,12 @@ mod tests {
         check(Spec { lease: Some(Duration::ZERO), ..Spec::default() }, "spec.lease");
         let small = Resources { memory: Some(1), ..Resources::default() };
         check(Spec { resources: small, ..Spec::default() }, "spec.resources.memory");
+        for host in ["", "a b", "user@a", "a/b", "${HOST}", &"x".repeat(300)] {
+            let network = Some(Policy { ingress_host: Some(host.to_owned()), ..Policy::default() });
+            check(Spec { network, ..Spec::default() }, "spec.network.ingress_host");
+        }
+        let network = Some(Policy { ingress_tls_ports: vec![443, 0], ..Policy::default() });
+        check(Spec { network, ..Spec::default() }, "spec.network.ingress_tls_ports");
         let volume = VolumeMount { name: "v".to_owned(), path: "/a/../b".to_owned(), read_only: false };
         check(Spec { volumes: vec![volume], ..Spec::default() }, "spec.volumes[0].path");
     }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use async_trait::async_trait;
 use mote_sandbox_api::capability::Support;
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::Configuration;
+use mote_sandbox_api::guest::{Configuration, RawPath};
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
@@ -19,8 +19,10 @@ use crate::clock::SharedClock;
 use crate::descriptor;
 use crate::filesystem::keeper::{self as roots, Kind};
 use crate::filesystem::recipe::Lower;
+use crate::filesystem::volumes::VolumeFound;
 use crate::filesystem::work::Source as Tree;
 use crate::filesystem::worker::Compression;
+use crate::filesystem::worker::files::Order;
 use crate::filesystem::{Filesystem, id::Id};
 use crate::guest::Guest;
 use crate::image::Images;
@@ -276,6 +278,10 @@ impl Substrate for Container {
 
     async fn remove_volume(&self, id: &str) -> Result<(), Failure> {
         given_back(self.filesystem.remove_volume(id).await)
+    }
+
+    async fn volume_files(&self, id: &str, path: RawPath, order: Order) -> Result<VolumeFound, Failure> {
+        self.filesystem.volume_files(id, path, order).await
     }
 
     async fn living(&self) -> Result<Vec<Found>, Failure> {

@@ -5,7 +5,7 @@
 use std::sync::{Arc, PoisonError, Weak};
 
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::Configuration;
+use mote_sandbox_api::guest::{Configuration, E2B_SANDBOX, E2B_SANDBOX_ID};
 use mote_sandbox_api::lifecycle::{State, Transition};
 use mote_sandbox_api::limits::BATCH_MAX;
 use mote_sandbox_api::request::Sandbox;
@@ -264,7 +264,7 @@ impl Sandboxes {
         let (spec, image) = cell.read(|record| (record.spec.clone(), record.image.clone()));
         let starting = async {
             let alive = self.substrate.start(cell.id(), Launch { spec: spec.clone(), image, volumes }).await?;
-            self.substrate.configure(&alive.guest, configuration(&spec, &alive.defaults)).await?;
+            self.substrate.configure(&alive.guest, configuration(cell.id(), &spec, &alive.defaults)).await?;
             Ok(alive)
         };
         let alive = tokio::time::timeout(GUEST_START_TIMEOUT, starting).await.unwrap_or_else(|_| {
@@ -344,9 +344,13 @@ async fn give_back(inner: Weak<Inner>, cell: Arc<Cell>) {
 }
 
 /// What the guest is told: the specification's word, else the image's, else the runtime's own.
-pub(super) fn configuration(spec: &Spec, defaults: &Defaults) -> Configuration {
+pub(super) fn configuration(id: &str, spec: &Spec, defaults: &Defaults) -> Configuration {
     let mut env = defaults.env.clone();
     env.extend(spec.env.clone());
+    // What was made over E2B's surface is told its id as E2B's server does it; only now it is known.
+    if env.contains_key(E2B_SANDBOX) {
+        env.entry(E2B_SANDBOX_ID.to_owned()).or_insert_with(|| id.to_owned());
+    }
     // A placeholder is what the network boundary looks for: the caller's environment does not hide it.
     for binding in spec.network.iter().flat_map(|policy| &policy.secrets) {
         if let Some(placeholder) = defaults.env.get(&binding.env) {

@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use mote_sandbox_api::capability::Support;
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::Configuration;
+use mote_sandbox_api::guest::{Configuration, RawPath};
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::ImageSource;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::substrate::{Alive, Defaults, Found, Launch, Origin, Substrate, Taken, Whole};
+use crate::filesystem::volumes::VolumeFound;
+use crate::filesystem::worker::files::Order;
 use crate::guest::Guest;
 use crate::image::carried::Users;
 use crate::image::record::Config;
@@ -35,6 +37,8 @@ pub(crate) struct World {
     pub(crate) oom: bool,
     /// A snapshot asks for the root to be mounted anew.
     pub(crate) remounts: bool,
+    /// How often a freeze finds a process that does not stop.
+    pub(crate) freezes_busy: u32,
     /// Operations that fail, by name.
     pub(crate) broken: BTreeSet<&'static str>,
     /// What tells of the end of each first process, by being dropped.
@@ -139,7 +143,12 @@ impl Substrate for Fake {
         Ok(())
     }
     async fn freeze(&self, id: &str) -> Result<(), Failure> {
-        self.pass("freeze").await?.living.insert(id.to_owned(), true);
+        let mut world = self.pass("freeze").await?;
+        if world.freezes_busy > 0 {
+            world.freezes_busy -= 1;
+            return Err(Failure::new(Code::Busy, "a process does not stop"));
+        }
+        world.living.insert(id.to_owned(), true);
         Ok(())
     }
     async fn thaw(&self, id: &str) -> Result<(), Failure> {
@@ -219,6 +228,10 @@ impl Substrate for Fake {
     async fn remove_volume(&self, id: &str) -> Result<(), Failure> {
         self.pass("remove_volume").await?.volumes.remove(id);
         Ok(())
+    }
+    async fn volume_files(&self, id: &str, _: RawPath, _: Order) -> Result<VolumeFound, Failure> {
+        self.may("volume_files").map(|_| ())?;
+        Err(Failure::not_found("volume", id))
     }
     async fn living(&self) -> Result<Vec<Found>, Failure> {
         Ok(self.world().living.iter().map(|(id, frozen)| Found { id: id.clone(), frozen: *frozen }).collect())

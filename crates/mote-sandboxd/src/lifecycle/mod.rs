@@ -40,7 +40,7 @@ use mote_sandbox_api::request::{Sandbox, Usage};
 use mote_sandbox_api::spec::Spec;
 use tokio::sync::Semaphore;
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, UnixMs};
 use crate::guest::Guest;
 use crate::limits::{AWAKE_TIMEOUT, CREATIONS_AT_ONCE, TRANSFERS_MAX};
 use crate::state::State as Store;
@@ -333,17 +333,35 @@ impl Sandboxes {
     /// # Errors
     /// `not_found`, `gone`, `invalid`.
     pub async fn renew(&self, id: &str, lease: Option<std::time::Duration>) -> Result<Sandbox, Failure> {
-        let cell = self.cell(id)?;
         check::spec(&Spec { lease, ..Spec::default() })?;
+        self.change_lease(id, |record, now| {
+            record.spec.lease = lease.or(record.spec.lease);
+            record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
+        })
+        .await
+    }
+
+    /// The lease that runs ends `span` from now. The next one, after a resume, is as long as it would have been.
+    ///
+    /// # Errors
+    /// `not_found`, `gone`, `invalid`.
+    pub async fn end_lease_in(&self, id: &str, span: std::time::Duration) -> Result<Sandbox, Failure> {
+        check::spec(&Spec { lease: Some(span), ..Spec::default() })?;
+        self.change_lease(id, |record, now| record.lease_ends_ms = Some(later(now, span))).await
+    }
+
+    async fn change_lease(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut record::Record, UnixMs),
+    ) -> Result<Sandbox, Failure> {
+        let cell = self.cell(id)?;
         if matches!(cell.state(), State::Gone | State::Stopping | State::Failed) {
             return Err(cell.unusable());
         }
         let now = self.clock.now_ms();
         let before = cell.read(|record| (record.spec.lease, record.lease_ends_ms));
-        let pending = cell.change(&self.store, |record| {
-            record.spec.lease = lease.or(record.spec.lease);
-            record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
-        });
+        let pending = cell.change(&self.store, |record| change(record, now));
         if let Err(failure) = pending.await {
             let back = cell.change(&self.store, |record| (record.spec.lease, record.lease_ends_ms) = before);
             let _ = self.kept(&cell, back).await;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use mote_sandbox_api::error::Failure;
+use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::lifecycle::Transition;
 use mote_sandbox_api::request::{PauseKind, Sandbox};
 
@@ -13,6 +13,7 @@ use super::measure::Operation;
 use super::record::{Record, later};
 use super::{Sandboxes, to_the_end};
 use crate::crash;
+use crate::limits::{FREEZE_ROUND_PAUSE, FREEZE_ROUNDS};
 
 impl Sandboxes {
     /// Pauses a running sandbox; the answer says how.
@@ -53,12 +54,31 @@ impl Sandboxes {
     /// # Errors
     /// `not_found`, `illegal_transition`, `gone`, or the substrate's.
     pub async fn resume(&self, id: &str) -> Result<Sandbox, Failure> {
+        self.resume_with(id, |_| {}).await
+    }
+
+    /// The same, with the files alone: what a pause kept of the memory is given up, and the first process starts anew.
+    ///
+    /// # Errors
+    /// As [`Self::resume`].
+    pub async fn reboot(&self, id: &str) -> Result<Sandbox, Failure> {
+        self.resume_with(id, |record| record.pause = Some(PauseKind::Stopped)).await
+    }
+
+    async fn resume_with(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Record) + Send + 'static,
+    ) -> Result<Sandbox, Failure> {
         let (this, cell) = (self.clone(), self.cell(id)?);
         to_the_end(async move {
             let taken = this.durations.start(Operation::Resume);
             let now = this.clock.now_ms();
             // Part of the intent: after a crash it runs with a lease that has not ended.
-            let intent = |record: &mut Record| record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
+            let intent = |record: &mut Record| {
+                record.lease_ends_ms = record.spec.lease.map(|lease| later(now, lease));
+                change(record);
+            };
             let work = this.wake(&cell);
             this.during(&cell, (Transition::Resume, Transition::ResumeDone), intent, work).await?;
             taken.done();
@@ -72,7 +92,7 @@ impl Sandboxes {
     async fn rest(&self, cell: &Arc<Cell>, kind: PauseKind) -> Result<(), Failure> {
         crash::point("pause.after_intent");
         match kind {
-            PauseKind::Frozen => self.substrate.freeze(cell.id()).await?,
+            PauseKind::Frozen => self.freeze(cell).await?,
             PauseKind::Stopped => {
                 // A stop is orderly: what was written is in the filesystem before the processes end.
                 if let Some(live) = cell.leave()
@@ -91,22 +111,44 @@ impl Sandboxes {
         Ok(())
     }
 
+    /// Stops the processes where they are. One in a system call takes its time, and on a host that is busy all do.
+    async fn freeze(&self, cell: &Cell) -> Result<(), Failure> {
+        let mut left = FREEZE_ROUNDS;
+        loop {
+            left -= 1;
+            match self.substrate.freeze(cell.id()).await {
+                Err(failure) if failure.code == Code::Busy && left > 0 => tokio::time::sleep(FREEZE_ROUND_PAUSE).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
     async fn wake(&self, cell: &Arc<Cell>) -> Result<(), Failure> {
         match cell.read(|record| record.pause) {
-            Some(PauseKind::Stopped) | None => {
-                let volumes = self.volumes_of(&cell.read(|record| record.spec.clone())).await?;
-                if let Err(failure) = self.launch(cell, volumes).await {
-                    cell.leave();
-                    if let Err(error) = self.substrate.end(cell.id()).await {
-                        // Half of it may live: it is not what a pause left.
-                        self.fail(cell, format!("it could not be resumed: {failure}; nor ended: {error}")).await;
-                    }
-                    return Err(failure);
-                }
-            }
+            Some(PauseKind::Stopped) | None => self.boot(cell).await?,
             Some(PauseKind::Frozen) => self.substrate.thaw(cell.id()).await?,
         }
         crash::point("resume.after_effect");
+        Ok(())
+    }
+
+    /// Starts the first process where the files alone count. Processes that a pause had kept end before.
+    async fn boot(&self, cell: &Arc<Cell>) -> Result<(), Failure> {
+        let volumes = self.volumes_of(&cell.read(|record| record.spec.clone())).await?;
+        if cell.leave().is_some()
+            && let Err(failure) = self.substrate.end(cell.id()).await
+        {
+            self.fail(cell, format!("its processes could not be ended for a reboot: {failure}")).await;
+            return Err(failure);
+        }
+        if let Err(failure) = self.launch(cell, volumes).await {
+            cell.leave();
+            if let Err(error) = self.substrate.end(cell.id()).await {
+                // Half of it may live: it is not what a pause left.
+                self.fail(cell, format!("it could not be resumed: {failure}; nor ended: {error}")).await;
+            }
+            return Err(failure);
+        }
         Ok(())
     }
 }

@@ -90,6 +90,6 @@ impl Sandboxes {
     async fn ready_for(&self, cell: &Cell, policy: &Policy, guest: &Guest) -> Result<(), Failure> {
         cell.add_env(self.substrate.prepare_policy(cell.id(), policy, guest).await?);
         let spec = cell.read(|record| record.spec.clone());
-        self.substrate.configure(guest, create::configuration(&spec, &cell.defaults())).await
+        self.substrate.configure(guest, create::configuration(cell.id(), &spec, &cell.defaults())).await
     }
 }

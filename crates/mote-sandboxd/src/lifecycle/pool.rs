@@ -159,14 +159,14 @@ impl Sandboxes {
     async fn bind(&self, cell: &Arc<Cell>, spec: &Spec, made_under: Option<&String>) -> Result<Record, Failure> {
         let guest = cell.guest().ok_or_else(|| cell.unusable())?;
         // As it was told when it was made.
-        let told = configuration(&cell.read(|record| record.spec.clone()), &cell.defaults());
+        let told = configuration(cell.id(), &cell.read(|record| record.spec.clone()), &cell.defaults());
         if let Some(policy) = &spec.network
             && cell.read(|record| record.spec.network.as_ref() != Some(policy))
         {
             self.substrate.policy(cell.id(), policy).await?;
             cell.add_env(self.substrate.prepare_policy(cell.id(), policy, &guest).await?);
         }
-        let wanted = configuration(spec, &cell.defaults());
+        let wanted = configuration(cell.id(), spec, &cell.defaults());
         if wanted != told {
             self.substrate.configure(&guest, wanted).await?;
         }

@@ -74,7 +74,7 @@ fn fate(record: &Record, found: Option<&Found>) -> Fate {
             (None, None) if record.state == State::Paused && record.pause == Some(PauseKind::Stopped) => Fate::Keep,
             // Its processes ended on purpose, or were about to.
             (None, None) if record.pause == Some(PauseKind::Stopped) => Fate::Rest,
-            (None, None) if record.spec.on_lease_end == Some(OnLeaseEnd::Pause) => Fate::Rest,
+            (None, None) if record.spec.on_lease_end.is_some_and(OnLeaseEnd::keeps) => Fate::Rest,
             (None, None) => Fate::Reap("its processes ended while the daemon was away"),
         },
     }
@@ -294,7 +294,7 @@ impl Sandboxes {
             let alive = self.substrate.adopt(cell.id(), launch).await?;
             if !frozen {
                 // It answers, or it is not adopted.
-                let configuration = super::create::configuration(&spec, &alive.defaults);
+                let configuration = super::create::configuration(cell.id(), &spec, &alive.defaults);
                 self.substrate.configure(&alive.guest, configuration).await?;
             }
             Ok(alive)

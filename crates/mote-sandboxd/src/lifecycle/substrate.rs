@@ -11,11 +11,13 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use mote_sandbox_api::capability::Support;
 use mote_sandbox_api::error::Failure;
-use mote_sandbox_api::guest::Configuration;
+use mote_sandbox_api::guest::{Configuration, RawPath};
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Change, Usage};
 use mote_sandbox_api::spec::{ImageSource, Spec};
 
+use crate::filesystem::volumes::VolumeFound;
+use crate::filesystem::worker::files::Order;
 use crate::guest::Guest;
 use crate::image::carried::Users;
 use crate::transfer::{Below, Tree};
@@ -169,6 +171,8 @@ pub trait Substrate: Send + Sync + 'static {
     async fn volume(&self, id: &str) -> Result<(), Failure>;
     /// Removes a volume. May be repeated.
     async fn remove_volume(&self, id: &str) -> Result<(), Failure>;
+    /// Looks at or changes one path of a volume, whether or not a sandbox mounts it.
+    async fn volume_files(&self, id: &str, path: RawPath, order: Order) -> Result<VolumeFound, Failure>;
 
     /// What lives now.
     async fn living(&self) -> Result<Vec<Found>, Failure>;

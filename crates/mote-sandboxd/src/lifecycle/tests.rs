@@ -307,17 +307,59 @@ async fn a_lease_that_ends_pauses_or_removes_as_the_specification_says() {
     let time = tokio::spawn(async move { keeper.keep_time().await });
     let short = Some(Duration::from_millis(30));
     let pausing = Spec { lease: short, on_lease_end: Some(OnLeaseEnd::Pause), ..Spec::default() };
+    let stopping = Spec { lease: short, on_lease_end: Some(OnLeaseEnd::Stop), ..Spec::default() };
     let removing = Spec { lease: short, on_lease_end: Some(OnLeaseEnd::Remove), ..Spec::default() };
     let dated = Spec { deadline: short, ..pausing.clone() };
     let pausing = stage.sandboxes.create(pausing).await.unwrap().id;
+    let stopping = stage.sandboxes.create(stopping).await.unwrap().id;
     let removing = stage.sandboxes.create(removing).await.unwrap().id;
     let dated = stage.sandboxes.create(dated).await.unwrap().id;
     state_becomes(&stage.sandboxes, &pausing, State::Paused).await;
+    state_becomes(&stage.sandboxes, &stopping, State::Paused).await;
+    let kinds = [&pausing, &stopping].map(|id| stage.sandboxes.get(id).unwrap().pause);
+    assert_eq!(kinds, [Some(PauseKind::Frozen), Some(PauseKind::Stopped)]);
     state_becomes(&stage.sandboxes, &removing, State::Gone).await;
     state_becomes(&stage.sandboxes, &dated, State::Gone).await;
     assert_eq!(stage.sandboxes.get(&removing).unwrap().reason.unwrap(), "its lease ran out");
     assert_eq!(stage.sandboxes.get(&dated).unwrap().reason.unwrap(), "its deadline passed");
     time.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_waits_for_processes_that_take_a_while_to_stop_and_not_for_ever() {
+    let stage = stage();
+    let id = stage.sandboxes.create(Spec::default()).await.unwrap().id;
+    stage.fake.world().freezes_busy = 3;
+    assert_eq!(stage.sandboxes.pause(&id, PauseKind::Frozen).await.unwrap().state, State::Paused);
+    stage.sandboxes.resume(&id).await.unwrap();
+    stage.fake.world().freezes_busy = u32::MAX;
+    assert_eq!(stage.sandboxes.pause(&id, PauseKind::Frozen).await.unwrap_err().code, Code::Busy);
+    assert_eq!(stage.sandboxes.get(&id).unwrap().state, State::Running);
+}
+
+#[tokio::test]
+async fn a_reboot_gives_up_what_a_pause_kept_and_starts_anew() {
+    let stage = stage();
+    for kind in [PauseKind::Frozen, PauseKind::Stopped] {
+        let id = stage.sandboxes.create(Spec::default()).await.unwrap().id;
+        stage.sandboxes.pause(&id, kind).await.unwrap();
+        let starts = stage.fake.world().starts;
+        assert_eq!(stage.sandboxes.reboot(&id).await.unwrap().pause, None);
+        let world = stage.fake.world();
+        assert_eq!((world.starts, world.living.get(&id)), (starts + 1, Some(&false)), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reboot_whose_processes_do_not_end_fails_the_sandbox_rather_than_start_a_second_first_process() {
+    let stage = stage();
+    let id = stage.sandboxes.create(Spec::default()).await.unwrap().id;
+    stage.sandboxes.pause(&id, PauseKind::Frozen).await.unwrap();
+    let starts = stage.fake.world().starts;
+    stage.fake.world().broken.insert("end");
+    stage.sandboxes.reboot(&id).await.unwrap_err();
+    assert_eq!((stage.sandboxes.get(&id).unwrap().state, stage.fake.world().starts), (State::Failed, starts));
+    stage.fake.world().broken.clear();
 }
 
 #[tokio::test]
@@ -328,6 +370,12 @@ async fn a_renewal_moves_the_lease_and_not_the_deadline() {
     assert!(renewed.lease_ends_ms > made.lease_ends_ms);
     assert_eq!(renewed.deadline_ms, made.deadline_ms);
     assert_eq!(stage.sandboxes.renew(&made.id, Some(Duration::ZERO)).await.unwrap_err().code, Code::Invalid);
+    // An end that is set for this lease alone is none of the next one's.
+    let ended = stage.sandboxes.end_lease_in(&made.id, Duration::from_secs(60)).await.unwrap();
+    assert!(ended.lease_ends_ms < renewed.lease_ends_ms);
+    stage.sandboxes.pause(&made.id, PauseKind::Frozen).await.unwrap();
+    assert!(stage.sandboxes.resume(&made.id).await.unwrap().lease_ends_ms >= renewed.lease_ends_ms);
+    assert_eq!(stage.sandboxes.end_lease_in(&made.id, Duration::ZERO).await.unwrap_err().code, Code::Invalid);
 }
 
 #[tokio::test]

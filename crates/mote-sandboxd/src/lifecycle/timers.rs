@@ -87,8 +87,8 @@ impl Sandboxes {
         let over = record.deadline_ms.is_some_and(|at| at <= now);
         let outcome = if over {
             self.remove_because(id, "its deadline passed").await
-        } else if record.spec.on_lease_end == Some(OnLeaseEnd::Pause) && record.state != State::Failed {
-            self.pause_because(id, PauseKind::Frozen, Some("its lease ran out")).await.map(drop)
+        } else if let Some(kind) = pause_of(record.spec.on_lease_end).filter(|_| record.state != State::Failed) {
+            self.pause_because(id, kind, Some("its lease ran out")).await.map(drop)
         } else {
             self.remove_because(id, "its lease ran out").await
         };
@@ -100,6 +100,15 @@ impl Sandboxes {
             let is_busy = failure.code == Code::IllegalTransition;
             self.timers.set(id, Some(now + if is_busy { TIMER_RETRY_MS } else { TIMER_FAILED_RETRY_MS }));
         }
+    }
+}
+
+/// How a sandbox pauses by itself; `None` where it is removed.
+fn pause_of(end: Option<OnLeaseEnd>) -> Option<PauseKind> {
+    match end? {
+        OnLeaseEnd::Remove => None,
+        OnLeaseEnd::Pause => Some(PauseKind::Frozen),
+        OnLeaseEnd::Stop => Some(PauseKind::Stopped),
     }
 }
 

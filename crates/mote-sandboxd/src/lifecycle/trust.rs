@@ -90,7 +90,7 @@ pub(super) async fn establish(guest: &Guest, own: &str) -> Result<BTreeMap<Strin
 }
 
 fn root(path: &str) -> FileTarget {
-    FileTarget { path: path.into(), user: Some("0".to_owned()) }
+    FileTarget::new(path, Some("0".to_owned()))
 }
 
 async fn is_there(guest: &Guest, path: &str) -> bool {

@@ -3,10 +3,13 @@
 //! It does not mount them: a sandbox's start does, by id.
 
 use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::guest::RawPath;
 use mote_sandbox_api::lifecycle::State;
 
 use super::{Sandboxes, check};
 use crate::clock::new_id;
+use crate::filesystem::volumes::VolumeFound;
+use crate::filesystem::worker::files::Order;
 use crate::state::VolumeRecord;
 
 impl Sandboxes {
@@ -37,6 +40,18 @@ impl Sandboxes {
     /// `internal`.
     pub async fn volumes(&self) -> Result<Vec<VolumeRecord>, Failure> {
         self.store.volumes().await
+    }
+
+    /// Looks at or changes one path of the volume with this id.
+    ///
+    /// # Errors
+    /// `not_found` where volume or path are not there; `conflict` where something is there; `invalid`; `no_space`; `exhausted`.
+    pub async fn volume_files(&self, id: &str, path: RawPath, order: Order) -> Result<VolumeFound, Failure> {
+        let is_known = self.store.volumes().await?.iter().any(|volume| volume.id == id);
+        if !is_known {
+            return Err(Failure::not_found("volume", id));
+        }
+        self.substrate.volume_files(id, path, order).await
     }
 
     /// Removes a volume with all that is in it.

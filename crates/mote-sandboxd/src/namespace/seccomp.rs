@@ -256,22 +256,4 @@ fn compile(
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn the_filters_compile_and_no_call_is_named_twice() {
-        assert_eq!(filters().unwrap().len(), 4);
-        let numbers: std::collections::BTreeSet<i64> = DENIED.iter().map(|(_, number)| *number).collect();
-        assert_eq!(numbers.len(), DENIED.len());
-    }
-
-    #[test]
-    fn the_document_names_every_call_that_is_denied() {
-        let document = include_str!("../../../../docs/sandbox-seccomp.md");
-        for (name, _) in DENIED {
-            assert!(document.contains(&format!("`{name}`")), "{name} is missing in docs/sandbox-seccomp.md");
-        }
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use mote_sandbox_api::network::Verdict;
@@ -19,7 +19,7 @@ use super::policy::{Compiled, Destination, Treatment};
 use super::secret::Secrets;
 use super::tape::Tape;
 use super::told::Told;
-use crate::limits::{DNS_QUERIES_PER_SECOND, TAPING_BYTES_MAX};
+use crate::limits::{DNS_LOOKUPS_AT_ONCE, DNS_QUERIES_PER_SECOND, TAPING_BYTES_MAX};
 use crate::room::{Room as Memory, Taken};
 
 /// A policy with what it names: the values of its secrets, its tape.
@@ -37,6 +37,8 @@ pub(super) struct Boundary {
     pub(super) log: Log,
     pub(super) meter: Arc<Meter>,
     pub(super) queries: Bucket,
+    /// Questions of it that the resolver is at.
+    lookups: AtomicUsize,
     pub(super) ended: CancellationToken,
     /// Exchanges that are held for its tape.
     taping: Arc<Memory>,
@@ -72,6 +74,7 @@ impl Boundary {
             log: Log::new(sandbox),
             meter: Arc::new(Meter::new(active.rules.bandwidth_bytes)),
             queries: Bucket::new(Some(DNS_QUERIES_PER_SECOND)),
+            lookups: AtomicUsize::new(0),
             ended: CancellationToken::new(),
             taping: Memory::new(TAPING_BYTES_MAX),
             active: RwLock::new(Arc::new(active)),
@@ -178,6 +181,17 @@ impl Boundary {
         Ok(Entry { boundary: self.clone(), number, cut })
     }
 
+    /// A place for one question to the resolver, where this sandbox and all together leave room for one.
+    pub(super) fn look_up(self: &Arc<Self>) -> Option<Lookup> {
+        let take = |own: usize| (own < DNS_LOOKUPS_AT_ONCE).then_some(own + 1);
+        let own = self.lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        if self.shared.lookups.take(own) {
+            return Some(Lookup(self.clone()));
+        }
+        self.lookups.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+
     /// Memory for one exchange that is taped.
     pub(super) fn taping(&self) -> Taken<2> {
         Taken::new([Arc::clone(&self.taping), Arc::clone(&self.shared.taping)])
@@ -190,6 +204,17 @@ impl Boundary {
 
     fn flows(&self) -> MutexGuard<'_, HashMap<u64, Flow>> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question to the resolver, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lookup(Arc<Boundary>);
+
+impl Drop for Lookup {
+    fn drop(&mut self) {
+        self.0.lookups.fetch_sub(1, Ordering::Relaxed);
+        self.0.shared.lookups.give_back();
     }
 }
 

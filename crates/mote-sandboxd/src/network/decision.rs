@@ -78,6 +78,8 @@ pub enum Reason {
     Connections,
     /// More questions than are answered in a second.
     Rate,
+    /// More questions that the resolver is still at than the daemon has room for.
+    Lookups,
     /// The destination did not answer, or the name does not resolve.
     Unreachable,
     /// The destination's certificate does not hold.
@@ -110,6 +112,7 @@ impl Reason {
             Self::Protocol => "protocol",
             Self::Connections => "connections",
             Self::Rate => "rate",
+            Self::Lookups => "lookups",
             Self::Unreachable => "unreachable",
             Self::Certificate => "certificate",
             Self::NotOnTape => "not_on_tape",
@@ -214,6 +217,18 @@ impl Log {
             allowed: AtomicU64::new(0),
             denied: AtomicU64::new(0),
         }
+    }
+
+    /// Whose decisions these are.
+    #[must_use]
+    pub fn sandbox(&self) -> &str {
+        &self.sandbox
+    }
+
+    /// Around everything that is logged of it, whatever the level.
+    #[must_use]
+    pub fn span(&self) -> tracing::Span {
+        tracing::error_span!("egress", sandbox = self.sandbox)
     }
 
     /// Keeps, logs and counts one decision. `at_ms` is now, milliseconds since the epoch.

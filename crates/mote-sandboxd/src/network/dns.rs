@@ -73,7 +73,7 @@ pub(super) async fn serve_tcp(boundary: Arc<Boundary>, listener: TcpListener) {
     }
 }
 
-async fn converse(boundary: &Boundary, mut stream: TcpStream) {
+async fn converse(boundary: &Arc<Boundary>, mut stream: TcpStream) {
     while let Ok(Ok(length)) = timeout(DNS_IDLE_TIMEOUT, stream.read_u16()).await {
         let mut query = vec![0; length.into()];
         if !matches!(timeout(DNS_IDLE_TIMEOUT, stream.read_exact(&mut query)).await, Ok(Ok(_))) {
@@ -89,7 +89,7 @@ async fn converse(boundary: &Boundary, mut stream: TcpStream) {
 }
 
 /// The answer to one message; none where it is no question at all.
-async fn answer(boundary: &Boundary, query: &[u8]) -> Option<Vec<u8>> {
+async fn answer(boundary: &Arc<Boundary>, query: &[u8]) -> Option<Vec<u8>> {
     let Ok(query) = Message::from_vec(query) else {
         let id = u16::from_be_bytes([*query.first()?, *query.get(1)?]);
         return Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok();
@@ -129,7 +129,7 @@ async fn answer(boundary: &Boundary, query: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The addresses that a question is answered with; none for a kind of record that is never answered.
-async fn find(boundary: &Boundary, question: &Query) -> Result<(Vec<Ipv4Addr>, u32), ResponseCode> {
+async fn find(boundary: &Arc<Boundary>, question: &Query) -> Result<(Vec<Ipv4Addr>, u32), ResponseCode> {
     let asked = question.name().to_ascii();
     let deny = |reason: Reason| {
         let name = asked.chars().take(256).collect();
@@ -166,15 +166,9 @@ async fn find(boundary: &Boundary, question: &Query) -> Result<(Vec<Ipv4Addr>, u
         let address = boundary.told().stand_in(&name, Instant::now());
         return Ok((vec![address], DNS_TTL_SECONDS_DEFAULT));
     }
-    let found = boundary.shared.resolver.resolve(&name).await.map_err(|error| {
-        deny(Reason::Unreachable);
-        match error {
-            resolve::Error::NoName => ResponseCode::NXDomain,
-            resolve::Error::Failed(why) => {
-                tracing::warn!(name = %name, error = why, "failed to resolve a name for a sandbox");
-                ResponseCode::ServFail
-            }
-        }
+    let found = look_up(boundary, &name).await.map_err(|(reason, code)| {
+        deny(reason);
+        code
     })?;
     // A name that leads into a private range is not told: the same is checked once more when a connection is made.
     let mut refused = None;
@@ -194,6 +188,25 @@ async fn find(boundary: &Boundary, question: &Query) -> Result<(Vec<Ipv4Addr>, u
     let first = addresses.first().map(|address| IpAddr::V4(*address));
     boundary.allow(Kind::Dns, Reason::Rule, Subject { name: Some(name.to_string()), address: first, port: None });
     Ok((addresses, found.ttl))
+}
+
+/// Asks the resolver, where the answer is not known already and there is room for one more question; or why not, and what the
+/// client is told.
+async fn look_up(boundary: &Arc<Boundary>, name: &Name) -> Result<resolve::Addresses, (Reason, ResponseCode)> {
+    let resolver = &boundary.shared.resolver;
+    if let Some(known) = resolver.known(name, Instant::now()) {
+        return Ok(known);
+    }
+    let _lookup = boundary.look_up().ok_or((Reason::Lookups, ResponseCode::ServFail))?;
+    match resolver.resolve(name).await {
+        Ok(found) => Ok(found),
+        Err(resolve::Error::NoName | resolve::Error::NoAddress) => Err((Reason::Unreachable, ResponseCode::NXDomain)),
+        Err(error) => {
+            let sandbox = boundary.log.sandbox();
+            tracing::warn!(sandbox, name = %name, error = %error, "failed to resolve a name for a sandbox");
+            Err((Reason::Unreachable, ResponseCode::ServFail))
+        }
+    }
 }
 
 /// For whoever configures a resolver by text: `system`, or an address with or without a port.

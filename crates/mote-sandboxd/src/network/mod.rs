@@ -112,6 +112,8 @@ pub(crate) struct Shared {
     refusals: Refusals,
     /// Connections of every sandbox.
     room: Room,
+    /// Questions of every sandbox that the resolver is at.
+    lookups: Room,
     /// Exchanges of every sandbox that are held for tapes.
     taping: Arc<Memory>,
 }
@@ -156,6 +158,7 @@ impl Network {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let shares = Shares::now();
         let shared = Shared {
             resolver: Resolver::new(settings.resolver),
             authority: Authority::open(&settings.directory, provider)?,
@@ -164,7 +167,8 @@ impl Network {
             tapes: Tapes::new(settings.directory.join("tapes")),
             now_ms: settings.now_ms,
             refusals: Refusals::default(),
-            room: Room::new(Shares::now().egress),
+            room: Room::new(shares.egress),
+            lookups: Room::new(shares.lookups),
             taping: Memory::new(TAPING_BYTES_ALL_MAX),
         };
         Ok(Self { shared: Arc::new(shared), boundaries: Arc::default(), revealing: Arc::default() })

@@ -1,13 +1,13 @@
-//! How many connections all sandboxes may have open together: each takes descriptors that the daemon and every other sandbox
-//! need, too.
+//! How many connections all sandboxes may have open together, and how many questions to the resolver: each takes descriptors
+//! that the daemon and every other sandbox need, too.
 //!
-//! It does not know whose a connection is, but how many its sandbox has already.
+//! It does not know whose a place is, but how many its sandbox has already.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::limits::{EGRESS_CONNECTIONS_FEW, EGRESS_RESERVED_PERCENT};
 
-/// Places for connections.
+/// Places for connections, or for questions.
 #[derive(Debug)]
 pub(super) struct Room {
     taken: AtomicUsize,

@@ -181,6 +181,11 @@ impl Secrets {
         self.swap_escaped(host, target, |secret| secret.binding.query)
     }
 
+    /// Whether a value that may stand in a query of a host must not be followed by another protocol.
+    pub(super) fn query_binds(&self, host: &Name) -> bool {
+        self.of(host).any(|(secret, _)| secret.binding.query && !secret.binding.upgrade)
+    }
+
     fn swap_escaped(&self, host: &Name, target: &str, may: impl Fn(&Secret) -> bool) -> Option<String> {
         if !target.contains(MARK) {
             return None;

@@ -9,11 +9,14 @@ use mote_sandbox_api::limits::NAME_BYTES_MAX;
 use rusqlite::{OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
 
-use super::{State, signed, unsigned};
+use super::{Scopes, State, signed, unsigned};
 use crate::clock::{UnixMs, hex, random};
 
-/// What every key begins with, so that scanners for leaked secrets find it.
-const PREFIX: &str = "mote_sk_";
+/// What every key begins with, so that scanners for leaked secrets find it. It is E2B's: their older SDKs send no key that is
+/// not this and digits of base 16.
+const PREFIX: &str = "e2b_";
+/// What keys began with in earlier versions; they are as good.
+const PREFIX_BEFORE: &str = "mote_sk_";
 
 /// Digits of base 16 behind it.
 const KEY_DIGITS: usize = 40;
@@ -29,6 +32,16 @@ pub struct KeyName {
     pub name: String,
     /// Milliseconds since the epoch.
     pub created_ms: UnixMs,
+    /// What it is for.
+    pub scopes: Scopes,
+}
+
+impl KeyName {
+    /// Of a row with its name, its time and its scopes.
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let scopes: String = row.get(2)?;
+        Ok(Self { name: row.get(0)?, created_ms: unsigned(row.get(1)?), scopes: Scopes::read(&scopes) })
+    }
 }
 
 /// A key that was just made; the only time that it is known in full.
@@ -52,18 +65,18 @@ impl State {
     ///
     /// # Errors
     /// `invalid` for a name that is empty or too long; `conflict` where a key of that name is there.
-    pub async fn new_key(&self, name: &str, now: UnixMs) -> Result<NewKey, Failure> {
+    pub async fn new_key(&self, name: &str, scopes: &Scopes, now: UnixMs) -> Result<NewKey, Failure> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(Failure::invalid("name", format!("a key's name has 1 to {NAME_BYTES_MAX} bytes")));
         }
         let key = format!("{PREFIX}{}", hex(&random::<20>()?));
-        let (hash, kept) = (digest(&key), name.to_owned());
+        let (hash, kept, scopes) = (digest(&key), name.to_owned(), scopes.text());
         self.writer
             .submit("keep a key", move |connection| {
                 connection
                     .execute(
-                        "INSERT INTO keys (hash, name, created_ms) VALUES (?1, ?2, ?3)",
-                        params![hash, kept, signed(now)],
+                        "INSERT INTO keys (hash, name, created_ms, scopes) VALUES (?1, ?2, ?3, ?4)",
+                        params![hash, kept, signed(now), scopes],
                     )
                     .map(drop)
             })
@@ -78,7 +91,8 @@ impl State {
     /// Whether a text could be a key of this daemon.
     #[must_use]
     pub fn is_key(text: &str) -> bool {
-        text.strip_prefix(PREFIX).is_some_and(|rest| rest.len() == KEY_DIGITS && rest.bytes().all(is_digit))
+        let rest = text.strip_prefix(PREFIX).or_else(|| text.strip_prefix(PREFIX_BEFORE));
+        rest.is_some_and(|rest| rest.len() == KEY_DIGITS && rest.bytes().all(is_digit))
     }
 
     /// Who holds a key, if it is known.
@@ -90,22 +104,22 @@ impl State {
         self.writer
             .submit("look up a key", move |connection| {
                 connection
-                    .prepare_cached("SELECT name, created_ms FROM keys WHERE hash = ?1")?
-                    .query_row([hash], |row| Ok(KeyName { name: row.get(0)?, created_ms: unsigned(row.get(1)?) }))
+                    .prepare_cached("SELECT name, created_ms, scopes FROM keys WHERE hash = ?1")?
+                    .query_row([hash], KeyName::read)
                     .optional()
             })
             .await
     }
 
-    /// The name of every key, by its hash (SHA-256).
+    /// Every key, by its hash (SHA-256).
     ///
     /// # Errors
     /// `internal`, `exhausted`.
-    pub async fn key_hashes(&self) -> Result<HashMap<[u8; 32], String>, Failure> {
+    pub async fn key_hashes(&self) -> Result<HashMap<[u8; 32], KeyName>, Failure> {
         self.writer
             .submit("read the keys", |connection| {
-                let mut statement = connection.prepare_cached("SELECT hash, name FROM keys")?;
-                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+                let mut statement = connection.prepare_cached("SELECT name, created_ms, scopes, hash FROM keys")?;
+                statement.query_map([], |row| Ok((row.get(3)?, KeyName::read(row)?)))?.collect()
             })
             .await
     }
@@ -117,10 +131,8 @@ impl State {
     pub async fn keys(&self) -> Result<Vec<KeyName>, Failure> {
         self.writer
             .submit("read the keys", |connection| {
-                let mut statement = connection.prepare("SELECT name, created_ms FROM keys ORDER BY name")?;
-                statement
-                    .query_map([], |row| Ok(KeyName { name: row.get(0)?, created_ms: unsigned(row.get(1)?) }))?
-                    .collect()
+                let mut statement = connection.prepare("SELECT name, created_ms, scopes FROM keys ORDER BY name")?;
+                statement.query_map([], KeyName::read)?.collect()
             })
             .await
     }

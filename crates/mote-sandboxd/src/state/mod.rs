@@ -7,7 +7,9 @@
 mod keys;
 mod replies;
 mod schema;
+mod scope;
 mod secrets;
+mod templates;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +23,8 @@ use crate::clock::UnixMs;
 use crate::lifecycle::record::Record;
 pub use keys::{KeyName, NewKey};
 pub use replies::Reply;
-pub use secrets::Vault;
+pub use scope::{Grant, Scope, Scopes};
+pub use secrets::{SecretRecord, Vault};
 pub use writer::Pending;
 
 /// Name of the file in the state directory.

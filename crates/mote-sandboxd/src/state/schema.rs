@@ -32,16 +32,38 @@ const STEPS: &[&str] = &[
     CREATE INDEX replies_by_age ON replies (created_ms);
     CREATE INDEX snapshots_by_name ON snapshots (json_extract(record, '$.snapshot.name'));
 ",
+    "
+    -- Keys that were made before there were scopes may do what they could.
+    ALTER TABLE keys ADD COLUMN scopes TEXT NOT NULL DEFAULT 'admin';
+",
+    "
+    CREATE TABLE templates (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+    CREATE TABLE builds (id TEXT PRIMARY KEY, template TEXT NOT NULL, created_ms INTEGER NOT NULL, record TEXT NOT NULL,
+        log TEXT NOT NULL DEFAULT '[]') STRICT;
+    CREATE INDEX builds_by_template ON builds (template);
+",
+    "
+    -- What is told of a secret beside its name.
+    ALTER TABLE secrets ADD COLUMN created_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE secrets ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE secrets ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';
+    UPDATE secrets SET created_ms = changed_ms;
+",
 ];
 
 /// Opens the file and brings it to the newest version, each step in a transaction.
 pub(super) fn open(path: &Path) -> Result<Connection, Error> {
+    open_at(path, STEPS.len())
+}
+
+/// The same as a daemon has done it that knows so many steps.
+pub(super) fn open_at(path: &Path, steps: usize) -> Result<Connection, Error> {
     let failed = |source| Error::Sqlite { path: path.to_owned(), source };
     let mut connection = Connection::open(path).map_err(failed)?;
     connection.busy_timeout(STATE_BUSY_TIMEOUT).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
-    let known = u32::try_from(STEPS.len()).unwrap_or(u32::MAX);
+    let known = u32::try_from(steps).unwrap_or(u32::MAX);
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
     if found > known {
         return Err(Error::Newer { found, known });

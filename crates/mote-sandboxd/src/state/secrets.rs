@@ -4,7 +4,7 @@
 //! gives nothing away. Tokens of sandboxes are derived from the same file and stored nowhere; what is kept beside secrets and
 //! may hold one (headers that policies set) is sealed as well. It does not decide who may use a secret.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -139,26 +139,64 @@ impl Vault {
     }
 }
 
+/// What is told of a secret: never its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRecord {
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created_ms: UnixMs,
+    /// When it was last set.
+    pub changed_ms: UnixMs,
+    /// How often it was set.
+    pub version: u64,
+    /// Free keys and values.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl SecretRecord {
+    fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let metadata: String = row.get(4)?;
+        Ok(Self {
+            name: row.get(0)?,
+            created_ms: unsigned(row.get(1)?),
+            changed_ms: unsigned(row.get(2)?),
+            version: unsigned(row.get(3)?),
+            // Written here alone; what cannot be read is told as none.
+            metadata: serde_json::from_str(&metadata).unwrap_or_default(),
+        })
+    }
+}
+
 /// The headers that a record's policy sets.
 fn headers(record: &mut Record) -> impl Iterator<Item = &mut Header> {
     record.spec.network.iter_mut().flat_map(|policy| &mut policy.rules).flat_map(|rule| &mut rule.headers)
 }
 
 impl State {
-    /// Keeps a secret, in place of one of the same name.
+    /// Keeps a secret, in place of one of the same name; without metadata, with that of the one before.
     ///
     /// # Errors
     /// `internal`, `exhausted`, `no_space`.
-    pub async fn put_secret(&self, name: &str, value: &str, now: UnixMs) -> Result<(), Failure> {
+    pub async fn put_secret(
+        &self,
+        name: &str,
+        value: &str,
+        metadata: Option<&BTreeMap<String, String>>,
+        now: UnixMs,
+    ) -> Result<(), Failure> {
         let sealed = self.vault.seal(name, value)?;
+        let metadata = metadata.map(|metadata| serde_json::json!(metadata).to_string());
         let (known, name) = ((name.to_owned(), sealed.clone()), name.to_owned());
         self.writer
             .submit("keep a secret", move |connection| {
                 connection
                     .execute(
-                        "INSERT INTO secrets (name, sealed, changed_ms) VALUES (?1, ?2, ?3)
-                         ON CONFLICT (name) DO UPDATE SET sealed = ?2, changed_ms = ?3",
-                        params![name, sealed, signed(now)],
+                        "INSERT INTO secrets (name, sealed, changed_ms, created_ms, metadata)
+                         VALUES (?1, ?2, ?3, ?3, coalesce(?4, '{}'))
+                         ON CONFLICT (name) DO UPDATE SET sealed = ?2, changed_ms = ?3, version = version + 1,
+                                                          metadata = coalesce(?4, metadata)",
+                        params![name, sealed, signed(now), metadata],
                     )
                     .map(drop)
             })
@@ -176,15 +214,16 @@ impl State {
         sealed.map(|sealed| self.vault.open_sealed(name, &sealed)).transpose()
     }
 
-    /// Names of the secrets and when each was last set.
+    /// What is told of the secrets, by name.
     ///
     /// # Errors
     /// `internal`, `exhausted`.
-    pub async fn secret_names(&self) -> Result<Vec<(String, UnixMs)>, Failure> {
+    pub async fn secrets(&self) -> Result<Vec<SecretRecord>, Failure> {
         self.writer
             .submit("read the names of secrets", |connection| {
-                let mut statement = connection.prepare("SELECT name, changed_ms FROM secrets ORDER BY name")?;
-                statement.query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?.collect()
+                let mut statement = connection
+                    .prepare("SELECT name, created_ms, changed_ms, version, metadata FROM secrets ORDER BY name")?;
+                statement.query_map([], SecretRecord::of)?.collect()
             })
             .await
     }

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -22,6 +22,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::share::Shares;
 use crate::clock::{SharedClock, UnixMs};
 use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_FLUSH_TIMEOUT, LOG_LINES_WAITING_MAX};
 
@@ -52,7 +53,7 @@ pub fn install(filter: &str, clock: SharedClock) -> Result<Writing, Error> {
     let targets = Targets::from_str(filter)
         .map_err(|error| Error::Filter { filter: filter.to_owned(), message: error.to_string() })?;
     let queue = Arc::new(Queue::default());
-    let layer = Lines { clock, queue: Arc::clone(&queue) }.with_filter(targets);
+    let layer = Lines { clock, queue: Arc::clone(&queue), shares: Mutex::default() }.with_filter(targets);
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))?;
     Ok(Writing(queue))
 }
@@ -137,6 +138,25 @@ impl Queue {
 struct Lines {
     clock: SharedClock,
     queue: Arc<Queue>,
+    shares: Mutex<Shares>,
+}
+
+impl Lines {
+    /// Whether a line that is about this sandbox is written. What was left out before is told.
+    fn admit(&self, sandbox: &str, at: UnixMs) -> bool {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let (admitted, left_out) = shares.admit(sandbox, at);
+        drop(shares);
+        for (sandbox, count) in left_out {
+            let fields = BTreeMap::from([
+                ("message".to_owned(), Value::from("lines of the log were left out: one sandbox caused too many")),
+                ("sandbox".to_owned(), Value::from(sandbox)),
+                ("count".to_owned(), Value::from(count)),
+            ]);
+            self.queue.put(line(at, "WARN", module_path!(), fields));
+        }
+        admitted
+    }
 }
 
 #[derive(Debug, Default)]
@@ -203,8 +223,13 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
                 }
             }
         }
-        let line = line(self.clock.now_ms(), event.metadata().level().as_str(), event.metadata().target(), fields.0);
-        self.queue.put(line);
+        let at = self.clock.now_ms();
+        if let Some(Value::String(sandbox)) = fields.0.get("sandbox")
+            && !self.admit(sandbox, at)
+        {
+            return;
+        }
+        self.queue.put(line(at, event.metadata().level().as_str(), event.metadata().target(), fields.0));
     }
 }
 
@@ -292,6 +317,44 @@ mod tests {
         let told: Value = serde_json::from_str(text.lines().find(|line| line.starts_with('{')).unwrap()).unwrap();
         let written = text.lines().filter(|line| line.starts_with("line ")).count() as u64;
         assert_eq!(written + told["count"].as_u64().unwrap(), (LOG_LINES_WAITING_MAX + 1 + beyond) as u64, "{told}");
+    }
+
+    /// A clock that a test sets.
+    #[derive(Debug, Default)]
+    struct Hand(AtomicU64);
+
+    impl crate::clock::Clock for Hand {
+        fn now_ms(&self) -> UnixMs {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn what_happens_inside_one_sandbox_does_not_flood_the_log() {
+        use crate::limits::LOG_LINES_OF_SANDBOX_PER_SECOND as SHARE;
+        let (taken, queue) = (Stuck::default(), Arc::new(Queue::default()));
+        queue.start(taken.clone()).unwrap();
+        let clock = Arc::new(Hand::default());
+        let layer = Lines { clock: clock.clone(), queue: Arc::clone(&queue), shares: Mutex::default() };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            // Whether the event says whose it is, or the span around it.
+            for _ in 0..SHARE {
+                tracing::info!(sandbox = "loud", "loud itself");
+                tracing::info_span!("inside", sandbox = "loud").in_scope(|| tracing::info!("loud inside"));
+                queue.flush(Duration::from_secs(60));
+            }
+            tracing::info!(sandbox = "quiet", "quiet");
+            tracing::info!("the daemon");
+            clock.0.store(1000, Ordering::Relaxed);
+            tracing::info!(sandbox = "quiet", "quiet");
+        });
+        queue.flush(Duration::from_secs(60));
+        let text = String::from_utf8(taken.taken.lock().unwrap().clone()).unwrap();
+        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert_eq!((count("\"loud "), count("\"quiet\",\"sandbox")), (SHARE as usize, 2), "{text}");
+        assert_eq!(count("the daemon"), 1);
+        let told = text.lines().find(|line| line.contains("left out")).unwrap();
+        assert!(told.contains("\"sandbox\":\"loud\"") && told.contains(&format!("\"count\":{SHARE}")), "{told}");
     }
 
     #[test]

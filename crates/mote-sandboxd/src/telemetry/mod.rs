@@ -4,5 +4,6 @@
 
 pub mod logs;
 pub mod metrics;
+mod share;
 mod text;
 pub mod trace;

@@ -13,6 +13,7 @@ use mote_sandbox_api::error::Code;
 use mote_sandbox_api::spec::ImageSource;
 use mote_sandboxd::filesystem::Filesystem;
 use mote_sandboxd::filesystem::keeper::Origin;
+use mote_sandboxd::image::quota::Quota;
 use mote_sandboxd::image::record::Config;
 use mote_sandboxd::image::{Images, Options};
 
@@ -95,6 +96,10 @@ impl Drop for Service {
 }
 
 fn store(filesystem: Filesystem, folder: &Path, plain: Option<&str>) -> Images {
+    store_with(filesystem, folder, plain, Quota::default())
+}
+
+fn store_with(filesystem: Filesystem, folder: &Path, plain: Option<&str>, quota: Quota) -> Images {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -105,8 +110,8 @@ fn store(filesystem: Filesystem, folder: &Path, plain: Option<&str>) -> Images {
         plain: plain.map(str::to_owned).into_iter().collect::<BTreeSet<_>>(),
         ..mote_oci::registry::Options::default()
     };
-    let options =
-        Options { scratch: folder.join("scratch"), imports: vec![folder.join("offered")], registry, registries: None };
+    let (scratch, imports) = (folder.join("scratch"), vec![folder.join("offered")]);
+    let options = Options { scratch, imports, registry, registries: None, quota };
     Images::new(filesystem, &tls, options).unwrap()
 }
 
@@ -175,6 +180,92 @@ fn a_caller_imports_only_from_where_the_operator_allows() {
         images.resolve(&tarball("offered/root.tar"), 1).await.unwrap();
         for refused in ["private/root.tar", "offered/way/root.tar", "offered/../private/root.tar"] {
             assert_eq!(images.resolve(&tarball(refused), 1).await.unwrap_err().code, Code::Forbidden, "{refused}");
+        }
+    });
+}
+
+/// A tarball with files of these sizes, all of them zeros: small as an archive, large as a tree.
+fn tarball(folder: &Path, name: &str, sizes: &[u64]) -> std::path::PathBuf {
+    let path = folder.join(name);
+    let gzip = flate2::write::GzEncoder::new(fs::File::create(&path).unwrap(), flate2::Compression::best());
+    let mut tar = tar::Builder::new(gzip);
+    for (number, size) in sizes.iter().enumerate() {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(*size);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(name.len() as u64);
+        tar.append_data(&mut header, format!("{name}-{number}"), std::io::Read::take(std::io::repeat(0), *size))
+            .unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap();
+    path
+}
+
+#[test]
+fn a_bomb_is_refused_with_the_bound_of_one_image_and_leaves_nothing() {
+    for backend in BACKENDS {
+        let mut stage = Stage::new(backend);
+        let folder = stage.folder.path().to_path_buf();
+        let image = layout(&folder);
+        let bytes = tarball(&folder, "bytes.tar.gz", &[600 << 10, 600 << 10]);
+        let files = tarball(&folder, "files.tar.gz", &[0; 40]);
+        let good = tarball(&folder, "good.tar.gz", &[1 << 20]);
+        assert!(fs::metadata(&bytes).unwrap().len() < 64 << 10, "it is a bomb");
+        with_served(&mut stage, async |filesystem| {
+            let quota = Quota { image_bytes: 1 << 20, image_files: 32, all_bytes: None };
+            let images = store_with(filesystem.clone(), &folder, None, quota);
+            for (bomb, what) in [(&bytes, "more than 1048576 bytes"), (&files, "more than 32 entries")] {
+                let refused = images.import_tarball(bomb, "bomb", Config::default(), 1).await.unwrap_err();
+                assert_eq!(refused.code, Code::TooLarge, "{refused:?}");
+                assert!(refused.message.contains(what), "{refused:?}");
+                assert!(format!("{refused:?}").contains("image_max"), "{refused:?}");
+            }
+            images.import_tarball(&good, "good", Config::default(), 1).await.unwrap();
+            // All layers of an image count together, and what was sent counts before it is fetched.
+            let (path, tag) = image.rsplit_once(':').unwrap();
+            let quota = Quota { image_bytes: 20, image_files: 32, all_bytes: None };
+            let images = store_with(filesystem.clone(), &folder, None, quota);
+            let refused = images.import_layout(path.into(), Some(tag), "mine", 2).await.unwrap_err();
+            assert!(refused.code == Code::TooLarge && refused.message.contains("compressed"), "{refused:?}");
+            let quota = Quota { image_bytes: 1 << 20, image_files: 3, all_bytes: None };
+            let images = store_with(filesystem, &folder, None, quota);
+            let refused = images.import_layout(path.into(), Some(tag), "mine", 2).await.unwrap_err();
+            assert!(refused.code == Code::TooLarge && refused.message.contains("3 entries"), "{refused:?}");
+            assert_eq!(images.list().await.unwrap().len(), 1);
+        });
+        assert_eq!(fs::read_dir(stage.pool().join("layers")).unwrap().count(), 1, "{backend:?}");
+    }
+}
+
+#[test]
+fn all_images_together_take_no_more_than_their_share() {
+    let mut stage = Stage::new(BACKENDS[1]);
+    let folder = stage.folder.path().to_path_buf();
+    let tarballs = ["a.tar.gz", "bb.tar.gz", "ccc.tar.gz"].map(|name| tarball(&folder, name, &[400 << 10]));
+    with_served(&mut stage, async |filesystem| {
+        let quota = Quota { all_bytes: Some(1 << 20), ..Quota::default() };
+        let images = store_with(filesystem, &folder, None, quota);
+        images.import_tarball(&tarballs[0], "a", Config::default(), 1).await.unwrap();
+        // Two at once, of which only one finds room.
+        let (one, other) = tokio::join!(
+            images.import_tarball(&tarballs[1], "b", Config::default(), 2),
+            images.import_tarball(&tarballs[2], "c", Config::default(), 2)
+        );
+        let refused = match (one, other) {
+            (Ok(_), Err(refused)) | (Err(refused), Ok(_)) => refused,
+            both => panic!("{both:?}"),
+        };
+        assert!(refused.code == Code::NoSpace && format!("{refused:?}").contains("images_max"), "{refused:?}");
+        // Another name for what is there takes nothing; what is removed makes room.
+        images.import_tarball(&tarballs[0], "again", Config::default(), 3).await.unwrap();
+        for name in ["a", "again"] {
+            assert_eq!(images.get(name).await.unwrap().bytes, Some(400 << 10), "{name}");
+            images.remove(name).await.unwrap();
+        }
+        for (number, tarball) in tarballs[1..].iter().enumerate() {
+            images.import_tarball(tarball, &format!("last{number}"), Config::default(), 4).await.unwrap();
         }
     });
 }

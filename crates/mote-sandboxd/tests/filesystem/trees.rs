@@ -303,6 +303,10 @@ fn every_compression_yields_the_same_tree() {
         assert_eq!(digests[0], digests[1]);
         assert_eq!(digests[0], digests[2]);
     });
+    for name in ["plain", "gzip", "zstd"] {
+        let made = fs::read_to_string(layer(&stage, name).join("file")).unwrap();
+        assert!(made == "text ".repeat(10_000), "{name}: {} bytes", made.len());
+    }
 }
 
 #[test]

@@ -27,6 +27,51 @@ fn root_inside_is_nobody_outside() {
     });
 }
 
+/// Capabilities that the document lists, by their numbers (`linux/capability.h`).
+const LISTED: [(&str, u32); 18] = [
+    ("CHOWN", 0),
+    ("DAC_OVERRIDE", 1),
+    ("FOWNER", 3),
+    ("FSETID", 4),
+    ("KILL", 5),
+    ("SETGID", 6),
+    ("SETUID", 7),
+    ("SETPCAP", 8),
+    ("NET_BIND_SERVICE", 10),
+    ("NET_ADMIN", 12),
+    ("NET_RAW", 13),
+    ("IPC_LOCK", 14),
+    ("IPC_OWNER", 15),
+    ("SYS_CHROOT", 18),
+    ("SYS_PTRACE", 19),
+    ("SYS_NICE", 23),
+    ("AUDIT_WRITE", 29),
+    ("SETFCAP", 31),
+];
+
+#[test]
+fn root_inside_has_the_capabilities_that_the_document_lists_and_no_way_to_others() {
+    with_stage(|stage| async move {
+        let document = include_str!("../../../../docs/sandbox-seccomp.md");
+        let table = document.split("## 3.").next().unwrap();
+        assert!(LISTED.iter().all(|(name, _)| table.contains(&format!("`{name}`"))));
+        let set = LISTED.iter().fold(0_u64, |set, (_, number)| set | 1 << number);
+        let (_, guest) = stage.launch("a", |_| {}).await;
+        let caps = async |before: &str| {
+            let told = run(&guest, &format!("{before} grep -e CapBnd -e CapEff /proc/self/status | cut -f2")).await;
+            told.text.lines().map(|line| u64::from_str_radix(line.trim(), 16).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(caps("").await, [set, set]);
+        // A set-user-id program of a user has the same and no more: SYS_ADMIN (21), MKNOD (27) and the rest are nobody's.
+        let script = "cp /usr/bin/grep /opt/grep && chmod 4755 /opt/grep";
+        assert!(run(&guest, script).await.succeeded());
+        let by_user = "setpriv --reuid 65534 --clear-groups /opt/grep -e CapBnd -e CapEff /proc/self/status | cut -f2";
+        let told = run(&guest, by_user).await;
+        let told: Vec<_> = told.text.lines().map(|line| u64::from_str_radix(line.trim(), 16).unwrap()).collect();
+        assert_eq!(told, [set, set]);
+    });
+}
+
 #[test]
 fn set_user_id_programs_work_inside() {
     with_stage(|stage| async move {
@@ -140,8 +185,11 @@ fn sandboxes_do_not_see_each_other() {
         let (_, other) = stage.launch("b", |_| {}).await;
         let inode = "readlink /proc/self/ns/user /proc/self/ns/mnt /proc/self/ns/pid /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts /proc/self/ns/cgroup";
         let (first, second) = (run(&one, inode).await.text, run(&other, inode).await.text);
-        for (a, b) in first.lines().zip(second.lines()) {
-            assert_ne!(a, b);
+        let host = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"]
+            .map(|kind| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string());
+        assert_eq!((first.lines().count(), second.lines().count()), (host.len(), host.len()));
+        for ((a, b), host) in first.lines().zip(second.lines()).zip(&host) {
+            assert!(a != b && a != host && b != host, "{a} {b} {host}");
         }
         let listen = "perl -MSocket -e '$|=1;socket(S,AF_UNIX,SOCK_STREAM,0);bind(S,pack_sockaddr_un(\"\\0mote\"))&&listen(S,1)&&print \"up\\n\";sleep 60' >/tmp/o 2>&1 & for i in $(seq 100); do grep -q up /tmp/o && exit 0; sleep 0.05; done; exit 1";
         assert!(run(&one, listen).await.succeeded());

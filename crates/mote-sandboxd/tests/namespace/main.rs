@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bounds;
+mod disk;
 mod escape;
 mod guest;
 mod isolation;

@@ -218,19 +218,3 @@ fn a_personality_can_be_asked_for_and_not_weakened() {
         assert!(run(&guest, "setarch -R true").await.succeeded());
     });
 }
-
-#[test]
-fn a_root_that_is_still_mounted_is_started_again_once_it_is_not() {
-    with_stage(|stage| async move {
-        for round in 0..20 {
-            let (_, guest) =
-                if round == 0 { stage.launch("a", |_| {}).await } else { stage.relaunch("a", |_| {}).await };
-            let seen = run(&guest, "cat /rounds 2>/dev/null; echo x >> /rounds").await;
-            assert_eq!(seen.text.lines().count(), round, "what was written before is there");
-            stage.containers.end("a").await.unwrap();
-        }
-        // One that cannot be started gives its range and its groups back.
-        let missing = stage.containers.start(crate::stage::plan("missing", |_| {})).await;
-        assert!(missing.is_err());
-    });
-}

@@ -135,7 +135,8 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin, server: String) {
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// Answers with what was asked, as text; `/redirect?URL` and `/large?BYTES` do as they say.
+/// Answers with what was asked, as text; `/redirect?URL` and `/large?BYTES` do as they say, `/as?NAME=VALUE` sets a header of the
+/// answer, or its `status`.
 async fn answer(request: Request<Incoming>, server: &str) -> Result<Response<Full<Bytes>>, Infallible> {
     let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
     match path.as_str() {
@@ -146,13 +147,20 @@ async fn answer(request: Request<Incoming>, server: &str) -> Result<Response<Ful
         "/large" => return Ok(Response::new(Full::new(Bytes::from(vec![b'x'; query.parse().unwrap()])))),
         _ => {}
     }
+    let mut response = Response::builder();
+    for (name, value) in query.split('&').filter(|_| path == "/as").filter_map(|pair| pair.split_once('=')) {
+        response = match name {
+            "status" => response.status(value.parse::<u16>().unwrap()),
+            name => response.header(name, value),
+        };
+    }
     let mut text = format!("internet server={server} method={} uri={}\n", request.method(), request.uri());
     for (name, value) in request.headers() {
         text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
     }
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     text.push_str(&format!("body: {}\n", String::from_utf8_lossy(&body)));
-    Ok(Response::new(Full::new(text.into())))
+    Ok(response.body(Full::new(text.into())).unwrap())
 }
 
 /// A server that speaks first, and then says back what it hears.
@@ -192,6 +200,7 @@ async fn resolve(socket: UdpSocket, names: Arc<Mutex<HashMap<String, Vec<Ipv4Add
                 }
             }
             Some(_) => {}
+            None if name.starts_with("silent") => continue,
             None if name.starts_with("broken.") => answer.metadata.response_code = ResponseCode::ServFail,
             None => answer.metadata.response_code = ResponseCode::NXDomain,
         }

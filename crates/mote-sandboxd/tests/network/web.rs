@@ -193,3 +193,38 @@ fn a_websocket_passes_and_other_upgrades_do_not() {
     assert!(ask("websocket").contains("upgrade: websocket"));
     assert!(!ask("h2c").contains("h2c"));
 }
+
+#[test]
+fn an_answer_that_could_hide_an_echo_of_a_secret_does_not_come_inside() {
+    let mut policy = with_secret(&["secret.example"]);
+    policy.secrets[0].query = true;
+    let sandbox = world().sandbox(&policy);
+    let placeholder = placeholder(&sandbox, &policy);
+    let header = format!("Authorization: Bearer {placeholder}");
+    let ask = |host: &str, how: &str| text(&sandbox.curl(&["-H", &header, &format!("https://{host}/as?{how}")]));
+    // The server of the test says back what it was sent, and says of it what it is told to.
+    assert!(ask("secret.example", "status=201").contains(&placeholder));
+    for hiding in ["content-encoding=gzip", "content-encoding=identity&content-encoding=br", "status=206"] {
+        let answer = ask("secret.example", hiding);
+        assert!(answer.contains("\"reason\":\"protocol\"") && !answer.contains("internet"), "{hiding}: {answer}");
+    }
+    // Of a host that receives none, what comes is its own matter; a part is not even asked for where secrets go.
+    let range = |host: &str| {
+        let url = format!("https://{host}/");
+        text(&sandbox.curl(&["-H", &header, "-H", "Range: bytes=0-9", "-H", "Accept-Encoding: gzip", &url]))
+    };
+    assert!(
+        range("good.example").contains("range: bytes=0-9") && range("good.example").contains("accept-encoding: gzip")
+    );
+    let asked = range("secret.example");
+    assert!(!asked.contains("range:") && asked.contains("accept-encoding: identity"), "{asked}");
+    // Another protocol is not begun with a secret, wherever in the request it stands.
+    let url = format!("https://secret.example/?k={placeholder}");
+    let upgrade = ["-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
+    for arguments in [&["-H", &header, "https://secret.example/"][..], &[url.as_str()]] {
+        let answer = text(&sandbox.curl(&[&upgrade[..], arguments].concat()));
+        assert!(answer.contains("`upgrade` of its binding") && !answer.contains("internet"), "{answer}");
+    }
+    let plain = text(&sandbox.curl(&[&upgrade[..], &["https://secret.example/"]].concat()));
+    assert!(plain.contains("upgrade: websocket"), "without one it is: {plain}");
+}

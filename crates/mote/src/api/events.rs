@@ -24,6 +24,7 @@ use utoipa::ToSchema;
 
 use super::access::Caller;
 use super::dto::{self, TaskBody};
+use super::event_payload;
 use super::path::Places;
 use super::problem::{Code, Problem};
 use super::query::Params;
@@ -53,7 +54,7 @@ pub(super) enum StreamMessage {
         epoch: u64,
         /// What belongs to it; its shape depends on the kind, see docs/events.md.
         #[serde(skip_serializing_if = "Option::is_none")]
-        #[schema(value_type = Option<crate::runner::payload::Payload>)]
+        #[schema(value_type = Option<super::event_payload::EventPayload>)]
         payload: Option<Box<RawValue>>,
     },
     /// The reply under way, from its beginning: replaces what earlier deltas gave.
@@ -220,6 +221,9 @@ impl Follower {
             }
             if let Some(entry) = self.queue.pop_front() {
                 self.cursor = entry.seq;
+                if !event_payload::is_public(&entry.kind) {
+                    continue;
+                }
                 return Some(Item::Message(event(entry)));
             }
             if self.stale {
@@ -349,8 +353,9 @@ pub fn watch(runner: &Runner, task: &str) -> impl stream::Stream<Item = String> 
 }
 
 fn event(entry: store::Entry) -> StreamMessage {
-    let store::Entry { seq, epoch, at, kind, payload, .. } = entry;
-    StreamMessage::Event { seq, kind, at: format_rfc3339(at), epoch, payload: payload.map(dto::raw) }
+    let payload = event_payload::public(&entry);
+    let store::Entry { seq, epoch, at, kind, .. } = entry;
+    StreamMessage::Event { seq, kind, at: format_rfc3339(at), epoch, payload }
 }
 
 fn delta(live: Live) -> StreamMessage {
@@ -408,6 +413,7 @@ pub(super) fn response(follower: Follower) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(event_payload::VERSION_HEADER, HeaderValue::from(event_payload::VERSION));
     // Reverse proxies of the nginx kind hold a stream back otherwise.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response

@@ -7,18 +7,19 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::IntoResponse;
+use http::HeaderValue;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::access::Caller;
-use super::dto;
+use super::event_payload;
 use super::path::Places;
 use super::problem::Problem;
 use super::query::Params;
 use super::state::Api;
 use crate::limits;
-use crate::runner::payload::Payload;
 use crate::store;
 use crate::timestamp::format_rfc3339;
 
@@ -36,7 +37,7 @@ pub(super) struct EntryBody {
     epoch: u64,
     /// What belongs to it; absent where the kind says all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Payload>)]
+    #[schema(value_type = Option<super::event_payload::EventPayload>)]
     payload: Option<Box<RawValue>>,
 }
 
@@ -52,8 +53,9 @@ pub(super) struct JournalBody {
 
 impl From<store::Entry> for EntryBody {
     fn from(entry: store::Entry) -> Self {
-        let store::Entry { seq, epoch, at, kind, payload, .. } = entry;
-        Self { seq, kind, at: format_rfc3339(at), epoch, payload: payload.map(dto::raw) }
+        let payload = event_payload::public(&entry);
+        let store::Entry { seq, epoch, at, kind, .. } = entry;
+        Self { seq, kind, at: format_rfc3339(at), epoch, payload }
     }
 }
 
@@ -76,7 +78,7 @@ pub(super) async fn page(
     Caller(principal): Caller,
     Places(id): Places<String>,
     mut params: Params,
-) -> Result<Json<JournalBody>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let after = params.take_number("after")?.unwrap_or(0);
     let limit = params.take_limit()?;
     params.finish()?;
@@ -95,5 +97,8 @@ pub(super) async fn page(
     // No row tells where an earlier life ended.
     let more = if is_current { last < task.seq } else { !store.journal(&journal, last, 1).await?.is_empty() };
     let next = (more && !entries.is_empty()).then_some(last);
-    Ok(Json(JournalBody { entries: entries.into_iter().map(EntryBody::from).collect(), next }))
+    let shown =
+        entries.into_iter().filter(|entry| event_payload::is_public(&entry.kind)).map(EntryBody::from).collect();
+    let version = (event_payload::VERSION_HEADER, HeaderValue::from(event_payload::VERSION));
+    Ok(([version], Json(JournalBody { entries: shown, next })))
 }

@@ -6,6 +6,7 @@ mod access;
 mod again;
 mod body;
 mod dto;
+mod event_payload;
 mod events;
 mod health;
 mod idempotency;

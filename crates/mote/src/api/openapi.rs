@@ -121,6 +121,7 @@ mod generated {
     /// If it cannot be serialised, which a test rules out.
     pub(super) fn document() -> Result<String, serde_json::Error> {
         let mut document = serde_json::to_value(Description::openapi())?;
+        super::events::name_kinds(&mut document);
         super::bounds::state(&mut document);
         let mut text = serde_json::to_string_pretty(&sorted(document))?;
         text.push('\n');

@@ -5,8 +5,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::model::Usage;
 use crate::store::Uncertain;
+use crate::usage::Usage;
 
 /// Tokens. Budgets count the uncertain ones too.
 #[derive(Debug, Serialize, ToSchema)]

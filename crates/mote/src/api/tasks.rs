@@ -20,11 +20,11 @@ use super::query::{Params, wrong};
 use super::run::{annotate, location};
 use super::state::Api;
 use crate::auth::Principal;
-use crate::config::Builtin;
 use crate::limits;
 use crate::runner::PostError;
 use crate::store::{self, By, Erase, Filter, Letter, Mail, Status, Task};
 use crate::tools::builtin::{SIGNAL_NAME_PATTERN, is_signal_name};
+use crate::tools::config::Builtin;
 
 const ROUTE: &str = "POST /tasks";
 

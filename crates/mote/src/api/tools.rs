@@ -13,8 +13,8 @@ use super::access::Caller;
 use super::problem::Problem;
 use super::query::Params;
 use super::state::Api;
-use crate::config::HttpTool;
 use crate::model::ToolDefinition;
+use crate::tools::config::HttpTool;
 use crate::tools::registry::{Binding, Target};
 
 /// The agent's tools.

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use super::{EXPIRES, Principal, Scope, digest, unhex};
+use super::{EXPIRES, Principal, Scope, digest};
 use crate::clock::{SharedClock, UnixMs};
 use crate::{limits, timestamp};
 
@@ -278,7 +279,7 @@ fn parse(line: &str) -> Result<Entry, String> {
         [hash, name, scopes, tenant] => (*hash, *name, *scopes, Some(*tenant)),
         _ => return Err("expected `<sha256-hex> <name> <scopes> [tenant] [expires=<time>]`".to_owned()),
     };
-    let hash = unhex(hash).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    let hash = HEXLOWER_PERMISSIVE.decode(hash.as_bytes()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
     let hash = hash.ok_or("the hash must be 64 hexadecimal digits (the SHA-256 of the key, not the key)")?;
     if !is_word(name) || tenant.is_some_and(|tenant| !is_word(tenant)) {
         return Err(format!("a name must be 1 to {} characters", limits::NAME_BYTES_MAX));
@@ -302,7 +303,9 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::auth::{generate, hex};
+    use data_encoding::HEXLOWER;
+
+    use crate::auth::generate;
     use crate::clock::Clock;
 
     #[derive(Default)]
@@ -355,7 +358,11 @@ mod tests {
         assert_eq!(keys.check(&second.key).unwrap().name.as_ref(), "ops");
         assert_eq!(keys.check(&format!("{}x", first.key)), Err(Refused::Unknown));
         assert_eq!(keys.check(""), Err(Refused::Unknown));
-        assert_eq!(keys.check(&hex(&digest(&first.key))), Err(Refused::Unknown), "the stored hash is not a key");
+        assert_eq!(
+            keys.check(&HEXLOWER.encode(&digest(&first.key))),
+            Err(Refused::Unknown),
+            "the stored hash is not a key"
+        );
         assert_eq!(keys.holder("ci").unwrap(), found);
         assert_eq!(keys.holder("nobody"), None);
     }

@@ -4,8 +4,9 @@
 //! task and the tenant. It does not open anything else, and it does not outlive the key that it was issued for.
 
 use aws_lc_rs::hmac;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
-use super::{Principal, Scope, hex, unhex};
+use super::{Principal, Scope};
 use crate::clock::UnixMs;
 use crate::limits::STREAM_TOKEN_BYTES_MAX;
 
@@ -44,7 +45,7 @@ impl StreamTokens {
     #[must_use]
     pub fn issue(&self, holder: &Principal, task: &str, expires_at: UnixMs) -> String {
         let mac = hmac::sign(&self.0, &said(holder, task, expires_at));
-        format!("{PREFIX}{expires_at}.{}.{}", hex(holder.name.as_bytes()), hex(mac.as_ref()))
+        format!("{PREFIX}{expires_at}.{}.{}", HEXLOWER.encode(holder.name.as_bytes()), HEXLOWER.encode(mac.as_ref()))
     }
 
     /// Whom the token lets follow `task` now: the holder of the key that it was issued for, with the scope `read` alone.
@@ -63,9 +64,10 @@ impl StreamTokens {
         let mut parts = token.strip_prefix(PREFIX)?.splitn(3, '.');
         let (expires_at, name, mac) = (parts.next()?, parts.next()?, parts.next()?);
         let expires_at: UnixMs = expires_at.parse().ok()?;
-        let name = String::from_utf8(unhex(name)?).ok()?;
+        let name = String::from_utf8(HEXLOWER_PERMISSIVE.decode(name.as_bytes()).ok()?).ok()?;
         let holder = holder(&name)?;
-        hmac::verify(&self.0, &said(&holder, task, expires_at), &unhex(mac)?).ok()?;
+        hmac::verify(&self.0, &said(&holder, task, expires_at), &HEXLOWER_PERMISSIVE.decode(mac.as_bytes()).ok()?)
+            .ok()?;
         let scopes = if holder.may(Scope::Read) { &[Scope::Read][..] } else { &[] };
         (now < expires_at).then(|| Principal { scopes: scopes.into(), ..holder })
     }

@@ -5,8 +5,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use mote::components::{self, Faults};
 use mote::config::{self, Agent, Diagnostic, Loaded, Places, Severity};
+use mote::service::components::{self, Faults};
 
 use super::exit::{Code, Exit};
 use super::terminal::{Style, Terminal};
@@ -167,7 +167,7 @@ fn summary(agent: &Agent) -> serde_json::Value {
     serde_json::json!({
         "name": agent.name,
         "version": agent.version,
-        "digest": format!("sha256:{}", super::key::hex(&agent.digest)),
+        "digest": format!("sha256:{}", data_encoding::HEXLOWER.encode(&agent.digest)),
         "models": agent.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>(),
         "tools": tool_names(agent),
     })

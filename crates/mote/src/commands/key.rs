@@ -91,8 +91,3 @@ fn expiry(text: &str) -> Result<UnixMs, String> {
     };
     if at <= now { Err(format!("{text} is not in the future")) } else { Ok(at) }
 }
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

@@ -6,17 +6,17 @@ use anyhow::{Context, anyhow};
 use mote::money::dollars;
 use mote::runner::{Core, Replayed, replay};
 use mote::service::STORE_FILE;
-use mote::store::sqlite::Options;
-use mote::store::{Store, named_life};
-use mote_core::Action;
+use mote::store::sqlite::ReadOnly;
+use mote::store::{Records as _, named_life};
+use mote_core::{Action, Spender};
 use serde_json::json;
 
 use super::exit::Exit;
 use super::terminal::{Style, Terminal};
 
 const AFTER_HELP: &str = "\
-The journal is read and not changed, no model is asked and no tool is called; a store that
-an older mote wrote is brought up to date first, as at any other opening. The core decides each
+The store is opened to read and not changed, also while a service uses it; no model is asked
+and no tool is called. The core decides each
 step again and its decisions are compared with the journal's; where they differ, the replay
 fails and says at which entry.
 
@@ -44,9 +44,7 @@ pub(crate) fn execute(arguments: Arguments, terminal: &mut Terminal) -> Result<(
         return Err(Exit::usage(format!("there is no store at {} (--state)", path.display())));
     }
     super::runtime::single()?.block_on(async {
-        let store = mote::service::open_store(&arguments.state, Options::default())
-            .await
-            .context("failed to open the store")?;
+        let store = ReadOnly::open(&path).context("failed to open the store")?;
         let (id, life) = named_life(&arguments.task);
         let found = store.task(None, id).await.context("failed to read the task")?;
         let named = found.and_then(|task| Some((task.journal_of(life.unwrap_or_else(|| task.life()))?, task)));
@@ -82,7 +80,7 @@ fn show(step: &Replayed, waited_ms: u64, json: bool, terminal: &mut Terminal) ->
             "epoch": entry.epoch,
             "after_ms": waited_ms,
             "kind": entry.kind,
-            "payload": step.payload,
+            "payload": step.payload.to_json().and_then(|json| serde_json::from_str::<serde_json::Value>(&json).ok()),
             "actions": actions,
             "phase": format!("{:?}", step.run.phase()),
             "step": step.run.steps(),
@@ -106,18 +104,38 @@ fn show(step: &Replayed, waited_ms: u64, json: bool, terminal: &mut Terminal) ->
 
 fn describe(action: Action) -> String {
     match action {
-        Action::Settle { tokens, nano_usd, uncertain } => {
+        Action::Settle { spender, tokens, nano_usd, uncertain } => {
             let kind = if uncertain { "uncertain " } else { "" };
-            format!("settle {kind}{tokens} tokens, {}", dollars(nano_usd))
+            format!("settle {kind}{tokens} tokens, {}{}", dollars(nano_usd), of(spender))
         }
         Action::Conclude { call, outcome } => format!("conclude call {call}: {outcome:?}"),
         Action::Ask { call } => format!("ask a person about call {call}"),
         Action::CallTool { call, attempt } => format!("call tool {call}, attempt {attempt}"),
-        Action::Reserve { tokens, nano_usd } => format!("reserve {tokens} tokens, {}", dollars(nano_usd)),
-        Action::CallModel { step, attempt, .. } => format!("call the model, step {step}, attempt {attempt}"),
+        Action::Reserve { spender, tokens, nano_usd } => {
+            format!("reserve {tokens} tokens, {}{}", dollars(nano_usd), of(spender))
+        }
+        Action::ResumeCall { call, attempt } => format!("go on with call {call}, attempt {attempt}"),
+        Action::Compact { from, through, attempt, .. } => {
+            format!("summarise units {from} to {through}, attempt {attempt}")
+        }
+        Action::CallModel { step, attempt, endpoint: 0, .. } => {
+            format!("call the model, step {step}, attempt {attempt}")
+        }
+        Action::CallModel { step, attempt, endpoint, .. } => {
+            format!("call fallback {endpoint}, step {step}, attempt {attempt}")
+        }
         Action::Suspend { until: 0 } => "rest until mail comes".to_owned(),
         Action::Suspend { until } => format!("rest until {}", mote::timestamp::format_rfc3339(until)),
-        Action::Finish(outcome) => format!("finish: {outcome:?}"),
+        Action::Finish { outcome } => format!("finish: {outcome:?}"),
+    }
+}
+
+/// Whose money it is, where it is not the model's.
+fn of(spender: Spender) -> String {
+    match spender {
+        Spender::Model => String::new(),
+        Spender::Summary => " for the summary".to_owned(),
+        Spender::Call { call } => format!(" for call {call}"),
     }
 }
 

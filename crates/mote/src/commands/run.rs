@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use futures_util::StreamExt;
-use mote::config::{Agent, Bound, Loaded, ModelChoice, Options, Provider};
+use mote::config::{Agent, Bound, Loaded, ModelChoice, Options};
 use mote::message::{Message, Role};
+use mote::model::config::Provider;
 use mote::runner::{Runner, Submission, Takes};
 use mote::service::Service;
 use mote::store::{Erase, Mail, Owner};

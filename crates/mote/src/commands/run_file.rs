@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mote::config::{ModelChoice, Secret};
+use mote::config::ModelChoice;
 use mote::limits::CONFIG_BYTES_MAX;
+use mote::secret::Secret;
 use serde::Deserialize;
 
 use super::exit::Exit;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use mote::limits::PAGE_MAX;
 use mote::store::sqlite::{self, SqliteStore};
-use mote::store::{self, Store};
+use mote::store::{self, Records as _, Sessions as _, Upkeep as _};
 
 use super::exit::Exit;
 use super::state;

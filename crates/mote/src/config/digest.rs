@@ -8,14 +8,14 @@ use serde_json::{Map, Value, json};
 use super::{
     Agent, Bound, Builtin, HeaderValue, HttpTool, Model, OnChange, OutputLimitField, Provider, SandboxTool, Windowed,
 };
-use crate::tools::key;
+use crate::canonical;
 
 /// The digest of an agent's capability set; its own `digest` field is not read.
 #[must_use]
 pub fn capabilities(agent: &Agent) -> [u8; 32] {
     let mut tools: Vec<Value> = agent.tools.iter().map(tool).collect();
     // The order of tools means nothing; the order of models does.
-    tools.sort_by_cached_key(key::canonical);
+    tools.sort_by_cached_key(canonical::canonical);
     let mut builtins: Vec<&str> = agent.builtins.iter().map(|builtin| Builtin::name(*builtin)).collect();
     builtins.sort_unstable();
     let limits = &agent.limits;
@@ -58,7 +58,7 @@ pub fn capabilities(agent: &Agent) -> [u8; 32] {
     if let Some(sandbox) = &agent.sandbox {
         said["sandbox"] = self::sandbox(sandbox);
     }
-    key::digest(&said)
+    canonical::digest(&said)
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

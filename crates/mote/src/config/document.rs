@@ -9,8 +9,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
 use super::diagnostic::{Diagnostic, FieldPath, Segment};
+use crate::canonical::canonical;
 use crate::limits::{CONFIG_ALIASES_MAX, CONFIG_DEPTH_MAX, CONFIG_NODES_MAX};
-use crate::tools::key;
 
 /// A position in the file, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +131,7 @@ fn is_whole(text: &str) -> bool {
 
 /// What equal numbers have in common, however they are written.
 fn same(number: &serde_json::Number) -> String {
-    key::canonical(&serde_json::Value::Number(number.clone()))
+    canonical(&serde_json::Value::Number(number.clone()))
 }
 
 /// Reads one YAML document. Syntax errors come one at a time: what follows them cannot be trusted.

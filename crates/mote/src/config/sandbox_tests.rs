@@ -5,6 +5,7 @@ use mote_sandbox_api::spec::{ImageSource, OnLeaseEnd, Profile};
 
 use super::tests::{check, parse, with};
 use super::*;
+use crate::tools::sandbox::config::{Facility, Release};
 
 const WHOLE: &str = r#"  - sandbox:
       profile: training

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::diagnostic::closest;
-use crate::tools::key;
+use crate::canonical::canonical;
 
 /// A fault in a schema: the way to it within the schema (keys and indexes) and what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,7 +241,7 @@ fn is_beyond(value: &Value) -> bool {
     let written = number.to_string();
     let whole = written.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
     let double = number.as_f64().and_then(serde_json::Number::from_f64).map(Value::Number);
-    whole || double.is_none_or(|double| key::canonical(&double) != key::canonical(value))
+    whole || double.is_none_or(|double| canonical(&double) != canonical(value))
 }
 
 fn is_texts(value: &Value) -> bool {

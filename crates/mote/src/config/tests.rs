@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::load::from_text;
 use super::*;
+use crate::tools::Effect;
 
 const GOOD: &str = r#"apiVersion: mote/v1
 kind: Agent
@@ -50,6 +51,24 @@ pub(super) fn check(text: &str, expected: &[&str]) {
 pub(super) fn with(line: &str, replacement: &str) -> String {
     assert!(GOOD.contains(line), "{line}");
     GOOD.replacen(line, replacement, 1)
+}
+
+#[test]
+fn every_limit_the_endpoint_of_telemetry_and_what_a_change_does_are_read_as_they_are_written() {
+    let limits = "limits: {steps: 7, tool_calls: 8, parallel: 3, active: 9s, expires: 2h}";
+    let telemetry = "telemetry: {otlp: \"http://127.0.0.1:4999\", content: on}";
+    for (written, expected) in [("continue", OnChange::Continue), ("fail", OnChange::Fail)] {
+        let text = with("limits: {steps: 10, active: 5m}", limits)
+            .replace("telemetry: {otlp: \"http://127.0.0.1:4318\", content: off}", telemetry);
+        let agent = parse(&format!("{text}on_change: {written}\n")).unwrap().agent;
+        let read = agent.limits;
+        assert_eq!((read.steps, read.tool_calls, read.parallel), (7, 8, 3));
+        assert_eq!((read.active, read.expires), (Duration::from_secs(9), Duration::from_secs(7200)));
+        assert_eq!((agent.telemetry.otlp.as_deref(), agent.telemetry.content), (Some("http://127.0.0.1:4999"), true));
+        assert_eq!(agent.on_change, expected);
+    }
+    let unknown = rendered(&parse(&format!("{GOOD}on_change: perhaps\n")).unwrap_err());
+    assert!(unknown[0].contains("on_change") && unknown[0].contains("`continue`"), "{unknown:?}");
 }
 
 #[test]

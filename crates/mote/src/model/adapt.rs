@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::config::OutputLimitField;
+use crate::model::config::OutputLimitField;
 
 /// How the requests to an endpoint are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,9 +17,10 @@ use super::schema::{self, Subset};
 use super::transport::Client;
 use super::{BuildError, DeltaSink, Error, Provider, Reply, Request, ToolDefinition};
 use crate::arguments;
-use crate::config;
-use crate::config::{OutputLimitField, SecretValue};
 use crate::message::{Message, Part, Role};
+use crate::model::config;
+use crate::model::config::OutputLimitField;
+use crate::secret::SecretValue;
 
 /// This provider's kind.
 pub const KIND: &str = "anthropic";

@@ -12,9 +12,10 @@ use mote_wire::fault::Class;
 use mote_wire::json::{Joiner, Text};
 use serde_json::Value;
 
-use super::{Delta, DeltaSink, Finish, Usage, history};
+use super::{Delta, DeltaSink, Finish, history};
 use crate::limits::{MODEL_REPLY_BYTES_MAX, MODEL_REPLY_CALLS_MAX};
 use crate::message::Part;
+use crate::usage::Usage;
 use call::{Doubt, Identity};
 
 /// Why a reply is given up.

@@ -13,9 +13,9 @@ use super::scripted::{PlanError, Scripted};
 use super::transport::Client;
 use super::{Provider, Reply, Request, anthropic, history, openai};
 use crate::clock::SharedClock;
-use crate::config;
-use crate::config::{SecretError, SecretValue};
 use crate::message::{Message, Role};
+use crate::model::config;
+use crate::secret::{Error as SecretError, SecretValue};
 use crate::tls;
 
 /// Why a model cannot be built.
@@ -110,8 +110,9 @@ impl Builder<'_> {
 }
 
 fn key(model: &config::Model) -> Result<Option<SecretValue>, BuildError> {
-    let read =
-        |key: &config::Secret| key.read().map_err(|source| BuildError::Key { model: model.name.clone(), source });
+    let read = |key: &crate::secret::Secret| {
+        key.read().map_err(|source| BuildError::Key { model: model.name.clone(), source })
+    };
     model.key.as_ref().map(read).transpose()
 }
 
@@ -233,7 +234,7 @@ mod tests {
         std::fs::remove_dir_all(&folder).unwrap();
         let endpoints: Vec<_> = chain.circuits().iter().map(|(_, endpoint, _)| (*endpoint).to_owned()).collect();
         assert_eq!(endpoints[..2], ["https://api.anthropic.com", "http://localhost:11434"]);
-        assert!(chain.available());
+        assert!(chain.is_reachable());
     }
 
     #[test]
@@ -241,7 +242,7 @@ mod tests {
         let key = std::env::temp_dir().join(format!("mote-key-{}", std::process::id()));
         std::fs::write(&key, "sk-bad\u{1}key").unwrap();
         let mut model = configured(config::Provider::OpenAi, "http://h/v1");
-        model.key = Some(config::Secret::File(key.clone()));
+        model.key = Some(crate::secret::Secret::File(key.clone()));
         let error = failure(model.clone());
         std::fs::remove_file(&key).unwrap();
         assert!(error.contains("model test-model") && !error.contains("sk-bad"), "{error}");

@@ -96,7 +96,7 @@ impl Provider for Recorder {
         Ok(exchange.reply)
     }
 
-    fn available(&self) -> bool {
+    fn available(&self) -> u16 {
         self.inner.available()
     }
 }
@@ -161,20 +161,9 @@ impl Provider for Player {
             );
             let (model, endpoint) = (self.model.clone(), self.file.display().to_string());
             let kind = ErrorKind::Rejected;
-            let (retry_after, alternative, place, began, usage) = (None, false, 0, false, None);
+            let (retry_after, began, usage) = (None, false, None);
             let answer = Answer::default();
-            return Err(Error {
-                kind,
-                model,
-                endpoint,
-                message,
-                retry_after,
-                alternative,
-                place,
-                began,
-                usage,
-                answer,
-            });
+            return Err(Error { kind, model, endpoint, message, retry_after, began, usage, answer });
         };
         for part in &reply.message.parts {
             match part {

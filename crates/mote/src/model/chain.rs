@@ -1,10 +1,8 @@
 //! Several endpoints in order of preference, each behind its circuit breaker.
 //!
-//! One call tries one endpoint. Whether to try again is the core's to say: an error marked `alternative` tells it that
-//! another endpoint may be tried at once, and the next attempt at the same step goes there. It does not wait and does not
-//! retry.
+//! A call goes to the endpoint that the request names. Which that is, and whether another is tried, is the core's to say; here it
+//! is told whose circuits let a call through. It does not wait and does not retry.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +11,6 @@ use async_trait::async_trait;
 use super::breaker::{Breaker, Permit, State};
 use super::{Answer, DeltaSink, Error, ErrorKind, Provider, Reply, Request};
 use crate::clock::{SharedClock, UnixMs};
-use crate::limits::CHAIN_STEPS_MAX;
 use crate::redact;
 
 /// One endpoint of the chain.
@@ -39,75 +36,15 @@ struct Memory {
     breakers: Vec<Breaker>,
     /// What the last failure was that each breaker counted, without what it quotes of its own request: others are told it.
     said: Vec<String>,
-    /// Per task: the round of its step.
-    failed: HashMap<String, Round>,
-    /// Tasks in the order in which they came into `failed`.
-    order: VecDeque<String>,
-}
-
-/// One round of a step over the endpoints: each is tried once.
-#[derive(Debug, Clone, Copy, Default)]
-struct Round {
-    step: u32,
-    /// The endpoints that failed, a bit each.
-    failed: u64,
-    /// The last failure that may pass by itself.
-    passing: Option<(ErrorKind, Option<Duration>)>,
-}
-
-impl Memory {
-    fn round(&self, request: &Request) -> Round {
-        let known = self.failed.get(&request.task).copied();
-        known
-            .filter(|round| round.step == request.step && request.attempt > 1)
-            .unwrap_or(Round { step: request.step, ..Round::default() })
-    }
-
-    fn remember(&mut self, request: &Request, round: Round) {
-        if self.failed.insert(request.task.clone(), round).is_none() {
-            self.order.push_back(request.task.clone());
-        }
-        while self.failed.len() > CHAIN_STEPS_MAX {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.failed.remove(&oldest);
-        }
-    }
-
-    /// Tells the endpoint's breaker how its call ended.
-    fn settle(&mut self, request: &Request, place: usize, permit: Permit, now: UnixMs, error: &Error) {
-        let Some(breaker) = self.breakers.get_mut(place) else { return };
-        let before = breaker.state(now);
-        match error.kind {
-            // The endpoint works; it is the request that it does not want.
-            ErrorKind::Rejected | ErrorKind::ContextLength | ErrorKind::CircuitOpen => breaker.succeed(permit),
-            _ => {
-                breaker.fail(permit, now, error.retry_after);
-                let quoted = request.messages.iter().flat_map(redact::texts).chain([&*request.system]);
-                if let Some(said) = self.said.get_mut(place) {
-                    *said = redact::hide(&error.message, quoted);
-                }
-            }
-        }
-        if let (false, State::Open { until }) = (before == breaker.state(now), breaker.state(now)) {
-            let (model, endpoint, open_ms) = (&error.model, &error.endpoint, until.saturating_sub(now));
-            tracing::warn!(model, endpoint, open_ms, "model circuit opened");
-        }
-    }
-
-    fn forget(&mut self, task: &str) {
-        if self.failed.remove(task).is_some() {
-            self.order.retain(|other| other != task);
-        }
-    }
 }
 
 impl Chain {
-    /// A chain of endpoints, the preferred one first. At most 64 are used.
+    /// A chain of endpoints, the preferred one first. At most [`mote_core::ENDPOINTS_MAX`] are used.
     #[must_use]
     pub fn new(mut links: Vec<Link>, clock: SharedClock) -> Self {
-        links.truncate(64);
+        links.truncate(mote_core::ENDPOINTS_MAX);
         let (breakers, said) = (vec![Breaker::default(); links.len()], vec![String::new(); links.len()]);
-        Self { links, clock, state: Mutex::new(Memory { breakers, said, ..Memory::default() }) }
+        Self { links, clock, state: Mutex::new(Memory { breakers, said }) }
     }
 
     /// Each endpoint's model and circuit, for `/ready` and for metrics.
@@ -128,81 +65,56 @@ impl Chain {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first endpoint that may be called and has not failed this step in this round.
-    fn choose(&self, request: &Request, now: UnixMs) -> Option<(usize, Permit)> {
-        let mut memory = self.memory();
-        let failed = memory.round(request).failed | request.exhausted;
-        let permitted = |(place, breaker): (usize, &mut Breaker)| breaker.permit(now).map(|permit| (place, permit));
-        let fresh = |(place, _): &(usize, &mut Breaker)| failed & (1 << place) == 0;
-        if let Some(chosen) = memory.breakers.iter_mut().enumerate().filter(fresh).find_map(permitted) {
-            return Some(chosen);
-        }
-        // A new round: all that may be called have failed once.
-        memory.forget(&request.task);
-        let asked = |(place, _): &(usize, &mut Breaker)| request.exhausted & (1 << place) == 0;
-        memory.breakers.iter_mut().enumerate().filter(asked).find_map(permitted)
-    }
-
-    /// Notes the failure, and says in it whether another endpoint may be tried, at once or later.
-    fn failed(&self, request: &Request, place: usize, permit: Permit, mut error: Error) -> Error {
+    /// Tells the endpoint's breaker how its call ended.
+    fn settle(&self, request: &Request, place: usize, permit: Permit, error: &Error) {
         let now = self.clock.now_ms();
-        error.place = place;
         let mut memory = self.memory();
-        memory.settle(request, place, permit, now, &error);
-        if error.kind == ErrorKind::ContextLength {
-            // The same context is as long for the next endpoint: the core trims it.
-            memory.forget(&request.task);
-            return error;
+        let Some(breaker) = memory.breakers.get_mut(place) else { return };
+        let before = breaker.state(now);
+        match error.kind {
+            // The endpoint works; it is the request that it does not want.
+            ErrorKind::Rejected | ErrorKind::ContextLength | ErrorKind::CircuitOpen => breaker.succeed(permit),
+            _ => breaker.fail(permit, now, error.retry_after),
         }
-        let mut round = memory.round(request);
-        round.failed |= 1 << place;
-        let mut others = memory
-            .breakers
-            .iter()
-            .enumerate()
-            .filter(|(place, _)| (round.failed | request.exhausted) & (1 << place) == 0);
-        error.alternative = others.clone().any(|(_, breaker)| breaker.permits(now));
-        if error.kind != ErrorKind::Rejected {
-            round.passing = Some((error.kind, error.retry_after));
-        } else if !error.alternative {
-            // What one endpoint refuses for good, another may take once it is back.
-            let closed_now = others.next().map(|_| (ErrorKind::CircuitOpen, None));
-            if let Some((kind, retry_after)) = round.passing.or(closed_now) {
-                (error.kind, error.retry_after) = (kind, retry_after);
-                error.message.push_str(" (another endpoint may answer later)");
+        let after = breaker.state(now);
+        if !matches!(error.kind, ErrorKind::Rejected | ErrorKind::ContextLength | ErrorKind::CircuitOpen) {
+            let quoted = request.messages.iter().flat_map(redact::texts).chain([&*request.system]);
+            if let Some(said) = memory.said.get_mut(place) {
+                *said = redact::hide(&error.message, quoted);
             }
         }
-        if error.alternative {
-            memory.remember(request, round);
-        } else {
-            memory.forget(&request.task);
+        if let (false, State::Open { until }) = (before == after, after) {
+            let (model, endpoint, open_ms) = (&error.model, &error.endpoint, until.saturating_sub(now));
+            tracing::warn!(model, endpoint, open_ms, "model circuit opened");
         }
-        error
     }
 
-    fn circuit_open(&self, request: &Request, now: UnixMs) -> Error {
+    /// The endpoint's circuit lets no call through; where none does, the one that soon may says when to come back.
+    fn circuit_open(&self, place: usize, now: UnixMs) -> Error {
         let memory = self.memory();
-        let asked = memory.breakers.iter().enumerate().filter(|(place, _)| request.exhausted & (1 << place) == 0);
-        let until = asked.map(|(_, breaker)| match breaker.state(now) {
+        let until = |breaker: &Breaker| match breaker.state(now) {
             State::Open { until } => until,
             // A probe is under way: ask again soon.
             _ => now.saturating_add(1_000),
-        });
-        let wait = until.min().map(|until| Duration::from_millis(until.saturating_sub(now)));
-        let (model, endpoint) =
-            self.links.first().map(|link| (link.model.clone(), link.endpoint.clone())).unwrap_or_default();
-        let mut message = match self.links.len() {
-            1 => "its circuit is open after repeated failures".to_owned(),
-            all => format!("the circuits of all {all} endpoints are open after repeated failures"),
         };
-        let asked = memory.said.iter().enumerate().filter(|(place, _)| request.exhausted & (1 << place) == 0);
-        if let Some((_, said)) = asked.into_iter().find(|(_, said)| !said.is_empty()) {
+        let wait =
+            memory.breakers.iter().map(until).min().map(|until| Duration::from_millis(until.saturating_sub(now)));
+        let link = self.links.get(place).or(self.links.first());
+        let (model, endpoint) = link.map(|link| (link.model.clone(), link.endpoint.clone())).unwrap_or_default();
+        let open = memory.breakers.iter().filter(|breaker| !breaker.permits(now)).count();
+        let mut message = match self.links.len() {
+            all if all > 1 && open == all => {
+                format!("the circuits of all {all} endpoints are open after repeated failures")
+            }
+            _ => "its circuit is open after repeated failures".to_owned(),
+        };
+        let said = memory.said.get(place).into_iter().chain(&memory.said).find(|said| !said.is_empty());
+        if let Some(said) = said {
             message.push_str("; before: ");
             message.push_str(said);
         }
         let (kind, answer) = (ErrorKind::CircuitOpen, Answer::default());
-        let (retry_after, alternative, place, began, usage) = (wait, false, 0, false, None);
-        Error { kind, model, endpoint, message, retry_after, alternative, place, began, usage, answer }
+        Error { kind, model, endpoint, message, retry_after: wait, began: false, usage: None, answer }
     }
 }
 
@@ -233,29 +145,36 @@ impl Drop for Held<'_> {
 #[async_trait]
 impl Provider for Chain {
     async fn complete(&self, request: &Request, deltas: DeltaSink<'_>) -> Result<Reply, Error> {
-        let now = self.clock.now_ms();
-        let Some((place, permit)) = self.choose(request, now) else { return Err(self.circuit_open(request, now)) };
+        let (now, place) = (self.clock.now_ms(), usize::from(request.endpoint));
+        let permit = self.memory().breakers.get_mut(place).and_then(|breaker| breaker.permit(now));
+        let (Some(link), Some(permit)) = (self.links.get(place), permit) else {
+            return Err(self.circuit_open(place, now));
+        };
         let held = Held { chain: self, place, permit: Some(permit) };
-        let Some(link) = self.links.get(place) else { return Err(self.circuit_open(request, now)) };
         let result = link.provider.complete(request, deltas).await;
         let Some(permit) = held.take() else { return result };
-        match result {
-            Ok(reply) => {
-                let mut memory = self.memory();
-                memory.forget(&request.task);
-                if let Some(breaker) = memory.breakers.get_mut(place) {
+        match &result {
+            Ok(_) => {
+                if let Some(breaker) = self.memory().breakers.get_mut(place) {
                     breaker.succeed(permit);
                     if permit.probe {
                         tracing::info!(model = link.model, endpoint = link.endpoint, "model circuit closed");
                     }
                 }
-                Ok(reply)
             }
-            Err(error) => Err(self.failed(request, place, permit, error)),
+            Err(error) => self.settle(request, place, permit, error),
         }
+        result
     }
 
-    fn available(&self) -> bool {
+    fn available(&self) -> u16 {
+        let now = self.clock.now_ms();
+        let memory = self.memory();
+        let permitted = memory.breakers.iter().enumerate().filter(|(_, breaker)| breaker.permits(now));
+        permitted.fold(0, |bits, (place, _)| bits | 1 << place)
+    }
+
+    fn is_reachable(&self) -> bool {
         let now = self.clock.now_ms();
         self.memory().breakers.iter().any(|breaker| !matches!(breaker.state(now), State::Open { .. }))
     }

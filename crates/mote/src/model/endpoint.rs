@@ -21,10 +21,11 @@ use super::adapt::{Learned, Shape};
 use super::assembly::Assembly;
 use super::failure::Failure;
 use super::transport::{Client, chunk};
-use super::{DeltaSink, Error, ErrorKind, Usage};
+use super::{DeltaSink, Error, ErrorKind};
 use crate::clock::SharedClock;
-use crate::config::SecretValue;
 use crate::limits::{MODEL_DRAIN_MS, MODEL_ERROR_BYTES_MAX, MODEL_ERROR_WAIT_MS, MODEL_KEY_BYTES_MIN, MODEL_LINGER_MS};
+use crate::secret::SecretValue;
+use crate::usage::Usage;
 
 /// Decodes what an endpoint sends, in a wire format.
 pub(super) trait Decoder: Send {
@@ -129,7 +130,7 @@ impl Endpoint {
             message = message.replace(key, "[key]");
         }
         let (model, endpoint) = (self.model.clone(), self.origin());
-        Error { kind, model, endpoint, message, retry_after, alternative: false, place: 0, began, usage, answer }
+        Error { kind, model, endpoint, message, retry_after, began, usage, answer }
     }
 
     async fn adapted(

@@ -7,14 +7,16 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::config::{self, SecretValue};
 use crate::limits::{MODEL_ERROR_BYTES_MAX, MODEL_EVENT_BYTES_MAX, MODEL_LINGER_MS, MODEL_REPLY_BYTES_MAX};
 use crate::message::Part;
 use crate::model::anthropic::Anthropic;
+use crate::model::config;
 use crate::model::openai::OpenAi;
 use crate::model::test_support::{configured, request};
 use crate::model::transport::Client;
-use crate::model::{Delta, Error, ErrorKind, Finish, Provider, Reply, Request, Usage};
+use crate::model::{Delta, Error, ErrorKind, Finish, Provider, Reply, Request};
+use crate::secret::SecretValue;
+use crate::usage::Usage;
 
 const KEY: &str = "sk-test-0123456789";
 

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config;
 use crate::model::Request;
 use crate::model::anthropic::Anthropic;
+use crate::model::config;
 use crate::model::openai::OpenAi;
 use crate::model::test_support::{configured, request};
 use crate::model::transport::Client;

@@ -10,6 +10,7 @@ pub mod breaker;
 mod build;
 pub mod cassette;
 pub mod chain;
+pub mod config;
 mod endpoint;
 pub mod estimate;
 mod failure;
@@ -29,6 +30,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::message::Message;
+use crate::usage::Usage;
 
 pub use build::{BuildError, build};
 use build::{headers, insert_key, output_tokens, reply, uri, with_instruction};
@@ -52,8 +54,8 @@ pub struct Request {
     pub step: u32,
     /// The attempt within the step, from 1.
     pub attempt: u32,
-    /// Endpoints, a bit each by their place in the chain, that are not to be asked again for this step.
-    pub exhausted: u64,
+    /// The endpoint, by its place in the chain, from 0.
+    pub endpoint: u8,
     /// W3C `traceparent` to send along, if tracing is on.
     pub traceparent: Option<String>,
 }
@@ -67,35 +69,6 @@ pub struct ToolDefinition {
     pub description: String,
     /// JSON Schema of the arguments.
     pub input_schema: serde_json::Value,
-}
-
-/// Tokens, normalised: `input` counts everything that was read, cached or not (uncached + cache read + cache write).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Usage {
-    /// All input tokens.
-    pub input: u64,
-    /// Of these, read from the provider's cache.
-    #[serde(default)]
-    pub cache_read: u64,
-    /// Of these, written to the provider's cache.
-    #[serde(default)]
-    pub cache_write: u64,
-    /// Output tokens, reasoning included.
-    pub output: u64,
-    /// Of these, reasoning.
-    #[serde(default)]
-    pub reasoning: u64,
-}
-
-impl Usage {
-    /// Adds another call's tokens.
-    pub fn add(&mut self, other: &Self) {
-        self.input = self.input.saturating_add(other.input);
-        self.cache_read = self.cache_read.saturating_add(other.cache_read);
-        self.cache_write = self.cache_write.saturating_add(other.cache_write);
-        self.output = self.output.saturating_add(other.output);
-        self.reasoning = self.reasoning.saturating_add(other.reasoning);
-    }
 }
 
 /// Why the model stopped.
@@ -183,10 +156,6 @@ pub struct Error {
     pub message: String,
     /// How long the endpoint asked to be left alone.
     pub retry_after: Option<Duration>,
-    /// Whether another endpoint may be tried at once (filled in by the chain).
-    pub alternative: bool,
-    /// The endpoint's place in the chain, from 0 (filled in by the chain).
-    pub place: usize,
     /// Whether a reply had begun: one that breaks off is not an endpoint that is down.
     pub began: bool,
     /// What the failed call used, as far as the endpoint said it before it failed. `None` where it said nothing: the caller
@@ -213,8 +182,13 @@ pub trait Provider: Send + Sync + 'static {
     /// Dropping the future abandons the call.
     async fn complete(&self, request: &Request, deltas: DeltaSink<'_>) -> Result<Reply, Error>;
 
-    /// Whether a call may be tried now: false only while every circuit behind it is open.
-    fn available(&self) -> bool {
+    /// The endpoints whose circuits let a call through now, a bit each by their place in the chain.
+    fn available(&self) -> u16 {
+        u16::MAX
+    }
+
+    /// Whether a model may answer soon: false only while every circuit is open.
+    fn is_reachable(&self) -> bool {
         true
     }
 }

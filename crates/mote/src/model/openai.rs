@@ -16,9 +16,9 @@ use super::schema::{self, Subset};
 use super::transport::Client;
 use super::{BuildError, DeltaSink, Error, Provider, Reply, Request, ToolDefinition};
 use crate::arguments;
-use crate::config;
-use crate::config::SecretValue;
 use crate::message::{Message, Part, Role};
+use crate::model::config;
+use crate::secret::SecretValue;
 
 /// This provider's kind.
 pub const KIND: &str = "openai";

@@ -4,10 +4,10 @@ use super::*;
 use crate::model::test_support::{configured, request, transcript};
 
 fn provider(base_url: &str) -> OpenAi {
-    built(&configured(config::Provider::OpenAi, base_url))
+    built(&configured(crate::model::config::Provider::OpenAi, base_url))
 }
 
-fn built(model: &config::Model) -> OpenAi {
+fn built(model: &crate::model::config::Model) -> OpenAi {
     let clock = std::sync::Arc::new(crate::clock::System);
     OpenAi::new(model, None, Client::new(crate::tls::client_config(None).unwrap()), clock).unwrap()
 }
@@ -133,8 +133,10 @@ fn a_calls_signature_goes_back_to_whom_it_came_from() {
     let sent = here.body(&asked);
     assert_eq!(sent["messages"][2]["tool_calls"][0]["extra_content"], extra);
     assert!(sent["messages"][2]["tool_calls"][1].get("extra_content").is_none());
-    let other_model =
-        config::Model { name: "other".into(), ..configured(config::Provider::OpenAi, "http://127.0.0.1:9/v1") };
+    let other_model = crate::model::config::Model {
+        name: "other".into(),
+        ..configured(crate::model::config::Provider::OpenAi, "http://127.0.0.1:9/v1")
+    };
     for other in [built(&other_model), provider("http://127.0.0.1:10/v1")] {
         assert!(!other.body(&asked).to_string().contains("SIG123"));
     }
@@ -143,8 +145,11 @@ fn a_calls_signature_goes_back_to_whom_it_came_from() {
 #[test]
 fn google_gets_its_word_for_no_signature() {
     let named = |name: &str| {
-        let model = configured(config::Provider::OpenAi, "https://generativelanguage.googleapis.com/v1beta/openai");
-        built(&config::Model { name: name.into(), ..model })
+        let model = configured(
+            crate::model::config::Provider::OpenAi,
+            "https://generativelanguage.googleapis.com/v1beta/openai",
+        );
+        built(&crate::model::config::Model { name: name.into(), ..model })
     };
     let mut asked = request("x");
     asked.messages.push(Message { role: Role::Assistant, parts: vec![call("a", None), call("b", None)] });
@@ -180,7 +185,11 @@ fn moonshot_gets_a_call_with_its_reasoning_even_where_there_is_none() {
 #[test]
 fn mistral_gets_ids_of_its_own_form() {
     let named = |name: &str, base: &str| {
-        built(&config::Model { name: name.into(), ..configured(config::Provider::OpenAi, base) }).ids
+        built(&crate::model::config::Model {
+            name: name.into(),
+            ..configured(crate::model::config::Provider::OpenAi, base)
+        })
+        .ids
     };
     assert_eq!(named("x", "https://api.mistral.ai/v1"), Ids::Nine);
     assert_eq!(named("mistralai/Devstral-Small", "https://openrouter.ai/api/v1"), Ids::Nine);
@@ -194,7 +203,7 @@ fn azure_takes_its_own_header_and_keeps_its_query() {
     let of = |base_url: &str, key: &str| {
         let clock = std::sync::Arc::new(crate::clock::System);
         let client = Client::new(crate::tls::client_config(None).unwrap());
-        let model = configured(config::Provider::OpenAi, base_url);
+        let model = configured(crate::model::config::Provider::OpenAi, base_url);
         OpenAi::new(&model, Some(SecretValue::new(key)), client, clock).unwrap()
     };
     let provider = of(azure, "0123456789abcdef");

@@ -3,8 +3,8 @@
 //! The table is a default of a date: `price` in `agent.yaml` overrides it, and a model that it does not know costs
 //! nothing until configured (`mote check` says so). It knows no discounts, tiers of service or prices by the hour.
 
-use super::Usage;
-use crate::config::Price;
+use crate::model::config::Price;
+use crate::usage::Usage;
 
 /// The day on which the table was compiled.
 pub const TABLE_DATE: &str = "2026-11-21";

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Request, ToolDefinition};
-use crate::config;
 use crate::message::{Message, Part, Role};
+use crate::model::config;
 
 /// A request of one message, with one tool.
 pub(crate) fn request(input: &str) -> Request {
@@ -24,7 +24,7 @@ pub(crate) fn request(input: &str) -> Request {
         task: "task_1".into(),
         step: 1,
         attempt: 1,
-        exhausted: 0,
+        endpoint: 0,
         traceparent: None,
     }
 }

@@ -10,15 +10,15 @@ use super::ending::ModelSaid;
 use super::payload::{Payload, UnknownCall};
 use super::transcript::TurnCall;
 use super::waits::Kind;
-use super::{Actions, CALLS, Core, CoreEvent, Shared, ending, turn};
+use super::{Actions, CALLS, Core, CoreEvent, Shared, account, ending, turn};
 use crate::arguments;
 use crate::clock::UnixMs;
-use crate::cloudevent::{Ended, OutcomeUnknown, Waiting, life};
+use crate::cloudevent::{OutcomeUnknown, Waiting};
 use crate::config::Windowed;
 use crate::limits::CONTEXT_UNITS;
 use crate::message::{Message, Role};
 use crate::store::{
-    Account, Amount, Batch, BudgetLine, BudgetOp, EffectOp, NewEntry, Owner, SessionTurn, Spending, Status,
+    Amount, Batch, BudgetLine, BudgetOp, EffectOp, End, NewEntry, Owner, SessionTurn, Spender, Spending, Status,
     StatusChange, Totals,
 };
 
@@ -42,7 +42,7 @@ pub(super) struct Step {
     /// The run after the step.
     pub run: Core,
     /// What it spent.
-    pub spending: Option<Spending>,
+    pub spending: Vec<Spending>,
 }
 
 /// The empty batch that leaves a run under way.
@@ -64,24 +64,21 @@ impl Driver {
     pub(super) fn batch(&self, steps: &[Step], now: UnixMs) -> Batch {
         let mut batch = empty();
         batch.mail_consumed.extend(&self.dropped);
-        let mut account = self.account;
         // The step may close the turn and open the next one: its calls are of the model step before.
         let mut turn = self.run.steps();
         for (index, step) in steps.iter().enumerate() {
-            let granted = steps.get(index + 1).is_some_and(|next| next.occurrence.event == Event::BudgetGranted);
             batch.entries.push(self.entry(step, now));
             batch.mail_consumed.extend(step.occurrence.mail);
             self.effects(step, &mut batch);
-            if let Some(spending) = &step.spending {
-                account.book(spending);
-                batch.budget.push(BudgetOp::Settle(spending.clone()));
-            }
+            batch.budget.extend(step.spending.iter().cloned().map(BudgetOp::Settle));
             for action in step.actions.iter() {
                 match action {
-                    Action::Reserve { tokens, nano_usd } if granted => {
-                        let (lines, output) =
-                            (lines(&self.shared, &self.owner, now), step.run.budget().reserved_output);
-                        batch.budget.push(BudgetOp::Reserve { lines, amount: Amount { tokens, nano_usd }, output });
+                    // What the same commit makes true; a reservation that the next worker is left with is asked for again.
+                    Action::Reserve { spender, tokens, nano_usd } if granted(&steps[index + 1..], spender) => {
+                        let (lines, spender) = (lines(&self.shared, &self.owner, now), account::stored(spender));
+                        let output = reserved_output(&step.run, spender);
+                        let amount = Amount { tokens, nano_usd };
+                        batch.budget.push(BudgetOp::Reserve { spender, lines, amount, output });
                     }
                     Action::Conclude { call, outcome: CallOutcome::Unknown } => {
                         self.publish_unknown(turn, call, now, &mut batch);
@@ -96,7 +93,7 @@ impl Driver {
         match steps.last() {
             Some(last) => {
                 batch.status = self.status(last);
-                self.publish(last, account, now, &mut batch);
+                self.publish(last, now, &mut batch);
             }
             // Nothing happened: a run goes back to rest, or mail is dropped.
             None if run.is_suspended() => batch.status = self.at_rest(run, None),
@@ -153,7 +150,7 @@ impl Driver {
             let result = (status == Status::Completed)
                 .then(|| self.final_message(last).map(|message| turn::result(&self.shared, message)))
                 .flatten();
-            return StatusChange::Finished { status, result, error, dead: false };
+            return StatusChange::Finished(End { status, result, error, dead: false });
         }
         if last.run.is_suspended() {
             return self.at_rest(&last.run, Some(&last.occurrence.payload));
@@ -209,23 +206,39 @@ impl Driver {
         }
         let waits = run.calls().iter().zip(calls).filter_map(|(call, (id, name, arguments))| {
             let arguments = arguments::read(&arguments).map(serde_json::Value::Object).unwrap_or_default();
-            let (kind, until) = match (call.state, call.spec.kind) {
-                (mote_core::CallState::BackingOff { until, .. }, _) => (Kind::Retry, until),
-                (mote_core::CallState::Approving, _) => (Kind::Approval, 0),
-                (mote_core::CallState::Waiting { until }, CallKind::Signal { .. }) => (Kind::Signal, until),
-                (mote_core::CallState::Waiting { until }, CallKind::Timer { .. }) => (Kind::Timer, until),
-                (mote_core::CallState::Waiting { until }, CallKind::Question { .. }) => (Kind::Question, until),
-                _ => return None,
+            let (kind, until) = match call.state {
+                mote_core::CallState::BackingOff { until, .. } => (Kind::Retry, until),
+                mote_core::CallState::Waiting { wait, until, .. } => (Kind::of(wait), until),
+                mote_core::CallState::Queued
+                | mote_core::CallState::Reserving(_)
+                | mote_core::CallState::Running(_)
+                | mote_core::CallState::Ready(_)
+                | mote_core::CallState::Done => return None,
             };
             let (until, answer) = (time(until), kind.answer(&self.task, &id, &arguments));
-            Some(json!({
+            let mut wait = json!({
                 "call": id, "kind": kind, "tool": name, "arguments": arguments, "until": until, "answer": answer,
-            }))
+            });
+            // What a backend asks; a question of the model's own stands in its arguments.
+            if let Some(asks) = self.asks_of(&id, payload) {
+                wait["asks"] = asks;
+            }
+            Some(wait)
         });
         serde_json::Value::Array(waits.collect()).to_string()
     }
 
-    fn publish(&self, last: &Step, account: Account, now: UnixMs, batch: &mut Batch) {
+    /// What the backend of a suspended call asks a person.
+    fn asks_of(&self, id: &str, payload: Option<&Payload>) -> Option<serde_json::Value> {
+        if let Some(Payload::CallSuspended { id: suspended, asks, .. }) = payload
+            && suspended == id
+        {
+            return asks.clone();
+        }
+        self.transcript.calls().find(|call| call.id == id).and_then(|call| call.asks.clone())
+    }
+
+    fn publish(&self, last: &Step, now: UnixMs, batch: &mut Batch) {
         if let StatusChange::Waiting { waiting, .. } = &batch.status {
             let waiting = Waiting {
                 task: &self.task,
@@ -237,26 +250,12 @@ impl Driver {
             let events = self.shared.agent.events.is_some();
             batch.outbox.extend(events.then(|| waiting.message(&self.shared.agent.name, now)).flatten());
         }
-        let StatusChange::Finished { status, result, error, .. } = &batch.status else { return };
+        let StatusChange::Finished(End { status, .. }) = &batch.status else { return };
         if self.owner.session.is_some() && *status == Status::Completed {
             let mut messages = self.transcript.input().to_vec();
             // Tools and reasoning of the turn stay with the task; the session keeps what was said.
             messages.extend(self.final_message(last).map(|said| Message::text(Role::Assistant, said.plain_text())));
             batch.session = Some(SessionTurn { messages });
-        }
-        if self.shared.agent.events.is_some() {
-            let ended = Ended {
-                task: &self.task,
-                owner: &self.owner,
-                status: *status,
-                result: result.as_deref(),
-                error: error.as_ref(),
-                account,
-                steps: batch.totals.steps,
-                id_suffix: &life(self.lives),
-            };
-            let message = ended.message(&self.shared.agent.name, now);
-            batch.outbox.push(message);
         }
     }
 
@@ -267,8 +266,8 @@ impl Driver {
             // Cannot be: the buffer holds the largest record. An empty record would be refused on replay, not misread.
             Err(journal::NoRoom) => Vec::new(),
         };
-        let payload = step.occurrence.payload.to_json_with(step.spending.as_ref(), &self.unknown_calls(step));
-        NewEntry { at: now, kind: step.occurrence.payload.kind(), record, payload }
+        let payload = step.occurrence.payload.to_json_with(&step.spending, &self.unknown_calls(step));
+        NewEntry { at: now, kind: step.occurrence.payload.kind().name(), record, payload }
     }
 
     /// The calls whose outcome stays unknown with this step.
@@ -295,6 +294,22 @@ impl Driver {
             arguments: Some(&known.arguments),
         };
         batch.outbox.push(unknown.message(&self.shared.agent.name, now));
+    }
+}
+
+/// Whether one of `steps` grants what the spender asked for.
+fn granted(steps: &[Step], spender: mote_core::Spender) -> bool {
+    let grants =
+        |step: &Step| matches!(step.occurrence.event, Event::BudgetGranted { spender: whose, .. } if whose == spender);
+    steps.iter().any(grants)
+}
+
+/// Of what a spender reserves, the tokens for what it writes.
+fn reserved_output(run: &Core, spender: Spender) -> u64 {
+    match spender {
+        Spender::Model => run.budget().model_reservation().output,
+        Spender::Summary => run.budget().summary_reservation().output,
+        Spender::Call(call) => run.calls().get(usize::from(call)).map_or(0, |call| call.spec.reserve.output),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It decides nothing: `ending` names the code, the core the outcome.
 
-use mote_core::{Action, Change, Failure, Limits, OUTPUT_TOKENS_MIN, Outcome, Phase};
+use mote_core::{Action, Change, Failure, Limits, OUTPUT_TOKENS_MIN, Outcome, Phase, Spender};
 
 use super::batch::Step;
 use super::drive::Driver;
@@ -42,10 +42,10 @@ impl Driver {
     }
 }
 
-/// What `steps` wanted to reserve.
-pub(super) fn reserved(steps: &[Step]) -> Option<Amount> {
+/// What `steps` wanted to reserve for a spender.
+pub(super) fn reserved(steps: &[Step], whose: Spender) -> Option<Amount> {
     steps.iter().flat_map(|step| step.actions.iter()).find_map(|action| match action {
-        Action::Reserve { tokens, nano_usd } => Some(Amount { tokens, nano_usd }),
+        Action::Reserve { spender, tokens, nano_usd } if spender == whose => Some(Amount { tokens, nano_usd }),
         _ => None,
     })
 }
@@ -128,7 +128,7 @@ fn detail(outcome: Outcome, last: &Step) -> Option<String> {
 
 /// What of the agent changed, where the run cannot go on with it.
 pub(super) fn what_changed(driver: &Driver, change: Change) -> Option<String> {
-    let short = |digest: &[u8; 32]| recover::hex(&digest[..4]);
+    let short = |digest: &[u8; 32]| data_encoding::HEXLOWER.encode(&digest[..4]);
     match change {
         Change::Continue => None,
         Change::Fail => Some(format!(

@@ -25,10 +25,10 @@ use crate::clock::UnixMs;
 use crate::context;
 use crate::limits::COMMIT_RETRIES_MAX;
 use crate::model::Request;
-use crate::store::{self, Account, Commit, CommitError, MailRow, Owner, StatusChange};
+use crate::store::{self, Account, Commit, CommitError, End, MailRow, Owner, StatusChange};
 use crate::telemetry::traces::{RunSpan, ToolStart};
 use crate::tools::registry::Target;
-use crate::tools::{Invocation, LeaseGuard, key};
+use crate::tools::{Invocation, LeaseGuard, Resumption, key};
 
 /// Why a driver stopped. In every case but `Finished` the journal tells the next worker how to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,6 @@ pub(super) struct Driver {
     pub(super) account: Account,
     /// Times that the task was run anew or resumed before.
     pub(super) lives: u32,
-    pub(super) created_at: UnixMs,
     pub(super) failure: Option<ModelSaid>,
     /// Newest mail that was read.
     pub(super) mail_seen: i64,
@@ -136,6 +135,7 @@ impl Driver {
                 occurrence
             }
             Done::Call { call, attempt, result, took } => outcome::of_call(self, call, attempt, result, took)?,
+            Done::Compaction => outcome::no_summary(),
         };
         Some(self.happen(vec![occurrence]))
     }
@@ -147,7 +147,7 @@ impl Driver {
 
     async fn take_in(&mut self, occurrences: Vec<Occurrence>) -> Option<Stop> {
         let now = self.shared.clock.now_ms();
-        let mut steps = match self.step_all(occurrences, now) {
+        let mut steps = match self.step_all(occurrences, &[], now) {
             Ok(steps) => steps,
             Err(refusal) => return self.refused(refusal).await,
         };
@@ -156,18 +156,10 @@ impl Driver {
         }
         match self.commit(&steps, now).await {
             Ok(()) => {}
-            Err(CommitError::Budget { scope }) => {
-                let needs = detail::reserved(&steps);
-                let short = Box::pin(detail::short(&self.shared, &self.owner, needs, &scope)).await;
-                steps.retain(|step| step.occurrence.event != Event::BudgetGranted);
-                let refused = Occurrence::new(Event::BudgetRefused, Payload::BudgetRefused { scope, short });
-                let occurrences = steps.into_iter().map(|step| step.occurrence).chain([refused]).collect();
-                steps = match self.step_plain(occurrences, now) {
-                    Ok(steps) => steps,
-                    Err(refusal) => return self.refused(refusal).await,
-                };
-                if let Err(error) = self.commit(&steps, now).await {
-                    return Some(self.lost(&error));
+            Err(CommitError::Budget { scope, spender }) => {
+                match Box::pin(self.refuse(steps, scope, spender, now)).await {
+                    Ok(committed) => steps = committed,
+                    Err(stop) => return stop,
                 }
             }
             Err(error) => return Some(self.lost(&error)),
@@ -175,24 +167,75 @@ impl Driver {
         self.settle_in(steps).await
     }
 
-    /// Steps through `occurrences`, through early signals that a new wait takes, and through the grant of a reservation,
-    /// which the commit itself makes true or refuses.
-    pub(super) fn step_all(&self, occurrences: Vec<Occurrence>, now: UnixMs) -> Result<Vec<Step>, mote_core::Refusal> {
-        let mut steps = self.step_plain(occurrences, now)?;
+    /// A shared budget refused: the same again, with a refusal in the place of the grant that it does not carry. Each round
+    /// refuses one more.
+    async fn refuse(
+        &mut self,
+        mut steps: Vec<Step>,
+        mut scope: String,
+        mut spender: store::Spender,
+        now: UnixMs,
+    ) -> Result<Vec<Step>, Option<Stop>> {
+        let mut refused = Vec::new();
+        loop {
+            let whose = account::of_store(spender);
+            let needs = detail::reserved(&steps, whose);
+            let short = detail::short(&self.shared, &self.owner, needs, &scope).await;
+            let told = (spender != store::Spender::Model).then_some(spender);
+            refused.push((whose, Payload::BudgetRefused { scope, short, spender: told }));
+            // What came of the grants is not true: they end here, and what happened is stepped anew.
+            let asked = |step: &Step| {
+                matches!(step.occurrence.event, Event::BudgetGranted { .. } | Event::BudgetRefused { .. })
+            };
+            let occurrences = steps.into_iter().filter(|step| !asked(step)).map(|step| step.occurrence).collect();
+            steps = match self.step_all(occurrences, &refused, now) {
+                Ok(steps) => steps,
+                Err(refusal) => return Err(self.refused(refusal).await),
+            };
+            match self.commit(&steps, now).await {
+                Ok(()) => return Ok(steps),
+                Err(CommitError::Budget { scope: again, spender: whom }) => (scope, spender) = (again, whom),
+                Err(error) => return Err(Some(self.lost(&error))),
+            }
+        }
+    }
+
+    /// Steps through `occurrences`, through early signals that a new wait takes, and through the grants of reservations,
+    /// which the commit itself makes true or refuses; `refused` are those of which that is known.
+    pub(super) fn step_all(
+        &self,
+        occurrences: Vec<Occurrence>,
+        refused: &[(mote_core::Spender, Payload)],
+        now: UnixMs,
+    ) -> Result<Vec<Step>, mote_core::Refusal> {
+        let mut steps = step_from(*self.run, occurrences, now)?;
         while let Some(occurrence) = self.early_signal(&steps) {
             let run = steps.last().map_or(*self.run, |step| step.run);
             steps.extend(step_from(run, vec![occurrence], now)?);
         }
-        let last = steps.last().map_or(*self.run, |step| step.run);
-        if matches!(last.phase(), Phase::Reserving { .. }) && !self.holds_back() {
-            let granted = Occurrence::new(Event::BudgetGranted, Payload::BudgetGranted);
-            steps.extend(step_from(last, vec![granted], now)?);
+        while let Some(spender) = self.asks(&steps) {
+            let last = steps.last().map_or(*self.run, |step| step.run);
+            let answer = match refused.iter().find(|(whose, _)| *whose == spender) {
+                Some((_, payload)) => Occurrence::new(Event::BudgetRefused { spender }, payload.clone()),
+                None => {
+                    let available = self.shared.provider.available();
+                    let told = (spender != mote_core::Spender::Model).then_some(account::stored(spender));
+                    let payload = Payload::BudgetGranted { spender: told };
+                    Occurrence::new(Event::BudgetGranted { spender, available }, payload)
+                }
+            };
+            steps.extend(step_from(last, vec![answer], now)?);
         }
         Ok(steps)
     }
 
-    fn step_plain(&self, occurrences: Vec<Occurrence>, now: UnixMs) -> Result<Vec<Step>, mote_core::Refusal> {
-        step_from(*self.run, occurrences, now)
+    /// Whose reservation `steps` leave to be granted; none where what it is for is left to the next worker.
+    fn asks(&self, steps: &[Step]) -> Option<mote_core::Spender> {
+        let run = steps.last().map_or(&*self.run, |step| &step.run);
+        if self.holds_back() || matches!(run.phase(), Phase::Finished(_)) {
+            return None;
+        }
+        run.reservations_asked().next()
     }
 
     /// Whether the next model call is left to the next worker.
@@ -204,7 +247,7 @@ impl Driver {
         let batch = self.batch(steps, now);
         // Until this is settled in, nobody else can know what the run waits for.
         self.held.waits.unknown();
-        let finishes = matches!(batch.status, StatusChange::Finished { .. });
+        let finishes = matches!(batch.status, StatusChange::Finished(_));
         crate::crash::point(if finishes { "finish.before_commit" } else { "run.before_commit" });
         let began = tokio::time::Instant::now();
         let commit = Commit { task: self.task.clone(), epoch: self.held.epoch, expected_seq: self.seq, now, batch };
@@ -231,9 +274,7 @@ impl Driver {
     async fn settle_in(&mut self, steps: Vec<Step>) -> Option<Stop> {
         self.seq += u64::try_from(steps.len()).unwrap_or(u64::MAX);
         for step in steps {
-            if let Some(spending) = &step.spending {
-                self.account.book(spending);
-            }
+            step.spending.iter().for_each(|spending| self.account.book(spending));
             // Before the transcript closes the turn: what is told names the calls of it.
             observe::step(self, &step);
             *self.run = step.run;
@@ -254,13 +295,21 @@ impl Driver {
     }
 
     fn perform(&mut self, action: Action) -> Option<Stop> {
-        if matches!(action, Action::CallModel { .. } | Action::CallTool { .. }) && !self.lease_holds() {
+        let acts = matches!(action, Action::CallModel { .. } | Action::CallTool { .. } | Action::ResumeCall { .. });
+        if acts && !self.lease_holds() {
             return Some(Stop::Fenced);
         }
         match action {
-            Action::CallModel { step, attempt, from, output } => self.call_model(step, attempt, from, output),
-            Action::CallTool { call, attempt } => self.call_tool(call, attempt),
-            Action::Finish(_) => return Some(Stop::Finished),
+            Action::CallModel { step, attempt, endpoint, from, output } => {
+                self.call_model(step, attempt, endpoint, from, output);
+            }
+            Action::CallTool { call, attempt } => self.call_tool(call, attempt, None),
+            Action::ResumeCall { call, attempt } => {
+                let resumption = self.transcript.resumption(call);
+                self.call_tool(call, attempt, resumption);
+            }
+            Action::Compact { from, through, attempt, output: _ } => self.compact(from, through, attempt),
+            Action::Finish { .. } => return Some(Stop::Finished),
             // The commit itself carried these out, or a client does; a rest may be over by the batch's last step.
             Action::Settle { .. }
             | Action::Conclude { .. }
@@ -282,7 +331,7 @@ impl Driver {
         LeaseGuard::new(move || held.is_good(&*clock))
     }
 
-    fn call_model(&mut self, step: u32, attempt: u16, from: u32, output: u32) {
+    fn call_model(&mut self, step: u32, attempt: u16, endpoint: u8, from: u32, output: u32) {
         let agent = &self.shared.agent;
         let request = Request {
             system: context::system(&self.shared.prompt, self.run.context().folded_units()),
@@ -293,18 +342,24 @@ impl Driver {
             task: self.task.clone(),
             step,
             attempt: attempt.into(),
-            exhausted: self.run.exhausted(),
+            endpoint,
             traceparent: None,
         };
-        let first = &agent.models[0];
-        let span = self.span.model_call(first.provider.kind(), &first.name, &first.base_url, &request);
+        let model = agent.models.get(usize::from(endpoint)).unwrap_or(&agent.models[0]);
+        let span = self.span.model_call(model.provider.kind(), &model.name, &model.base_url, &request);
         let request = Request { traceparent: span.traceparent(), ..request };
         let observer = self.observer(span);
         let provider = Arc::clone(&self.shared.provider);
         self.under_way.push(perform::model_call(provider, request, attempt, Arc::clone(&self.live), observer));
     }
 
-    fn call_tool(&mut self, call: u16, attempt: u16) {
+    /// Nothing summarises yet: the run's bounds ask for no summary, and one that is asked for all the same has failed.
+    fn compact(&mut self, from: u32, through: u32, attempt: u16) {
+        tracing::warn!(from, through, attempt, "there is no summariser; the context is trimmed");
+        self.under_way.push(Box::pin(std::future::ready(Done::Compaction)));
+    }
+
+    fn call_tool(&mut self, call: u16, attempt: u16, resumption: Option<Resumption>) {
         let Some(named) = self.transcript.call(call) else { return };
         let Some(Target::Tool(tool)) = self.shared.registry.get(&named.name).map(|binding| &binding.target) else {
             return;
@@ -333,7 +388,7 @@ impl Driver {
             lease: self.lease_guard(),
         };
         let observer = self.observer(span);
-        self.under_way.push(perform::tool_call(Arc::clone(tool), invocation, call, observer));
+        self.under_way.push(perform::tool_call(Arc::clone(tool), invocation, resumption, call, observer));
     }
 
     fn observer<S>(&self, span: S) -> Observer<S> {
@@ -421,7 +476,7 @@ pub(super) fn step_from(
     let step = |occurrence: Occurrence| {
         let before = run;
         let actions = run.step(now, &occurrence.event)?;
-        let spending = account::spending(&before, &run, &actions, &occurrence.payload);
+        let spending = account::spending(&before, &occurrence.event, &actions, &occurrence.payload);
         Ok(Step { occurrence, actions, run, spending })
     };
     occurrences.into_iter().map(step).collect()
@@ -429,10 +484,9 @@ pub(super) fn step_from(
 
 /// Ends a task without its core: for a journal that cannot be replayed. It goes to the dead letters.
 pub(super) async fn fail(shared: &Shared, task: &str, epoch: u64, seq: u64, error: store::TaskError) -> Option<Stop> {
-    let status = StatusChange::Finished { status: store::Status::Failed, result: None, error: Some(error), dead: true };
     let now = shared.clock.now_ms();
     let mut batch = empty();
-    batch.status = status;
+    batch.status = StatusChange::Finished(End::broken(error));
     let commit = Commit { task: task.to_owned(), epoch, expected_seq: seq, now, batch };
     match shared.store.commit(commit).await {
         Ok(()) => Some(Stop::Finished),

@@ -137,6 +137,7 @@ pub(super) fn effect_outcome(outcome: CallOutcome) -> &'static str {
         | CallOutcome::Denied
         | CallOutcome::TimedOut
         | CallOutcome::TimeReached
+        | CallOutcome::OverBudget
         | CallOutcome::NotMade => "failed",
     }
 }

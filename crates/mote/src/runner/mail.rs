@@ -1,7 +1,7 @@
 //! What clients tell a run under way: cancel, inputs, signals. A signal that nobody waits for yet is kept; an input that
 //! nobody asked for is not, lest an old "yes" approve a later call. `waits` refuses most of those before they are mail.
 
-use mote_core::{Call, CallKind, CallState, Event, Phase, Spend};
+use mote_core::{Call, CallKind, CallState, Event, Phase, Spend, Wait};
 use serde_json::Value;
 
 use super::batch::{Occurrence, Step};
@@ -78,8 +78,11 @@ impl Driver {
         by: Option<By>,
     ) -> Option<Occurrence> {
         let asks = |call: &Call| match call.state {
-            CallState::Approving => approve.is_some(),
-            CallState::Waiting { .. } => matches!(call.spec.kind, CallKind::Question { .. }) && content.is_some(),
+            CallState::Waiting { wait: Wait::Approval, .. } => approve.is_some(),
+            // What a backend asks may also be declined.
+            CallState::Waiting { wait: Wait::Input, attempt, .. } => {
+                content.is_some() || (attempt.is_some() && approve == Some(false))
+            }
             _ => false,
         };
         let index = match id {
@@ -88,20 +91,26 @@ impl Driver {
         };
         let call = self.run.calls().get(usize::from(index)).filter(|call| asks(call))?;
         let id = self.transcript.call(index)?.id.clone();
-        Some(match (call.state, approve) {
-            (CallState::Approving, Some(true)) => {
-                Occurrence::new(Event::Approved { call: index }, Payload::CallApproved { call: index, id, by })
+        let asked = match call.state {
+            CallState::Waiting { wait, .. } => wait,
+            _ => return None,
+        };
+        Some(match (asked, approve) {
+            (Wait::Approval, Some(true)) => {
+                Occurrence::new(Event::Approved { call: index }, Payload::Approved { call: index, id, by })
             }
-            (CallState::Approving, _) => Occurrence::new(
-                Event::Denied { call: index },
-                Payload::CallDenied { call: index, id, content: content.cloned(), by },
-            ),
+            (Wait::Approval, _) | (Wait::Input, Some(false)) if content.is_none() || asked == Wait::Approval => {
+                Occurrence::new(
+                    Event::Denied { call: index },
+                    Payload::Denied { call: index, id, content: content.cloned(), by },
+                )
+            }
             _ => {
                 let content = content?.clone();
                 let tokens = context::tokens(content.to_string().len());
                 Occurrence::new(
                     Event::Replied { call: index, tokens },
-                    Payload::InputReceived { call: index, id, content, by },
+                    Payload::Replied { call: index, id, content, by },
                 )
             }
         })
@@ -123,13 +132,13 @@ impl Driver {
 fn signal(run: &Core, name: &str, payload: &Value, by: Option<&By>) -> Option<Occurrence> {
     let hash = turn::signal_hash(name);
     let waits = |call: &Call| {
-        matches!(call.state, CallState::Waiting { .. })
+        matches!(call.state, CallState::Waiting { wait: Wait::Signal, .. })
             && matches!(call.spec.kind, CallKind::Signal { name, .. } if name == hash)
     };
     let index = u16::try_from(run.calls().iter().position(waits)?).ok()?;
     let tokens = context::tokens(payload.to_string().len());
     Some(Occurrence::new(
         Event::Signalled { call: index, tokens },
-        Payload::SignalReceived { call: index, name: name.to_owned(), payload: payload.clone(), by: by.cloned() },
+        Payload::Signalled { call: index, name: name.to_owned(), payload: payload.clone(), by: by.cloned() },
     ))
 }

@@ -370,7 +370,8 @@ impl Runner {
             }
             Err(error) => {
                 prepared.iter().for_each(|prepared| prepared.abandon(shared));
-                let needs = prepared.as_ref().and_then(|prepared| detail::reserved(&prepared.steps));
+                let needs =
+                    prepared.as_ref().and_then(|prepared| detail::reserved(&prepared.steps, mote_core::Spender::Model));
                 drop(prepared);
                 let store::Error::Budget { scope } = error else { return Err(error.into()) };
                 let short = detail::short(shared, &submission.owner, needs, &scope).await.unwrap_or_default();
@@ -428,7 +429,7 @@ impl Runner {
             error: None,
             waiting: None,
             dead: false,
-            usage: crate::model::Usage::default(),
+            usage: crate::usage::Usage::default(),
             cost_nano_usd: 0,
             uncertain: store::Uncertain::default(),
             lives: 0,
@@ -466,7 +467,7 @@ impl Runner {
     /// Whether a model call may be tried now.
     #[must_use]
     pub fn model_available(&self) -> bool {
-        self.shared.provider.available()
+        self.shared.provider.is_reachable()
     }
 
     /// Runs under way in this process.

@@ -49,7 +49,7 @@ pub(super) fn lease_lost(shared: &Shared) {
 /// A step is durable; the driver's transcript still stands before it.
 pub(super) fn step(driver: &Driver, step: &Step) {
     let metrics = &driver.shared.metrics;
-    if let Some(spending) = &step.spending {
+    for spending in &step.spending {
         let models = &driver.shared.agent.models;
         let provider = models.iter().find(|model| model.name == spending.model);
         metrics.spent(provider.map_or("unknown", |model| model.provider.kind()), spending);
@@ -82,10 +82,8 @@ pub(super) fn step(driver: &Driver, step: &Step) {
                     );
                 }
             }
-            Action::Finish(outcome) => {
+            Action::Finish { outcome } => {
                 let ending = driver.ending(outcome, step);
-                let lived = Duration::from_millis(step.run.now().saturating_sub(driver.created_at));
-                metrics.task_finished(ending.status.as_str(), lived);
                 task_ended(&ending, step.run.steps());
             }
             _ => {}

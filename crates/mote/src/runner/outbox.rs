@@ -46,7 +46,7 @@ pub(super) async fn deliver_loop(shared: Arc<Shared>, sink: EventSink) {
 
 struct Client {
     http: reqwest::Client,
-    authorization: Option<crate::config::SecretValue>,
+    authorization: Option<crate::secret::SecretValue>,
 }
 
 fn client(sink: &EventSink) -> Result<Client, String> {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mote_core::{CallFailure, Event, ModelFailure, Spend};
+use mote_core::{CallFailure, Cost, Event, ModelFailure, Spend};
 
 use super::batch::Occurrence;
 use super::drive::Driver;
@@ -11,8 +11,9 @@ use super::payload::Payload;
 use super::request::millis;
 use super::turn;
 use crate::context;
-use crate::model::{self, ErrorKind, Reply, Usage, price};
-use crate::tools::{self, FailureKind};
+use crate::model::{self, ErrorKind, Reply, price};
+use crate::tools::{self, FailureKind, Progress, Suspension};
+use crate::usage::Usage;
 
 /// What was seen of a reply before it ended.
 pub(super) struct Seen {
@@ -69,8 +70,8 @@ fn replied(driver: &Driver, attempt: u16, reply: Reply, took: Duration) -> Occur
 
 /// What the tokens cost at the model that answered. One that is offered under one name at several endpoints costs what the
 /// dearest of them asks.
-fn price_of(models: &[crate::config::Model], name: &str, usage: &Usage) -> u64 {
-    let cost = |model: &crate::config::Model| price::cost(usage, &model.price);
+fn price_of(models: &[crate::model::config::Model], name: &str, usage: &Usage) -> u64 {
+    let cost = |model: &crate::model::config::Model| price::cost(usage, &model.price);
     let named = models.iter().filter(|model| model.name == name).map(cost).max();
     named.or_else(|| models.first().map(cost)).unwrap_or_default()
 }
@@ -103,10 +104,9 @@ fn failed(driver: &Driver, attempt: u16, error: &model::Error, seen: &Seen, took
         None => (Spend::default(), false),
     };
     let retry_after_ms = error.retry_after.map_or(0, |after| u32::try_from(millis(after)).unwrap_or(u32::MAX));
-    let endpoint = u8::try_from(error.place).unwrap_or(u8::MAX);
-    let (jitter, alternative) = (jitter(driver), error.alternative);
+    let (cost, jitter, available) = (Cost { spend, uncertain }, jitter(driver), driver.shared.provider.available());
     Occurrence::new(
-        Event::ModelFailed { failure, spend, uncertain, endpoint, retry_after_ms, jitter, alternative },
+        Event::ModelFailed { failure, cost, retry_after_ms, jitter, available },
         Payload::ModelFailed {
             step: driver.run.steps(),
             attempt,
@@ -162,14 +162,20 @@ pub(super) fn of_call(
     driver: &Driver,
     call: u16,
     attempt: u16,
-    result: Result<tools::Output, tools::Failure>,
+    result: Result<Progress, tools::Failure>,
     took: Duration,
 ) -> Option<Occurrence> {
     let named = driver.transcript.call(call)?;
     let (id, tool, duration_ms) = (named.id.clone(), named.name.clone(), millis(took));
     Some(match result {
-        Ok(output) => Occurrence::new(
-            Event::CallAnswered { call, tokens: context::tokens(output.content.len()), is_error: output.is_error },
+        Ok(Progress::Suspended(suspension)) => suspended(call, id, tool, attempt, suspension),
+        Ok(Progress::Answered(output)) => Occurrence::new(
+            Event::CallAnswered {
+                call,
+                tokens: context::tokens(output.content.len()),
+                is_error: output.is_error,
+                cost: Cost { spend: output.spend, uncertain: false },
+            },
             Payload::CallAnswered {
                 call,
                 id,
@@ -189,7 +195,7 @@ pub(super) fn of_call(
             };
             let retry_after_ms = error.retry_after.map_or(0, |after| u32::try_from(millis(after)).unwrap_or(u32::MAX));
             Occurrence::new(
-                Event::CallFailed { call, failure, retry_after_ms, jitter: jitter(driver) },
+                Event::CallFailed { call, failure, retry_after_ms, jitter: jitter(driver), cost: Cost::default() },
                 Payload::CallFailed {
                     call,
                     id,
@@ -202,4 +208,26 @@ pub(super) fn of_call(
             )
         }
     })
+}
+
+/// An attempt need not be held any more: it is a row in the store until somebody answers, or its backend has moved.
+fn suspended(call: u16, id: String, tool: String, attempt: u16, suspension: Suspension) -> Occurrence {
+    let Suspension { wait, until, asks, state } = suspension;
+    let wait = match wait {
+        tools::Wait::Approval => mote_core::Wait::Approval,
+        tools::Wait::Input => mote_core::Wait::Input,
+        tools::Wait::Remote => mote_core::Wait::Remote,
+    };
+    Occurrence::new(
+        Event::CallSuspended { call, wait, until: until.unwrap_or(0) },
+        Payload::CallSuspended { call, id, tool, attempt, asks, state },
+    )
+}
+
+/// A summary that nobody writes.
+pub(super) fn no_summary() -> Occurrence {
+    Occurrence::new(
+        Event::CompactionFailed { cost: Cost::default(), retry_after_ms: 0, jitter: 0, last: true },
+        Payload::CompactionFailed { model: String::new(), message: "there is no summariser".to_owned() },
+    )
 }

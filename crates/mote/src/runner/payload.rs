@@ -1,18 +1,48 @@
-//! What the journal keeps of an event beside the core's record: its text, as JSON, in the shape in which streams show
-//! it to clients. It holds no secret and decides nothing.
+//! What the journal keeps of an event beside the core's record: its text, as JSON. Which kinds there are, and what they are
+//! called, is the core's table of events; here is what each says. It holds no secret and decides nothing. What clients see of it
+//! is the API's to say.
 
+use mote_core::EventKind;
 use serde::{Deserialize, Serialize};
 
 use crate::message::Message;
-use crate::model::{Finish, Usage};
-use crate::store::{By, Spending};
+use crate::model::Finish;
+use crate::store::{By, Spender, Spending};
+use crate::usage::Usage;
 
-/// The text of an event. `type` in the JSON is the entry's kind.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(tag = "type")]
-pub enum Payload {
+/// The payload of each kind of event. A kind of the core's table that is missing here does not compile.
+macro_rules! payloads {
+    ($( $(#[$meta:meta])* $variant:ident $({ $( $(#[$field_meta:meta])* $field:ident: $type:ty ),* $(,)? })? ),* $(,)?) => {
+        /// The text of an event.
+        #[derive(Debug, Clone, PartialEq, Serialize)]
+        #[serde(untagged)]
+        pub enum Payload {
+            $( $(#[$meta])* $variant $({ $( $(#[$field_meta])* $field: $type ),* })? ),*
+        }
+
+        impl Payload {
+            /// The entry's kind.
+            #[must_use]
+            pub fn kind(&self) -> EventKind {
+                match self { $( Self::$variant { .. } => EventKind::$variant ),* }
+            }
+
+            fn read(kind: EventKind, json: &str) -> Result<Self, serde_json::Error> {
+                match kind { $( EventKind::$variant => {
+                    $(
+                        #[derive(Deserialize)]
+                        struct Fields { $( $(#[$field_meta])* $field: $type ),* }
+                        let Fields { $( $field ),* } = serde_json::from_str(json)?;
+                    )?
+                    Ok(Self::$variant $({ $( $field ),* })?)
+                } )* }
+            }
+        }
+    };
+}
+
+payloads! {
     /// The run was opened.
-    #[serde(rename = "run.opened")]
     Opened {
         /// The agent's name.
         agent: String,
@@ -22,28 +52,30 @@ pub enum Payload {
         digest: String,
     },
     /// A message of an earlier turn of the session was loaded.
-    #[serde(rename = "session.loaded")]
     Loaded {
         /// The message.
         message: Message,
     },
     /// The input is in place.
-    #[serde(rename = "run.started")]
     Started,
-    /// The reservation holds.
-    #[serde(rename = "budget.granted")]
-    BudgetGranted,
+    /// A reservation holds.
+    BudgetGranted {
+        /// Whose, where it is not the model's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spender: Option<Spender>,
+    },
     /// A shared budget refused the reservation.
-    #[serde(rename = "budget.refused")]
     BudgetRefused {
         /// Which.
         scope: String,
         /// What the call needs and what is left.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         short: Option<String>,
+        /// Whose, where it is not the model's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spender: Option<Spender>,
     },
     /// The model replied.
-    #[serde(rename = "model.replied")]
     ModelReplied {
         /// Step.
         step: u32,
@@ -74,7 +106,6 @@ pub enum Payload {
         feedback: Option<String>,
     },
     /// The model did not reply.
-    #[serde(rename = "model.failed")]
     ModelFailed {
         /// Step.
         step: u32,
@@ -93,7 +124,6 @@ pub enum Payload {
         duration_ms: u64,
     },
     /// A tool answered.
-    #[serde(rename = "call.answered")]
     CallAnswered {
         /// Index within the turn.
         call: u16,
@@ -111,7 +141,6 @@ pub enum Payload {
         duration_ms: u64,
     },
     /// An attempt at a call gave no answer.
-    #[serde(rename = "call.failed")]
     CallFailed {
         /// Index within the turn.
         call: u16,
@@ -128,12 +157,33 @@ pub enum Payload {
         /// How long the attempt took, ms.
         duration_ms: u64,
     },
+    /// An attempt at a call is held by nobody until somebody answers, or its backend has moved on.
+    CallSuspended {
+        /// Index within the turn.
+        call: u16,
+        /// The provider's id of the call.
+        id: String,
+        /// Tool.
+        tool: String,
+        /// Attempt.
+        attempt: u16,
+        /// What its backend asks a person, if it asks one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asks: Option<serde_json::Value>,
+        /// What the tool's source needs to go on; nobody else reads it.
+        state: serde_json::Value,
+    },
+    /// What a suspended call waits for has moved.
+    CallWoken {
+        /// Index within the turn.
+        call: u16,
+        /// The provider's id of the call.
+        id: String,
+    },
     /// A time came.
-    #[serde(rename = "timer.fired")]
     TimerFired,
     /// A signal came.
-    #[serde(rename = "signal.received")]
-    SignalReceived {
+    Signalled {
         /// Index within the turn.
         call: u16,
         /// Its name.
@@ -145,8 +195,7 @@ pub enum Payload {
         by: Option<By>,
     },
     /// A person approved a call.
-    #[serde(rename = "call.approved")]
-    CallApproved {
+    Approved {
         /// Index within the turn.
         call: u16,
         /// The provider's id of the call.
@@ -156,8 +205,7 @@ pub enum Payload {
         by: Option<By>,
     },
     /// A person refused a call.
-    #[serde(rename = "call.denied")]
-    CallDenied {
+    Denied {
         /// Index within the turn.
         call: u16,
         /// The provider's id of the call.
@@ -170,8 +218,7 @@ pub enum Payload {
         by: Option<By>,
     },
     /// A person answered a question.
-    #[serde(rename = "input.received")]
-    InputReceived {
+    Replied {
         /// Index within the turn.
         call: u16,
         /// The provider's id of the call.
@@ -183,20 +230,17 @@ pub enum Payload {
         by: Option<By>,
     },
     /// A client cancelled.
-    #[serde(rename = "run.cancelled")]
     Cancelled {
         /// Who cancelled it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<By>,
     },
     /// Another worker took over.
-    #[serde(rename = "run.recovered")]
     Recovered {
         /// The worker that took over.
         worker: String,
     },
     /// The capability set changed.
-    #[serde(rename = "run.rebound")]
     Rebound {
         /// Digest of the new one, hex.
         digest: String,
@@ -207,10 +251,27 @@ pub enum Payload {
         what: Option<String>,
     },
     /// A run that had ended goes on, or one under way has new bounds.
-    #[serde(rename = "run.resumed")]
     Resumed {
         /// Digest of the capability set that it goes on under, hex.
         digest: String,
+    },
+    /// The oldest units were summarised.
+    Compacted {
+        /// The newest unit that the summary stands for.
+        through: u32,
+        /// The summary.
+        summary: Message,
+        /// Model.
+        model: String,
+        /// Tokens.
+        usage: Usage,
+    },
+    /// The summary failed.
+    CompactionFailed {
+        /// Model.
+        model: String,
+        /// What happened.
+        message: String,
     },
 }
 
@@ -232,70 +293,59 @@ pub(crate) struct UnknownCall {
     pub tool: String,
 }
 
-impl Payload {
-    /// The entry's kind.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Opened { .. } => "run.opened",
-            Self::Loaded { .. } => "session.loaded",
-            Self::Started => "run.started",
-            Self::BudgetGranted => "budget.granted",
-            Self::BudgetRefused { .. } => "budget.refused",
-            Self::ModelReplied { .. } => "model.replied",
-            Self::ModelFailed { .. } => "model.failed",
-            Self::CallAnswered { .. } => "call.answered",
-            Self::CallFailed { .. } => "call.failed",
-            Self::TimerFired => "timer.fired",
-            Self::SignalReceived { .. } => "signal.received",
-            Self::CallApproved { .. } => "call.approved",
-            Self::CallDenied { .. } => "call.denied",
-            Self::InputReceived { .. } => "input.received",
-            Self::Cancelled { .. } => "run.cancelled",
-            Self::Recovered { .. } => "run.recovered",
-            Self::Rebound { .. } => "run.rebound",
-            Self::Resumed { .. } => "run.resumed",
-        }
-    }
+/// An entry that is no event of this program, or whose text is damaged.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// No such kind.
+    #[error("there is no event {0}")]
+    Kind(String),
+    /// The text is not what the kind says.
+    #[error(transparent)]
+    Text(#[from] serde_json::Error),
+}
 
-    /// The JSON that the journal keeps; `None` for an event that its kind says all of.
-    pub(crate) fn to_json(&self) -> Option<String> {
-        match self {
-            Self::Started | Self::BudgetGranted | Self::TimerFired | Self::Cancelled { by: None } => None,
-            other => serde_json::to_string(other).ok(),
-        }
+impl Payload {
+    /// The JSON that the journal keeps, `type` being the kind; `None` for an event that its kind says all of.
+    #[must_use]
+    pub fn to_json(&self) -> Option<String> {
+        let fields = serde_json::to_string(self).ok()?;
+        let fields = fields.strip_prefix('{').filter(|fields| *fields != "}")?;
+        Some(format!("{{\"type\":\"{}\",{fields}", self.kind().name()))
     }
 
     /// The same with what the event's step spent, as `settled`: the sum over a journal is what its task spent; and with the
     /// calls whose outcome stays unknown with it, as `unknown`.
-    pub(crate) fn to_json_with(&self, spending: Option<&Spending>, unknown: &[UnknownCall]) -> Option<String> {
+    pub(crate) fn to_json_with(&self, spending: &[Spending], unknown: &[UnknownCall]) -> Option<String> {
         let json = self.to_json();
-        let settled = spending.map(|spending| {
+        let one = |spending: &Spending| {
             let usage = &spending.usage;
-            let settled = serde_json::json!({
+            serde_json::json!({
                 "input": usage.input,
                 "output": usage.output,
                 "nano_usd": spending.nano_usd,
                 "uncertain": spending.uncertain,
-            });
-            format!(",\"settled\":{settled}")
-        });
+            })
+        };
+        let settled = match spending {
+            [] => None,
+            [spending] => Some(one(spending)),
+            several => Some(several.iter().map(one).collect()),
+        };
+        let settled = settled.map(|settled| format!(",\"settled\":{settled}"));
         let unknown = (!unknown.is_empty()).then(|| format!(",\"unknown\":{}", serde_json::json!(unknown)));
         if settled.is_none() && unknown.is_none() {
             return json;
         }
         // Put behind the rest as text: a reply's message is not encoded twice.
-        let json = json.unwrap_or_else(|| serde_json::json!({ "type": self.kind() }).to_string());
+        let json = json.unwrap_or_else(|| serde_json::json!({ "type": self.kind().name() }).to_string());
         let open = json.strip_suffix('}').unwrap_or(&json);
         Some(format!("{open}{}{}}}", settled.unwrap_or_default(), unknown.unwrap_or_default()))
     }
 
     /// Reads what [`Self::to_json`] wrote.
-    pub(crate) fn from_entry(kind: &str, payload: Option<&str>) -> Result<Self, serde_json::Error> {
-        match (kind, payload) {
-            (_, Some(json)) => serde_json::from_str(json),
-            (kind, None) => serde_json::from_value(serde_json::json!({ "type": kind })),
-        }
+    pub(crate) fn from_entry(kind: &str, payload: Option<&str>) -> Result<Self, ReadError> {
+        let known = EventKind::named(kind).ok_or_else(|| ReadError::Kind(kind.to_owned()))?;
+        Ok(Self::read(known, payload.unwrap_or("{}"))?)
     }
 }
 
@@ -308,10 +358,10 @@ mod tests {
     fn numbers_keep_their_digits_in_the_journal_and_in_the_mail() {
         const WRITTEN: &str = r#"{"z":123456789012345678901234567890,"a":[0.12345678901234567890,-1,1.0]}"#;
         let payload: serde_json::Value = serde_json::from_str(WRITTEN).unwrap();
-        let signal = Payload::SignalReceived { call: 3, name: "ci".to_owned(), payload: payload.clone(), by: None };
-        let read: Payload = serde_json::from_str(&serde_json::to_string(&signal).unwrap()).unwrap();
+        let signal = Payload::Signalled { call: 3, name: "ci".to_owned(), payload: payload.clone(), by: None };
+        let read = Payload::from_entry("signal.received", signal.to_json().as_deref()).unwrap();
         assert_eq!(read, signal);
-        let Payload::SignalReceived { payload: kept, .. } = read else { panic!("a signal") };
+        let Payload::Signalled { payload: kept, .. } = read else { panic!("a signal") };
         assert_eq!(kept.to_string(), WRITTEN);
         let mail = Mail::Signal { name: "ci".to_owned(), payload };
         let read: Mail = serde_json::from_str(&serde_json::to_string(&mail).unwrap()).unwrap();

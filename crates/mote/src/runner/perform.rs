@@ -12,7 +12,7 @@ use super::observe;
 use crate::model::{self, Delta, Provider, Reply, Request};
 use crate::telemetry::Metrics;
 use crate::telemetry::traces::{ModelSpan, ToolSpan};
-use crate::tools::{Failure, FailureKind, Invocation, Output, Tool};
+use crate::tools::{Failure, FailureKind, Invocation, Progress, Resumption, Tool};
 
 /// What an action ended in.
 pub(super) enum Done {
@@ -27,7 +27,9 @@ pub(super) enum Done {
         took: Duration,
     },
     /// An attempt at a tool call.
-    Call { call: u16, attempt: u16, result: Result<Output, Failure>, took: Duration },
+    Call { call: u16, attempt: u16, result: Result<Progress, Failure>, took: Duration },
+    /// A summary that nobody writes.
+    Compaction,
 }
 
 /// Calls the model.
@@ -60,10 +62,11 @@ pub(super) fn model_call(
     })
 }
 
-/// Makes one attempt at a tool call, bounded by the tool's own time-out.
+/// Makes one attempt at a tool call, or goes on with one that was suspended, bounded by the tool's own time-out.
 pub(super) fn tool_call(
     tool: Arc<dyn Tool>,
     invocation: Invocation,
+    resumption: Option<Resumption>,
     call: u16,
     observer: Observer<ToolSpan>,
 ) -> BoxFuture<'static, Done> {
@@ -72,7 +75,11 @@ pub(super) fn tool_call(
         let attempt = u16::try_from(invocation.attempt).unwrap_or(u16::MAX);
         crate::crash::point("tool.before_call");
         let timeout = tool.timeout();
-        let answered = tokio::time::timeout(timeout, tool.call(invocation)).await;
+        let work = match resumption {
+            Some(resumption) => tool.resume(invocation, resumption),
+            None => tool.call(invocation),
+        };
+        let answered = tokio::time::timeout(timeout, work).await;
         crate::crash::point("tool.after_call");
         let name = &tool.definition().name;
         observer.tool(name, answered.as_ref().ok(), began.elapsed());
@@ -115,7 +122,7 @@ impl Observer<ModelSpan> {
 
 impl Observer<ToolSpan> {
     /// `answered` is `None` if the time ran out.
-    fn tool(self, tool: &str, answered: Option<&Result<Output, Failure>>, took: Duration) {
+    fn tool(self, tool: &str, answered: Option<&Result<Progress, Failure>>, took: Duration) {
         match answered {
             Some(answered) => {
                 self.metrics.tool_call(tool, answered, took);

@@ -31,7 +31,7 @@ pub(super) fn first_commit(
     let driver = recover::fresh(shared, task, stored, held);
     let first = recover::begin(shared, task, stored, Vec::new());
     let now = shared.clock.now_ms();
-    let Ok(steps) = driver.step_all(first, now) else {
+    let Ok(steps) = driver.step_all(first, &[], now) else {
         shared.abandoned(&driver);
         return None;
     };

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use futures_util::stream::FuturesUnordered;
-use mote_core::journal::CORE_COUNTS_APART as CORE_RESUMES;
-use mote_core::journal::ReplayError;
+use mote_core::journal::{CORE, ReplayError};
 use mote_core::{Call, CallKind, CallState, Change, Event, Phase};
 
 use super::batch::{HISTORY_UNITS_MAX, Occurrence};
@@ -21,7 +21,7 @@ use crate::config::OnChange;
 use crate::context;
 use crate::limits::PAGE_MAX;
 use crate::message::Message;
-use crate::store::{self, Account, Entry, Spending, Store, Task, TaskError};
+use crate::store::{self, Account, Entry, Records, Spending, Task, TaskError};
 
 /// Why a claimed task cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ pub struct Replayed {
     /// The run after it.
     pub run: Core,
     /// What it spent.
-    pub spending: Option<Spending>,
+    pub spending: Vec<Spending>,
 }
 
 /// Replays a task's whole journal, a step at a time, through this build's core.
@@ -55,7 +55,7 @@ pub struct Replayed {
 /// # Errors
 /// The store's, or a sentence naming the entry that is damaged or diverges.
 pub async fn replay(
-    store: &dyn Store,
+    store: &dyn Records,
     task: &str,
     mut each: impl FnMut(Replayed),
 ) -> Result<Result<Core, TaskError>, store::Error> {
@@ -69,7 +69,7 @@ pub async fn replay(
             let before = run;
             match replay_entry(&mut run, &entry) {
                 Ok((event, actions, payload)) => {
-                    let spending = account::spending(&before, &run, &actions, &payload);
+                    let spending = account::spending(&before, &event, &actions, &payload);
                     each(Replayed { entry, payload, event, actions, run, spending });
                 }
                 Err(error) => return Ok(Err(error)),
@@ -102,9 +102,7 @@ pub(super) async fn driver(
     let replayed = replay(&*shared.store, &task.id, |step| {
         steps += 1;
         *driver.run = step.run;
-        if let Some(spending) = &step.spending {
-            driver.account.book(spending);
-        }
+        step.spending.iter().for_each(|spending| driver.account.book(spending));
         driver.transcript.apply(&step.event, &step.payload, &step.actions, &step.run);
         driver.note(&step.event, &step.payload, step.entry.at);
     });
@@ -133,7 +131,6 @@ pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Ar
         transcript: Transcript::new(stored.messages()),
         account: Account::default(),
         lives: task.lives,
-        created_at: task.created_at,
         failure: None,
         mail_seen: 0,
         early: Vec::new(),
@@ -150,8 +147,12 @@ pub(super) fn fresh(shared: &Arc<Shared>, task: &Task, stored: &Stored, held: Ar
 pub(super) fn begin(shared: &Shared, task: &Task, stored: &Stored, history: Vec<Message>) -> Vec<Occurrence> {
     let agent = &shared.agent;
     let opened = Occurrence::new(
-        Event::Opened { limits: bounds(shared, stored, task.expires_at), digest: agent.digest },
-        Payload::Opened { agent: agent.name.clone(), version: agent.version.clone(), digest: hex(&agent.digest) },
+        Event::Opened { core: CORE, limits: bounds(shared, stored, task.expires_at), digest: agent.digest },
+        Payload::Opened {
+            agent: agent.name.clone(),
+            version: agent.version.clone(),
+            digest: HEXLOWER.encode(&agent.digest),
+        },
     );
     let loaded = history.into_iter().map(|message| {
         Occurrence::new(Event::Loaded { tokens: context::message_tokens(&message) }, Payload::Loaded { message })
@@ -178,11 +179,11 @@ fn taken_over(driver: &Driver, task: &Task, stored: &Stored) -> Vec<Occurrence> 
     let mut occurrences = Vec::new();
     let ended = matches!(run.phase(), Phase::Finished(_));
     // A task that was resumed has a wall time of its own from then on.
-    if run.core() >= CORE_RESUMES && (ended || run.limits().expires_at != task.expires_at.unwrap_or(0)) {
+    if ended || run.limits().expires_at != task.expires_at.unwrap_or(0) {
         let digest = shared.agent.digest;
         occurrences.push(Occurrence::new(
             Event::Resumed { limits: bounds(shared, stored, task.expires_at), digest },
-            Payload::Resumed { digest: hex(&digest) },
+            Payload::Resumed { digest: HEXLOWER.encode(&digest) },
         ));
         if ended {
             return occurrences;
@@ -199,7 +200,7 @@ fn taken_over(driver: &Driver, task: &Task, stored: &Stored) -> Vec<Occurrence> 
         let what = detail::what_changed(driver, change);
         occurrences.push(Occurrence::new(
             Event::Rebound { digest, change },
-            Payload::Rebound { digest: hex(&digest), change: name.to_owned(), what },
+            Payload::Rebound { digest: HEXLOWER.encode(&digest), change: name.to_owned(), what },
         ));
         if change != Change::Continue {
             return occurrences;
@@ -246,15 +247,6 @@ fn broken(message: String) -> Error {
     Error::Broken(super::ending::error("internal", message))
 }
 
-pub(super) fn hex(digest: &[u8]) -> String {
-    use std::fmt::Write as _;
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -262,6 +254,7 @@ mod tests {
     use rusqlite::Connection;
     use serde_json::json;
 
+    use super::super::CALLS;
     use super::super::tests::{World, agent, ask, calls, says, start};
     use crate::store::{Mail, Status, Task};
 
@@ -293,8 +286,8 @@ mod tests {
             let mut opened = record(store, task, 1);
             // Format, time (LEB128), tag, then the version of the core that wrote it.
             let tag = 1 + opened[1..].iter().position(|byte| *byte < 0x80).unwrap() + 1;
-            assert_eq!(u16::from(opened[tag + 1]), mote_core::journal::CORE);
-            opened[tag + 1] += 1;
+            assert_eq!(opened[tag + 1..tag + 3], [0x80, 0x02], "{:#06x}", mote_core::journal::CORE);
+            (opened[tag + 1], opened[tag + 2]) = (0xff, 0x01);
             put(store, task, 1, &opened);
         });
         assert_eq!(task.await.result.as_deref(), Some("\"went\""));
@@ -305,7 +298,8 @@ mod tests {
         let task = resumed(|store, task| {
             // The grant asked for a model call; a core that asked for nothing wrote this.
             let granted = record(store, task, 3);
-            let event = 1 + granted[1..].iter().position(|byte| *byte < 0x80).unwrap() + 2;
+            let is_event = |len: &usize| mote_core::journal::decode::<CALLS>(&granted[..*len]).is_ok();
+            let event = (0..granted.len()).find(is_event).unwrap();
             put(store, task, 3, &granted[..event]);
         });
         let task = task.await;

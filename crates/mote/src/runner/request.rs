@@ -7,11 +7,11 @@ use mote_core::Limits;
 use serde::{Deserialize, Serialize};
 
 use super::{Shared, Submission};
+use crate::canonical;
 use crate::clock::UnixMs;
 use crate::config::Agent;
 use crate::limits::{INTERRUPTIONS_MAX, INTERRUPTIONS_MS, REST_MS};
 use crate::message::{Message, Role};
-use crate::tools::key;
 
 /// A task's request, as the store keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ pub(super) fn fingerprint(submission: &Submission) -> [u8; 32] {
         "expires_ms": submission.expires.map(millis),
     });
     // The canonical form: the same request with its members in another order is the same request.
-    key::digest(&said)
+    canonical::digest(&said)
 }
 
 /// Wall time at which a task submitted now ends.
@@ -108,6 +108,12 @@ pub(super) fn bounds(shared: &Shared, stored: &Stored, expires_at: Option<UnixMs
         // The dearest of all, writing to the cache included: a reservation must cover whichever model answers.
         price_input: prices().map(|price| price.input.max(price.cache_write)).max().unwrap_or(0),
         price_output: prices().map(|price| price.output).max().unwrap_or(0),
+        // The context is trimmed: nothing summarises yet.
+        compact_at: 0,
+        compact_attempts: 0,
+        summary: 0,
+        summary_price_input: 0,
+        summary_price_output: 0,
     }
 }
 

@@ -6,6 +6,7 @@ mod lives;
 mod outage;
 mod places;
 mod stuck;
+mod suspended;
 mod waits;
 
 use std::collections::VecDeque;
@@ -21,13 +22,16 @@ use tokio::sync::Notify;
 
 use super::{Parts, Runner, Submission, Takes};
 use crate::clock::System;
-use crate::config::{self, Agent, Bound, Builtin, OnChange, Windowed};
+use crate::cloudevent::Publisher;
+use crate::config::{self, Agent, Bound, OnChange, Windowed};
 use crate::message::{Message, Part, Role};
-use crate::model::{self, DeltaSink, Finish, Provider, Reply, Request, ToolDefinition, Usage};
+use crate::model::{self, DeltaSink, Finish, Provider, Reply, Request, ToolDefinition};
 use crate::store::sqlite::{Options, SqliteStore};
-use crate::store::{Mail, Owner, Status, Store, Task};
+use crate::store::{Announcer, Mail, Owner, Status, Store, Task};
+use crate::tools::config::Builtin;
 use crate::tools::registry::Registry;
-use crate::tools::{Effect, Failure, FailureKind, Invocation, Output, Tool};
+use crate::tools::{Effect, Failure, FailureKind, Invocation, Output, Progress, Tool};
+use crate::usage::Usage;
 
 /// A model that plays replies in order, and can be made to hold each until it is told to go on.
 pub(super) struct Model {
@@ -112,21 +116,21 @@ impl Tool for Counter {
     fn digest(&self) -> [u8; 32] {
         [1; 32]
     }
-    async fn call(&self, invocation: Invocation) -> Result<Output, Failure> {
+    async fn call(&self, invocation: Invocation) -> Result<Progress, Failure> {
         self.keys.lock().unwrap().push(invocation.key);
         if self.attempts.fetch_add(1, Ordering::SeqCst) < self.failures {
             let (kind, tool) = (FailureKind::Unknown, self.definition.name.clone());
             return Err(Failure { kind, tool, message: "reset".into(), retry_after: None });
         }
-        Ok(Output { content: "done".into(), is_error: false })
+        Ok(Output::free("done", false).into())
     }
 }
 
 /// An agent for tests: no file, generous limits.
 pub(super) fn agent() -> Agent {
-    let price = config::Price { input: 1_000, cache_read: 100, cache_write: 1_250, output: 5_000 };
-    let model = config::Model {
-        provider: config::Provider::OpenAi,
+    let price = crate::model::config::Price { input: 1_000, cache_read: 100, cache_write: 1_250, output: 5_000 };
+    let model = crate::model::config::Model {
+        provider: crate::model::config::Provider::OpenAi,
         name: "test".into(),
         key: None,
         base_url: "http://127.0.0.1:9".into(),
@@ -137,7 +141,7 @@ pub(super) fn agent() -> Agent {
         idle_timeout: Duration::from_secs(10),
         temperature: None,
         cache: false,
-        output_limit_field: crate::config::OutputLimitField::Auto,
+        output_limit_field: crate::model::config::OutputLimitField::Auto,
     };
     Agent {
         name: "test".into(),
@@ -177,7 +181,7 @@ pub(super) fn agent() -> Agent {
             retention: Duration::from_secs(3600),
         },
         auth: None,
-        telemetry: config::Telemetry { otlp: None, content: false, log: "off".into() },
+        telemetry: crate::telemetry::Config { otlp: None, content: false, log: "off".into() },
         events: None,
         digest: [7; 32],
         folder: PathBuf::from("."),
@@ -208,12 +212,25 @@ impl World {
         tools: &[Arc<Counter>],
         hold: Option<Arc<Notify>>,
     ) -> Self {
+        let tools: Vec<Arc<dyn Tool>> = tools.iter().map(|tool| Arc::clone(tool) as Arc<dyn Tool>).collect();
+        Self::with_tools(agent, replies, &tools, hold)
+    }
+
+    /// One with tools of any kind.
+    fn with_tools(
+        agent: Agent,
+        replies: Vec<Result<Reply, model::Error>>,
+        tools: &[Arc<dyn Tool>],
+        hold: Option<Arc<Notify>>,
+    ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mote-runner-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.join("mote.db"), Options::default()).unwrap());
-        let (runner, model) = start(agent, &store, replies, tools, hold);
+        let publisher = |_| Arc::new(Publisher { agent: agent.name.as_str().into() }) as Arc<dyn Announcer>;
+        let options = Options { announcer: agent.events.as_ref().map(publisher), ..Options::default() };
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.join("mote.db"), options).unwrap());
+        let (runner, model) = start_held(agent, &store, replies, tools, hold);
         Self { runner, store, model, folder }
     }
 

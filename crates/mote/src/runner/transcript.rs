@@ -8,6 +8,7 @@ use mote_core::{Action, CallOutcome, Event, Finish};
 use super::payload::Payload;
 use super::{Actions, Core, detail};
 use crate::message::{Message, Part, Role};
+use crate::tools::{Answer, Resumption};
 
 /// A call of the present turn.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +17,10 @@ pub(super) struct TurnCall {
     pub name: String,
     pub arguments: String,
     result: Option<Part>,
+    /// What its tool left when the attempt was suspended, and what a person has said since.
+    resumption: Option<Resumption>,
+    /// What its backend asks a person.
+    pub asks: Option<serde_json::Value>,
 }
 
 /// What was said in a run.
@@ -90,20 +95,43 @@ impl Transcript {
             (Event::CallAnswered { call, .. }, Payload::CallAnswered { content, is_error, .. }) => {
                 self.observe(*call, content.clone(), *is_error);
             }
-            (Event::Signalled { call, .. }, Payload::SignalReceived { payload, .. }) => {
+            (Event::CallSuspended { call, .. }, Payload::CallSuspended { state, asks, .. }) => {
+                if let Some(call) = self.turn.get_mut(usize::from(*call)) {
+                    call.resumption = Some(Resumption { state: state.clone(), answer: None });
+                    call.asks = asks.clone();
+                }
+            }
+            (Event::Approved { call }, _) => self.answer(*call, || Answer::Approved),
+            (Event::Denied { call }, Payload::Denied { content, .. }) => {
+                self.answer(*call, || Answer::Denied(content.clone()));
+            }
+            (Event::Replied { call, .. }, Payload::Replied { content, .. }) if self.is_suspended(*call) => {
+                self.answer(*call, || Answer::Said(content.clone()));
+            }
+            (Event::Compacted { through, .. }, Payload::Compacted { summary, .. }) => {
+                self.units.retain(|(id, _)| *id > *through);
+                self.units.push_front((*through, vec![summary.clone()]));
+            }
+            (Event::Signalled { call, .. }, Payload::Signalled { payload, .. }) => {
                 self.observe(*call, payload.to_string(), false);
             }
-            (Event::Replied { call, .. }, Payload::InputReceived { content, .. }) => {
+            (Event::Replied { call, .. }, Payload::Replied { content, .. }) => {
                 let text = content.as_str().map_or_else(|| content.to_string(), str::to_owned);
                 self.observe(*call, text, false);
             }
             _ => {}
         }
         for action in actions.iter() {
+            if let Action::CallTool { call, .. } = action
+                && let Some(call) = self.turn.get_mut(usize::from(call))
+            {
+                // A fresh attempt knows nothing of one that was suspended.
+                (call.resumption, call.asks) = (None, None);
+            }
             if let Action::Conclude { call, outcome } = action {
                 let reason = match payload {
                     Payload::CallFailed { message, .. } => Some(message.clone()),
-                    Payload::CallDenied { content, .. } => content.as_ref().map(ToString::to_string),
+                    Payload::Denied { content, .. } => content.as_ref().map(ToString::to_string),
                     _ => None,
                 };
                 let named = self.call(call).map(|call| detail::described(&call.name, &call.arguments));
@@ -115,6 +143,23 @@ impl Transcript {
         while self.units.front().is_some_and(|(id, _)| *id < run.context().first()) {
             self.units.pop_front();
         }
+    }
+
+    /// Whether an attempt at the call is suspended.
+    fn is_suspended(&self, call: u16) -> bool {
+        self.turn.get(usize::from(call)).is_some_and(|call| call.resumption.is_some())
+    }
+
+    /// A person said something to a suspended call's backend.
+    fn answer(&mut self, call: u16, said: impl FnOnce() -> Answer) {
+        if let Some(resumption) = self.turn.get_mut(usize::from(call)).and_then(|call| call.resumption.as_mut()) {
+            resumption.answer = Some(said());
+        }
+    }
+
+    /// What a suspended call goes on with.
+    pub(super) fn resumption(&self, call: u16) -> Option<Resumption> {
+        self.call(call).and_then(|call| call.resumption.clone())
     }
 
     fn reply(
@@ -133,7 +178,14 @@ impl Transcript {
                     Part::Call { id, name, arguments, .. } => {
                         let reason = refused.iter().find(|call| call.id == *id).map(|call| call.reason.clone());
                         let result = reason.map(|content| Part::Result { id: id.clone(), content, is_error: true });
-                        Some(TurnCall { id: id.clone(), name: name.clone(), arguments: arguments.clone(), result })
+                        Some(TurnCall {
+                            id: id.clone(),
+                            name: name.clone(),
+                            arguments: arguments.clone(),
+                            result,
+                            resumption: None,
+                            asks: None,
+                        })
                     }
                     _ => None,
                 };
@@ -185,6 +237,7 @@ fn notice(outcome: CallOutcome, named: Option<&str>, reason: Option<&str>) -> St
         CallOutcome::Denied => ("a person refused this call", reason),
         CallOutcome::TimedOut => ("nothing came before the time-out", None),
         CallOutcome::TimeReached => ("the time has come", None),
+        CallOutcome::OverBudget => ("the call was not made: a budget does not carry what it may cost", reason),
         CallOutcome::NotMade => ("the call was not made: the task had ended before, and was resumed since", None),
     };
     detail.map_or_else(|| says.to_owned(), |detail| format!("{says} ({detail})"))

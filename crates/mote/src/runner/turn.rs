@@ -1,21 +1,22 @@
 //! Reads a model's reply for the core: what each call asks for, and whether a final answer is valid. Arguments are
 //! validated here, before any backend is touched; nothing is performed.
 
-use mote_core::{Array, CallKind, CallSpec, Finish};
+use mote_core::{Array, CallKind, CallSpec, Finish, Spend};
 use serde_json::Value;
 
 use super::payload::RefusedCall;
 use super::request::millis;
 use super::{CALLS, Shared};
 use crate::clock::UnixMs;
+use crate::context;
 use crate::limits::TOOL_NAME_CHARS_MAX;
 use crate::message::{Message, Part};
 use crate::model::{self, Reply};
 use crate::tools::builtin::Wait;
+use crate::tools::config::Builtin;
 use crate::tools::registry::Target;
 use crate::tools::validation;
 use crate::tools::{Effect, key};
-use crate::{config::Builtin, context};
 
 /// A reply as the core takes it.
 pub(super) struct Reading {
@@ -68,7 +69,13 @@ fn read_calls(shared: &Shared, message: &Message, now: UnixMs, reading: &mut Rea
 
 fn refusal(name: &str, arguments: &str, reason: &str) -> CallSpec {
     let digest = key::call_digest(name, &Value::from(arguments));
-    CallSpec { kind: CallKind::Rejected { tokens: context::tokens(reason.len()) }, tool: 0, digest, timeout_ms: 0 }
+    CallSpec {
+        kind: CallKind::Rejected { tokens: context::tokens(reason.len()) },
+        tool: 0,
+        digest,
+        timeout_ms: 0,
+        reserve: Spend::default(),
+    }
 }
 
 fn specify(shared: &Shared, name: &str, arguments: &str, now: UnixMs) -> Result<CallSpec, String> {
@@ -91,7 +98,11 @@ fn specify(shared: &Shared, name: &str, arguments: &str, now: UnixMs) -> Result<
         }
         Target::Builtin(builtin) => (wait_kind(*builtin, &arguments, now)?, 0),
     };
-    Ok(CallSpec { kind, tool: short(&binding.digest()), digest, timeout_ms })
+    let reserve = match &binding.target {
+        Target::Tool(tool) => tool.spends(),
+        Target::Builtin(_) => Spend::default(),
+    };
+    Ok(CallSpec { kind, tool: short(&binding.digest()), digest, timeout_ms, reserve })
 }
 
 /// What a call of no tool gets.

@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use mote_core::{Call, CallKind, CallState};
+use mote_core::{Call, CallState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -40,6 +40,8 @@ pub(super) enum Kind {
     Signal,
     /// A time.
     Timer,
+    /// Work that a backend does by itself.
+    Remote,
     /// A model that is not available.
     Model,
     /// Another attempt at a call.
@@ -47,6 +49,17 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// What clients call what the core calls so.
+    pub(super) fn of(wait: mote_core::Wait) -> Self {
+        match wait {
+            mote_core::Wait::Approval => Self::Approval,
+            mote_core::Wait::Input => Self::Question,
+            mote_core::Wait::Signal => Self::Signal,
+            mote_core::Wait::Time => Self::Timer,
+            mote_core::Wait::Remote => Self::Remote,
+        }
+    }
+
     /// The request that ends such a wait, for clients; `None` where only time does.
     pub(super) fn answer(self, task: &str, call: &str, arguments: &Value) -> Option<Value> {
         let input = format!("/tasks/{task}/input");
@@ -66,7 +79,7 @@ impl Kind {
                     "how": "the body is what the signal carries: any JSON, or none",
                 }))
             }
-            Self::Timer | Self::Model | Self::Retry => None,
+            Self::Timer | Self::Remote | Self::Model | Self::Retry => None,
         }
     }
 
@@ -76,6 +89,7 @@ impl Kind {
             Self::Question => "a question, which takes `content`",
             Self::Signal => "a wait for a signal, which takes no input",
             Self::Timer => "a wait for a time, which takes no input",
+            Self::Remote => "work that its backend does, which takes no input",
             Self::Model => "a wait for a model, which takes no input",
             Self::Retry => "a wait for another attempt, which takes no input",
         }
@@ -115,11 +129,8 @@ impl Standing {
 impl Driver {
     /// What the run waits for now.
     pub(super) fn waits(&self) -> Vec<Wait> {
-        let kind = |call: &Call| match (call.state, call.spec.kind) {
-            (CallState::Approving, _) => Some(Kind::Approval),
-            (CallState::Waiting { .. }, CallKind::Question { .. }) => Some(Kind::Question),
-            (CallState::Waiting { .. }, CallKind::Signal { .. }) => Some(Kind::Signal),
-            (CallState::Waiting { .. }, CallKind::Timer { .. }) => Some(Kind::Timer),
+        let kind = |call: &Call| match call.state {
+            CallState::Waiting { wait, .. } => Some(Kind::of(wait)),
             _ => None,
         };
         let wait = |(index, call): (u16, &Call)| {
@@ -208,7 +219,7 @@ impl Answer<'_> {
         match wait.kind {
             Kind::Approval => self.approves,
             Kind::Question => self.says,
-            Kind::Signal | Kind::Timer | Kind::Model | Kind::Retry => false,
+            Kind::Signal | Kind::Timer | Kind::Remote | Kind::Model | Kind::Retry => false,
         }
     }
 

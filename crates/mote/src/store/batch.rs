@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Status, TaskError};
+use super::End;
 use crate::clock::UnixMs;
 use crate::message::Message;
-use crate::model::Usage;
+use crate::usage::Usage;
 
 /// One journal entry to be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,11 +72,26 @@ pub struct Amount {
     pub nano_usd: u64,
 }
 
-/// A change to budgets. At most one reservation is open a task; it is kept on the task's row.
+/// Who spends in a task: each has at most one reservation open, beside the others'.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Spender {
+    /// The model call of the present step.
+    #[default]
+    Model,
+    /// The summary that makes the context shorter.
+    Summary,
+    /// A call of the present turn, by its index.
+    Call(u16),
+}
+
+/// A change to budgets. The open reservations of a task are kept on its row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BudgetOp {
     /// Reserve on every line, or refuse the whole commit with [`CommitError::Budget`].
     Reserve {
+        /// For whom.
+        spender: Spender,
         /// Lines to reserve on; none is allowed (the per-run budget is the core's).
         lines: Vec<BudgetLine>,
         /// How much.
@@ -84,14 +99,16 @@ pub enum BudgetOp {
         /// Of its tokens, those for the reply.
         output: u64,
     },
-    /// Release the task's open reservation and book what was spent: on the same lines, in the ledger, on the task and on its
+    /// Release the spender's open reservation and book what was spent: on the same lines, in the ledger, on the task and on its
     /// session. Nothing else changes what these say was spent.
     Settle(Spending),
 }
 
-/// What one model call cost, or is taken to have cost.
+/// What was spent, or is taken to have been spent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spending {
+    /// Who spent it.
+    pub spender: Spender,
     /// The step.
     pub step: u32,
     /// The model that it was spent on; `unknown` where nobody knows which was asked.
@@ -156,17 +173,8 @@ pub enum StatusChange {
         /// Newest mail row that this worker has read; 0 if none.
         mail_seen: i64,
     },
-    /// Terminal. The lease and any open reservation are released.
-    Finished {
-        /// Completed, failed or cancelled.
-        status: Status,
-        /// Result (JSON).
-        result: Option<String>,
-        /// Error.
-        error: Option<TaskError>,
-        /// Whether it goes to the dead letters.
-        dead: bool,
-    },
+    /// Terminal. The lease and every open reservation are released.
+    Finished(End),
 }
 
 /// A message for a sink, written in the same transaction.

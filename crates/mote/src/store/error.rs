@@ -2,6 +2,8 @@
 //!
 //! It does not choose an HTTP status; [`crate::api`] does.
 
+use super::Spender;
+
 /// Why a commit was refused. Nothing of it was applied.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
@@ -30,6 +32,8 @@ pub enum CommitError {
     Budget {
         /// The line that refused.
         scope: String,
+        /// Whose reservation it refused.
+        spender: Spender,
     },
     /// The store itself failed.
     #[error(transparent)]

@@ -1,9 +1,10 @@
-//! The store: the only durable writer. Its heart is [`Store::commit`]: one transaction or a typed refusal.
+//! The store: the only durable writer. Its heart is [`Journal::commit`]: one transaction or a typed refusal.
 //!
 //! A backend knows rows, epochs and sequence numbers. It does not know what an event means: records and payloads are
 //! opaque to it.
 
 mod batch;
+mod ending;
 mod error;
 mod letter;
 mod life;
@@ -11,27 +12,29 @@ mod listing;
 mod presence;
 mod sandbox;
 pub mod sqlite;
+mod traits;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
 
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use self::batch::{
-    Account, Amount, Batch, BudgetLine, BudgetOp, Commit, EffectOp, NewEntry, OutboxMessage, SessionTurn, Spending,
-    StatusChange, Totals, Uncertain,
+    Account, Amount, Batch, BudgetLine, BudgetOp, Commit, EffectOp, NewEntry, OutboxMessage, SessionTurn, Spender,
+    Spending, StatusChange, Totals, Uncertain,
 };
+pub use self::ending::{Announcer, End, EndObserver, Ended, UnknownEffect};
 pub use self::error::{CommitError, Error};
 pub use self::letter::{By, Letter};
 pub use self::life::{EffectRow, named_life};
 pub use self::listing::{Filter, Page, SessionPage};
 pub use self::presence::Presence;
 pub use self::sandbox::{NewSandbox, SandboxChange, SandboxRow, SandboxScope};
+pub use self::traits::{
+    Journal, Ledger, Mailbox, Notifier, Outbox, Queue, Records, Sandboxes, Sessions, Store, Upkeep,
+};
 use crate::clock::UnixMs;
 use crate::message::Message;
-use crate::model::Usage;
+use crate::usage::Usage;
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -162,7 +165,7 @@ pub struct Claim {
     pub task: Task,
     /// The fencing epoch of this attempt.
     pub epoch: u64,
-    /// Whether workers died that held it: it is tried alone, and the worker says so with [`Store::begin_trial`].
+    /// Whether workers died that held it: it is tried alone, and the worker says so with [`Queue::begin_trial`].
     pub suspect: bool,
 }
 
@@ -223,7 +226,8 @@ impl Task {
     #[must_use]
     pub fn rests(&self) -> bool {
         let waits = self.waiting.as_deref().and_then(|json| serde_json::from_str::<Vec<serde_json::Value>>(json).ok());
-        let tries_again = |wait: &serde_json::Value| matches!(wait["kind"].as_str(), Some("model" | "retry"));
+        let tries_again =
+            |wait: &serde_json::Value| matches!(wait["kind"].as_str(), Some("model" | "retry" | "remote"));
         self.status == Status::Waiting && !waits.is_some_and(|all| !all.is_empty() && all.iter().all(tries_again))
     }
 }
@@ -381,104 +385,4 @@ pub struct Counts {
     pub dead: u64,
     /// Outbox messages not yet sent.
     pub outbox: u64,
-}
-
-/// A durable store of runs. One conformance suite (`crates/system-tests/src/conformance`) holds for every backend.
-#[async_trait]
-pub trait Store: Send + Sync + 'static {
-    /// Makes a task durable. With a known idempotency key it returns the first task instead.
-    async fn submit(&self, task: NewTask) -> Result<Submitted, Error>;
-    /// Claims up to `limit` tasks that are due: queued, woken (timer or mail) or with an expired lease; oldest first, never
-    /// two of one session. Each claim raises the epoch. A task that was claimed [`crate::limits::CLAIMS_TOGETHER_MAX`] times
-    /// without a commit is a suspect: it is handed out alone. One whose trials ended [`crate::limits::TRIALS_MAX`] times
-    /// without a commit becomes a dead letter instead.
-    async fn claim(&self, lease: Lease, now: UnixMs, limit: usize) -> Result<Vec<Claim>, Error>;
-    /// The same for one task; nothing if it is not due.
-    async fn claim_task(&self, task: &str, lease: Lease, now: UnixMs) -> Result<Option<Claim>, Error>;
-    /// The worker begins with a suspect that it has claimed: if it ends before it commits, that counts against the task.
-    async fn begin_trial(&self, task: &str, epoch: u64) -> Result<(), Error>;
-    /// Says that this process is the worker, for as long as what is returned lives. Where the store can tell that a worker
-    /// is dead, its leases end then, see [`Store::end_dead_leases`]; where it cannot, they run out.
-    async fn attend(&self, worker: &str) -> Result<Presence, Error>;
-    /// Ends the leases of workers that are known to be dead; returns how many.
-    async fn end_dead_leases(&self, now: UnixMs) -> Result<u64, Error>;
-    /// Extends leases; returns those tasks that the worker no longer holds.
-    async fn renew(&self, worker: &str, held: &[(String, u64)], until: UnixMs) -> Result<Vec<String>, Error>;
-    /// Gives a task back at a step boundary: claimable at once, its epoch unchanged until the next claim.
-    async fn release(&self, task: &str, epoch: u64) -> Result<(), Error>;
-    /// Applies a batch whole, or refuses it whole.
-    async fn commit(&self, commit: Commit) -> Result<(), CommitError>;
-    /// A task, if the tenant may see it (`None` sees all).
-    async fn task(&self, tenant: Option<&str>, id: &str) -> Result<Option<Task>, Error>;
-    /// A page of tasks without their requests, at most [`crate::limits::PAGE_MAX`] and ended after
-    /// [`crate::limits::PAGE_BYTES`] of results; [`Error::Conflict`] for a cursor that no page gave.
-    async fn list(&self, filter: Filter, cursor: Option<String>, limit: usize) -> Result<Page, Error>;
-    /// Journal entries with `seq > after`, oldest first, at most [`crate::limits::PAGE_MAX`] and ended after
-    /// [`crate::limits::PAGE_BYTES`] of payloads: an empty page is the end, a short one is not.
-    async fn journal(&self, task: &str, after: u64, limit: usize) -> Result<Vec<Entry>, Error>;
-    /// Leaves mail for a task; refused with [`Error::Conflict`] if it is terminal, with [`Error::Limit`] if it holds `most`
-    /// unread ones of that kind. A queued task that gets [`Mail::Cancel`] becomes cancelled at once.
-    async fn deliver(&self, task: &str, letter: Letter, now: UnixMs, most: usize) -> Result<(), Error>;
-    /// [`Store::deliver`] of mail whose sender nobody knows.
-    async fn post(&self, task: &str, mail: Mail, now: UnixMs, most: usize) -> Result<(), Error> {
-        self.deliver(task, mail.into(), now, most).await
-    }
-    /// Unread mail, oldest first.
-    async fn mail(&self, task: &str) -> Result<Vec<MailRow>, Error>;
-    /// A session, if it exists.
-    async fn session(&self, tenant: &str, id: &str) -> Result<Option<Session>, Error>;
-    /// A page of sessions behind `after` (tenant and name), at most [`crate::limits::PAGE_MAX`].
-    async fn sessions(
-        &self,
-        tenant: Option<&str>,
-        user: Option<&str>,
-        after: Option<(String, String)>,
-        limit: usize,
-    ) -> Result<SessionPage, Error>;
-    /// The task at the head of a session: the oldest one that has not ended.
-    async fn session_head(&self, tenant: &str, session: &str) -> Result<Option<Task>, Error>;
-    /// The secret of that name, which every process of this store has alike; `fresh` becomes it if there is none yet.
-    async fn secret(&self, name: &'static str, fresh: Vec<u8>) -> Result<Vec<u8>, Error>;
-    /// Puts a task that failed or was cancelled back in the queue with a fresh journal; its old journal is kept under
-    /// `<id>.<n>`. [`Error::Conflict`] for any other.
-    async fn requeue(&self, task: &str, now: UnixMs) -> Result<(), Error>;
-    /// Puts a task that failed or was cancelled back in the queue, to go on where its journal ends. [`Error::Conflict`] for any
-    /// other.
-    async fn resume(&self, task: &str, now: UnixMs) -> Result<(), Error>;
-    /// What a task did through tools that change something, oldest first.
-    async fn effects(&self, task: &str) -> Result<Vec<EffectRow>, Error>;
-    /// Erases; returns how many tasks went. Refused with [`Error::Conflict`] while one of them runs.
-    async fn erase(&self, what: Erase) -> Result<u64, Error>;
-    /// Removes terminal tasks finished before `before`, at most `limit`, with the blobs that nobody uses then, and at most
-    /// `limit` expired keys; says how many went.
-    async fn sweep(&self, before: UnixMs, now: UnixMs, limit: usize) -> Result<Swept, Error>;
-    /// Outbox messages that are due, oldest first.
-    async fn outbox(&self, now: UnixMs, limit: usize) -> Result<Vec<(i64, OutboxMessage)>, Error>;
-    /// A message was delivered (`retry_at: None`) or is to be tried again.
-    async fn outbox_done(&self, row: i64, retry_at: Option<UnixMs>) -> Result<(), Error>;
-    /// The sandbox of a session or a task.
-    async fn sandbox(&self, scope: &SandboxScope) -> Result<Option<SandboxRow>, Error>;
-    /// Enters a sandbox before it is made, so that none is made twice or forgotten; where the owner has one that is not to
-    /// be replaced, that one is the answer. What ends or erases its owner leaves it to [`Store::sandboxes_due`].
-    async fn enter_sandbox(&self, new: NewSandbox) -> Result<SandboxRow, Error>;
-    /// Changes a sandbox's row; one that is no more is left alone.
-    async fn change_sandbox(&self, row: i64, change: SandboxChange) -> Result<(), Error>;
-    /// Sandboxes that are to be given back by `now`, the longest due first.
-    async fn sandboxes_due(&self, now: UnixMs, limit: usize) -> Result<Vec<SandboxRow>, Error>;
-    /// What a shared budget has spent and reserved in its window; `None` where the backend does not say.
-    async fn taken(&self, line: &BudgetLine) -> Result<Option<Amount>, Error> {
-        let _ = line;
-        Ok(None)
-    }
-    /// Numbers for metrics and admission.
-    async fn counts(&self) -> Result<Counts, Error>;
-    /// A consistent copy while the store is in use.
-    async fn backup(&self, to: &Path) -> Result<(), Error>;
-    /// Whether it can be written now; bounded by `timeout`.
-    async fn ping(&self, timeout: Duration) -> Result<(), Error>;
-    /// Tells when a task changed (commit or mail) in this process. The receiver reads the store from its cursor; another
-    /// process's changes are seen only by reading again.
-    fn subscribe(&self, task: &str) -> tokio::sync::watch::Receiver<u64>;
-    /// Tells when there may be work to claim in this process.
-    fn work(&self) -> std::sync::Arc<tokio::sync::Notify>;
 }

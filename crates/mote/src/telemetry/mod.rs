@@ -3,7 +3,7 @@
 //! It observes and never decides: nothing here fails a run, and a collector or a log reader that stops is not waited for.
 //! Values of secrets never reach it; prompts, arguments and results only where the administrator turned content on.
 
-pub mod exposition;
+mod config;
 pub mod logs;
 pub mod metrics;
 pub mod traces;
@@ -12,12 +12,11 @@ use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use exposition::Exposition;
+pub use config::Config;
 pub use metrics::Metrics;
 pub use traces::{Semconv, Service, Tracer};
 
 use crate::clock::SharedClock;
-use crate::config;
 
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -64,12 +63,7 @@ pub struct Telemetry {
 ///
 /// # Errors
 /// A filter or an endpoint that is none, or a process that has a subscriber already.
-pub fn init(
-    config: &config::Telemetry,
-    service: &Service<'_>,
-    options: Options,
-    clock: SharedClock,
-) -> Result<Telemetry, Error> {
+pub fn init(config: &Config, service: &Service<'_>, options: Options, clock: SharedClock) -> Result<Telemetry, Error> {
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), clock.now_ms()));
     let sink = start_sink(options.output, metrics.clone())?;
     let terminal = match options.output {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::clock::UnixMs;
-use crate::config::Builtin;
 use crate::limits::{NAME_BYTES_MAX, QUESTION_CHARS_MAX, WAIT_MAX};
 use crate::model::ToolDefinition;
 use crate::timestamp;
+use crate::tools::config::Builtin;
 
 /// What a built-in call asks for, read from validated arguments.
 #[derive(Debug, Clone, PartialEq)]

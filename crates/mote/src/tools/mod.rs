@@ -4,6 +4,7 @@
 //! the effect class.
 
 pub mod builtin;
+pub mod config;
 pub mod http;
 pub mod key;
 mod lease;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use lease::{LeaseGuard, LeaseLost, SendError};
 
+use crate::clock::UnixMs;
 use crate::model::ToolDefinition;
 
 /// What repeating a call means (DESIGN.md, "Tools").
@@ -63,6 +65,75 @@ pub struct Output {
     pub content: String,
     /// Whether the backend refused (a 4xx, a failed command): final, not retried.
     pub is_error: bool,
+    /// What the call spent, where the tool spends.
+    pub spend: mote_core::Spend,
+}
+
+impl Output {
+    /// An answer that cost nothing.
+    #[must_use]
+    pub fn free(content: impl Into<String>, is_error: bool) -> Self {
+        Self { content: content.into(), is_error, spend: mote_core::Spend::default() }
+    }
+}
+
+/// How far an attempt came.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// It is over.
+    Answered(Output),
+    /// It goes on by itself, or cannot go on before somebody answers: nobody need hold it.
+    Suspended(Suspension),
+}
+
+impl From<Output> for Progress {
+    fn from(output: Output) -> Self {
+        Self::Answered(output)
+    }
+}
+
+/// What a suspended attempt waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// A person's yes or no.
+    Approval,
+    /// A person's answer.
+    Input,
+    /// The backend's own work.
+    Remote,
+}
+
+/// An attempt that nobody holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Suspension {
+    /// What it waits for.
+    pub wait: Wait,
+    /// For a person, when to give up; for work elsewhere, when to ask after it. Without one, never.
+    pub until: Option<UnixMs>,
+    /// What the backend asks, for the person.
+    pub asks: Option<serde_json::Value>,
+    /// What the tool needs to go on, on any worker: a remote task's id. It stands in the journal: no secret.
+    pub state: serde_json::Value,
+}
+
+/// Why a suspended attempt goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resumption {
+    /// What the tool left when it was suspended.
+    pub state: serde_json::Value,
+    /// What the person said, where one was asked.
+    pub answer: Option<Answer>,
+}
+
+/// What a person said to a backend.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Yes.
+    Approved,
+    /// No, with the reason if one was given.
+    Denied(Option<serde_json::Value>),
+    /// An answer.
+    Said(serde_json::Value),
 }
 
 /// What is known of an attempt that gave no answer.
@@ -107,6 +178,18 @@ pub trait Tool: Send + Sync + 'static {
     fn needs_approval(&self) -> bool;
     /// Digest of the binding (name, version, schema, target, effect): a pending call whose digest changed is not resumed.
     fn digest(&self) -> [u8; 32];
+    /// What one attempt may spend at most: reserved before it is made, beside what the model's own calls reserve. Nothing for a
+    /// tool that is free.
+    fn spends(&self) -> mote_core::Spend {
+        mote_core::Spend::default()
+    }
     /// Performs one attempt. The caller bounds it by [`Tool::timeout`] and may drop it.
-    async fn call(&self, invocation: Invocation) -> Result<Output, Failure>;
+    async fn call(&self, invocation: Invocation) -> Result<Progress, Failure>;
+    /// Goes on with an attempt that was suspended, on whatever worker holds the run now.
+    async fn resume(&self, invocation: Invocation, resumption: Resumption) -> Result<Progress, Failure> {
+        let _ = resumption;
+        let tool = self.definition().name.clone();
+        let message = format!("attempt {} was suspended, and this tool suspends none", invocation.attempt);
+        Err(Failure { kind: FailureKind::Unknown, tool, message, retry_after: None })
+    }
 }

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use super::http::{BuildError, Clients, Http};
 use super::sandbox::{self, Sandboxes};
 use super::validation::{self, Schema};
-use super::{Effect, Tool, key};
-use crate::config::{Builtin, HttpTool};
+use super::{Effect, Tool};
+use crate::canonical;
 use crate::limits::TOOL_ARGUMENTS_BYTES_MAX;
 use crate::model::ToolDefinition;
+use crate::tools::config::{Builtin, HttpTool};
 
 /// Behind a name.
 #[derive(Clone)]
@@ -188,7 +189,7 @@ impl Registry {
 
 fn builtin_digest(builtin: Builtin) -> [u8; 32] {
     let definition = builtin.definition();
-    key::digest(&json!({"kind": "builtin", "name": definition.name, "input": definition.input_schema}))
+    canonical::digest(&json!({"kind": "builtin", "name": definition.name, "input": definition.input_schema}))
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! The commit: whole or not at all.
 
 use mote::limits::{MAIL_MAX, STORE_INLINE_BYTES};
-use mote::model::Usage;
 use mote::store::{
-    BudgetOp, CommitError, EffectOp, Error, Mail, OutboxMessage, Spending, Status, StatusChange, Store, TaskError,
-    Totals,
+    BudgetOp, CommitError, EffectOp, End, Error, Mail, OutboxMessage, Spender, Spending, Status, StatusChange, Store,
+    TaskError, Totals,
 };
+use mote::usage::Usage;
 
 use super::Bench;
 use super::sample::{NOW, batch, commit, completed, entry, line, reserve, start, task};
@@ -19,7 +19,8 @@ pub async fn a_commit_applies_all_of_its_batch(bench: &dyn Bench) {
     let store = bench.open().await;
     start(&*store, task("a")).await;
     let usage = Usage { input: 10, cache_read: 4, cache_write: 3, output: 5, reasoning: 2 };
-    let spent = Spending { step: 1, model: "m".to_owned(), usage, nano_usd: 7, uncertain: false };
+    let spent =
+        Spending { spender: Spender::Model, step: 1, model: "m".to_owned(), usage, nano_usd: 7, uncertain: false };
     let mut work = batch(StatusChange::Running);
     work.entries = vec![entry(r#"{"n":1}"#), entry(r#"{"n":2}"#)];
     let (key, tool) = ("k".to_owned(), "get".to_owned());
@@ -29,12 +30,12 @@ pub async fn a_commit_applies_all_of_its_batch(bench: &dyn Bench) {
     work.outbox = vec![message("m")];
     work.totals = Totals { steps: 2, tool_calls: 3 };
     commit(&*store, "a", 0, work).await.unwrap();
-    let mut last = batch(StatusChange::Finished {
+    let mut last = batch(StatusChange::Finished(End {
         status: Status::Failed,
         result: None,
         error: Some(TaskError { code: "step_limit".to_owned(), message: "too many steps".to_owned() }),
         dead: true,
-    });
+    }));
     last.effects = vec![EffectOp::Finalise { key, outcome: "done" }];
     last.budget = vec![BudgetOp::Settle(spent)];
     last.totals = Totals { steps: 2, tool_calls: 3 };
@@ -84,7 +85,7 @@ pub async fn a_commit_that_a_budget_refuses_applies_nothing(bench: &dyn Bench) {
     work.totals.steps = 9;
     work.budget = vec![reserve(&[line("roomy", 1_000), line("tight", 5)], 10)];
     let refused = commit(&*store, "a", 0, work.clone()).await.unwrap_err();
-    assert!(matches!(&refused, CommitError::Budget { scope } if scope == "tight"), "{refused}");
+    assert!(matches!(&refused, CommitError::Budget { scope, .. } if scope == "tight"), "{refused}");
     assert_eq!(store.task(None, "a").await.unwrap().unwrap(), before);
     assert!(store.journal("a", 0, 10).await.unwrap().is_empty());
     assert_eq!(store.mail("a").await.unwrap().len(), 1);
@@ -99,7 +100,7 @@ pub async fn a_commit_that_a_budget_refuses_applies_nothing(bench: &dyn Bench) {
 pub async fn a_finished_task_changes_no_more(bench: &dyn Bench) {
     let store = bench.open().await;
     start(&*store, task("a")).await;
-    let unfinished = StatusChange::Finished { status: Status::Queued, result: None, error: None, dead: false };
+    let unfinished = StatusChange::Finished(End { status: Status::Queued, result: None, error: None, dead: false });
     let refused = commit(&*store, "a", 0, batch(unfinished)).await.unwrap_err();
     assert!(matches!(refused, CommitError::Store(Error::Conflict { .. })), "{refused}");
     commit(&*store, "a", 0, batch(completed())).await.unwrap();

@@ -1,7 +1,7 @@
 //! Waiting, waking, mail and cancellation.
 
 use mote::limits::MAIL_MAX;
-use mote::store::{Error, Lease, Mail, NewTask, Status, StatusChange, Store};
+use mote::store::{End, Error, Lease, Mail, NewTask, Status, StatusChange, Store};
 
 use super::Bench;
 use super::sample::{NOW, batch, claim, claimed, commit, commit_as, start, task, waiting};
@@ -130,7 +130,7 @@ pub async fn a_running_task_gets_its_cancel_as_mail(bench: &dyn Bench) {
     let claims = claim(&*store, 8).await;
     let mail = store.mail("a").await.unwrap();
     assert_eq!(mail[0].mail, Mail::Cancel);
-    let cancelled = StatusChange::Finished { status: Status::Cancelled, result: None, error: None, dead: false };
+    let cancelled = StatusChange::Finished(End { status: Status::Cancelled, result: None, error: None, dead: false });
     commit_as(&*store, "a", claims[0].epoch, 1, batch(cancelled)).await.unwrap();
 }
 

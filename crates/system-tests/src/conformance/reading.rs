@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mote::limits::MAIL_MAX;
-use mote::store::{Counts, Error, Filter, NewTask, OutboxMessage, Owner, Status, StatusChange, Store};
+use mote::store::{Counts, End, Error, Filter, NewTask, OutboxMessage, Owner, Status, StatusChange, Store};
 
 use super::Bench;
 use super::sample::{NOW, batch, claimed, commit, completed, finish, labels, start, task, turn, waiting};
@@ -28,7 +28,7 @@ pub async fn a_listing_obeys_every_filter(bench: &dyn Bench) {
     store.submit(owned("b", "acme", "bob", "t", &[("team", "x"), ("tier", "2")])).await.unwrap();
     store.submit(owned("c", "", "ada", "s", &[("team", "y"), ("it's", "a \"quote\"")])).await.unwrap();
     start(&*store, task("d")).await;
-    let dead = StatusChange::Finished { status: Status::Failed, result: None, error: None, dead: true };
+    let dead = StatusChange::Finished(End { status: Status::Failed, result: None, error: None, dead: true });
     commit(&*store, "d", 0, batch(dead)).await.unwrap();
     let (all, text) = (Filter::default(), |text: &str| Some(text.to_owned()));
     let check = async |filter: Filter, expected: &[&str]| {

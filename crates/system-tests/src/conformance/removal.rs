@@ -3,7 +3,7 @@
 use mote::limits::{MAIL_MAX, STORE_INLINE_BYTES};
 use mote::message::{Message, Role};
 use mote::store::{
-    Commit, EffectOp, Erase, Error, Filter, Mail, NewTask, SessionTurn, Status, StatusChange, Store, TaskError,
+    Commit, EffectOp, End, Erase, Error, Filter, Mail, NewTask, SessionTurn, Status, StatusChange, Store, TaskError,
 };
 
 use super::Bench;
@@ -175,7 +175,7 @@ pub async fn erasing_a_head_lets_the_next_one_in(bench: &dyn Bench) {
 
 fn died() -> StatusChange {
     let error = Some(TaskError { code: "internal".to_owned(), message: "broken".to_owned() });
-    StatusChange::Finished { status: Status::Failed, result: None, error, dead: true }
+    StatusChange::Finished(End { status: Status::Failed, result: None, error, dead: true })
 }
 
 /// A second life starts from the request alone; the first can still be read.
@@ -241,7 +241,7 @@ pub async fn a_failed_task_is_resumed_where_its_journal_ends(bench: &dyn Bench) 
     start(&*store, NewTask { expires_at: Some(NOW + 100), ..turn("a", "s") }).await;
     store.submit(turn("b", "s")).await.unwrap();
     let error = Some(TaskError { code: "model_failed".to_owned(), message: "no".to_owned() });
-    let mut work = batch(StatusChange::Finished { status: Status::Failed, result: None, error, dead: false });
+    let mut work = batch(StatusChange::Finished(End { status: Status::Failed, result: None, error, dead: false }));
     work.entries = vec![entry("1"), entry("2")];
     let (key, tool, call) = ("k".to_owned(), "send".to_owned(), "c".to_owned());
     work.effects = vec![

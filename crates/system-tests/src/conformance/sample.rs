@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use mote::model::Usage;
 use mote::store::{
-    Amount, Batch, BudgetLine, BudgetOp, Claim, Commit, CommitError, IdempotencyKey, Lease, NewEntry, NewTask, Owner,
-    Spending, Status, StatusChange, Store, Totals,
+    Amount, Batch, BudgetLine, BudgetOp, Claim, Commit, CommitError, End, IdempotencyKey, Lease, NewEntry, NewTask,
+    Owner, Spender, Spending, Status, StatusChange, Store, Totals,
 };
+use mote::usage::Usage;
 
 /// When the tests happen, milliseconds since the Unix epoch.
 pub const NOW: u64 = 1_800_000_000_000;
@@ -105,7 +105,12 @@ pub fn entry(payload: &str) -> NewEntry {
 /// Finished with a result.
 #[must_use]
 pub fn completed() -> StatusChange {
-    StatusChange::Finished { status: Status::Completed, result: Some(r#""done""#.to_owned()), error: None, dead: false }
+    StatusChange::Finished(End {
+        status: Status::Completed,
+        result: Some(r#""done""#.to_owned()),
+        error: None,
+        dead: false,
+    })
 }
 
 /// Waiting, all mail up to `mail_seen` read.
@@ -145,21 +150,35 @@ pub fn amount(nano_usd: u64) -> Amount {
 /// Reserves on lines.
 #[must_use]
 pub fn reserve(lines: &[BudgetLine], nano_usd: u64) -> BudgetOp {
-    BudgetOp::Reserve { lines: lines.to_vec(), amount: amount(nano_usd), output: nano_usd * 2 }
+    BudgetOp::Reserve { spender: Spender::Model, lines: lines.to_vec(), amount: amount(nano_usd), output: nano_usd * 2 }
 }
 
 /// Settles.
 #[must_use]
 pub fn settle(nano_usd: u64) -> BudgetOp {
     let usage = Usage { input: nano_usd * 8, output: nano_usd * 2, ..Usage::default() };
-    BudgetOp::Settle(Spending { step: 1, model: "m".to_owned(), usage, nano_usd, uncertain: false })
+    BudgetOp::Settle(Spending {
+        spender: Spender::Model,
+        step: 1,
+        model: "m".to_owned(),
+        usage,
+        nano_usd,
+        uncertain: false,
+    })
 }
 
 /// Settles a call of which nobody knows what it cost.
 #[must_use]
 pub fn lose(nano_usd: u64) -> BudgetOp {
     let usage = Usage { input: nano_usd * 8, output: nano_usd * 2, ..Usage::default() };
-    BudgetOp::Settle(Spending { step: 1, model: "unknown".to_owned(), usage, nano_usd, uncertain: true })
+    BudgetOp::Settle(Spending {
+        spender: Spender::Model,
+        step: 1,
+        model: "unknown".to_owned(),
+        usage,
+        nano_usd,
+        uncertain: true,
+    })
 }
 
 /// Workers claim whatever is due and end at once, one after another, from `from` on; what the last of them claimed.

@@ -17,19 +17,20 @@ use std::sync::Arc;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use self::internet::{Internet, METADATA, OTHER, PRIVATE, RESOLVER, SERVER};
+use self::internet::{Internet, RESOLVER};
+pub(super) use self::internet::{METADATA, OTHER, PRIVATE, SERVER};
 use self::namespaces::Namespace;
 use crate::fixture::{Daemon, Options};
 
 /// What stands around the daemon.
-struct World {
+pub(super) struct World {
     internet: Internet,
     host: Namespace,
     authority: tempfile::NamedTempFile,
 }
 
 /// Runs a test with a daemon whose host is a namespace of its own, with a way to the test's internet.
-fn with_world<F, T>(test: T)
+pub(super) fn with_world<F, T>(test: T)
 where
     F: Future<Output = ()> + Send,
     T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
@@ -38,7 +39,7 @@ where
 }
 
 /// The same, with a daemon started another way: one that has a file of the system's resolver asks the same server by that.
-fn with_options<F, T>(options: Options, test: T)
+pub(super) fn with_options<F, T>(options: Options, test: T)
 where
     F: Future<Output = ()> + Send,
     T: FnOnce(Arc<World>, Daemon) -> F + Send + 'static,
@@ -69,7 +70,8 @@ where
         let world = Arc::clone(&world);
         async move {
             let named = if options.resolver.is_some() { "system".to_owned() } else { RESOLVER.to_string() };
-            let config = format!("resolver: {named}\nauthorities: {}\n", world.authority.path().display());
+            let config =
+                format!("resolver: {named}\nauthorities: {}\n{}", world.authority.path().display(), options.config);
             let daemon = Daemon::start_with(Options { config, ..options }).await;
             test(world, daemon).await;
         }
@@ -92,7 +94,7 @@ impl World {
     }
 
     /// Runs a script on the host: what it can do there shows what the boundary refuses.
-    async fn on_the_host(self: &Arc<Self>, body: &str) -> String {
+    pub(super) async fn on_the_host(self: &Arc<Self>, body: &str) -> String {
         let (world, script) = (Arc::clone(self), self.script(&self.authority.path().display().to_string(), body));
         let run = move || world.host.command("python3").args(["-c", &script]).output().unwrap();
         let output = tokio::task::spawn_blocking(run).await.unwrap();
@@ -117,7 +119,7 @@ fn rules(names: &[&str]) -> Value {
     json!({ "rules": rules })
 }
 
-async fn curl(daemon: &Daemon, id: &str, arguments: &str) -> String {
+pub(super) async fn curl(daemon: &Daemon, id: &str, arguments: &str) -> String {
     let line = format!("curl -sS --max-time 20 --noproxy '*' {arguments} 2>&1 || echo failed");
     daemon.run(id, &line).await
 }
@@ -162,7 +164,7 @@ fn egress_is_the_policys_alone_and_changes_while_the_sandbox_runs() {
         ] {
             assert!(kept.iter().any(|decision| decision == expected), "{expected}: {kept:?}");
         }
-        let log = daemon.log();
+        let log = daemon.whole_log(id).await;
         let logged = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let refused = logged.filter(|line| line["sandbox"] == id.as_str() && line["verdict"] == "deny").count();
         assert!(refused >= 3, "{log}");
@@ -204,7 +206,7 @@ fn a_secret_is_used_by_a_sandbox_that_never_holds_it() {
         daemon.put(id, "/opt/ca.pem", world.internet.root_pem.clone()).await;
         let answer = curl(&daemon, id, &format!("{send} --insecure https://good.example/")).await;
         assert!(answer.contains(&length(&placeholder)) && !answer.contains(value), "another host is not: {answer}");
-        let everything = format!("{}{:?}", daemon.log(), decisions(&daemon, id).await);
+        let everything = format!("{}{:?}", daemon.whole_log(id).await, decisions(&daemon, id).await);
         assert!(!everything.contains(value));
     });
 }
@@ -229,7 +231,7 @@ fn a_secret_in_e2bs_rules_is_set_at_egress() {
         let answer = curl(&daemon, id, "http://shared.example/").await;
         assert!(answer.starts_with("internet") && !answer.contains("x-key"), "{answer}");
         let told = daemon.done(Method::GET, &format!("/sandboxes/{id}"), Value::Null).await;
-        assert!(!told.to_string().contains(value) && !daemon.log().contains(value));
+        assert!(!told.to_string().contains(value) && !daemon.whole_log(id).await.contains(value));
         // What is not there is refused at once, and so is an identity that a sandbox cannot have.
         for (filled, status) in [("${e2b.secrets.none}", 400), ("${e2b.identity.tokens.aws}", 501)] {
             let rules = json!({ "secret.example": [{ "transform": { "headers": { "X-Key": filled } } }] });

@@ -180,7 +180,9 @@ async fn a_daemon_with_a_certificate_of_ones_own_is_trusted_where_its_authority_
 #[tokio::test]
 async fn the_key_is_looked_for_where_a_daemon_leaves_it() {
     let daemon = Daemon::start().await;
-    let below = std::path::Path::new(mote::config::SANDBOX_KEY_FILE).strip_prefix("/var/lib/mote-sandbox").unwrap();
+    let below = std::path::Path::new(mote::tools::sandbox::config::SANDBOX_KEY_FILE)
+        .strip_prefix("/var/lib/mote-sandbox")
+        .unwrap();
     assert_eq!(std::fs::read_to_string(daemon.state().join(below)).unwrap().trim(), daemon.key());
 }
 

@@ -1,7 +1,7 @@
 //! E2B's SDKs, unmodified from their registries, against the real daemon; `curl`'s way into a preview beside them.
 //!
-//! They are installed under the target folder, once. Versions are pinned here (npm) and in `xtask/requirements/sandbox.txt`
-//! (PyPI). What each script checks stands in the script.
+//! They are installed under the target folder, once. Two generations run: versions are pinned here (npm) and in
+//! `xtask/requirements/sandbox.txt` and `sandbox-*.txt` (PyPI). What each script checks stands in the script.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +14,10 @@ use super::fixture::Daemon;
 
 /// The SDKs for JavaScript.
 const PACKAGES: [&str; 2] = ["e2b@2.51.0", "@e2b/code-interpreter@2.8.0"];
+/// Those of an earlier generation, which refuse keys that do not look like E2B's.
+const PACKAGES_EARLIER: [&str; 2] = ["e2b@2.45.0", "@e2b/code-interpreter@2.7.0"];
+/// E2B's command line.
+const COMMAND_LINE: [&str; 1] = ["@e2b/cli@2.19.0"];
 
 pub(super) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -23,23 +27,43 @@ pub(super) fn run(command: &mut Command) -> String {
     stdout.trim().to_owned()
 }
 
+/// An interpreter of Python with what a file of requirements pins, made where `modules` cannot be imported.
+pub(super) fn interpreter(venv: PathBuf, requirements: &str, modules: &str) -> PathBuf {
+    let python = venv.join("bin/python");
+    let has = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
+    if !has.is_ok_and(|output| output.status.success()) {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
+        let pinned = workspace().join("xtask/requirements").join(requirements);
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(pinned));
+    }
+    python
+}
+
 pub(super) fn python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON
         .get_or_init(|| {
             let named = environment("MOTE_TEST_E2B_VENV").map(PathBuf::from);
             let venv = named.unwrap_or_else(|| scratch().unwrap().join("venv-e2b"));
-            let python = venv.join("bin/python");
-            let has =
-                Command::new(&python).args(["-c", "import e2b, e2b_code_interpreter, swerex.runtime.remote"]).output();
-            if !has.is_ok_and(|output| output.status.success()) {
-                run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-                let pinned = workspace().join("xtask/requirements/sandbox.txt");
-                run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(pinned));
-            }
-            python
+            interpreter(venv, "sandbox.txt", "e2b, e2b_code_interpreter, swerex.runtime.remote")
         })
         .clone()
+}
+
+fn python_earlier() -> PathBuf {
+    let venv = scratch().unwrap().join("venv-e2b-earlier");
+    interpreter(venv, "sandbox-earlier.txt", "e2b, e2b_code_interpreter")
+}
+
+/// A folder with packages of npm, installed where the last of them is missing.
+fn installed(folder: PathBuf, packages: &[&str]) -> PathBuf {
+    let last = packages.last().and_then(|package| package.rsplit_once('@')).unwrap().0;
+    if !folder.join("node_modules").join(last).exists() {
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("package.json"), "{\"private\": true}").unwrap();
+        run(Command::new("npm").args(["install", "--no-fund", "--no-audit"]).args(packages).current_dir(&folder));
+    }
+    folder
 }
 
 pub(super) fn packages() -> PathBuf {
@@ -47,16 +71,7 @@ pub(super) fn packages() -> PathBuf {
     FOLDER
         .get_or_init(|| {
             let named = environment("MOTE_TEST_E2B_NODE").map(PathBuf::from);
-            let folder = named.unwrap_or_else(|| scratch().unwrap().join("node-e2b"));
-            if !folder.join("node_modules/@e2b/code-interpreter").exists() {
-                std::fs::create_dir_all(&folder).unwrap();
-                std::fs::write(folder.join("package.json"), "{\"private\": true}").unwrap();
-                run(Command::new("npm")
-                    .args(["install", "--no-fund", "--no-audit"])
-                    .args(PACKAGES)
-                    .current_dir(&folder));
-            }
-            folder
+            installed(named.unwrap_or_else(|| scratch().unwrap().join("node-e2b")), &PACKAGES)
         })
         .clone()
 }
@@ -67,7 +82,7 @@ pub(super) async fn client(daemon: &Daemon, command: impl FnOnce() -> Command + 
     let running = tokio::task::spawn_blocking(move || {
         let mut command = command();
         command.env("E2B_API_URL", &url).env("E2B_SANDBOX_URL", &url).env("E2B_API_KEY", key);
-        run(command.env("E2B_VALIDATE_API_KEY", "false").env("NO_PROXY", "127.0.0.1"))
+        run(command.env("NO_PROXY", "127.0.0.1"))
     });
     running.await.unwrap()
 }
@@ -105,6 +120,79 @@ async fn the_sdks_for_javascript_work_unmodified() {
         command
     });
     assert_eq!(output.await, "ok");
+}
+
+/// The main surface, with both generations of the SDK for Python.
+#[tokio::test]
+async fn both_generations_of_the_sdk_for_python_work_unmodified() {
+    for python in [python, python_earlier] {
+        let daemon = Daemon::start().await;
+        let output = client(&daemon, move || {
+            let mut command = Command::new(python());
+            command.args(["-c", include_str!("e2b_generations.py")]);
+            command
+        });
+        assert_eq!(output.await, "ok");
+    }
+}
+
+/// The same of the SDK for JavaScript.
+#[tokio::test]
+async fn both_generations_of_the_sdk_for_javascript_work_unmodified() {
+    for packages in [packages, || installed(scratch().unwrap().join("node-e2b-earlier"), &PACKAGES_EARLIER)] {
+        let daemon = Daemon::start().await;
+        let output = client(&daemon, move || {
+            let folder = packages();
+            let script = folder.join("e2b_generations.mjs");
+            std::fs::write(&script, include_str!("e2b_generations.mjs")).unwrap();
+            let mut command = Command::new("node");
+            command.arg(script).current_dir(folder);
+            command
+        });
+        assert_eq!(output.await, "ok");
+    }
+}
+
+#[tokio::test]
+async fn e2bs_command_line_works_against_an_address_of_ones_own() {
+    let daemon = Daemon::start().await;
+    let made = daemon
+        .done(
+            reqwest::Method::POST,
+            "/v2/sandboxes",
+            json!({"templateID": "host", "timeout": 300, "metadata": {"made": "here"}}),
+        )
+        .await;
+    let id = made["sandboxID"].as_str().unwrap().to_owned();
+    let home = tempfile::tempdir().unwrap();
+    let say = async |words: &[&str]| {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let home = home.path().to_owned();
+        client(&daemon, move || {
+            let folder = installed(scratch().unwrap().join("node-e2b-cli"), &COMMAND_LINE);
+            let mut command = Command::new(folder.join("node_modules/.bin/e2b"));
+            // It keeps settings of its own below the home directory, and asks for news of itself.
+            command.arg("sandbox").args(words).env("HOME", home).env("NO_UPDATE_NOTIFIER", "1").env("CI", "true");
+            command
+        })
+        .await
+    };
+    let listed: serde_json::Value = serde_json::from_str(&say(&["list", "--format", "json"]).await).unwrap();
+    assert_eq!((&listed[0]["sandboxId"], &listed[0]["metadata"]), (&json!(id), &json!({"made": "here"})), "{listed}");
+    assert!(say(&["info", &id]).await.contains("State: running"));
+    assert_eq!(say(&["exec", &id, "--", "echo", "hello"]).await, "hello");
+    let metrics = say(&["metrics", &id, "--format", "json"]).await;
+    let metric: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    assert!(metric["memTotal"].as_u64() > Some(0), "{metric}");
+    let logs = say(&["logs", &id, "--format", "json"]).await;
+    assert!(logs.contains("\"message\":\"created\""), "{logs}");
+    say(&["pause", &id]).await;
+    daemon.until(&id, "paused").await;
+    say(&["resume", &id]).await;
+    daemon.until(&id, "running").await;
+    say(&["kill", &id]).await;
+    daemon.until(&id, "gone").await;
+    assert_eq!(say(&["list", "--format", "json"]).await, "[]");
 }
 
 #[tokio::test]

@@ -92,7 +92,6 @@ try:
     raise AssertionError("a signature served another file")
 except urllib.error.HTTPError as error:
     assert error.code in (401, 404), error
-refused(lambda: sandbox.files.write("/tmp/m", "1", metadata={"a": "b"}), "files.metadata")
 
 # What is told.
 info = sandbox.get_info()
@@ -121,8 +120,7 @@ for fork in sandbox.fork(count=2, timeout=300):
 # Network, secrets, volumes.
 sandbox.update_network({"allow_out": ["pypi.org"], "deny_out": ["0.0.0.0/0"]})
 assert sandbox.get_info().network["allow_out"] == ["pypi.org"]
-refused(lambda: Sandbox.create(network={"mask_request_host": "x"}), "network.maskRequestHost")
-refused(lambda: Sandbox.create(mcp={"x": {}}), "mcp")
+refused(lambda: Sandbox.create(network={"egress_proxy": {"address": "proxy.example:1080"}}), "network.egressProxy")
 volume = Volume.create("kept-things")
 with_volume = Sandbox.create(timeout=300, volume_mounts={"/mnt/kept": volume})
 with_volume.commands.run("echo stays > /mnt/kept/file", user="root")

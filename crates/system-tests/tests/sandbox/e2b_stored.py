@@ -10,7 +10,10 @@ made = Secret.create("api-key", "first-value-0123456789")
 assert (made.name, made.metadata) == ("api-key", {}), made
 assert Secret.update("api-key", "second-value-0123456789").name == "api-key"
 assert Secret.get_info("api-key").secret_id == made.secret_id and Secret.exists("api-key")
-Secret.create("other", "value")
+Secret.create("other", "value", metadata={"team": "a"})
+assert (Secret.get_info("other").metadata, Secret.get_info("other").version) == ({"team": "a"}, 1)
+rotated = Secret.update("other", "next")
+assert (rotated.metadata, rotated.version) == ({"team": "a"}, 2), "what an update does not name stays"
 pages, paginator = [], Secret.list(limit=1)
 while paginator.has_next:
     pages.append([secret.name for secret in paginator.next_items()])

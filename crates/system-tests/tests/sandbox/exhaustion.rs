@@ -161,3 +161,57 @@ async fn output_that_nobody_reads_is_dropped_or_held_back() {
     let first: Vec<u64> = first_processes(&daemon).into_iter().map(peak).collect();
     assert!(!first.is_empty() && first.iter().all(|bytes| *bytes < INIT_MAX), "{first:?}");
 }
+
+/// Descriptors of a process.
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+#[tokio::test]
+async fn what_sandboxes_held_of_descriptors_is_given_back_by_the_daemon_and_by_its_keeper() {
+    let daemon = Daemon::start().await;
+    let keepers = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.pid())).unwrap();
+    let keeper: u32 = keepers.split_whitespace().next().unwrap().parse().unwrap();
+    let held = || (descriptors(daemon.pid()), descriptors(keeper));
+    let life = async || {
+        let id = daemon.create(json!({ "network": { "rules": [{ "verdict": "allow", "to": "*" }] } })).await;
+        let of = |rest: &str| format!("/v1/sandboxes/{id}{rest}");
+        daemon.exec(&id, "getent hosts nowhere.invalid").await;
+        let cell = daemon.request(Method::POST, &of("/code/execute")).json(&json!({ "code": "1 + 1" }));
+        assert!(cell.send().await.unwrap().text().await.unwrap().contains('2'));
+        let snapshot = daemon.done(Method::POST, &of("/snapshots"), json!({})).await;
+        daemon.done(Method::POST, &of("/rollback"), json!({ "snapshot": snapshot["id"] })).await;
+        daemon.done(Method::POST, &of("/pause"), json!({ "kind": "stopped" })).await;
+        daemon.run(&id, "true").await;
+        daemon.done(Method::DELETE, &of(""), Value::Null).await;
+        let path = format!("/v1/snapshots/{}", snapshot["id"].as_str().unwrap());
+        daemon.done(Method::DELETE, &path, Value::Null).await;
+    };
+    // What is opened once and kept is open after the first.
+    life().await;
+    let quiet = async || {
+        // Until nothing changes any more: what waits is made ready, and what has ended is let go of.
+        let (mut last, mut same) = (held(), 0);
+        while same < 50 {
+            tokio::time::sleep(crate::fixture::POLL).await;
+            let now = held();
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+        }
+        last
+    };
+    let before = quiet().await;
+    for _ in 0..10 {
+        life().await;
+    }
+    let since = tokio::time::Instant::now();
+    let mut after = quiet().await;
+    // A descriptor for each life would be ten more.
+    while after.0 >= before.0 + 5 || after.1 >= before.1 + 5 {
+        assert!(
+            since.elapsed() < crate::fixture::PATIENCE,
+            "the daemon and its keeper hold {after:?}, before {before:?}"
+        );
+        after = quiet().await;
+    }
+}

@@ -298,6 +298,19 @@ impl Daemon {
         }
     }
 
+    /// The daemon's log with everything that was said before this: what it says of a program that is run now comes after it.
+    pub(crate) async fn whole_log(&self, id: &str) -> String {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let trace = format!("{:032x}", (0xa5_u128 << 120) + u128::from(NEXT.fetch_add(1, Ordering::Relaxed)));
+        let request = self.request(Method::POST, &format!("/v1/sandboxes/{id}/exec"));
+        let request = request.header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"));
+        let response = request.json(&json!({ "command": "true", "user": "root" })).send().await.unwrap();
+        assert!(response.status().is_success(), "{}", response.text().await.unwrap());
+        self.logged(&trace).await;
+        self.log()
+    }
+
     /// Processes on the host whose ids lie in this daemon's ranges: what its sandboxes are made of.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let range = self.uid_base..self.uid_base + UIDS;

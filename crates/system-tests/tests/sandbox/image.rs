@@ -393,7 +393,8 @@ async fn packages_of_npm(daemon: &Daemon, base: &Path) {
     assert!(!built && said.contains(&format!("recipe.yaml:{line}: npm: it ended with code 1")), "{said}");
 }
 
-/// A registry of one image, over TLS; `ask` is one that answers nothing but an error.
+/// A registry of one image, over TLS; `ask` is one that answers nothing but an error, `private/app` the same image for `me` with the
+/// password `open`.
 const REGISTRY: &str = r#"
 import hashlib, http.server, io, json, ssl, sys, tarfile
 certificate, key, program = sys.argv[1:4]
@@ -417,9 +418,11 @@ manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, 
 class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
     def do_GET(self):
-        found = manifest if self.path == "/v2/app/manifests/latest" else blobs.get(self.path.rsplit("/", 1)[1])
+        found = manifest if self.path in ("/v2/app/manifests/latest", "/v2/private/app/manifests/latest") else blobs.get(self.path.rsplit("/", 1)[1])
         status = 503 if "/ask/" in self.path else 404 if found is None else 200
+        if "/private/" in self.path and self.headers.get("authorization") != "Basic bWU6b3Blbg==": status = 401
         self.send_response(status); self.send_header("content-type", kind)
+        if status == 401: self.send_header("www-authenticate", "Basic realm=\"private\"")
         self.send_header("content-length", str(len(found or b"") if status == 200 else 0)); self.end_headers()
         if status == 200: self.wfile.write(found)
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -428,24 +431,46 @@ server.socket = context.wrap_socket(server.socket, server_side=True)
 print(server.server_port, flush=True); server.serve_forever()
 "#;
 
+/// A registry that runs, its address, and the file of its authority. It ends with the test.
+pub(super) struct Registry {
+    server: std::process::Child,
+    pub(super) host: String,
+    pub(super) authority: std::path::PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Registry {
+    pub(super) fn start() -> Self {
+        use std::io::BufRead as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        crate::agent::certified(folder.path());
+        let (authority, key) = (folder.path().join("ca.pem"), folder.path().join("tls.key"));
+        let mut server = std::process::Command::new("python3");
+        server
+            .args(["-c", REGISTRY])
+            .arg(&authority)
+            .arg(&key)
+            .arg(binary::mote_sandbox_init().unwrap())
+            .arg(std::env::consts::ARCH);
+        let mut server = server.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut port = String::new();
+        std::io::BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        Self { server, host: format!("127.0.0.1:{}", port.trim()), authority, _folder: folder }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
 #[tokio::test]
 async fn a_registry_with_a_private_authority_is_trusted_where_that_is_named() {
-    use std::io::BufRead as _;
-
-    let folder = tempfile::tempdir().unwrap();
-    crate::agent::certified(folder.path());
-    let (ca, key) = (folder.path().join("ca.pem"), folder.path().join("tls.key"));
-    let mut server = std::process::Command::new("python3");
-    server
-        .args(["-c", REGISTRY])
-        .arg(&ca)
-        .arg(&key)
-        .arg(binary::mote_sandbox_init().unwrap())
-        .arg(std::env::consts::ARCH);
-    let mut server = server.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut port = String::new();
-    std::io::BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
-    let host = format!("127.0.0.1:{}", port.trim());
+    let registry = Registry::start();
+    let host = &registry.host;
     let import = async |daemon: &Daemon, name: &str| {
         let source = json!({ "source": { "registry": format!("{host}/{name}") } });
         daemon.ask(Method::POST, "/v1/images", source).await
@@ -454,8 +479,8 @@ async fn a_registry_with_a_private_authority_is_trusted_where_that_is_named() {
     let (status, refused) = import(&stranger, "app").await;
     assert_eq!((status, &refused["code"]), (StatusCode::BAD_GATEWAY, &json!("unreachable")), "{refused}");
     assert!(refused["remediation"].as_str().unwrap().contains("authorities"), "{refused}");
-    assert_eq!(refused["context"]["registry"], host, "{refused}");
-    let daemon = Daemon::configured(&format!("authorities: {}", ca.display())).await;
+    assert_eq!(refused["context"]["registry"], host.as_str(), "{refused}");
+    let daemon = Daemon::configured(&format!("authorities: {}", registry.authority.display())).await;
     let (status, imported) = import(&daemon, "app").await;
     assert_eq!(status, StatusCode::CREATED, "{imported}");
     let (status, refused) = import(&daemon, "ask").await;
@@ -471,6 +496,4 @@ async fn a_registry_with_a_private_authority_is_trusted_where_that_is_named() {
     let stat = |path: &str| format!("/v1/sandboxes/{id}/files/stat?path={path}");
     let made = daemon.done(Method::GET, &stat("/srv/work"), Value::Null).await;
     assert_eq!((&made["kind"], &made["owner"]), (&json!("directory"), &json!("0")), "{made}");
-    server.kill().unwrap();
-    server.wait().unwrap();
 }

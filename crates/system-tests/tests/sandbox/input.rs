@@ -167,7 +167,8 @@ async fn a_secret_goes_in_and_never_comes_out() {
     let (status, failure) = daemon.ask(Method::POST, &format!("/v1/sandboxes/{id}/fork"), json!({})).await;
     assert_eq!((status, failure["code"].as_str()), (StatusCode::FORBIDDEN, Some("forbidden")));
     let sandbox = daemon.done(Method::GET, &format!("/v1/sandboxes/{id}"), Value::Null).await;
-    for text in [listed.to_string(), sandbox.to_string(), daemon.log()] {
+    let log = daemon.whole_log(&id).await;
+    for text in [listed.to_string(), sandbox.to_string(), log] {
         assert!(!text.contains(value));
     }
 }

@@ -187,6 +187,33 @@ async fn metrics_tell_of_each_sandbox_and_of_durations() {
     }
     assert!(text.contains("mote_sandbox_operation_duration_seconds_count{operation=\"create\"} 1"), "{text}");
     assert!(text.contains("mote_sandbox_sandboxes{state=\"running\"} 1"));
+    // Each figure of each sandbox is its own: two that did nothing have used less than one that did.
+    let hungry = daemon.create(json!({ "resources": { "memory": "64MiB" } })).await;
+    let work = "python3 -c 'x = bytearray(400 << 20)'; head -c 8M /dev/urandom > /opt/data; sync -f /opt; \
+                python3 -c 'sum(range(3000000))'; exit 0";
+    daemon.run(&hungry, work).await;
+    let since = Instant::now();
+    let of = |text: &str, name: &str, id: &str| -> f64 {
+        let line = format!("mote_sandbox_{name}{{sandbox=\"{id}\"}} ");
+        let value = text.lines().find_map(|found| found.strip_prefix(&line)?.parse().ok());
+        value.unwrap_or_else(|| panic!("{line}: {text}"))
+    };
+    // They are measured anew after a moment.
+    let mut text = metrics().await;
+    while of(&text, "oom_kills_total", &hungry) < 1.0 {
+        assert!(since.elapsed() < PATIENCE, "{text}");
+        tokio::time::sleep(POLL).await;
+        text = metrics().await;
+    }
+    for (name, least) in [("cpu_seconds_total", 0.01), ("disk_bytes", f64::from(8 << 20)), ("oom_kills_total", 1.0)] {
+        assert!(of(&text, name, &hungry) >= least && of(&text, name, &hungry) > of(&text, name, &id), "{name}: {text}");
+    }
+    for name in ["memory_bytes", "memory_limit_bytes"] {
+        assert!((1.0..=f64::from(64 << 20)).contains(&of(&text, name, &hungry)), "{name}: {text}");
+    }
+    for name in ["network_sent_bytes_total", "network_received_bytes_total"] {
+        assert!(of(&text, name, &hungry) < 1.0, "{name}: it has no network: {text}");
+    }
     assert!(text.ends_with("# EOF\n"));
 }
 

@@ -25,6 +25,14 @@ fn status(failure: &Failure) -> StatusCode {
     }
 }
 
+/// E2B's own words for a sandbox that is not there: callers look for them.
+fn absent(failure: &Failure) -> Option<String> {
+    let is_sandbox = failure.context.get("kind").is_some_and(|kind| kind == "sandbox");
+    let id = failure.context.get("id").or_else(|| failure.context.get("sandbox"))?;
+    let is_absent = failure.code == Code::Gone || (failure.code == Code::NotFound && is_sandbox);
+    is_absent.then(|| format!("Sandbox {id:?} doesn't exist or you don't have access to it"))
+}
+
 /// The message with what else the caller should know: E2B's errors have no other place for it.
 pub(super) fn message(failure: &Failure) -> String {
     let mut message = failure.message.clone();
@@ -47,7 +55,8 @@ impl IntoResponse for Refused {
             tracing::error!(error = %failure, "a request failed");
         }
         let status = status(&failure);
-        let body = json!({ "code": status.as_u16(), "message": message(&failure) });
+        let message = absent(&failure).unwrap_or_else(|| message(&failure));
+        let body = json!({ "code": status.as_u16(), "message": message });
         let mut response = (status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(seconds) = failure.context.get("retry_after_s")

@@ -6,15 +6,16 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, Uri, header};
 use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::lifecycle::State;
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use super::{CODE_PORT, E2b, ENVD_PORT, signature};
+use super::{CODE_PORT, E2b, ENVD_PORT, ended, signature};
 use crate::api::observe::Route;
 use crate::api::preview;
 use crate::guest::Guest;
@@ -59,7 +60,11 @@ pub(super) fn address(headers: &HeaderMap, uri: &Uri, domain: &str) -> Option<Ad
 }
 
 /// Sends a request where it is addressed.
-pub(super) async fn direct(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
+pub(super) async fn direct(
+    axum::extract::State(gateway): axum::extract::State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Response {
     let Gateway { e2b, ports } = gateway;
     let mut address = address(request.headers(), request.uri(), &e2b.api.domain);
     if address.is_none() && request.uri().path() == "/files" && signature::is_signed(request.uri()) {
@@ -98,8 +103,12 @@ async fn inside(e2b: &E2b, ports: &Ports, address: Address, mut request: Request
             Err(_) => absent(&sandbox, "it does not exist or has ended"),
         };
     }
-    if let Err(failure) = e2b.api.sandboxes.get(&sandbox) {
-        return absent(&sandbox, &failure.message);
+    match e2b.api.sandboxes.get(&sandbox) {
+        Ok(told) if matches!(told.state, State::Gone | State::Stopping) => {
+            return absent(&sandbox, &format!("it is {}", told.state));
+        }
+        Ok(_) => {}
+        Err(failure) => return absent(&sandbox, &failure.message),
     }
     if let Err(failure) = admit(e2b, &sandbox, port, &mut request) {
         return super::failure::Refused(failure).into_response();
@@ -111,15 +120,17 @@ async fn inside(e2b: &E2b, ports: &Ports, address: Address, mut request: Request
         Ok(guest) => guest,
         Err(failure) => return unreachable(&sandbox, &failure),
     };
+    let path = request.uri().path().to_owned();
     let router = if port == ENVD_PORT {
-        request.extensions_mut().insert(Inside { sandbox, guest });
+        request.extensions_mut().insert(Inside { sandbox: sandbox.clone(), guest });
         &ports.envd
     } else {
         let interpreter = e2b.interpreter.clone();
-        request.extensions_mut().insert(crate::api::code::Desk { interpreter, sandbox, guest });
+        request.extensions_mut().insert(crate::api::code::Desk { interpreter, sandbox: sandbox.clone(), guest });
         &ports.code
     };
-    router.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    let response = router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+    if ended::is_stream(&path, &response) { ended::broken_off(e2b, &sandbox, response) } else { response }
 }
 
 /// A preview. E2B's names for the token and the address are the gateway's: what runs inside sees neither. By host name, too,
@@ -140,8 +151,9 @@ async fn preview(e2b: &E2b, sandbox: &str, port: u16, mut request: Request) -> R
         Err(failure)
             if failure.code == Code::NotFound && failure.context.get("kind").is_none_or(|kind| kind != "sandbox") =>
         {
-            let message = format!("The sandbox is running but port is not open: {}", failure.message);
-            let body = json!({ "sandboxId": sandbox, "message": message, "port": port, "code": 502 });
+            let message = "The sandbox is running but port is not open";
+            let why = &failure.message;
+            let body = json!({ "sandboxId": sandbox, "message": message, "port": port, "code": 502, "reason": why });
             (StatusCode::BAD_GATEWAY, axum::Json(body)).into_response()
         }
         Err(failure) => unreachable(sandbox, &failure),
@@ -175,10 +187,9 @@ fn admit(e2b: &E2b, sandbox: &str, port: u16, request: &mut Request) -> Result<(
     }
 }
 
-/// E2B's answer for a sandbox that is not there, or sleeps. The SDKs look for "was not found".
+/// E2B's answer for a sandbox that is not there, or sleeps, in its own words: the SDKs look for them.
 fn absent(sandbox: &str, why: &str) -> Response {
-    let message = format!("The sandbox was not found: {why}");
-    let body = json!({ "sandboxId": sandbox, "message": message, "code": 502 });
+    let body = json!({ "sandboxId": sandbox, "message": "The sandbox was not found", "code": 502, "reason": why });
     (StatusCode::BAD_GATEWAY, axum::Json(body)).into_response()
 }
 

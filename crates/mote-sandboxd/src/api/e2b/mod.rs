@@ -4,6 +4,7 @@
 //! outlives the daemon.
 
 mod control;
+mod ended;
 mod envd;
 mod failure;
 mod gateway;
@@ -18,10 +19,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use tokio::sync::Semaphore;
 
 use super::{Api, observe};
 use crate::code::Interpreter;
-use crate::limits::SIGNATURE_SEARCHES_PER_SECOND;
+use crate::limits::{SIGNATURE_SEARCHES_PER_SECOND, VOLUME_REQUESTS_MAX};
 use crate::network::meter::Bucket;
 
 /// Port of the data plane.
@@ -36,6 +38,8 @@ pub(super) struct E2b {
     interpreter: Interpreter,
     watchers: Arc<envd::watcher::Watchers>,
     meter: Arc<metrics::Meter>,
+    /// Requests for files of volumes that are carried out.
+    volumes: Arc<Semaphore>,
     /// Signed addresses whose sandbox has to be looked for.
     searches: Arc<Bucket>,
 }
@@ -47,8 +51,11 @@ pub(super) fn around(api: &Api, interpreter: &Interpreter, routes: Router) -> Ro
         interpreter: interpreter.clone(),
         watchers: Arc::default(),
         meter: Arc::default(),
+        volumes: Arc::new(Semaphore::new(VOLUME_REQUESTS_MAX)),
         searches: Arc::new(Bucket::new(Some(SIGNATURE_SEARCHES_PER_SECOND))),
     };
+    // Ends with the daemon; what it measures is lost then.
+    tokio::spawn(api.closing.clone().run_until_cancelled_owned(metrics::keep(e2b.clone())));
     // E2B addresses a sandbox by port and path: so does the route that a request is counted under.
     let ports = gateway::Ports {
         envd: observe::layer_of(":49983", envd::router().with_state(e2b.clone()), api),

@@ -1,13 +1,12 @@
 //! The surface over a substrate that runs nothing: routes, errors and who may ask.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
-use mote_sandbox_api::spec::ImageSource;
+use mote_sandbox_api::spec::{ImageSource, Resources};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -16,13 +15,17 @@ use crate::api::access::Keys;
 use crate::clock::System;
 use crate::config::Config;
 use crate::filesystem::Filesystem;
+use crate::image::workshop::{self, Workshop};
 use crate::keeper;
 use crate::lifecycle::fake::Fake;
 use crate::lifecycle::profiles::Profiles;
 use crate::lifecycle::{Parts, Sandboxes};
+use crate::namespace::Containers;
 use crate::network::{self, Network};
 use crate::state::State;
 use crate::telemetry::metrics::Metrics;
+use crate::template::files::Files;
+use crate::template::{self, Templates};
 
 pub(in crate::api) struct Stage {
     pub(in crate::api) api: Api,
@@ -33,14 +36,19 @@ pub(in crate::api) struct Stage {
 
 impl Stage {
     pub(in crate::api) async fn new() -> Self {
+        Self::configured(Config::default()).await
+    }
+
+    pub(in crate::api) async fn configured(config: Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let config = Config { state: folder.path().to_owned(), ..config };
         let store = State::open(folder.path()).unwrap();
-        let key = store.new_key("test", 0).await.unwrap();
+        let key = store.new_key("test", &crate::state::Scopes::all(), 0).await.unwrap();
         let sandboxes = Sandboxes::new(Parts {
             substrate: Arc::new(Fake::default()),
             store: store.clone(),
             clock: Arc::new(System),
-            profiles: Profiles::new(&ImageSource::Host, &BTreeMap::new()),
+            profiles: Profiles::new(&ImageSource::Host, &config.profiles),
             sandboxes_max: 100,
             import_bytes_max: 1 << 20,
             pool: Vec::new(),
@@ -55,13 +63,30 @@ impl Stage {
         .unwrap();
         // No route under test asks the keeper: its end of the socket is closed.
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        let filesystem = Filesystem::new(keeper::client::Client::start(socket.into()).unwrap());
-        let config = Config { state: folder.path().to_owned(), ..Config::default() };
+        let keeper = keeper::client::Client::start(socket.into()).unwrap();
+        let filesystem = Filesystem::new(keeper.clone());
         let images = crate::service::images(&filesystem, &config, Vec::new()).unwrap();
+        let workshop = Workshop {
+            containers: Containers::new(keeper.clone()),
+            filesystem: filesystem.clone(),
+            network: network.clone(),
+            policy: config.build_network.clone(),
+            prefix: workshop::TEMPLATE_PREFIX,
+        };
+        let parts = template::Parts {
+            store: store.clone(),
+            images: images.clone(),
+            workshop,
+            files: Files::new(folder.path().join("files")),
+            default_image: ImageSource::Host,
+            resources: Resources::default(),
+        };
         let api = Api {
+            templates: Templates::open(parts, Arc::new(System)).await.unwrap(),
             images,
             metrics: Arc::new(Metrics::new(&sandboxes, &network)),
             network,
+            open_egress_default: config.open_egress_default,
             previews: crate::api::preview::Connections::default(),
             sandboxes,
             keys: Arc::new(Keys::new(store)),
@@ -71,7 +96,13 @@ impl Stage {
         Self { router: crate::api::router(&api), api, key: key.key, _folder: folder }
     }
 
-    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Value) -> (StatusCode, Value) {
+    pub(in crate::api) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Value,
+    ) -> (StatusCode, Value) {
         let mut request = Request::builder().method(method).uri(path).header("x-api-key", &self.key);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -82,7 +113,7 @@ impl Stage {
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
-    async fn create(&self, body: Value) -> Value {
+    pub(in crate::api) async fn create(&self, body: Value) -> Value {
         let (status, made) = self.ask("POST", "/v2/sandboxes", &[], body).await;
         assert_eq!(status, StatusCode::CREATED, "{made}");
         made
@@ -130,21 +161,21 @@ async fn lists_come_in_pages_with_their_cursor_in_a_header() {
 async fn what_does_not_map_answers_501_and_names_the_feature() {
     let stage = Stage::new().await;
     for (method, path, body, feature) in [
-        ("POST", "/v2/sandboxes", json!({"templateID": "base", "mcp": {"x": {}}}), "mcp"),
         ("POST", "/v2/sandboxes", json!({"templateID": "base", "iam": {"tokens": {}}}), "iam"),
         (
             "POST",
             "/v2/sandboxes",
-            json!({"templateID": "base", "network": {"maskRequestHost": "x"}}),
-            "network.maskRequestHost",
+            json!({"templateID": "base", "network": {"egressProxy": {"address": "x:1"}}}),
+            "network.egressProxy",
         ),
-        ("POST", "/v3/templates", json!({"name": "x"}), "templates.build"),
-        ("GET", "/templates/x/builds/y/status", Value::Null, "templates.build"),
-        ("POST", "/templates/tags", json!({}), "templates.tags"),
-        ("PATCH", "/v2/templates/x", json!({}), "templates.update"),
+        (
+            "POST",
+            "/v2/sandboxes",
+            json!({"templateID": "base", "network": {"dnsServers": ["1.1.1.1"]}}),
+            "network.dnsServers",
+        ),
+        ("POST", "/templates", json!({"dockerfile": "FROM x"}), "templates.build.v1"),
         ("GET", "/teams", Value::Null, "teams"),
-        ("GET", "/volumecontent/v/dir", Value::Null, "volumes.content"),
-        ("POST", "/secrets", json!({"name": "a", "value": "b", "metadata": {"c": "d"}}), "secrets.metadata"),
     ] {
         let (status, told) = stage.ask(method, path, &[], body).await;
         assert_eq!(status, StatusCode::NOT_IMPLEMENTED, "{method} {path}: {told}");
@@ -220,7 +251,7 @@ async fn an_update_of_the_network_binds_the_secrets_that_it_names_and_no_others(
     let stage = Stage::new().await;
     let network = |secret: &str| {
         let headers = json!({"X-Key": format!("Key ${{e2b.secrets.{secret}}}")});
-        json!({"allowOut": ["a.example"], "rules": {"a.example": [{"transform": {"headers": headers}}]}})
+        json!({"allowOut": ["a.example"], "denyOut": ["0.0.0.0/0"], "rules": {"a.example": [{"transform": {"headers": headers}}]}})
     };
     let made = stage.create(json!({"templateID": "base", "network": network("first")})).await;
     let id = made["sandboxID"].as_str().unwrap();
@@ -257,8 +288,8 @@ async fn anonymous(stage: &Stage, path: &str, headers: &[(&str, &str)]) -> (Stat
 #[tokio::test]
 async fn who_may_not_enter_does_not_wake_what_sleeps() {
     let stage = Stage::new().await;
-    let closed =
-        json!({"templateID": "base", "network": {"allowPublicTraffic": false}, "autoPause": true, "timeout": 60});
+    let closed = json!({"templateID": "base", "network": {"allowPublicTraffic": false}, "autoPause": true, "timeout": 60,
+               "autoResume": {"enabled": true}});
     let made = stage.create(closed).await;
     let id = made["sandboxID"].as_str().unwrap();
     let state = || stage.api.sandboxes.get(id).unwrap();
@@ -351,5 +382,69 @@ async fn requests_are_counted_under_the_route_that_they_are_for() {
         let counted = format!("mote_sandbox_http_requests_total{{route=\"{route}\",");
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(&counted)).collect();
         assert!(lines.len() == 1 && lines[0].ends_with(" 1"), "{route}: {lines:?}\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_build_is_asked_for_by_name_and_what_is_wrong_with_it_is_named() {
+    let stage = Stage::new().await;
+    let body = json!({"name": "My-App:V1", "tags": ["stable"], "cpuCount": 2, "memoryMB": 1024});
+    let (status, made) = stage.ask("POST", "/v3/templates", &[], body).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{made}");
+    assert_eq!((&made["names"], &made["tags"]), (&json!(["my-app"]), &json!(["v1", "stable"])));
+    let (template, build) = (made["templateID"].as_str().unwrap(), made["buildID"].as_str().unwrap());
+    // A UUID of version 4, which the SDKs read it as.
+    let parts: Vec<usize> = build.split('-').map(str::len).collect();
+    assert_eq!((parts.as_slice(), &build[14..15]), (&[8, 4, 4, 4, 12][..], "4"), "{build}");
+    let (_, again) = stage.ask("POST", "/v3/templates", &[], json!({"alias": "my-app"})).await;
+    assert_eq!((&again["templateID"], &again["tags"]), (&made["templateID"], &json!(["default"])));
+    assert_ne!(again["buildID"], made["buildID"]);
+    let at = |id: &str, build: &str| format!("/templates/{id}/builds/{build}/status");
+    let (_, told) = stage.ask("GET", &at(template, build), &[], Value::Null).await;
+    assert_eq!((&told["status"], &told["logEntries"]), (&json!("waiting"), &json!([])));
+    for (id, build) in [(template, "no-such-build"), ("no-such-app", build)] {
+        assert_eq!(stage.ask("GET", &at(id, build), &[], Value::Null).await.0, StatusCode::NOT_FOUND, "{id} {build}");
+    }
+    let begin = format!("/v2/templates/{template}/builds/{build}");
+    let step = json!({"type": "FETCH"});
+    for (path, body, says) in [
+        ("/v3/templates", json!({}), "name"),
+        ("/v3/templates", json!({"name": "a b"}), "name"),
+        ("/v3/templates", json!({"name": "base"}), "another name"),
+        ("/v3/templates", json!({"name": "x", "tags": ["a/b"]}), "tag"),
+        ("/v3/templates", json!({"name": "x", "cpuCount": 0}), "cpuCount"),
+        ("/v3/templates", json!({"name": "x", "memoryMB": 1_u64 << 40}), "memoryMB"),
+        (begin.as_str(), json!({}), "fromImage"),
+        (begin.as_str(), json!({"fromImage": "x", "steps": [step]}), "steps[0].type"),
+        ("/templates/tags", json!({"target": "my-app:v1", "tags": []}), "tags"),
+    ] {
+        let (status, refused) = stage.ask("POST", path, &[], body.clone()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body}: {refused}");
+        assert!(refused["message"].as_str().unwrap().contains(says), "{path} {body}: {refused}");
+    }
+    let untag = json!({"name": "my-app", "tags": ["default"]});
+    assert_eq!(stage.ask("DELETE", "/templates/tags", &[], untag).await.0, StatusCode::BAD_REQUEST);
+    // A tag that no build has yet is no template to start from.
+    let (status, refused) = stage.ask("POST", "/v2/sandboxes", &[], json!({"templateID": "my-app:v1"})).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{refused}");
+    assert!(
+        refused["message"].as_str().unwrap().contains("tag 'v1' does not exist for template 'my-app'"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn the_address_of_an_upload_is_the_one_that_the_caller_came_by() {
+    let stage = Stage::new().await;
+    let (_, made) = stage.ask("POST", "/v3/templates", &[], json!({"name": "app"})).await;
+    let path = format!("/templates/{}/files/{}", made["templateID"].as_str().unwrap(), "ab".repeat(32));
+    for (headers, begins) in [
+        (&[("host", "box.example:7070")][..], "http://box.example:7070/templates/"),
+        (&[("host", "box.example"), ("x-forwarded-proto", "https")], "https://box.example/templates/"),
+        (&[("host", "box.example"), ("x-forwarded-proto", "file")], "http://box.example/templates/"),
+    ] {
+        let (status, told) = stage.ask("GET", &path, headers, Value::Null).await;
+        assert_eq!((status, &told["present"]), (StatusCode::CREATED, &json!(false)), "{told}");
+        assert!(told["url"].as_str().unwrap().starts_with(begins), "{told}");
     }
 }

@@ -48,7 +48,7 @@ impl At {
 }
 
 fn target(path: Option<String>, path_base64: Option<String>, user: Option<String>) -> Result<FileTarget, Failure> {
-    Ok(FileTarget { path: raw("path", path, path_base64)?, user })
+    Ok(FileTarget::new(raw("path", path, path_base64)?, user))
 }
 
 /// A path that is given as text, or as bytes in base64.
@@ -229,7 +229,7 @@ pub(super) async fn link(State(api): State<Api>, user: User, body: Body<Link>) -
 pub(super) async fn rename(State(api): State<Api>, user: User, body: Body<Rename>) -> Answer {
     let Rename { from, from_base64, to, to_base64, user: name } = body.value;
     let to = raw("to", to, to_base64)?;
-    let from = FileTarget { path: raw("from", from, from_base64)?, user: name };
+    let from = FileTarget::new(raw("from", from, from_base64)?, name);
     Ok(json(StatusCode::OK, &guest(&api, &user).await?.rename(from, to).await?))
 }
 

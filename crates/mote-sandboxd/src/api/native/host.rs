@@ -13,6 +13,7 @@ use mote_sandbox_api::error::{Code, Failure};
 use super::body::{Answer, json};
 use crate::api::Api;
 use crate::api::access::{Holder, presented};
+use crate::state::Scope;
 use crate::telemetry::metrics::Detail;
 
 pub(super) async fn capabilities(State(api): State<Api>, _: Holder) -> Answer {
@@ -57,10 +58,11 @@ pub(super) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Answe
     let detail = match presented(&headers) {
         None => Detail::Sums,
         Some(key) => {
-            api.keys.holder(key).await?.ok_or_else(|| {
+            let holder = api.keys.holder(key).await?.ok_or_else(|| {
                 Failure::new(Code::Unauthenticated, "the API key is not known")
                     .remedy("send a key that is, or none: what is told then names no sandbox")
             })?;
+            holder.may(Scope::Sandbox)?;
             Detail::Sandboxes
         }
     };

@@ -17,6 +17,7 @@ use super::body::{Answer, Body, Query, json};
 use super::idempotency::once;
 use crate::api::Api;
 use crate::api::access::Holder;
+use crate::api::scope;
 use crate::lifecycle::Filter;
 use crate::lifecycle::key::Key;
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
@@ -38,6 +39,7 @@ fn outcomes(outcomes: Vec<Result<Sandbox, Failure>>) -> Page<Outcome> {
 
 pub(super) async fn create(State(api): State<Api>, holder: Holder, headers: HeaderMap, body: Body<Create>) -> Answer {
     let Create { spec, count } = body.value;
+    scope::check_spec(&holder, &api.images, &spec).await?;
     let sandboxes = api.sandboxes.clone();
     let work = move |key| async move {
         match count {
@@ -169,8 +171,13 @@ pub(super) async fn fork(
     headers: HeaderMap,
     body: Body<Fork>,
 ) -> Answer {
-    let scope = format!("POST /v1/sandboxes/{id}/fork");
     let (sandboxes, fork) = (api.sandboxes.clone(), body.value);
+    if fork.share_secrets
+        && let Some(policy) = sandboxes.spec(&id)?.network
+    {
+        scope::check_policy(&holder, &policy)?;
+    }
+    let scope = format!("POST /v1/sandboxes/{id}/fork");
     let work = move |key| async move { sandboxes.fork_under(&id, fork, key).await.map(outcomes) };
     Ok(once(&api, &holder, &headers, &scope, &body.bytes, StatusCode::CREATED, work).await?)
 }
@@ -235,7 +242,13 @@ pub(super) async fn usage(State(api): State<Api>, _: Holder, Path(id): Path<Stri
     Ok(json(StatusCode::OK, &api.sandboxes.usage(&id).await?))
 }
 
-pub(super) async fn network(State(api): State<Api>, _: Holder, Path(id): Path<String>, body: Body<Policy>) -> Answer {
+pub(super) async fn network(
+    State(api): State<Api>,
+    holder: Holder,
+    Path(id): Path<String>,
+    body: Body<Policy>,
+) -> Answer {
+    scope::check_policy(&holder, &body.value)?;
     api.sandboxes.set_policy(&id, body.value).await?;
     Ok(json(StatusCode::OK, &api.sandboxes.get(&id)?))
 }

@@ -50,8 +50,9 @@ pub(super) async fn remove_volume(State(api): State<Api>, _: Holder, Path(name):
 }
 
 pub(super) async fn secrets(State(api): State<Api>, _: Holder) -> Answer {
-    let names = api.sandboxes.store().secret_names().await?;
-    let items: Vec<Secret> = names.into_iter().map(|(name, changed_ms)| Secret { name, changed_ms }).collect();
+    let secrets = api.sandboxes.store().secrets().await?;
+    let items: Vec<Secret> =
+        secrets.into_iter().map(|secret| Secret { name: secret.name, changed_ms: secret.changed_ms }).collect();
     Ok(json(StatusCode::OK, &Page { items, next: None }))
 }
 
@@ -61,7 +62,7 @@ pub(super) async fn put_secret(
     Path(name): Path<String>,
     body: Body<PutSecret>,
 ) -> Answer {
-    Ok(json(StatusCode::OK, &secret::put(&api, &name, &body.value.value).await?))
+    Ok(json(StatusCode::OK, &secret::put(&api, &name, &body.value.value, None).await?))
 }
 
 pub(super) async fn remove_secret(State(api): State<Api>, _: Holder, Path(name): Path<String>) -> Answer {

@@ -19,7 +19,7 @@ use crate::limits::SWEREX_BODY_BYTES_MAX;
 type Told = Result<Json<Value>, Raised>;
 
 fn target(path: String) -> FileTarget {
-    FileTarget { path: path.into(), user: None }
+    FileTarget::new(path, None)
 }
 
 pub(super) async fn read(State(state): State<SweRex>, Caller(sandbox): Caller, Body(wanted): Body<ReadFile>) -> Told {

@@ -22,6 +22,9 @@ pub(super) const UNPACK: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::SETFCAP);
+/// Reads, makes and removes entries of any owner.
+pub(super) const FILES: CapabilitySet =
+    CapabilitySet::CHOWN.union(CapabilitySet::DAC_OVERRIDE).union(CapabilitySet::FOWNER).union(CapabilitySet::FSETID);
 /// Reads everything, writes nothing.
 pub(super) const READ: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
 /// Removes entries of any owner.

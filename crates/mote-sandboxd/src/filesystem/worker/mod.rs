@@ -6,6 +6,7 @@
 mod confine;
 mod diff;
 mod extension;
+pub mod files;
 pub(in crate::filesystem) mod pack;
 mod place;
 mod sparse;
@@ -13,15 +14,17 @@ mod sweep;
 mod unpack;
 mod walk;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::guest::RawPath;
 use mote_sandbox_api::request::Change;
 use serde::{Deserialize, Serialize};
 
 use super::fault;
 use crate::keeper::wire;
+use crate::limits::{TREE_BYTES_MAX, TREE_ENTRIES_MAX};
 
 /// The hidden subcommand that `main` hands to [`main`].
 pub const SUBCOMMAND: &str = "tree-worker";
@@ -40,6 +43,8 @@ pub(super) enum Task {
     Diff,
     /// Writes the one tree as a stream.
     Pack,
+    /// Looks at and changes single files of the one tree.
+    Files,
 }
 
 /// How an archive is compressed.
@@ -54,6 +59,21 @@ pub enum Compression {
     Zstd,
 }
 
+/// What a tree may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Bytes of its files, uncompressed.
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub entries: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { bytes: TREE_BYTES_MAX, entries: TREE_ENTRIES_MAX }
+    }
+}
+
 /// What the daemon asks of a worker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -64,6 +84,8 @@ pub(super) enum Order {
         compression: Compression,
         /// `.wh.` names remove (OCI image specification, "Whiteouts").
         whiteouts: bool,
+        /// What the tree may hold in all, with what earlier orders added.
+        bounds: Bounds,
     },
     /// Has what was added written to the disk: what gets its name afterwards is there after a crash of the host.
     Sync,
@@ -74,6 +96,13 @@ pub(super) enum Order {
     },
     /// Writes the tree to the descriptor.
     Pack,
+    /// Does something with one path.
+    Files {
+        /// From the tree's top.
+        path: RawPath,
+        /// What.
+        order: files::Order,
+    },
     /// There is no more to do.
     End,
 }
@@ -95,6 +124,10 @@ pub(super) enum Report {
     },
     /// Of [`Order::Pack`].
     Packed(Packed),
+    /// Of [`Order::Files`]: some entries; more follow.
+    Some(Vec<files::Entry>),
+    /// Of [`Order::Files`]: the last ones. An open file travels beside them where one was asked for.
+    Found(Vec<files::Entry>),
     /// The order failed; the worker ends.
     Failed(Failure),
 }
@@ -142,6 +175,7 @@ fn serve(socket: &OwnedFd) -> Result<(), wire::Error> {
     let served = confine::to(match task {
         Task::Unpack => confine::UNPACK,
         Task::Diff | Task::Pack => confine::READ,
+        Task::Files => confine::FILES,
     })
     .map_err(|error| fault::io("failed to give up privilege", &error))
     .and_then(|()| trees.iter().map(opened).collect::<Result<Vec<_>, _>>())
@@ -169,8 +203,8 @@ fn orders(socket: &OwnedFd, task: Task, trees: &[OwnedFd]) -> Result<(), Failure
         let stream = descriptors.pop();
         let report = match (task, order, trees, stream) {
             (_, Order::End, ..) => return Ok(()),
-            (Task::Unpack, Order::Unpack { compression, whiteouts }, [tree], Some(stream)) => {
-                Report::Unpacked(unpacker.apply(tree, stream, compression, whiteouts)?)
+            (Task::Unpack, Order::Unpack { compression, whiteouts, bounds }, [tree], Some(stream)) => {
+                Report::Unpacked(unpacker.apply(tree, stream, compression, whiteouts, bounds)?)
             }
             (Task::Unpack, Order::Sync, [tree], None) => {
                 rustix::fs::syncfs(tree)
@@ -183,6 +217,13 @@ fn orders(socket: &OwnedFd, task: Task, trees: &[OwnedFd]) -> Result<(), Failure
                 Report::Compared { truncated }
             }
             (Task::Pack, Order::Pack, [tree], Some(sink)) => Report::Packed(pack::tree(tree, sink)?),
+            (Task::Files, Order::Files { path, order }, [tree], None) => {
+                let tell = |some| wire::send(socket, &Report::Some(some), &[]).map_err(broken);
+                let (last, file) = files::carry_out(tree, &path, &order, tell)?;
+                let descriptors: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+                wire::send(socket, &Report::Found(last), &descriptors).map_err(broken)?;
+                continue;
+            }
             _ => return Err(Failure::new(Code::Internal, "the worker got an order that is not its task")),
         };
         wire::send(socket, &report, &[]).map_err(broken)?;

@@ -3,10 +3,12 @@
 //! An archive is a stranger's: every length is bounded before it is used, every name stays inside the tree
 //! ([`super::place`]), devices are not made. It does not know digests that are expected: it tells the ones it found.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use mote_sandbox_api::error::{Code, Failure};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -16,10 +18,10 @@ use tar::EntryType;
 use super::extension::Extensions;
 use super::pack::hex;
 use super::place::{self, Attributes};
-use super::{Compression, Unpacked, sparse, walk};
+use super::{Bounds, Compression, Unpacked, sparse, walk};
 use crate::filesystem::fault;
 use crate::limits::{
-    TREE_BYTES_MAX, TREE_ENTRIES_MAX, WORKER_ATTRIBUTE_BYTES_MAX, WORKER_ATTRIBUTES_MAX, WORKER_BUFFER_BYTES,
+    STREAM_BYTES_BESIDE, TREE_BYTES_MAX, WORKER_ATTRIBUTE_BYTES_MAX, WORKER_ATTRIBUTES_MAX, WORKER_BUFFER_BYTES,
     WORKER_PATH_BYTES_MAX,
 };
 
@@ -47,6 +49,7 @@ impl Unpacker {
         stream: OwnedFd,
         compression: Compression,
         whiteouts: bool,
+        bounds: Bounds,
     ) -> Result<Unpacked, Failure> {
         let stream = BufReader::with_capacity(WORKER_BUFFER_BYTES, File::from(stream));
         let stream: Box<dyn Read> = match compression {
@@ -57,23 +60,36 @@ impl Unpacker {
                     .map_err(|error| archive(&format!("it is not Zstandard: {error}")))?,
             ),
         };
-        let mut archive =
-            tar::Archive::new(Bounded { inner: stream, digest: Sha256::new(), left: TREE_BYTES_MAX, fill: 0 });
-        let mut layer = Layer { tree, whiteouts, made: HashSet::new(), times: Vec::new(), done: Unpacked::default() };
+        // Headers and what fills up blocks come beside the files' own bytes.
+        let most = bounds.bytes.saturating_mul(2).saturating_add(STREAM_BYTES_BESIDE).min(TREE_BYTES_MAX);
+        let over = Rc::new(Cell::new(false));
+        let stream = Bounded { inner: stream, digest: Sha256::new(), left: most, over: Rc::clone(&over), fill: 0 };
+        let layer = Layer { tree, whiteouts, made: HashSet::new(), times: Vec::new(), done: Unpacked::default() };
+        let read = self.read(tar::Archive::new(stream), layer, bounds);
+        // Whatever the reader of archives made of it.
+        read.map_err(|failure| if over.get() { too_large("bytes when uncompressed", most) } else { failure })
+    }
+
+    fn read(
+        &mut self,
+        mut archive: tar::Archive<Bounded<Box<dyn Read>>>,
+        mut layer: Layer<'_>,
+        bounds: Bounds,
+    ) -> Result<Unpacked, Failure> {
         let entries = archive.entries().map_err(|error| unreadable(&error))?;
         let mut extensions = Extensions::default();
         for entry in entries.raw(true) {
             let mut entry = entry.map_err(|error| unreadable(&error))?;
             self.entries += 1;
-            if self.entries > TREE_ENTRIES_MAX {
-                return Err(too_large("entries", TREE_ENTRIES_MAX));
+            if self.entries > bounds.entries {
+                return Err(too_large("entries", bounds.entries));
             }
             if extensions.take(&mut entry).map_err(|error| unreadable(&error))? {
                 continue;
             }
             self.bytes = self.bytes.saturating_add(entry.size());
-            if self.bytes > TREE_BYTES_MAX {
-                return Err(too_large("bytes", TREE_BYTES_MAX));
+            if self.bytes > bounds.bytes {
+                return Err(too_large("bytes", bounds.bytes));
             }
             layer.add(entry, &std::mem::take(&mut extensions))?;
         }
@@ -102,6 +118,8 @@ struct Bounded<R> {
     inner: R,
     digest: Sha256,
     left: u64,
+    /// It was longer than it may be.
+    over: Rc<Cell<bool>>,
     /// Bytes that are missing to a whole block.
     fill: usize,
 }
@@ -116,10 +134,10 @@ impl<R: Read> Read for Bounded<R> {
             return Ok(filled);
         }
         self.fill = (self.fill + BLOCK - count % BLOCK) % BLOCK;
-        self.left = self
-            .left
-            .checked_sub(count as u64)
-            .ok_or_else(|| io::Error::other(format!("it is longer than {TREE_BYTES_MAX} bytes when uncompressed")))?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+            self.over.set(true);
+            io::Error::other("it is longer than it may be when uncompressed")
+        })?;
         self.digest.update(&buffer[..count]);
         Ok(count)
     }

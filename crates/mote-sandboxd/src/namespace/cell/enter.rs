@@ -76,9 +76,15 @@ impl Inside<'_> {
     fn write_files(&self, hostname: &str) -> Result<(), Failure> {
         let hosts = format!("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {hostname}\n");
         let resolver = if self.network { crate::network::keeper::RESOLV_CONF } else { "# no network\n" };
-        for (name, text) in
-            [("hosts", hosts.as_str()), ("hostname", &format!("{hostname}\n")), ("resolv.conf", resolver)]
-        {
+        // One for each start, as a machine's.
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
+            .map_err(|error| failed("make an id of this start", error))?;
+        for (name, text) in [
+            ("hosts", hosts.as_str()),
+            ("hostname", &format!("{hostname}\n")),
+            ("resolv.conf", resolver),
+            ("boot_id", &boot_id),
+        ] {
             let path = format!("/files/{name}");
             std::fs::write(&path, text).map_err(|error| failed(format_args!("write {path}"), error))?;
             let owner = self.first_id();
@@ -199,6 +205,7 @@ fn place_bound(root: &Root, orders: &Orders, bound: Vec<OwnedFd>) -> Result<(), 
 
 /// Moves what waits in the cell's root to its places in the sandbox's. No link of the image may lead these elsewhere.
 fn place_own(root: &Root) -> Result<(), Failure> {
+    place_boot_id().map_err(|error| failed(format_args!("mount {BOOT_ID}"), error))?;
     for folder in ["/proc", "/sys", "/dev"] {
         let target = root
             .directory_made(folder, true)
@@ -229,6 +236,17 @@ fn place_own(root: &Root) -> Result<(), Failure> {
             .map_err(|error| failed("make /tmp", error)),
         _ => Ok(()),
     }
+}
+
+/// Where the kernel tells the id of its start, which is the host's.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Before `/proc` is moved: it takes along what is mounted in it.
+fn place_boot_id() -> Result<(), Errno> {
+    let target = rustix::fs::open(BOOT_ID, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let file = mounts::copy("/files/boot_id")?;
+    mounts::restrict(&file, true)?;
+    mounts::put_on(&file, &target)
 }
 
 fn move_tree(from: &str, target: &OwnedFd) -> Result<(), Failure> {

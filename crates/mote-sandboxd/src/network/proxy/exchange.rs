@@ -190,6 +190,10 @@ impl Exchanges {
         upgrade: Option<OnUpgrade>,
     ) -> Response<Body> {
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switched && upgrade.is_none() {
+            let detail = "the destination speaks another protocol from here on, which nobody asked for";
+            return Refusal::new(StatusCode::BAD_GATEWAY, Reason::Protocol, detail).response();
+        }
         if let (true, Some(client)) = (switched, upgrade) {
             let destination = hyper::upgrade::on(&mut response);
             let entry = self.entry.clone();
@@ -204,11 +208,12 @@ impl Exchanges {
                 }
             });
         }
+        let conceals = super::taped::conceals(response.status(), response.headers());
         end_to_end(response.headers_mut(), switched);
         if treatment.secrets && switched {
             super::taped::hide(active, response.headers_mut());
         } else if treatment.secrets {
-            return super::taped::hidden(active, response);
+            return super::taped::hidden(active, response, conceals);
         }
         response.map(|body| body.map_err(Into::into).boxed())
     }

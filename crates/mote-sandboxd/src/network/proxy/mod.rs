@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use self::exchange::{Exchanges, Scheme};
 use self::hello::{Beginning, Hello, Opening};
@@ -45,10 +46,13 @@ pub(super) async fn serve(boundary: Arc<Boundary>, listener: TcpListener) {
         };
         match accepted {
             Ok((client, _)) => {
-                tokio::spawn(take(boundary.clone(), client));
+                // Whatever is logged of it is this sandbox's, and bounded as such.
+                let span = boundary.log.span();
+                tokio::spawn(take(boundary.clone(), client).instrument(span));
             }
             Err(error) => {
-                tracing::warn!(error = %error, "failed to accept a connection of a sandbox");
+                let sandbox = boundary.log.sandbox();
+                tracing::warn!(sandbox, error = %error, "failed to accept a connection of a sandbox");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

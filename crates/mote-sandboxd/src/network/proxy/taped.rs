@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_RANGE, RANGE};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_RANGE, RANGE, TRANSFER_ENCODING,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
@@ -42,15 +44,16 @@ impl Exchanges {
         };
         // So that what the host sends back can be searched for the secret.
         searchable(&mut parts.headers);
-        let binds = active.secrets.swap_headers(name, &mut parts.headers, &treatment.set());
-        if binds && is_upgrade {
-            let detail = "the request carries a secret, which is not looked for in another protocol: `upgrade` of its binding allows it";
-            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, Reason::Protocol, detail));
-        }
+        let mut binds = active.secrets.swap_headers(name, &mut parts.headers, &treatment.set());
         if let Some(target) = active.secrets.swap_query(name, &parts.uri.to_string())
             && let Ok(uri) = target.parse::<Uri>()
         {
             parts.uri = uri;
+            binds |= active.secrets.query_binds(name);
+        }
+        if binds && is_upgrade {
+            let detail = "the request carries a secret, which is not looked for in another protocol: `upgrade` of its binding allows it";
+            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, Reason::Protocol, detail));
         }
         let length = body.size_hint().exact().filter(|length| *length <= EGRESS_SWAP_BODY_BYTES_MAX as u64);
         let is_swapped = active.secrets.are_in_bodies(name);
@@ -108,8 +111,9 @@ impl Exchanges {
             parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         let mut response = self.send(Request::from_parts(parts, whole(body))).await?;
+        let conceals = conceals(response.status(), response.headers());
         end_to_end(response.headers_mut(), false);
-        let response = hidden(active, response);
+        let response = hidden(active, response, conceals);
         let (head, body) = response.into_parts();
         let headers = head
             .headers
@@ -196,8 +200,21 @@ fn body_kind(headers: &HeaderMap) -> BodyKind {
     }
 }
 
+/// Whether an answer is in a form in which no secret would be found: encoded by the host, or for the way, or a part. Looked at
+/// before the headers of the way are taken out.
+pub(super) fn conceals(status: StatusCode, headers: &HeaderMap) -> bool {
+    let other_than = |name: HeaderName, plain: &str| {
+        let values = headers.get_all(name);
+        let mut words = values.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        words.any(|word| !word.trim_ascii().is_empty() && !word.trim_ascii().eq_ignore_ascii_case(plain.as_bytes()))
+    };
+    status == StatusCode::PARTIAL_CONTENT
+        || other_than(CONTENT_ENCODING, "identity")
+        || other_than(TRANSFER_ENCODING, "chunked")
+}
+
 /// An answer in which secrets are hidden again behind their placeholders: what a host echoes does not come inside.
-pub(super) fn hidden(active: &Arc<Active>, response: Response<Incoming>) -> Response<Body> {
+pub(super) fn hidden(active: &Arc<Active>, response: Response<Incoming>, conceals: bool) -> Response<Body> {
     if active.secrets.is_empty() {
         return response.map(|body| body.map_err(Into::into).boxed());
     }
@@ -206,9 +223,8 @@ pub(super) fn hidden(active: &Arc<Active>, response: Response<Incoming>) -> Resp
     if body.is_end_stream() {
         return Response::from_parts(head, body.map_err(Into::into).boxed());
     }
-    // A host that encodes, or sends a part, although it was asked not to: a secret in it would not be found.
-    let encoded = head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
-    if encoded || head.status == StatusCode::PARTIAL_CONTENT {
+    // A host that does so although it was asked not to.
+    if conceals {
         let detail =
             "the answer of a host that receives secrets is encoded or a part, so that none could be found in it";
         return Refusal::new(StatusCode::BAD_GATEWAY, Reason::Protocol, detail).response();
@@ -346,5 +362,39 @@ impl hyper::body::Body for Taping {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_in_a_form_that_could_hide_a_secret_is_known_by_every_header_that_says_so() {
+        let of = |status: u16, pairs: &[(HeaderName, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(name, HeaderValue::try_from(*value).unwrap());
+            }
+            conceals(StatusCode::from_u16(status).unwrap(), &headers)
+        };
+        for plain in [
+            &[][..],
+            &[(TRANSFER_ENCODING, "chunked")],
+            &[(CONTENT_ENCODING, "identity"), (TRANSFER_ENCODING, "Chunked")],
+            &[(CONTENT_ENCODING, "Identity, identity"), (CONTENT_ENCODING, "")],
+        ] {
+            assert!(!of(200, plain), "{plain:?}");
+        }
+        for hidden in [
+            &[(CONTENT_ENCODING, "gzip")][..],
+            &[(CONTENT_ENCODING, "identity"), (CONTENT_ENCODING, "br")],
+            &[(CONTENT_ENCODING, "identity, gzip")],
+            &[(TRANSFER_ENCODING, "gzip, chunked")],
+            &[(TRANSFER_ENCODING, "gzip"), (TRANSFER_ENCODING, "chunked")],
+        ] {
+            assert!(of(200, hidden), "{hidden:?}");
+        }
+        assert!(of(206, &[]));
     }
 }

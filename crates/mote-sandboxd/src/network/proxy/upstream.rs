@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::refusal::Body;
 use crate::limits::{EGRESS_CONNECT_TIMEOUT, EGRESS_HEAD_BYTES_MAX, EGRESS_HEADERS_MAX, EGRESS_SNIFF_TIMEOUT};
@@ -87,7 +88,7 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| Error::Http(to, error))?;
-    tokio::spawn(async move {
+    let going = async move {
         tokio::select! {
             () = cut.cancelled() => {}
             ended = connection.with_upgrades() => {
@@ -96,6 +97,7 @@ where
                 }
             }
         }
-    });
+    };
+    tokio::spawn(going.in_current_span());
     Ok(sender)
 }

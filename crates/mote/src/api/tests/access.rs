@@ -87,7 +87,7 @@ async fn the_journal_of_an_earlier_life_is_read_by_whoever_sees_the_task() {
     let id = submitted.json["id"].as_str().unwrap();
     assert_eq!(submitted.json["life"], 1);
     service.claim().await;
-    let failed = StatusChange::Finished { status: Status::Failed, result: None, error: None, dead: false };
+    let failed = StatusChange::Finished(End { status: Status::Failed, result: None, error: None, dead: false });
     service.commit(id, &["run.opened", "run.started", "run.failed"], failed).await;
     let rerun = service.send(bearing(request("POST", &format!("/tasks/{id}/rerun"), None), &acme)).await;
     assert_eq!((rerun.status.as_u16(), &rerun.json["life"], &rerun.json["seq"]), (202, &2.into(), &0.into()));

@@ -32,12 +32,13 @@ use crate::auth::Keys;
 use crate::clock::{Clock, System, UnixMs};
 use crate::config;
 use crate::message::{Message, Role};
-use crate::model::{Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Usage};
+use crate::model::{Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply};
 use crate::runner::{Parts, Runner, Takes};
 use crate::store::sqlite::{Options, SqliteStore};
-use crate::store::{Batch, Claim, Commit, Lease, NewEntry, Status, StatusChange, Store, Task, Totals};
+use crate::store::{Batch, Claim, Commit, End, Lease, NewEntry, Status, StatusChange, Store, Task, Totals};
 use crate::tools::policy::network::Private;
 use crate::tools::registry::Registry;
+use crate::usage::Usage;
 
 /// Long enough for any machine; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,8 +79,6 @@ impl Provider for Model {
                 endpoint: "http://model.test".into(),
                 message: "no".into(),
                 retry_after: None,
-                alternative: false,
-                place: 0,
                 began: false,
                 usage: None,
                 answer: crate::model::Answer::default(),
@@ -324,7 +323,7 @@ impl Service {
 
 fn completed() -> StatusChange {
     let result = Some("\"done\"".to_owned());
-    StatusChange::Finished { status: Status::Completed, result, error: None, dead: false }
+    StatusChange::Finished(End { status: Status::Completed, result, error: None, dead: false })
 }
 
 fn waiting() -> StatusChange {
@@ -349,8 +348,8 @@ async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
 }
 
-fn tool() -> config::HttpTool {
-    config::HttpTool {
+fn tool() -> crate::tools::config::HttpTool {
+    crate::tools::config::HttpTool {
         name: "get_ticket".into(),
         version: "1.0.0".into(),
         description: "Reads a ticket.".into(),
@@ -375,22 +374,22 @@ fn agent() -> config::Agent {
         version: "1.2.3".into(),
         description: "Says hello.".into(),
         prompt: "Say hello.".into(),
-        models: vec![config::Model {
-            provider: config::Provider::OpenAi,
+        models: vec![crate::model::config::Model {
+            provider: crate::model::config::Provider::OpenAi,
             name: "test".into(),
             key: None,
             base_url: "http://model.test".into(),
-            price: config::Price::default(),
+            price: crate::model::config::Price::default(),
             is_priced: true,
             output_tokens_max: 1_000,
             timeout: second(60),
             idle_timeout: second(60),
             temperature: None,
             cache: false,
-            output_limit_field: config::OutputLimitField::Auto,
+            output_limit_field: crate::model::config::OutputLimitField::Auto,
         }],
         tools: vec![tool()],
-        builtins: vec![config::Builtin::WaitForSignal],
+        builtins: vec![crate::tools::config::Builtin::WaitForSignal],
         sandbox: None,
         output: None,
         limits: config::RunLimits {
@@ -421,7 +420,7 @@ fn agent() -> config::Agent {
             retention: second(86_400),
         },
         auth: None,
-        telemetry: config::Telemetry { otlp: None, content: false, log: "info".into() },
+        telemetry: crate::telemetry::Config { otlp: None, content: false, log: "info".into() },
         events: None,
         digest: [7; 32],
         folder: std::path::PathBuf::new(),

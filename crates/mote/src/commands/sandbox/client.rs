@@ -5,10 +5,11 @@
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
-use mote::config::{SANDBOX_KEY_FILE, SecretValue};
 use mote::limits::{CLIENT_ANSWER_TIMEOUT, CLIENT_CONNECT_TIMEOUT};
+use mote::secret::SecretValue;
 pub(super) use mote::tools::sandbox::client::segment;
 use mote::tools::sandbox::client::{self, Daemon, Trouble};
+use mote::tools::sandbox::config::SANDBOX_KEY_FILE;
 use mote_sandbox_api::error::Failure;
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;

@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, clap::Args)]
 struct Connection {
     /// The daemon
-    #[arg(long, global = true, env = "MOTE_SANDBOX_URL", value_name = "URL", default_value = mote::config::SANDBOX_URL)]
+    #[arg(long, global = true, env = "MOTE_SANDBOX_URL", value_name = "URL", default_value = mote::tools::sandbox::config::SANDBOX_URL)]
     url: String,
     /// Certificates (PEM) of the authority that vouches for the daemon, beside the public ones
     #[arg(long, global = true, env = "MOTE_SANDBOX_CA", value_name = "FILE")]

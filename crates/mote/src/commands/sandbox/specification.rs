@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use mote::config::image_source;
+use mote::tools::sandbox::config::image_source;
 use mote_sandbox_api::network::{Policy, Rule, Verdict};
 use mote_sandbox_api::request::{Create as Request, Outcome, Page, Sandbox};
 use mote_sandbox_api::spec::{DataMount, ImageSource, OnLeaseEnd, Profile, Resources, Spec, VolumeMount};
@@ -58,11 +58,11 @@ pub(super) struct Create {
     /// A directory of the host, read-only: SOURCE:PATH; repeatable
     #[arg(long, value_parser = data)]
     data: Vec<DataMount>,
-    /// Time without renewal after which it is paused or removed, such as 40m
+    /// Time without renewal after which it is paused, stopped or removed, such as 40m
     #[arg(long, value_parser = duration)]
     lease: Option<Duration>,
     /// What happens when the lease runs out
-    #[arg(long, value_parser = ["pause", "remove"])]
+    #[arg(long, value_parser = ["pause", "stop", "remove"])]
     on_lease_end: Option<String>,
     /// Wall time after which it is removed whatever happens, such as 30d
     #[arg(long, value_parser = duration)]
@@ -109,6 +109,7 @@ fn specification(create: Create) -> Spec {
         lease: create.lease,
         on_lease_end: create.on_lease_end.map(|end| match end.as_str() {
             "remove" => OnLeaseEnd::Remove,
+            "stop" => OnLeaseEnd::Stop,
             _ => OnLeaseEnd::Pause,
         }),
         deadline: create.deadline,

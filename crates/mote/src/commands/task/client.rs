@@ -3,8 +3,8 @@
 //! It does not retry: every request but a submission with a key may have been done.
 
 use anyhow::anyhow;
-use mote::config::SecretValue;
 use mote::limits::{CLIENT_ANSWER_TIMEOUT, CLIENT_CONNECT_TIMEOUT, CLIENT_STREAM_SILENCE};
+use mote::secret::SecretValue;
 pub(crate) use mote::tools::sandbox::client::segment;
 use serde_json::Value;
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use super::super::diagnostic::FieldPath;
 use super::super::findings::Findings;
-use super::super::{Auth, EventSink, Server, Telemetry, raw};
+use super::super::{Auth, EventSink, Server, raw};
 use super::{Surroundings, duration, http_url, secret};
+
+use crate::telemetry::Config as Telemetry;
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -15,8 +15,9 @@ use serde_json::Value;
 
 pub use plan::{Fail, FailKind, Plan, PlanError, Turn};
 
-use super::{Answer, Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Request, Usage};
+use super::{Answer, Delta, DeltaSink, Error, ErrorKind, Finish, Provider, Reply, Request};
 use crate::message::{Message, Part, Role};
+use crate::usage::Usage;
 
 /// This provider's kind.
 pub const KIND: &str = "scripted";
@@ -43,8 +44,8 @@ impl Scripted {
         let (model, endpoint) = (self.model.clone(), self.file.display().to_string());
         let bad_reply = [ErrorKind::Broken, ErrorKind::Aborted, ErrorKind::EmptyReply];
         let (answer, began) = (Answer::default(), bad_reply.contains(&kind));
-        let (retry_after, alternative, place, usage) = (None, false, 0, None);
-        Error { kind, model, endpoint, message, retry_after, alternative, place, began, usage, answer }
+        let (retry_after, usage) = (None, None);
+        Error { kind, model, endpoint, message, retry_after, began, usage, answer }
     }
 
     fn turn(&self, request: &Request) -> Result<&Turn, Error> {

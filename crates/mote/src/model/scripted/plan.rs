@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
 use crate::limits::{CALLS_PER_TURN, PLAN_BYTES_MAX, PLAN_DELAY_MS_MAX};
-use crate::model::{self, ErrorKind};
+use crate::model::ErrorKind;
 
 /// A plan: turn `n` answers step `n`.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,7 +82,7 @@ pub struct PlannedUsage {
     pub reasoning: u64,
 }
 
-impl From<PlannedUsage> for model::Usage {
+impl From<PlannedUsage> for crate::usage::Usage {
     fn from(planned: PlannedUsage) -> Self {
         let PlannedUsage { input, cache_read, cache_write, output, reasoning } = planned;
         Self { input, cache_read, cache_write, output, reasoning }

@@ -117,11 +117,11 @@ impl Tool for Touch {
     fn digest(&self) -> [u8; 32] {
         [1; 32]
     }
-    async fn call(&self, _: Invocation) -> Result<Output, Failure> {
+    async fn call(&self, _: Invocation) -> Result<Progress, Failure> {
         self.fuse.burn().await;
         self.made.fetch_add(1, Ordering::SeqCst);
         self.fuse.burn().await;
-        Ok(Output { content: "touched".into(), is_error: false })
+        Ok(Output::free("touched", false).into())
     }
 }
 

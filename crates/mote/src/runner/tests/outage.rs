@@ -14,8 +14,6 @@ pub(super) fn fails(kind: model::ErrorKind) -> model::Error {
         endpoint: "http://127.0.0.1:9".into(),
         message: "it does not work".into(),
         retry_after: None,
-        alternative: false,
-        place: 0,
         began: false,
         usage: None,
         answer: model::Answer::default(),

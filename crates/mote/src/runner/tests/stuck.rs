@@ -40,9 +40,9 @@ impl Tool for Stuck {
     fn digest(&self) -> [u8; 32] {
         [2; 32]
     }
-    async fn call(&self, _invocation: Invocation) -> Result<Output, Failure> {
+    async fn call(&self, _invocation: Invocation) -> Result<Progress, Failure> {
         self.called.notify_one();
         self.go.notified().await;
-        Ok(Output { content: "done".into(), is_error: false })
+        Ok(Output::free("done", false).into())
     }
 }

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{Standing, native, sql};
 use super::writer::{Fault, Outcome, Tx};
-use crate::model::Usage;
-use crate::store::{Account, Amount, BudgetLine, BudgetOp, CommitError, Error, Spending};
+use crate::store::{Account, Amount, BudgetLine, BudgetOp, CommitError, Error, Spender, Spending};
+use crate::usage::Usage;
 
-/// A task's open reservation, as its row keeps it.
+/// An open reservation, as the task's row keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Reservation {
+    spender: Spender,
     amount: Amount,
     /// Of its tokens, those for the reply.
     #[serde(default)]
@@ -20,34 +21,40 @@ pub(super) struct Reservation {
     lines: Vec<BudgetLine>,
 }
 
-/// Applies operations in order; gives the reservation that is then open.
+/// Applies operations in order; gives the reservations that are then open.
 pub(super) fn apply(
     tx: &Tx<'_>,
     task: &str,
     standing: &Standing,
     operations: &[BudgetOp],
     now: u64,
-) -> Outcome<Option<Reservation>, CommitError> {
-    let mut open = standing.reservation.as_deref().map(decode).transpose()?;
+) -> Outcome<Vec<Reservation>, CommitError> {
+    let mut open = standing.reservation.as_deref().map(decode).transpose()?.unwrap_or_default();
     let mut forfeited = standing.forfeited;
     for operation in operations {
         match operation {
-            BudgetOp::Reserve { lines, amount, output } => {
-                if open.is_some() {
-                    let what = format!("task {task} has an open reservation");
+            BudgetOp::Reserve { spender, lines, amount, output } => {
+                if open.iter().any(|open: &Reservation| open.spender == *spender) {
+                    let what = format!("task {task} has an open reservation of {spender:?}");
                     return Err(CommitError::from(Error::Conflict { what }).into());
                 }
                 for line in lines {
-                    reserve(tx, line, *amount, now)?;
+                    reserve(tx, line, *spender, *amount, now)?;
                 }
-                open = Some(Reservation { amount: *amount, output: *output, lines: lines.clone() });
+                let (spender, amount, output, lines) = (*spender, *amount, *output, lines.clone());
+                open.push(Reservation { spender, amount, output, lines });
             }
-            // The call that was under way when the task became a dead letter: booked then.
-            BudgetOp::Settle(spending) if forfeited && spending.uncertain => {
-                tx.connection.prepare_cached("UPDATE tasks SET forfeited = 0 WHERE n = ?1")?.execute([standing.n])?;
-                forfeited = false;
+            // What was under way when the task became a dead letter: booked then.
+            BudgetOp::Settle(spending) if forfeited > 0 && spending.uncertain => {
+                let sql_text = "UPDATE tasks SET forfeited = forfeited - 1 WHERE n = ?1";
+                tx.connection.prepare_cached(sql_text)?.execute([standing.n])?;
+                forfeited -= 1;
             }
-            BudgetOp::Settle(spending) => settle(tx, task, standing, open.take().as_ref(), spending, now)?,
+            BudgetOp::Settle(spending) => {
+                let place = open.iter().position(|open| open.spender == spending.spender);
+                let reservation = place.map(|place| open.remove(place));
+                settle(tx, task, standing, reservation.as_ref(), spending, now)?;
+            }
         }
     }
     Ok(open)
@@ -121,28 +128,30 @@ pub(super) fn release(tx: &Tx<'_>, reservation: &Reservation, now: u64) -> Outco
     book(tx, reservation, Amount::default(), now)
 }
 
-/// Books the open reservation of a task that is given up: nobody knows how much of it was spent.
+/// Books the open reservations of a task that is given up: nobody knows how much of them was spent.
 pub(super) fn forfeit(tx: &Tx<'_>, task: &str, standing: &Standing, now: u64) -> Outcome<()> {
     let Some(text) = standing.reservation.as_deref() else { return Ok(()) };
-    let reservation = decode(text)?;
-    let Amount { tokens, nano_usd } = reservation.amount;
-    let output = reservation.output.min(tokens);
-    let usage = Usage { input: tokens - output, output, ..Usage::default() };
-    let spending = Spending { step: 0, model: "unknown".to_owned(), usage, nano_usd, uncertain: true };
-    settle(tx, task, standing, Some(&reservation), &spending, now)?;
-    let sql_text = "UPDATE tasks SET forfeited = 1, reservation = NULL WHERE n = ?1";
-    tx.connection.prepare_cached(sql_text)?.execute([standing.n])?;
+    let open = decode(text)?;
+    for reservation in &open {
+        let (spender, Amount { tokens, nano_usd }) = (reservation.spender, reservation.amount);
+        let output = reservation.output.min(tokens);
+        let usage = Usage { input: tokens - output, output, ..Usage::default() };
+        let spending = Spending { spender, step: 0, model: "unknown".to_owned(), usage, nano_usd, uncertain: true };
+        settle(tx, task, standing, Some(reservation), &spending, now)?;
+    }
+    let sql_text = "UPDATE tasks SET forfeited = ?2, reservation = NULL WHERE n = ?1";
+    tx.connection.prepare_cached(sql_text)?.execute((standing.n, sql(open.len() as u64)))?;
     Ok(())
 }
 
 /// Gives back what the row of a removed task still holds.
 pub(super) fn release_text(tx: &Tx<'_>, text: &str, now: u64) -> Outcome<()> {
-    release(tx, &decode(text)?, now)
+    decode(text)?.iter().try_for_each(|reservation| release(tx, reservation, now))
 }
 
-fn decode(text: &str) -> Outcome<Reservation> {
+fn decode(text: &str) -> Outcome<Vec<Reservation>> {
     serde_json::from_str(text).map_err(|error| {
-        Fault::Refused(Error::Backend { operation: "read an open reservation", detail: error.to_string() })
+        Fault::Refused(Error::Backend { operation: "read the open reservations", detail: error.to_string() })
     })
 }
 
@@ -157,7 +166,7 @@ pub(super) fn taken(connection: &Connection, line: &BudgetLine) -> Outcome<Amoun
     Ok(Amount { tokens: native(tokens), nano_usd: native(nano_usd) })
 }
 
-fn reserve(tx: &Tx<'_>, line: &BudgetLine, amount: Amount, now: u64) -> Outcome<(), CommitError> {
+fn reserve(tx: &Tx<'_>, line: &BudgetLine, spender: Spender, amount: Amount, now: u64) -> Outcome<(), CommitError> {
     let mut query = tx.connection.prepare_cached(
         "SELECT spent_tokens + reserved_tokens, spent_nano_usd + reserved_nano_usd FROM budgets
          WHERE scope = ?1 AND window_start = ?2",
@@ -174,7 +183,7 @@ fn reserve(tx: &Tx<'_>, line: &BudgetLine, amount: Amount, now: u64) -> Outcome<
     let exceeds =
         |taken: i64, more: u64, max: Option<u64>| max.is_some_and(|max| native(taken).saturating_add(more) > max);
     if exceeds(tokens, amount.tokens, line.tokens_max) || exceeds(nano_usd, amount.nano_usd, line.nano_usd_max) {
-        return Err(CommitError::Budget { scope: line.scope.clone() }.into());
+        return Err(CommitError::Budget { scope: line.scope.clone(), spender }.into());
     }
     tx.connection
         .prepare_cached(

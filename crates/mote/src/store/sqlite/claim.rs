@@ -5,13 +5,12 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::ending;
 use super::hold::TASK_IS_FREE;
-use super::row::{self, Standing, TASK, TASK_COLUMNS, sql, standing};
+use super::row::{self, TASK, TASK_COLUMNS, sql, standing};
 use super::writer::{Outcome, Tx};
-use super::{budget, commit, list, sandbox, session};
-use crate::cloudevent::{Ended, life};
 use crate::limits::{CLAIMS_TOGETHER_MAX, SUSPECT_PATIENCE_MS, TRIALS_MAX};
-use crate::store::{Claim, Error, Lease, Status, Task};
+use crate::store::{Claim, End, Error, Lease, Status, Task};
 
 /// Claims what is due. A session's tasks behind its first one have no due time, so nothing here looks at sessions.
 pub(super) fn claim(tx: &mut Tx<'_>, lease: &Lease, now: u64, limit: usize) -> Outcome<Vec<Claim>> {
@@ -152,70 +151,15 @@ fn take(tx: &mut Tx<'_>, due: Due, lease: &Lease, now: u64) -> Outcome<Claim> {
     Ok(Claim { task, epoch, suspect })
 }
 
-/// Puts a task on which too many workers died, that had nothing else to do, among the dead letters.
+/// Gives up a task on which too many workers died that had nothing else to do.
 fn bury(tx: &mut Tx<'_>, due: &Due, now: u64) -> Outcome<()> {
     let task = &due.task;
     let Some(standing) = standing(tx.connection, &task.id)? else { return Ok(()) };
-    budget::forfeit(tx, &task.id, &standing, now)?;
-    commit::doubt_effects(tx, &task.id, &standing, now)?;
-    let trials = due.trials;
-    let message = format!(
-        "{trials} workers in a row took the task up alone and ended before they had got on with it (limit TRIALS_MAX); \
-         resume it, or run it anew"
-    );
-    finish(tx, &task.id, &standing, "failed", Some(("dead_letter", &message)), now)?;
-    tx.dead(1);
-    let code = "dead_letter";
-    tracing::error!(task_id = task.id, code, cause = message, dead = true, status = "failed", "a task failed");
+    let end = End::dead_letter();
+    ending::end(tx, &task.id, &standing, &end, (&[], None), now)?;
+    let (code, cause) = end.error.map(|error| (error.code, error.message)).unzip();
+    tracing::error!(task_id = task.id, code, cause, dead = true, status = "failed", "a task failed");
     Ok(())
-}
-
-/// Cancels a task that never ran.
-pub(super) fn cancel(tx: &mut Tx<'_>, task: &str, standing: &Standing, now: u64) -> Outcome<()> {
-    finish(tx, task, standing, "cancelled", None, now)
-}
-
-fn finish(
-    tx: &mut Tx<'_>,
-    task: &str,
-    standing: &Standing,
-    status: &str,
-    error: Option<(&str, &str)>,
-    now: u64,
-) -> Outcome<()> {
-    tx.connection
-        .prepare_cached(
-            "UPDATE tasks SET status = ?2, due_at = NULL, worker = NULL, waiting = NULL, reservation = NULL, claims = 0,
-               error_code = ?3, error_message = ?4, dead = ?5, updated_at = ?6, finished_at = ?6
-             WHERE n = ?1",
-        )?
-        .execute(params![
-            standing.n,
-            status,
-            error.map(|(code, _)| code),
-            error.map(|(_, message)| message),
-            error.is_some(),
-            sql(now)
-        ])?;
-    tx.connection.prepare_cached("DELETE FROM mail WHERE task = ?1")?.execute([task])?;
-    sandbox::leave_task(tx, task)?;
-    tx.moved(Some(standing.status), None);
-    tx.changed(task);
-    if standing.due_at.is_some() || standing.status != Status::Queued {
-        session::leave(tx, &standing.owner, now)?;
-    }
-    publish(tx, task, standing, error.is_some(), now)
-}
-
-/// Tells the sink of an end that no worker drove to.
-pub(super) fn publish(tx: &mut Tx<'_>, task: &str, standing: &Standing, dead: bool, now: u64) -> Outcome<()> {
-    let Some(agent) = tx.publisher else { return Ok(()) };
-    let Some(ended) = list::task(tx.connection, None, task)? else { return Ok(()) };
-    // A task that is run anew or resumed ends again; the two ends are two events.
-    let lives = standing.requeues + standing.resumes;
-    let suffix = if dead { format!("/dead/{lives}") } else { life(lives) };
-    let message = Ended::of(&ended, &suffix).message(agent, now);
-    commit::send(tx, task, &[message], now)
 }
 
 /// Extends leases; gives those that are no longer held.

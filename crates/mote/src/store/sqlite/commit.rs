@@ -1,19 +1,18 @@
 //! The commit: one batch, whole or not at all, by the worker that holds the task.
 //!
-//! It looks into no records, and into a payload only to tell what a call was made with whose outcome nobody knows.
+//! It looks into no record and no payload.
 
+use data_encoding::HEXLOWER;
 use rusqlite::params;
 use sha2::{Digest, Sha256};
 
+use super::ending::{self, Last};
 use super::row::{Standing, sql, standing};
-use super::sandbox;
 use super::session;
 use super::writer::{Outcome, Tx};
-use super::{budget, claim};
-use crate::cloudevent::OutcomeUnknown;
+use super::{budget, mail};
 use crate::limits::{CLAIMS_TOGETHER_MAX, STORE_INLINE_BYTES};
-use crate::message::Message;
-use crate::store::{Batch, Commit, CommitError, EffectOp, Error, NewEntry, OutboxMessage, Status, StatusChange};
+use crate::store::{Batch, Commit, CommitError, EffectOp, Error, NewEntry, Status, StatusChange};
 
 /// What of a batch is encoded before it comes to the writer.
 pub(super) struct Prepared {
@@ -28,7 +27,7 @@ impl Prepared {
     pub(super) fn new(batch: &Batch) -> Result<Self, Error> {
         let digest = |entry: &NewEntry| {
             let payload = entry.payload.as_deref().filter(|payload| payload.len() > STORE_INLINE_BYTES)?;
-            Some(hex(&Sha256::digest(payload.as_bytes())))
+            Some(HEXLOWER.encode(&Sha256::digest(payload.as_bytes())))
         };
         let turn = match &batch.session {
             Some(turn) => {
@@ -39,14 +38,6 @@ impl Prepared {
         };
         Ok(Self { digests: batch.entries.iter().map(digest).collect(), turn })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Applies a commit.
@@ -70,24 +61,24 @@ pub(super) fn apply(tx: &mut Tx<'_>, commit: &Commit, prepared: &Prepared) -> Ou
     for mail in &batch.mail_consumed {
         tx.connection.prepare_cached("DELETE FROM mail WHERE id = ?1 AND task = ?2")?.execute(params![mail, task])?;
     }
-    send(tx, task, &batch.outbox, commit.now)?;
+    mail::send(tx, task, &batch.outbox, commit.now)?;
     if let Some(turn) = &prepared.turn {
         session::add(tx, &standing.owner, task, turn, commit.now)?;
     }
-    let reservation = match (&batch.status, open) {
-        (_, None) => None,
-        // A run that cannot go on was given up: its last call is not known to have cost nothing.
-        (StatusChange::Finished { dead: true, .. }, Some(_)) => {
-            budget::forfeit(tx, task, &standing, commit.now)?;
-            None
-        }
-        (StatusChange::Finished { .. }, Some(open)) => {
-            budget::release(tx, &open, commit.now)?;
-            None
-        }
-        (_, Some(open)) => Some(super::encode("commit a reservation", &open)?),
-    };
-    update(tx, commit, &standing, reservation)?;
+    if let StatusChange::Finished(end) = &batch.status {
+        let last = Last { seq: commit.expected_seq + batch.entries.len() as u64, totals: batch.totals };
+        ending::end(tx, task, &standing, end, (&open, Some(last)), commit.now)?;
+    } else {
+        let reservation = match open.is_empty() {
+            true => None,
+            false => Some(super::encode("commit the open reservations", &open)?),
+        };
+        update(tx, commit, &standing, reservation)?;
+    }
+    // A suspect that commits is none any more: its worker may take others again.
+    if standing.claims > CLAIMS_TOGETHER_MAX {
+        tx.work();
+    }
     tx.changed(task);
     Ok(())
 }
@@ -143,112 +134,33 @@ fn keep_effects(tx: &Tx<'_>, task: &str, effects: &[EffectOp], now: u64) -> Outc
 }
 
 /// A task goes to the dead letters: whatever it had under way may have been performed, and nobody asks again. The sink is
-/// told of each such call.
-pub(super) fn doubt_effects(tx: &mut Tx<'_>, task: &str, standing: &Standing, now: u64) -> Outcome<()> {
-    if let Some(agent) = tx.publisher {
-        let mut query = tx.connection.prepare_cached(
-            "SELECT tool, step, call FROM effects WHERE task = ?1 AND outcome = 'reserved' AND class <> 'read'
-             ORDER BY step, call",
-        )?;
-        let rows = query.query_map([task], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let doubtful: Vec<(String, u32, String)> = rows.collect::<Result<_, _>>()?;
-        let lives = standing.requeues + standing.resumes;
-        let message = |(tool, step, call): (String, u32, String)| {
-            let (owner, arguments) = (&standing.owner, arguments(tx, task, step, &call));
-            let arguments = arguments.as_deref();
-            OutcomeUnknown { task, owner, step, call: &call, tool: &tool, arguments, lives }.message(agent, now)
-        };
-        let messages: Vec<OutboxMessage> = doubtful.into_iter().map(message).collect();
-        send(tx, task, &messages, now)?;
-    }
-    tx.connection
-        .prepare_cached(
-            "UPDATE effects SET outcome = iif(class = 'read', 'failed', 'unknown'), at = ?2
-             WHERE task = ?1 AND outcome = 'reserved'",
-        )?
-        .execute(params![task, sql(now)])?;
-    Ok(())
-}
-
-/// What a call of a model step was made with, as the journal has it; `None` where that cannot be read.
-fn arguments(tx: &Tx<'_>, task: &str, step: u32, call: &str) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Replied {
-        step: u32,
-        message: Message,
-    }
-    let mut query = tx
-        .connection
-        .prepare_cached(
-            "SELECT ifnull(journal.payload, blobs.content) FROM journal LEFT JOIN blobs ON digest = blob
-             WHERE task = ?1 AND kind = 'model.replied' ORDER BY seq DESC",
-        )
-        .ok()?;
-    let rows = query.query_map([task], |row| row.get::<_, String>(0)).ok()?;
-    let replied = rows.flatten().filter_map(|json| serde_json::from_str::<Replied>(&json).ok());
-    let replied = replied.take_while(|replied| replied.step >= step).find(|replied| replied.step == step)?;
-    let mut calls = replied.message.calls();
-    calls.find(|(id, ..)| *id == call).map(|(.., arguments)| arguments.to_owned())
-}
-
-pub(super) fn send(tx: &mut Tx<'_>, task: &str, messages: &[OutboxMessage], now: u64) -> Outcome<()> {
-    for message in messages {
-        tx.connection
-            .prepare_cached("INSERT INTO outbox (message_id, task, body, due_at) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![message.id, task, message.body, sql(now)])?;
-        tx.outbox(1);
-    }
-    Ok(())
-}
-
-/// Where a commit leaves the row.
+/// Where a commit leaves the row of a task that goes on.
 struct Rest<'a> {
     status: Status,
     /// `None` keeps the lease as it is.
     due_at: Option<Option<i64>>,
     waiting: Option<&'a str>,
-    result: Option<&'a str>,
-    error: Option<&'a crate::store::TaskError>,
-    dead: bool,
 }
 
 fn rest<'a>(tx: &Tx<'_>, commit: &'a Commit, standing: &Standing) -> Outcome<Rest<'a>> {
-    let mut rest =
-        Rest { status: Status::Running, due_at: None, waiting: None, result: None, error: None, dead: false };
-    match &commit.batch.status {
-        StatusChange::Running => {}
-        StatusChange::Waiting { wake_at, waiting, mail_seen } => {
-            rest.status = Status::Waiting;
-            rest.waiting = Some(waiting);
-            // Mail that came after the worker last looked must not be slept through.
-            let mut query = tx.connection.prepare_cached("SELECT 1 FROM mail WHERE task = ?1 AND id > ?2 LIMIT 1")?;
-            let woken = query.exists(params![commit.task, mail_seen])?.then_some(commit.now);
-            // It also wakes to expire.
-            let due_at = [woken, *wake_at, standing.expires_at].into_iter().flatten().min();
-            rest.due_at = Some(due_at.map(sql));
-        }
-        StatusChange::Finished { status, result, error, dead } => {
-            if !status.is_terminal() {
-                let what = format!("task {} cannot finish as {}", commit.task, status.as_str());
-                return Err(Error::Conflict { what }.into());
-            }
-            rest.status = *status;
-            rest.due_at = Some(None);
-            (rest.result, rest.error, rest.dead) = (result.as_deref(), error.as_ref(), *dead);
-        }
-    }
-    Ok(rest)
+    let StatusChange::Waiting { wake_at, waiting, mail_seen } = &commit.batch.status else {
+        return Ok(Rest { status: Status::Running, due_at: None, waiting: None });
+    };
+    // Mail that came after the worker last looked must not be slept through.
+    let mut query = tx.connection.prepare_cached("SELECT 1 FROM mail WHERE task = ?1 AND id > ?2 LIMIT 1")?;
+    let woken = query.exists(params![commit.task, mail_seen])?.then_some(commit.now);
+    // It also wakes to expire.
+    let due_at = [woken, *wake_at, standing.expires_at].into_iter().flatten().min();
+    Ok(Rest { status: Status::Waiting, due_at: Some(due_at.map(sql)), waiting: Some(waiting) })
 }
 
 fn update(tx: &mut Tx<'_>, commit: &Commit, standing: &Standing, reservation: Option<String>) -> Outcome<()> {
     let rest = rest(tx, commit, standing)?;
     let totals = &commit.batch.totals;
-    let finished = rest.status.is_terminal();
     tx.connection
         .prepare_cached(
             "UPDATE tasks SET status = ?2, due_at = iif(?3, ?4, due_at), worker = iif(?3, NULL, worker), seq = ?5,
-               claims = 0, trials = 0, waiting = ?6, reservation = ?7, result = ?8, error_code = ?9,
-               error_message = ?10, dead = ?11, steps = ?12, tool_calls = ?13, updated_at = ?14, finished_at = ?15
+               claims = 0, trials = 0, waiting = ?6, reservation = ?7, steps = ?8, tool_calls = ?9, updated_at = ?10
              WHERE n = ?1",
         )?
         .execute(params![
@@ -259,29 +171,13 @@ fn update(tx: &mut Tx<'_>, commit: &Commit, standing: &Standing, reservation: Op
             sql(commit.expected_seq + commit.batch.entries.len() as u64),
             rest.waiting,
             reservation,
-            rest.result,
-            rest.error.map(|error| &error.code),
-            rest.error.map(|error| &error.message),
-            rest.dead,
             totals.steps,
             totals.tool_calls,
             sql(commit.now),
-            finished.then(|| sql(commit.now)),
         ])?;
     tx.moved(Some(Status::Running), Some(rest.status));
-    // A suspect that commits is none any more: its worker may take others again.
-    if rest.due_at.flatten().is_some_and(|due| due <= sql(commit.now)) || standing.claims > CLAIMS_TOGETHER_MAX {
+    if rest.due_at.flatten().is_some_and(|due| due <= sql(commit.now)) {
         tx.work();
-    }
-    if rest.dead {
-        doubt_effects(tx, &commit.task, standing, commit.now)?;
-        claim::publish(tx, &commit.task, standing, true, commit.now)?;
-    }
-    if finished {
-        tx.dead(i64::from(rest.dead));
-        tx.connection.prepare_cached("DELETE FROM mail WHERE task = ?1")?.execute([&commit.task])?;
-        sandbox::leave_task(tx, &commit.task)?;
-        session::leave(tx, &standing.owner, commit.now)?;
     }
     Ok(())
 }

@@ -4,11 +4,11 @@
 
 use rusqlite::{Connection, params};
 
-use super::claim;
+use super::ending;
 use super::hold::MESSAGE_IS_FREE;
 use super::row::{json, number, sql, standing};
 use super::writer::{Outcome, Tx};
-use crate::store::{Error, Letter, Mail, MailRow, OutboxMessage, Status};
+use crate::store::{End, Error, Letter, Mail, MailRow, OutboxMessage, Status};
 
 /// Leaves mail.
 pub(super) fn post(tx: &mut Tx<'_>, task: &str, mail: &Mail, body: &str, now: u64, most: usize) -> Outcome<()> {
@@ -21,7 +21,7 @@ pub(super) fn post(tx: &mut Tx<'_>, task: &str, mail: &Mail, body: &str, now: u6
     }
     let cancel = *mail == Mail::Cancel;
     if cancel && standing.status == Status::Queued && standing.seq == 0 {
-        return claim::cancel(tx, task, &standing, now);
+        return ending::end(tx, task, &standing, &End::cancelled_in_queue(), (&[], None), now);
     }
     // Each kind has room of its own: signals that nobody waits for keep no answer out, and nothing keeps a cancel out.
     let kind = match mail {
@@ -63,6 +63,17 @@ pub(super) fn unread(connection: &Connection, task: &str) -> Outcome<Vec<MailRow
         Ok(MailRow { id: row.get(0)?, at: number(row, 1)?, mail, by })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Puts messages for sinks into the outbox.
+pub(super) fn send(tx: &mut Tx<'_>, task: &str, messages: &[OutboxMessage], now: u64) -> Outcome<()> {
+    for message in messages {
+        tx.connection
+            .prepare_cached("INSERT INTO outbox (message_id, task, body, due_at) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![message.id, task, message.body, sql(now)])?;
+        tx.outbox(1);
+    }
+    Ok(())
 }
 
 /// Outbox messages that are due, oldest first.

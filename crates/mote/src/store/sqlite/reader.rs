@@ -43,6 +43,18 @@ impl Readers {
         Ok(readers)
     }
 
+    /// The same for a file that is looked at and not changed.
+    pub(super) fn looking(path: &std::path::Path) -> Result<Self, Error> {
+        let settings = Settings {
+            path: path.to_owned(),
+            lock_wait: std::time::Duration::from_millis(crate::limits::STORE_LOCK_WAIT_MS),
+            ends: None,
+            announcer: None,
+            is_read_only: true,
+        };
+        Self::start(Arc::new(settings))
+    }
+
     /// Runs a read.
     pub(super) async fn run<T, F>(&self, operation: &'static str, read: F) -> Result<T, Error>
     where
@@ -99,6 +111,9 @@ fn run(settings: &Settings, reads: &Mutex<Receiver<Read>>) {
 }
 
 fn open(settings: &Settings) -> Result<Connection, Error> {
+    if settings.is_read_only {
+        return connection::open_to_read(&settings.path);
+    }
     let connection = connection::open(settings, STORE_READER_CACHE_KIB)?;
     connection
         .execute_batch("PRAGMA query_only = ON")

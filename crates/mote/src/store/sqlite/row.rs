@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use crate::model::Usage;
 use crate::store::{Owner, Status, Task, TaskError, Uncertain};
+use crate::usage::Usage;
 
 /// The columns that [`task`] reads, in its order.
 pub(super) const TASK: &str = "id, tenant, user, session, labels, status, request, epoch, seq, result, error_code, \
@@ -134,7 +134,7 @@ pub(super) struct Standing {
     pub(super) seq: u64,
     pub(super) reservation: Option<String>,
     /// Whether that of a dead letter was booked when it was given up.
-    pub(super) forfeited: bool,
+    pub(super) forfeited: u32,
     pub(super) created_at: u64,
     pub(super) expires_at: Option<u64>,
     pub(super) dead: bool,

@@ -124,7 +124,7 @@ fn first_refused(fault: Fault<CommitError>) -> Fault<Error> {
     match fault {
         Fault::Sqlite(error) => Fault::Sqlite(error),
         Fault::Refused(CommitError::Store(error)) => Fault::Refused(error),
-        Fault::Refused(CommitError::Budget { scope }) => Fault::Refused(Error::Budget { scope }),
+        Fault::Refused(CommitError::Budget { scope, .. }) => Fault::Refused(Error::Budget { scope }),
         Fault::Refused(other) => Fault::Refused(Error::Conflict { what: other.to_string() }),
     }
 }

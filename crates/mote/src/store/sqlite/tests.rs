@@ -7,8 +7,9 @@ mod held;
 use rusqlite::Connection;
 
 use super::*;
-use crate::limits::{CLAIMS_TOGETHER_MAX, MAIL_MAX, TRIALS_MAX};
-use crate::store::{Batch, Mail, NewEntry, Owner, Status, StatusChange, Totals};
+use crate::limits::{CLAIMS_TOGETHER_MAX, MAIL_MAX, STORE_GROUP, TRIALS_MAX};
+use crate::store::*;
+use crate::store::{Batch, End, Ended, Mail, NewEntry, Owner, Status, StatusChange, Totals};
 
 fn new_task(id: &str) -> NewTask {
     NewTask {
@@ -61,13 +62,17 @@ async fn what_was_submitted_is_there_after_reopening() {
     store.check().await.unwrap();
 }
 
+fn announcer() -> Arc<dyn Announcer> {
+    Arc::new(crate::cloudevent::Publisher { agent: Arc::from("triage") })
+}
+
 #[tokio::test]
 async fn ends_that_no_worker_drives_to_are_published_where_there_is_a_sink() {
     let dir = tempfile::tempdir().unwrap();
-    for publisher in [None, Some(Arc::from("triage"))] {
-        let path = dir.path().join(if publisher.is_some() { "with.db" } else { "without.db" });
-        let published = usize::from(publisher.is_some()) * 2;
-        let store = SqliteStore::open(&path, Options { publisher, ..options() }).unwrap();
+    for announcer in [None, Some(announcer())] {
+        let path = dir.path().join(if announcer.is_some() { "with.db" } else { "without.db" });
+        let published = usize::from(announcer.is_some()) * 2;
+        let store = SqliteStore::open(&path, Options { announcer, ..options() }).unwrap();
         store.submit(new_task("cancelled")).await.unwrap();
         store.post("cancelled", Mail::Cancel, 2, MAIL_MAX).await.unwrap();
         store.submit(new_task("dead")).await.unwrap();
@@ -82,6 +87,29 @@ async fn ends_that_no_worker_drives_to_are_published_where_there_is_a_sink() {
         let bodies: String = told.iter().map(|(_, message)| message.body.as_str()).collect();
         assert_eq!(bodies.contains("dev.mote.task.cancelled") && bodies.contains("dead_letter"), published > 0);
     }
+}
+
+#[tokio::test]
+async fn every_end_is_told_once_it_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let ends: EndObserver = Arc::new(move |ended: Ended| heard.lock().unwrap().push((ended.status, ended.dead)));
+    let store = SqliteStore::open(&dir.path().join("store.db"), Options { ends: Some(ends), ..options() }).unwrap();
+    store.submit(new_task("cancelled")).await.unwrap();
+    store.post("cancelled", Mail::Cancel, 2, MAIL_MAX).await.unwrap();
+    store.submit(new_task("dead")).await.unwrap();
+    for now in (2_000..).step_by(10).take(1 + (CLAIMS_TOGETHER_MAX + TRIALS_MAX) as usize) {
+        for claim in store.claim(lease(now), now, 1).await.unwrap() {
+            store.begin_trial(&claim.task.id, claim.epoch).await.unwrap();
+        }
+    }
+    let done = StatusChange::Finished(End { status: Status::Completed, result: None, error: None, dead: false });
+    let lease = Lease { until: 99_000, ..lease(0) };
+    store.submit(NewTask { claim: Some(lease), first: Some(batch(done)), ..new_task("done") }).await.unwrap();
+    drop(store);
+    let expected = [(Status::Cancelled, false), (Status::Failed, true), (Status::Completed, false)];
+    assert_eq!(*told.lock().unwrap(), expected);
 }
 
 #[tokio::test]
@@ -279,13 +307,14 @@ async fn what_a_deleted_task_cost_stays_without_its_owner_for_the_retention() {
     let store = open(&dir);
     let first = Batch {
         budget: vec![crate::store::BudgetOp::Settle(crate::store::Spending {
+            spender: crate::store::Spender::Model,
             step: 1,
             model: "m".to_owned(),
-            usage: crate::model::Usage::default(),
+            usage: crate::usage::Usage::default(),
             nano_usd: 9,
             uncertain: false,
         })],
-        ..batch(StatusChange::Finished { status: Status::Completed, result: None, error: None, dead: false })
+        ..batch(StatusChange::Finished(End { status: Status::Completed, result: None, error: None, dead: false }))
     };
     let owner = Owner { user: Some("ada".to_owned()), session: Some("s".to_owned()), ..Owner::default() };
     let task = NewTask { owner, claim: Some(lease(9_000)), first: Some(first), ..new_task("a") };
@@ -431,8 +460,12 @@ async fn a_page_ends_after_so_many_bytes_and_the_next_goes_on() {
     }
     store.claim(lease(u64::MAX / 4), 1_000, 8).await.unwrap();
     for id in ids {
-        let status =
-            StatusChange::Finished { status: Status::Completed, result: Some(large.clone()), error: None, dead: false };
+        let status = StatusChange::Finished(End {
+            status: Status::Completed,
+            result: Some(large.clone()),
+            error: None,
+            dead: false,
+        });
         let entry = || NewEntry { at: 2, kind: "k", record: vec![1], payload: Some(large.clone()) };
         let batch = Batch { entries: (0..5).map(|_| entry()).collect(), ..batch(status) };
         store.commit(Commit { task: id.to_owned(), epoch: 1, expected_seq: 0, now: 1_001, batch }).await.unwrap();
@@ -487,7 +520,7 @@ async fn effects_and_large_payloads_stand_where_a_person_finds_them() {
     assert_eq!(text(effects), "a pay write 2 reserved,b pay write 2 unknown");
     assert_eq!(text("SELECT count(*) || ' ' || sum(refs) FROM blobs"), "1 2", "one content, two that hold it");
     assert_eq!(text("SELECT count(*) || ' ' || count(payload) || ' ' || count(blob) FROM journal"), "4 2 2");
-    let done = StatusChange::Finished { status: Status::Completed, result: None, error: None, dead: false };
+    let done = StatusChange::Finished(End { status: Status::Completed, result: None, error: None, dead: false });
     let commit =
         |id: &str| Commit { task: id.to_owned(), epoch: 1, expected_seq: 2, now: 2_000, batch: batch(done.clone()) };
     for (id, left) in [("a", "1 1"), ("b", "0 0")] {

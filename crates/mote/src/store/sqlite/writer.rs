@@ -15,7 +15,7 @@ use super::checkpoint::{Checkpointer, Demand, end_log};
 use super::watch::Watchers;
 use super::{Group, GroupObserver, Settings, connection};
 use crate::limits::{STORE_GROUP, STORE_LINGER_MAX, STORE_QUEUE, STORE_STACK_BYTES, STORE_WAL_PAGES};
-use crate::store::{CommitError, Error, Status};
+use crate::store::{Announcer, CommitError, Ended, Error, Status};
 
 /// Why a command was not applied: SQLite's reason, or its own.
 #[derive(Debug)]
@@ -67,6 +67,7 @@ struct Changes {
     work: bool,
     scrub: bool,
     counts: [i64; COUNTS.len()],
+    ends: Vec<Ended>,
 }
 
 impl Changes {
@@ -74,6 +75,7 @@ impl Changes {
         self.tasks.extend(other.tasks);
         self.work |= other.work;
         self.scrub |= other.scrub;
+        self.ends.extend(other.ends);
         for (sum, delta) in self.counts.iter_mut().zip(other.counts) {
             *sum += delta;
         }
@@ -87,8 +89,8 @@ pub(super) const COUNTS: [&str; 5] = ["queued", "running", "waiting", "dead", "o
 pub(super) struct Tx<'c> {
     /// The connection, inside the group's transaction.
     pub(super) connection: &'c Connection,
-    /// In whose name ends are published, if they are.
-    pub(super) publisher: Option<&'c str>,
+    /// Who words what sinks are told, if there are any.
+    pub(super) announcer: Option<&'c dyn Announcer>,
     command: Changes,
     group: Changes,
     queued: Option<i64>,
@@ -96,8 +98,8 @@ pub(super) struct Tx<'c> {
 }
 
 impl<'c> Tx<'c> {
-    fn new(connection: &'c Connection, log: &'c Log, publisher: Option<&'c str>) -> Self {
-        Self { connection, publisher, command: Changes::default(), group: Changes::default(), queued: None, log }
+    fn new(connection: &'c Connection, log: &'c Log, announcer: Option<&'c dyn Announcer>) -> Self {
+        Self { connection, announcer, command: Changes::default(), group: Changes::default(), queued: None, log }
     }
 
     /// Whether the last commit that reached the disk is no older.
@@ -135,6 +137,11 @@ impl<'c> Tx<'c> {
     /// Dead letters came or went.
     pub(super) fn dead(&mut self, delta: i64) {
         self.command.counts[3] += delta;
+    }
+
+    /// A task ended.
+    pub(super) fn ended(&mut self, ended: Ended) {
+        self.command.ends.push(ended);
     }
 
     /// Outbox messages came or went.
@@ -396,7 +403,7 @@ impl State {
     fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<Changes, rusqlite::Error> {
         let run = |sql: &str| self.connection.prepare_cached(sql)?.execute([]);
         run("BEGIN IMMEDIATE")?;
-        let mut tx = Tx::new(&self.connection, &self.log, self.settings.publisher.as_deref());
+        let mut tx = Tx::new(&self.connection, &self.log, self.settings.announcer.as_deref());
         let applied = apply(group, &mut tx).and_then(|()| {
             keep_counts(&self.connection, &tx.group.counts)?;
             crate::crash::point("store.before_commit");
@@ -421,6 +428,9 @@ impl State {
     fn tell(&mut self, changes: Changes) {
         for task in &changes.tasks {
             self.watchers.bump(task);
+        }
+        if let Some(ends) = &self.settings.ends {
+            changes.ends.iter().for_each(|ended| ends(*ended));
         }
         if changes.work {
             self.watchers.work().notify_one();

@@ -12,7 +12,8 @@ const OVERLOADS: [&str; 2] = ["runs", "queued_tasks"];
 const RETRIED: [&str; 2] = ["model", "tool"];
 const TOKENS: [&str; 5] = ["input", "cache_read", "cache_write", "output", "reasoning"];
 const TOKENS_UNCERTAIN: [&str; 2] = ["input", "output"];
-const TOOL_OUTCOMES: [&str; 8] = ["ok", "error", "not_sent", "refused", "unknown", "forbidden", "timeout", "invalid"];
+const TOOL_OUTCOMES: [&str; 9] =
+    ["ok", "error", "suspended", "not_sent", "refused", "unknown", "forbidden", "timeout", "invalid"];
 const SPANS: [&str; 3] = ["exported", "dropped", "failed"];
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 

@@ -18,9 +18,10 @@ use prometheus_client::registry::Registry;
 pub use declare::Known;
 
 use crate::clock::UnixMs;
-use crate::model::{ErrorKind, Usage};
-use crate::store::{Counts, Spending};
-use crate::tools::{Failure, FailureKind, Output};
+use crate::model::ErrorKind;
+use crate::store::{Counts, Ended, Spending};
+use crate::tools::{Failure, FailureKind, Progress};
+use crate::usage::Usage;
 use families::{Families, HttpLabels, ModelLabels, ModelOutcome, TokenLabels, ToolLabels, ToolOutcome, name};
 
 /// Media type of [`Metrics::render`].
@@ -91,8 +92,12 @@ impl Metrics {
         self.families.tasks_submitted.inc();
     }
 
-    /// A task reached `status` (`completed`, `failed`, `cancelled`) this long after it was submitted.
-    pub fn task_finished(&self, status: &'static str, duration: Duration) {
+    /// A task ended, whoever ended it.
+    pub fn task_ended(&self, ended: &Ended) {
+        let (status, duration) = (ended.status.as_str(), ended.lived);
+        if ended.dead {
+            self.families.dead_letters.inc();
+        }
         self.families.tasks_finished.get_or_create(&name("status", status)).inc();
         self.families.task_duration.get_or_create(&name("status", status)).observe(duration.as_secs_f64());
     }
@@ -121,11 +126,6 @@ impl Metrics {
     /// A lease was lost to another worker.
     pub fn lease_lost(&self) {
         self.families.leases_lost.inc();
-    }
-
-    /// A task went to the dead letters.
-    pub fn dead_letter(&self) {
-        self.families.dead_letters.inc();
     }
 
     /// A step could not go on because a budget line refused: `run`, `agent`, `tenant`, `user` or `session`.
@@ -213,10 +213,11 @@ impl Metrics {
     }
 
     /// A tool gave an answer or failed. Never call it with a name that the registry does not know.
-    pub fn tool_call(&self, tool: &str, outcome: &Result<Output, Failure>, duration: Duration) {
+    pub fn tool_call(&self, tool: &str, outcome: &Result<Progress, Failure>, duration: Duration) {
         let word = match outcome {
-            Ok(output) if output.is_error => "error",
-            Ok(_) => "ok",
+            Ok(Progress::Answered(output)) if output.is_error => "error",
+            Ok(Progress::Answered(_)) => "ok",
+            Ok(Progress::Suspended(_)) => "suspended",
             Err(failure) => tool_failure(failure.kind),
         };
         self.tool_outcome(tool, word);

@@ -4,16 +4,17 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::store::Status;
 
 /// Every metric with at least one sample.
 fn filled() -> Metrics {
     let metrics = Metrics::new("1.2.3", 1_795_262_691_500);
     let second = Duration::from_secs(1);
     metrics.task_submitted();
-    metrics.task_finished("completed", second);
+    metrics.task_ended(&Ended { status: Status::Completed, dead: false, lived: second });
     metrics.set_counts(&Counts { queued: 3, running: 2, waiting: 1, dead: 0, outbox: 4 });
     metrics.lease_lost();
-    metrics.dead_letter();
+    metrics.task_ended(&Ended { status: Status::Failed, dead: true, lived: second });
     metrics.budget_refused("tenant");
     metrics.overloaded("QUEUED_TASKS_MAX");
     metrics.model_call("openai", "m", Ok(()), second);
@@ -28,7 +29,7 @@ fn filled() -> Metrics {
     let failure =
         Failure { kind: FailureKind::Unknown, tool: "pay".to_owned(), message: String::new(), retry_after: None };
     metrics.tool_call("pay", &Err(failure), second);
-    metrics.tool_call("pay", &Ok(Output { content: String::new(), is_error: true }), second);
+    metrics.tool_call("pay", &Ok(crate::tools::Output::free("", true).into()), second);
     metrics.tool_timed_out("pay", second);
     metrics.tool_arguments_invalid("pay");
     metrics.effect_unknown("pay");

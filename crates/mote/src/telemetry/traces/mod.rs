@@ -27,8 +27,9 @@ pub use semantics::Semconv;
 use semantics::{bounded, instructions, list, messages, model_error, number, text};
 use span::Recording;
 
-use crate::model::{self, Reply, Request, Usage};
-use crate::tools::{self, Effect, Failure, Output};
+use crate::model::{self, Reply, Request};
+use crate::tools::{self, Effect, Failure, Progress};
+use crate::usage::Usage;
 
 /// Who exports.
 #[derive(Debug, Clone, Copy)]
@@ -391,16 +392,17 @@ impl ToolSpan {
     }
 
     /// Ends it with what the tool gave.
-    pub fn end(mut self, outcome: &Result<Output, Failure>) {
+    pub fn end(mut self, outcome: &Result<Progress, Failure>) {
         let Some(recording) = self.recording.take() else { return };
         match outcome {
-            Ok(output) => {
+            Ok(Progress::Answered(output)) => {
                 let mut attributes = Vec::new();
                 if self.tracer.0.content {
                     attributes.push(text("gen_ai.tool.call.result", bounded(output.content.clone())));
                 }
                 recording.end(attributes, output.is_error.then(|| "tool_error".to_owned()));
             }
+            Ok(Progress::Suspended(_)) => recording.end(Vec::new(), None),
             Err(failure) => {
                 let kind = super::metrics::tool_failure(failure.kind);
                 recording.end(Vec::new(), Some(kind.to_owned()));

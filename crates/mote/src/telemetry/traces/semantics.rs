@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::limits::SPAN_CONTENT_BYTES_MAX;
 use crate::message::{Message, Part, Role};
-use crate::model::{ErrorKind, Finish, Usage};
+use crate::model::{ErrorKind, Finish};
+use crate::usage::Usage;
 
 /// Which version of the conventions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

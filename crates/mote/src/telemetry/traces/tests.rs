@@ -97,7 +97,7 @@ fn request() -> Request {
         task: "task_1".to_owned(),
         step: 1,
         attempt: 1,
-        exhausted: 0,
+        endpoint: 0,
         traceparent: None,
     }
 }
@@ -125,8 +125,6 @@ fn record_a_run(tracer: &Tracer, traceparent: Option<&str>) {
         endpoint: String::new(),
         message: String::new(),
         retry_after: None,
-        alternative: false,
-        place: 0,
         began: false,
         usage: None,
         answer: model::Answer::default(),

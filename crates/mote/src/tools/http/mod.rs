@@ -21,10 +21,10 @@ pub use client::{Clients, Policy};
 use super::lease::SendError;
 use super::policy::hosts::Allowlist;
 use super::policy::network;
-use super::{Effect, Failure, FailureKind, Invocation, Output, Tool};
-use crate::config;
+use super::{Effect, Failure, FailureKind, Invocation, Output, Progress, Tool};
 use crate::limits::TOOL_REDIRECTS_MAX;
 use crate::model::ToolDefinition;
+use crate::tools::config;
 use request::{Hop, Recipe};
 use response::{Reader, Verdict};
 
@@ -155,7 +155,7 @@ impl Http {
     fn unfollowed(&self, content: String) -> Result<Output, Failure> {
         let content = self.reader.bound(content, false);
         match self.effect {
-            Effect::Read => Ok(Output { content, is_error: true }),
+            Effect::Read => Ok(Output::free(content, true)),
             Effect::Idempotent | Effect::Write => Err(self.failure(FailureKind::Unknown, content)),
         }
     }
@@ -210,9 +210,9 @@ impl Http {
                 self.unfollowed(format!("{} answered HTTP {status} without a place to go on", endpoint(url)))
             }
             Verdict::Answer { is_error } => match self.reader.read(response, is_error).await {
-                Ok(content) => Ok(Output { content, is_error }),
+                Ok(content) => Ok(Output::free(content, is_error)),
                 // The refusal stands, with or without its words.
-                Err(_) if is_error => Ok(Output { content: format!("HTTP {status}"), is_error }),
+                Err(_) if is_error => Ok(Output::free(format!("HTTP {status}"), is_error)),
                 Err(error) => {
                     let message = format!("{}'s answer broke off: {}", endpoint(url), causes(error));
                     Err(self.failure(FailureKind::Unknown, message))
@@ -262,11 +262,12 @@ impl Tool for Http {
         self.digest
     }
 
-    async fn call(&self, invocation: Invocation) -> Result<Output, Failure> {
-        match self.recipe.first_hop(&invocation.arguments) {
+    async fn call(&self, invocation: Invocation) -> Result<Progress, Failure> {
+        let output = match self.recipe.first_hop(&invocation.arguments) {
             Ok(hop) => self.perform(hop, &invocation).await,
-            Err(content) => Ok(Output { content, is_error: true }),
-        }
+            Err(content) => Ok(Output::free(content, true)),
+        };
+        output.map(Progress::from)
     }
 }
 

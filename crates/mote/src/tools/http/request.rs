@@ -10,9 +10,12 @@ use reqwest::Url;
 use serde_json::{Map, Value, json};
 
 use super::template::Template;
-use crate::config::{self, HttpTool, SecretValue};
+use crate::canonical;
 use crate::limits::TOOL_URL_BYTES_MAX;
-use crate::tools::{Effect, Invocation, key};
+use crate::secret::SecretValue;
+use crate::tools::config;
+use crate::tools::config::HttpTool;
+use crate::tools::{Effect, Invocation};
 
 /// One request to be.
 #[derive(Debug, Clone)]
@@ -198,7 +201,7 @@ fn add_query(url: &mut Url, rest: &[(&String, &Value)]) -> Result<(), String> {
 pub(super) fn digest(tool: &HttpTool) -> [u8; 32] {
     let headers: Map<String, Value> =
         tool.headers.iter().map(|(name, value)| (name.clone(), describe(value))).collect();
-    key::digest(&json!({
+    canonical::digest(&json!({
         "kind": "http",
         "name": tool.name,
         "version": tool.version,

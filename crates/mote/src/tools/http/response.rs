@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
 
-use crate::config::SecretValue;
 use crate::limits::RETRY_AFTER_MAX;
+use crate::secret::SecretValue;
 use crate::tools::FailureKind;
 
 /// What a status says.

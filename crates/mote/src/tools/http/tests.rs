@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::config::{HeaderValue, HttpTool, Secret};
+use crate::secret::Secret;
+use crate::tools::config::{HeaderValue, HttpTool};
 use crate::tools::policy::network::Private;
 use crate::tools::policy::resolver::Lookup;
 
@@ -114,8 +115,16 @@ fn built(tool: &HttpTool) -> Http {
     Http::build(tool, Arc::new(Clients::new(loopback()))).unwrap()
 }
 
+/// An HTTP tool suspends nothing.
+fn answered(result: Result<Progress, Failure>) -> Result<Output, Failure> {
+    result.map(|progress| match progress {
+        Progress::Answered(output) => output,
+        Progress::Suspended(suspension) => panic!("{suspension:?}"),
+    })
+}
+
 async fn call(tool: &HttpTool, arguments: Value) -> Result<Output, Failure> {
-    built(tool).call(invocation(arguments)).await
+    answered(built(tool).call(invocation(arguments)).await)
 }
 
 fn invocation(arguments: Value) -> Invocation {
@@ -165,7 +174,7 @@ async fn a_read_sends_path_query_headers_and_trace() {
     tool.headers.insert("Authorization".to_owned(), secret.header());
     tool.headers.insert("X-Plain".to_owned(), HeaderValue::Literal("p".to_owned()));
     let output = call(&tool, json!({"id": "a/b", "tags": ["x", "y z"], "n": 3, "none": null, "o": {"k": 1}})).await;
-    assert_eq!(output.unwrap(), Output { content: r#"{"ok":true}"#.to_owned(), is_error: false });
+    assert_eq!(output.unwrap(), Output::free(r#"{"ok":true}"#, false));
     let seen = backend.seen().remove(0);
     assert_eq!(seen.line, "GET /v1/a%2Fb?tags=x&tags=y+z&n=3&o=%7B%22k%22%3A1%7D");
     assert_eq!(seen.header("authorization"), Some(format!("Bearer {SECRET}").as_str()));
@@ -216,7 +225,7 @@ async fn the_vetted_address_is_the_one_that_is_used() {
     let tool = declared("GET", format!("http://rebind.example:{}/", backend.port()), Effect::Read);
     let lookup = loopback();
     let http = Http::build(&tool, Arc::new(Clients::new(lookup.clone()))).unwrap();
-    assert_eq!(http.call(invocation(json!({}))).await.unwrap().content, "in");
+    assert_eq!(answered(http.call(invocation(json!({}))).await).unwrap().content, "in");
     assert_eq!(lookup.asked.load(Ordering::SeqCst), 1);
 }
 
@@ -388,7 +397,7 @@ async fn statuses_become_what_is_known() {
         assert_eq!((failure.kind, failure.retry_after), (kind, Some(Duration::from_secs(3))), "{failure}");
     }
     let refused = call(&tool, json!({"status": 422})).await.unwrap();
-    assert_eq!(refused, Output { content: "HTTP 422 Unprocessable Entity\nwhy".to_owned(), is_error: true });
+    assert_eq!(refused, Output::free("HTTP 422 Unprocessable Entity\nwhy", true));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use mote_sandbox_api::error::{Code, Failure};
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
-use crate::config::SecretValue;
+use crate::secret::SecretValue;
 use crate::tools::http::retry_after;
 
 /// Where a daemon is, and the key that it takes.

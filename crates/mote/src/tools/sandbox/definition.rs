@@ -5,10 +5,10 @@
 use mote_sandbox_api::network::Verdict;
 use serde_json::{Value, json};
 
-use crate::config::{Release, SandboxTool};
 use crate::limits::SANDBOX_LIST_DEPTH_MAX;
 use crate::model::ToolDefinition;
 use crate::tools::Effect;
+use crate::tools::sandbox::config::{Release, SandboxTool};
 
 /// One of the sandbox's tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -161,6 +161,8 @@ mod tests {
             link: None,
             link_base64: None,
             path_base64: None,
+            symlink: None,
+            metadata: Default::default(),
         };
         let entries: Vec<Entry> = (0..100).map(|n| entry(&n.to_string())).collect();
         let fields = listing(&entries, 1000);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use data_encoding::HEXLOWER;
 use mote_sandbox_api::error::Code;
 use mote_sandbox_api::request::{Create, Page, Renew, Sandbox};
 use mote_sandbox_api::spec::Spec;
@@ -15,16 +16,18 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::client::{Daemon, Trouble, segment};
+use crate::canonical;
 use crate::clock::SharedClock;
-use crate::config::{Release, SandboxTool, SecretValue};
 use crate::limits::{
     SANDBOX_ANSWER_BYTES_MAX, SANDBOX_ANSWER_TIMEOUT, SANDBOX_CREATE_TIMEOUT, SANDBOX_CREATE_WAIT, TOOL_CONNECT_TIMEOUT,
 };
+use crate::secret::SecretValue;
 use crate::store::{self, NewSandbox, SandboxChange, SandboxRow, SandboxScope, Store};
 use crate::tls;
+use crate::tools::Invocation;
 use crate::tools::http::{BuildError, Clients, Policy};
 use crate::tools::policy::network::Private;
-use crate::tools::{Invocation, key};
+use crate::tools::sandbox::config::{Release, SandboxTool};
 
 /// Sandboxes that one call finds gone in a row before it gives up.
 const REPLACEMENTS_MAX: usize = 3;
@@ -271,7 +274,7 @@ impl Sandboxes {
         };
         // The name of a session may be used again once it was erased: what is random tells the two apart.
         let creation = json!({"agent": self.agent, "owner": owner, "at": now, "random": self.clock.random()});
-        let creation = key::hex(&key::digest(&creation));
+        let creation = HEXLOWER.encode(&canonical::digest(&creation));
         NewSandbox {
             scope: scope.clone(),
             url: self.daemon.base().to_owned(),
@@ -323,5 +326,5 @@ fn reason(trouble: &Trouble) -> String {
 /// Digest of what a sandbox is made of; how long it is kept may change without another one being made.
 fn spec_digest(spec: &Spec) -> String {
     let made_of = Spec { lease: None, on_lease_end: None, deadline: None, ..spec.clone() };
-    key::hex(&key::digest(&json!(made_of)))
+    HEXLOWER.encode(&canonical::digest(&json!(made_of)))
 }

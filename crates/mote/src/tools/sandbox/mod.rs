@@ -5,6 +5,7 @@
 
 mod bound;
 pub mod client;
+pub mod config;
 mod definition;
 mod files;
 mod home;
@@ -25,7 +26,8 @@ pub use home::Sandboxes;
 use self::client::{Trouble, segment};
 use self::definition::Kind;
 use self::home::{Homeless, Place};
-use super::{Effect, Failure, FailureKind, Invocation, Output, SendError, Tool, key};
+use super::{Effect, Failure, FailureKind, Invocation, Output, Progress, SendError, Tool};
+use crate::canonical;
 use crate::limits::{SANDBOX_CREATE_WAIT, SANDBOX_GRACE};
 use crate::model::ToolDefinition;
 
@@ -85,7 +87,7 @@ impl Answer {
             (Body::Text(text), Some(note)) => format!("[{note}]\n{text}"),
             (Body::Text(text), None) => text,
         };
-        Output { content, is_error: self.is_error }
+        Output::free(content, self.is_error)
     }
 }
 
@@ -158,7 +160,7 @@ impl SandboxTool {
     fn new(kind: Kind, sandboxes: &Arc<Sandboxes>) -> Self {
         let config = &sandboxes.config;
         let definition = kind.definition(config);
-        let digest = key::digest(&json!({
+        let digest = canonical::digest(&json!({
             "kind": "sandbox",
             "name": definition.name,
             "input": definition.input_schema,
@@ -252,16 +254,17 @@ impl Tool for SandboxTool {
         self.digest
     }
 
-    async fn call(&self, invocation: Invocation) -> Result<Output, Failure> {
+    async fn call(&self, invocation: Invocation) -> Result<Progress, Failure> {
         let place = match self.sandboxes.place(&invocation).await {
             Ok(place) => place,
-            Err(homeless) => return self.homeless(&homeless),
+            Err(homeless) => return self.homeless(&homeless).map(Progress::from),
         };
         let fresh = self.effect() == Effect::Write;
         let work = Work { sandboxes: &self.sandboxes, invocation: &invocation, place: &place, fresh };
-        match self.work(&work).await {
+        let output = match self.work(&work).await {
             Ok(answer) => Ok(answer.output(place.note)),
             Err(trouble) => self.troubled(&trouble, place.note),
-        }
+        };
+        output.map(Progress::from)
     }
 }

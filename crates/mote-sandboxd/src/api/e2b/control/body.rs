@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::StatusCode;
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::request::Sandbox;
+use mote_sandbox_api::request::{PauseKind, Sandbox};
 use mote_sandbox_api::spec::{ImageSource, OnLeaseEnd, Spec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -106,6 +106,11 @@ pub(super) struct Transform {
 
 /// The name of an image as a template.
 pub(super) fn template_of(image: &ImageSource) -> String {
+    if let ImageSource::Name(name) = image
+        && let Some(template) = crate::template::record::template_of(name)
+    {
+        return template.to_owned();
+    }
     match image {
         ImageSource::Host => "host".to_owned(),
         ImageSource::Name(text)
@@ -120,11 +125,14 @@ pub(super) fn template_of(image: &ImageSource) -> String {
 /// `Sandbox`: what creation and connection answer.
 pub(super) fn connected(e2b: &E2b, sandbox: &Sandbox) -> Value {
     let sandboxes = &e2b.api.sandboxes;
+    let policy = sandboxes.network_policy(&sandbox.id).ok().flatten();
     json!({
         "sandboxID": sandbox.id,
         "templateID": template_of(&sandbox.image),
         "clientID": "mote",
         "envdVersion": envd::VERSION,
+        // Beyond E2B: it says so where the daemon's configuration closes what E2B leaves open.
+        "allowInternetAccess": policy.is_some_and(|policy| super::network::is_open(&policy)),
         "envdAccessToken": sandboxes.access_token(&sandbox.id),
         // Given always: the code interpreter's SDK sends it where it sends no other token.
         "trafficAccessToken": sandboxes.traffic_token(&sandbox.id),
@@ -137,7 +145,7 @@ pub(super) fn listed(e2b: &E2b, sandbox: &Sandbox) -> Result<Value, Failure> {
     let spec = e2b.api.sandboxes.spec(&sandbox.id)?;
     let (cpus, memory, disk) = metrics::bounds(&spec);
     let ends = [sandbox.lease_ends_ms, sandbox.deadline_ms].into_iter().flatten().min();
-    Ok(json!({
+    let mut told = json!({
         "sandboxID": sandbox.id,
         "templateID": template_of(&sandbox.image),
         "clientID": "mote",
@@ -151,7 +159,11 @@ pub(super) fn listed(e2b: &E2b, sandbox: &Sandbox) -> Result<Value, Failure> {
         "memoryMB": memory >> 20,
         "diskSizeMB": disk >> 20,
         "volumeMounts": mounts(&spec),
-    }))
+    });
+    if let Some(name) = super::template::public(e2b, &sandbox.image) {
+        told["alias"] = name.into();
+    }
+    Ok(told)
 }
 
 /// `running` or `paused`: E2B knows no other.
@@ -171,17 +183,19 @@ fn mounts(spec: &Spec) -> Vec<Value> {
 pub(super) fn detailed(e2b: &E2b, sandbox: &Sandbox) -> Result<Value, Failure> {
     let spec = e2b.api.sandboxes.spec(&sandbox.id)?;
     let mut told = listed(e2b, sandbox)?;
-    let pauses = spec.on_lease_end == Some(OnLeaseEnd::Pause);
+    let pauses = spec.on_lease_end.is_some_and(OnLeaseEnd::keeps);
     told["domain"] = (*e2b.api.domain).into();
     told["envdAccessToken"] = e2b.api.sandboxes.access_token(&sandbox.id).into();
     told["lifecycle"] = json!({
         "onTimeout": if pauses { "pause" } else { "kill" },
         "autoResume": spec.auto_resume.unwrap_or(false),
     });
+    if let Some(kind) = sandbox.pause {
+        told["pauseMode"] = if kind == PauseKind::Stopped { "filesystem" } else { "full" }.into();
+    }
     if let Some(policy) = &spec.network {
-        let (allows_all, network) = super::network::told(policy);
-        told["allowInternetAccess"] = allows_all.into();
-        told["network"] = network;
+        told["allowInternetAccess"] = super::network::is_open(policy).into();
+        told["network"] = super::network::told(policy);
     }
     Ok(told)
 }

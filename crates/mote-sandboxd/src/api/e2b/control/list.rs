@@ -2,20 +2,22 @@
 //!
 //! A page's cursor is the place in the order: it stays right while sandboxes come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::{RawQuery, State};
 use http::{HeaderValue, StatusCode};
 use mote_sandbox_api::error::Failure;
 use mote_sandbox_api::request::Sandbox;
+use mote_sandbox_api::spec::{ImageSource, Spec};
 use serde_json::{Map, Value, json};
 
 use super::body::{Answer, json_answer, listed, state, template_of};
+use super::sandbox::image;
 use crate::api::access::Holder;
 use crate::api::e2b::timestamp::{self, rfc3339_unsigned};
 use crate::api::e2b::{E2b, metrics, query};
 use crate::lifecycle::Filter;
-use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
+use crate::limits::{METRICS_SANDBOXES_TOLD_MAX, PAGE_DEFAULT, PAGE_MAX};
 
 /// What a list is asked for.
 #[derive(Debug, Default)]
@@ -44,12 +46,22 @@ fn asked(query: Option<&str>) -> Result<Asked, Failure> {
                     .ok_or_else(|| Failure::invalid("startedAfter", "it is no RFC 3339 time"))?;
                 asked.started_after_ms = Some(ms);
             }
-            "order" => asked.ascending = value == "asc",
+            "order" => {
+                asked.ascending = match value.as_str() {
+                    "asc" => true,
+                    "desc" => false,
+                    _ => return Err(Failure::invalid("order", format!("{value:?} is neither asc nor desc"))),
+                }
+            }
             "limit" => {
                 let limit = value.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));
                 asked.limit = limit.ok_or_else(|| Failure::invalid("limit", format!("it must be 1 to {PAGE_MAX}")))?;
             }
-            "nextToken" => asked.after = Some(value),
+            "nextToken" => {
+                let is_place = value.split_once('-').is_some_and(|(ms, _)| ms.parse::<u64>().is_ok());
+                asked.after = Some(value).filter(|_| is_place);
+                asked.after.as_ref().ok_or_else(|| Failure::invalid("nextToken", "it is no token of a page"))?;
+            }
             _ => {}
         }
     }
@@ -59,20 +71,42 @@ fn asked(query: Option<&str>) -> Result<Asked, Failure> {
     Ok(asked)
 }
 
+/// Which images a template means.
+#[derive(Debug)]
+struct Wanted {
+    template: String,
+    source: ImageSource,
+}
+
+impl Wanted {
+    async fn of(e2b: &E2b, template: String) -> Result<Self, Failure> {
+        let source = match image(e2b, &template).await? {
+            Some(source) => source,
+            // What a sandbox is made of that names no image.
+            None => e2b.api.sandboxes.profiles().complete(Spec::default()).image.unwrap_or(ImageSource::Host),
+        };
+        Ok(Self { template, source })
+    }
+
+    fn means(&self, image: &ImageSource) -> bool {
+        *image == self.source || template_of(image) == self.template
+    }
+}
+
 fn place(sandbox: &Sandbox) -> String {
     format!("{:013}-{}", sandbox.created_ms, sandbox.id)
 }
 
 /// The sandboxes of a page, and the cursor of the next one.
-fn select(e2b: &E2b, asked: &Asked) -> (Vec<Sandbox>, Option<String>) {
+fn select(e2b: &E2b, asked: &Asked, wanted: Option<&Wanted>) -> (Vec<Sandbox>, Option<String>) {
     let filter = Filter { metadata: asked.metadata.clone(), limit: usize::MAX, ..Filter::default() };
     let (mut found, _) = e2b.api.sandboxes.list(&filter);
     found.retain(|sandbox| {
         use mote_sandbox_api::lifecycle::State;
         !matches!(sandbox.state, State::Failed | State::Stopping)
             && (asked.states.is_empty() || asked.states.iter().any(|word| word == state(sandbox)))
-            && asked.template.as_ref().is_none_or(|template| *template == template_of(&sandbox.image))
-            && asked.started_after_ms.is_none_or(|after| i64::try_from(sandbox.created_ms).is_ok_and(|ms| ms > after))
+            && wanted.is_none_or(|wanted| wanted.means(&sandbox.image))
+            && asked.started_after_ms.is_none_or(|after| i64::try_from(sandbox.created_ms).is_ok_and(|ms| ms >= after))
     });
     found.sort_by_key(place);
     if !asked.ascending {
@@ -87,8 +121,12 @@ fn select(e2b: &E2b, asked: &Asked) -> (Vec<Sandbox>, Option<String>) {
     (found, next)
 }
 
-fn answer(e2b: &E2b, asked: &Asked) -> Answer {
-    let (found, next) = select(e2b, asked);
+async fn answer(e2b: &E2b, asked: Asked) -> Answer {
+    let wanted = match &asked.template {
+        Some(template) => Some(Wanted::of(e2b, template.clone()).await?),
+        None => None,
+    };
+    let (found, next) = select(e2b, &asked, wanted.as_ref());
     // One that ends between the list and here is left out.
     let items: Vec<Value> = found.iter().filter_map(|sandbox| listed(e2b, sandbox).ok()).collect();
     let mut response = json_answer(StatusCode::OK, &items);
@@ -100,24 +138,28 @@ fn answer(e2b: &E2b, asked: &Asked) -> Answer {
 
 /// `GET /v2/sandboxes`.
 pub(super) async fn page(State(e2b): State<E2b>, RawQuery(query): RawQuery, _: Known) -> Answer {
-    answer(&e2b, &asked(query.as_deref())?)
+    answer(&e2b, asked(query.as_deref())?).await
 }
 
 /// `GET /sandboxes`: those that run, all of them.
 pub(super) async fn running(State(e2b): State<E2b>, RawQuery(query): RawQuery, _: Known) -> Answer {
     let asked = Asked { states: vec!["running".to_owned()], limit: usize::MAX, ..asked(query.as_deref())? };
-    answer(&e2b, &asked)
+    answer(&e2b, asked).await
 }
 
-/// `GET /sandboxes/metrics?sandbox_ids=…`: those that are there.
+/// `GET /sandboxes/metrics?sandbox_ids=…`: what those that are there use now.
 pub(super) async fn metrics(State(e2b): State<E2b>, RawQuery(query): RawQuery, _: Known) -> Answer {
     let mut told = Map::new();
     let pairs = query::pairs(query.as_deref().unwrap_or_default());
-    let ids: Vec<String> = pairs
+    let ids: BTreeSet<String> = pairs
         .filter(|(name, _)| name == "sandbox_ids")
         .flat_map(|(_, value)| value.split(',').map(str::to_owned).collect::<Vec<_>>())
-        .take(PAGE_MAX)
+        .filter(|id| !id.is_empty())
         .collect();
+    if ids.len() > METRICS_SANDBOXES_TOLD_MAX {
+        let message = format!("at most {METRICS_SANDBOXES_TOLD_MAX} sandboxes are told of at once");
+        return Err(Failure::invalid("sandbox_ids", message).with("limit", METRICS_SANDBOXES_TOLD_MAX).into());
+    }
     for id in ids {
         if let Ok(measured) = metrics::measure(&e2b, &id).await {
             told.insert(id, point(&measured));
@@ -170,7 +212,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_named() {
-        for (query, field) in [("state=blue", "state"), ("limit=0", "limit"), ("startedAfter=soon", "startedAfter")] {
+        for (query, field) in [
+            ("state=blue", "state"),
+            ("limit=0", "limit"),
+            ("startedAfter=soon", "startedAfter"),
+            ("order=up", "order"),
+            ("nextToken=x", "nextToken"),
+        ] {
             assert_eq!(super::asked(Some(query)).unwrap_err().context["field"], field);
         }
     }

@@ -8,6 +8,10 @@ mod network;
 mod refused;
 mod sandbox;
 mod stored;
+mod template;
+#[cfg(test)]
+mod tests;
+mod volume;
 
 use axum::Router;
 use axum::routing::{get, post, put};
@@ -35,13 +39,11 @@ pub(super) fn router() -> Router<E2b> {
         .route("/sandboxes/{id}/logs", get(sandbox::logs))
         .route("/v2/sandboxes/{id}/logs", get(sandbox::logs_v2))
         .route("/snapshots", get(stored::snapshots))
-        .route("/templates", get(stored::templates))
-        .route("/v2/templates", get(stored::templates))
-        .route("/templates/aliases/{alias}", get(stored::alias))
-        .route("/templates/{id}", get(stored::template).delete(stored::remove_template).patch(refused::template_update))
         .route("/secrets", get(stored::secrets).post(stored::create_secret))
         .route("/secrets/{name}", get(stored::secret).post(stored::update_secret).delete(stored::remove_secret))
         .route("/volumes", get(stored::volumes).post(stored::create_volume))
         .route("/volumes/{name}", get(stored::volume).delete(stored::remove_volume))
+        .merge(template::router())
+        .merge(volume::router())
         .merge(refused::router())
 }

@@ -1,8 +1,8 @@
 //! E2B's network options as a policy, and a policy as E2B's options.
 //!
-//! E2B reaches everything unless told otherwise, and what `allowOut` names wins over what `denyOut` names; Mote reaches
-//! nothing unless told otherwise. What would widen is never assumed: only `allow_internet_access: true` opens everything,
-//! and an allowance of everything wins over no denial.
+//! E2B reaches every public destination unless told otherwise, and what `allowOut` names wins over what `denyOut` names. So does
+//! a policy that is made here: it begins with an allowance of everything, which every denial wins over; without it nothing is
+//! reached but what is named. Private addresses and the host's own are no public destinations: no option of E2B's opens them.
 
 use std::collections::BTreeMap;
 
@@ -43,43 +43,61 @@ fn destination(verdict: Verdict, text: &str) -> Rule {
     rule(verdict, text)
 }
 
-/// The policy of E2B's options. `internet` is `allow_internet_access` beside them.
+/// Whether everything that nothing denies is reached.
+pub(super) fn is_open(policy: &Policy) -> bool {
+    policy.rules.iter().any(|rule| rule.verdict == Verdict::Allow && rule.to == "*" && rule.headers.is_empty())
+}
+
+/// E2B's own words where names are allowed, and all the rest is, too.
+const NAMES_ALONE: &str = "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out to block \
+                           all other traffic.";
+
+/// The policy of E2B's options. `open` is what `allow_internet_access` comes to; what the options do not speak of is as in
+/// `before`.
 ///
 /// # Errors
-/// `unsupported`, naming the option.
-pub(super) fn policy(network: &Network, internet: Option<bool>) -> Result<Policy, Failure> {
+/// `unsupported`, naming the option; `invalid`.
+pub(super) fn policy(network: &Network, open: bool, before: Policy) -> Result<Policy, Failure> {
     let refuse = |option: &str, why: &str| Err(Failure::unsupported(&format!("network.{option}"), why));
-    if network.mask_request_host.is_some() {
-        return refuse("maskRequestHost", "previews pass the host name on as it is");
-    }
-    if network.https_ports.as_ref().is_some_and(|ports| !ports.is_empty()) {
-        return refuse("httpsPorts", "previews speak plain HTTP to the sandbox's ports");
-    }
     if network.egress_proxy.as_ref().is_some_and(|proxy| !proxy.is_null()) {
         return refuse("egressProxy", "egress goes through the daemon's own proxy alone");
     }
     if network.dns_servers.is_some() {
         return refuse("dnsServers", "names are resolved by the daemon");
     }
+    let is_all = |to: &String| ALL.contains(&to.as_str());
     let (allow, deny) =
         (network.allow_out.as_deref().unwrap_or_default(), network.deny_out.as_deref().unwrap_or_default());
-    let internet = network.allow_internet_access.or(internet);
-    let denies_all = deny.iter().any(|to| ALL.contains(&to.as_str()));
+    let allows_all = allow.iter().any(is_all);
     let mut rules = Vec::new();
-    if internet == Some(true) && !denies_all {
+    if open || allows_all {
         rules.push(rule(Verdict::Allow, "*"));
     }
-    rules.extend(allow.iter().map(|to| destination(Verdict::Allow, to)));
-    for rule in &mut rules {
-        rule.over_deny = rule.to != "*";
-    }
-    // A denial of everything is how it is without a rule.
-    let denied = deny.iter().filter(|to| !ALL.contains(&to.as_str()));
+    let named = allow.iter().filter(|to| !is_all(to)).map(|to| destination(Verdict::Allow, to));
+    rules.extend(named.map(|rule| Rule { over_deny: true, ..rule }));
+    // What is allowed wins over what is denied, everything over everything too.
+    let denied = deny.iter().filter(|to| !(allows_all && is_all(to)));
     rules.extend(denied.map(|to| destination(Verdict::Deny, to)));
     let mut headers = transforms(network, &rules);
     let secrets = secrets(&mut headers)?;
+    let names_alone = rules.iter().any(|rule| rule.verdict == Verdict::Allow && is_name(rule));
+    if open && !allows_all && !deny.iter().any(is_all) && names_alone {
+        return Err(Failure::invalid("network.allowOut", NAMES_ALONE));
+    }
     rules.extend(headers);
-    Ok(Policy { rules, secrets, ingress_token: network.allow_public_traffic == Some(false), ..Policy::default() })
+    Ok(Policy {
+        rules,
+        secrets,
+        ingress_token: network.allow_public_traffic.map_or(before.ingress_token, |open| !open),
+        ingress_host: network.mask_request_host.clone().filter(|host| !host.is_empty()).or(before.ingress_host),
+        ingress_tls_ports: network.https_ports.clone().unwrap_or(before.ingress_tls_ports),
+        ..before
+    })
+}
+
+/// Whether a rule that allows means names, and not every destination.
+fn is_name(rule: &Rule) -> bool {
+    rule.to != "*" && rule.to.parse::<ipnet::IpNet>().is_err() && rule.to.parse::<std::net::IpAddr>().is_err()
 }
 
 /// How E2B's SDKs write a secret in a header (`Secret.fill`), and what it ends with.
@@ -148,8 +166,8 @@ fn holds(to: &str, host: &str) -> bool {
     pattern.matches(&name) && (!below || matches!(pattern, Pattern::Below(_)))
 }
 
-/// Whether everything is allowed, and the options that a policy is told as. Values of headers are not told.
-pub(super) fn told(policy: &Policy) -> (bool, Value) {
+/// The options that a policy is told as. Values of headers are not told.
+pub(super) fn told(policy: &Policy) -> Value {
     let plain = |rule: &&Rule| rule.verdict == Verdict::Allow && rule.headers.is_empty();
     // One that only sets headers on what another rule allows.
     let is_transform = |rule: &Rule| {
@@ -160,6 +178,8 @@ pub(super) fn told(policy: &Policy) -> (bool, Value) {
             .rules
             .iter()
             .filter(|rule| rule.verdict == verdict && !is_transform(rule))
+            // An allowance of everything is told as `allowInternetAccess`.
+            .filter(|rule| verdict == Verdict::Deny || rule.to != "*")
             .flat_map(|rule| match rule.ports.as_slice() {
                 [] => vec![rule.to.clone()],
                 ports => ports.iter().map(|port| format!("{}:{port}", rule.to)).collect(),
@@ -167,12 +187,21 @@ pub(super) fn told(policy: &Policy) -> (bool, Value) {
             .map(|to| if to == "*" { ALL[0].to_owned() } else { to })
             .collect()
     };
-    let opens_all = policy.rules.iter().any(|rule| rule.verdict == Verdict::Allow && rule.to == "*");
+    let mut denied = texts(Verdict::Deny);
+    if !is_open(policy) && !denied.iter().any(|to| to == ALL[0]) {
+        denied.insert(0, ALL[0].to_owned());
+    }
     let mut network = json!({
         "allowOut": texts(Verdict::Allow),
-        "denyOut": if opens_all { texts(Verdict::Deny) } else { vec![ALL[0].to_owned()] },
+        "denyOut": denied,
         "allowPublicTraffic": !policy.ingress_token,
     });
+    if let Some(host) = &policy.ingress_host {
+        network["maskRequestHost"] = host.clone().into();
+    }
+    if !policy.ingress_tls_ports.is_empty() {
+        network["httpsPorts"] = policy.ingress_tls_ports.clone().into();
+    }
     let changed = policy.rules.iter().filter(|rule| !rule.headers.is_empty());
     let rules: serde_json::Map<String, Value> = changed
         .map(|rule| {
@@ -184,100 +213,9 @@ pub(super) fn told(policy: &Policy) -> (bool, Value) {
     if !rules.is_empty() {
         network["rules"] = rules.into();
     }
-    (opens_all, network)
+    network
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::network::policy::{Compiled, Destination};
-
-    fn of(network: Value, internet: Option<bool>) -> Vec<(Verdict, String)> {
-        let network: Network = serde_json::from_value(network).unwrap();
-        policy(&network, internet).unwrap().rules.into_iter().map(|rule| (rule.verdict, rule.to)).collect()
-    }
-
-    #[test]
-    fn nothing_is_open_unless_it_is_said() {
-        assert!(of(json!({}), None).is_empty());
-        assert!(of(json!({}), Some(false)).is_empty());
-        assert_eq!(of(json!({}), Some(true)), [(Verdict::Allow, "*".to_owned())]);
-    }
-
-    /// Whether `address:port`, or `name@address:port`, is reached.
-    fn reaches(network: Value, internet: Option<bool>, to: &str) -> bool {
-        let network: Network = serde_json::from_value(network).unwrap();
-        let rules = Compiled::new(&policy(&network, internet).unwrap()).unwrap();
-        let (name, socket) = to.split_once('@').map_or((None, to), |(name, socket)| (Name::parse(name).ok(), socket));
-        let socket: std::net::SocketAddr = socket.parse().unwrap();
-        let told = name.is_some();
-        rules.judge(&Destination { address: socket.ip(), port: socket.port(), name: name.as_ref(), told }).is_ok()
-    }
-
-    #[test]
-    fn where_all_is_denied_what_is_allowed_is_reached_and_nothing_else() {
-        let network = json!({"allowOut": ["pypi.org", "*.b.example", "1.1.1.1:443"], "denyOut": ["0.0.0.0/0"]});
-        for internet in [None, Some(true), Some(false)] {
-            for open in ["pypi.org@9.9.9.9:443", "x.b.example@9.9.9.9:80", "1.1.1.1:443"] {
-                assert!(reaches(network.clone(), internet, open), "{open}");
-            }
-            for shut in ["pypi.com@9.9.9.9:443", "b.example@9.9.9.9:443", "1.1.1.1:80", "9.9.9.9:443"] {
-                assert!(!reaches(network.clone(), internet, shut), "{shut}");
-            }
-        }
-        // No denial shadows the allowance.
-        let rules = of(network, Some(true));
-        assert!(rules.iter().all(|(verdict, _)| *verdict == Verdict::Allow), "{rules:?}");
-    }
-
-    #[test]
-    fn an_allowance_wins_over_the_same_denial_and_over_a_wider_one() {
-        let network = json!({
-            "allowOut": ["8.8.8.8/32", "203.0.113.7", "good.example"],
-            "denyOut": ["8.8.8.8/32", "203.0.113.0/24", "1.0.0.1"],
-        });
-        for open in ["8.8.8.8:53", "203.0.113.7:443", "good.example@203.0.113.9:443", "9.9.9.9:443"] {
-            assert!(reaches(network.clone(), Some(true), open), "{open}");
-        }
-        for shut in ["203.0.113.8:443", "other.example@203.0.113.9:443", "1.0.0.1:443"] {
-            assert!(!reaches(network.clone(), Some(true), shut), "{shut}");
-        }
-        let all = json!({"allowOut": ["0.0.0.0/0"], "denyOut": ["1.0.0.1"]});
-        assert!(reaches(all.clone(), None, "9.9.9.9:443") && !reaches(all, None, "1.0.0.1:443"));
-    }
-
-    #[test]
-    fn a_transform_allows_nothing_by_itself() {
-        let rule = json!({"api.example": [{"transform": {"headers": {"X-Key": "v"}}}]});
-        assert!(of(json!({"rules": rule}), None).is_empty());
-        assert!(!reaches(json!({"rules": rule, "denyOut": ["9.9.9.9"]}), Some(true), "api.example@9.9.9.9:443"));
-        let allowed = json!({"rules": rule, "allowOut": ["*.example:443"]});
-        assert!(!reaches(allowed.clone(), None, "api.example@9.9.9.9:80"));
-        let network: Network = serde_json::from_value(allowed).unwrap();
-        let policy = policy(&network, None).unwrap();
-        let set: Vec<&Rule> = policy.rules.iter().filter(|rule| !rule.headers.is_empty()).collect();
-        assert_eq!((set.len(), set[0].inspect, set[0].to.as_str()), (1, true, "api.example"));
-        let told = told(&policy).1;
-        assert!(!told.to_string().contains("\"v\""), "values stay secret");
-        assert_eq!(told["allowOut"], json!(["*.example:443"]));
-    }
-
-    #[test]
-    fn a_wildcard_is_held_by_a_wildcard_alone() {
-        assert!(holds("*.a.example", "*.b.a.example") && holds("*.a.example", "*.A.example"));
-        assert!(!holds("a.example", "*.a.example") && !holds("*.a.example", "a.example"));
-    }
-
-    #[test]
-    fn what_does_not_map_is_named() {
-        for (option, value) in [
-            ("maskRequestHost", json!("x")),
-            ("httpsPorts", json!([1])),
-            ("egressProxy", json!({})),
-            ("dnsServers", json!([])),
-        ] {
-            let network: Network = serde_json::from_value(json!({ option: value })).unwrap();
-            assert_eq!(policy(&network, None).unwrap_err().context["feature"], format!("network.{option}"));
-        }
-    }
-}
+#[path = "network_tests.rs"]
+mod tests;

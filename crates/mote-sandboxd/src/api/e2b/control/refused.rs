@@ -4,7 +4,7 @@
 
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::{any, get, post};
+use axum::routing::get;
 use mote_sandbox_api::error::Failure;
 
 use super::list::Known;
@@ -13,39 +13,13 @@ use crate::api::e2b::failure::Refused;
 
 /// Routes and what they would need.
 pub(super) fn router() -> Router<E2b> {
-    let build = || any(async |known, request| refuse(known, request, "templates.build", BUILD).await);
-    let tags =
-        || any(async |known, request| refuse(known, request, "templates.tags", "images have no tags of E2B's").await);
     let teams = || get(async |known, request| refuse(known, request, "teams", "keys belong to no team").await);
     Router::new()
-        .route("/v3/templates", build())
-        .route("/v2/templates/{id}", axum::routing::patch(template_update))
-        .route("/v2/templates/{id}/builds/{build}", build())
-        .route("/templates/{id}/builds/{build}/status", build())
-        .route("/templates/{id}/builds/{build}/logs", build())
-        .route("/templates/{id}/files/{hash}", build())
-        .route("/templates/tags", tags())
-        .route("/templates/{id}/tags", tags())
         .route("/teams", teams())
         .route("/teams/{id}/metrics", teams())
         .route("/teams/{id}/metrics/max", teams())
-        .route("/volumecontent/{id}/{what}", any(volume_content))
-        .route("/templates", post(async |known, request| refuse(known, request, "templates.build", BUILD).await))
 }
-
-const BUILD: &str = "templates are images that the daemon's operator builds (`mote-sandboxd image build`)";
 
 async fn refuse(_: Known, request: Request, feature: &str, why: &str) -> Refused {
     Failure::unsupported(feature, why).with("route", request.uri().path()).into()
-}
-
-pub(super) async fn template_update(known: Known, request: Request) -> Refused {
-    refuse(known, request, "templates.update", "images are neither public nor private").await
-}
-
-/// Volumes are asked for with a token of their own, which no other route takes.
-async fn volume_content(request: Request) -> Refused {
-    Failure::unsupported("volumes.content", "the files of a volume are reached through a sandbox that mounts it")
-        .with("route", request.uri().path())
-        .into()
 }

@@ -2,11 +2,14 @@
 //!
 //! It knows E2B's defaults and shapes; the order of things is the lifecycle's.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
 use http::{HeaderMap, StatusCode};
+use mote_sandbox_api::capability::ProfileName;
 use mote_sandbox_api::error::{Code, Failure};
+use mote_sandbox_api::guest::{E2B_SANDBOX, E2B_TEMPLATE_ID};
 use mote_sandbox_api::lifecycle::State as Life;
 use mote_sandbox_api::network::Policy;
 use mote_sandbox_api::request::{Fork, PauseKind, Sandbox};
@@ -19,8 +22,12 @@ use super::list::{Known, point};
 use crate::api::e2b::timestamp::rfc3339_unsigned;
 use crate::api::e2b::{E2b, metrics, query};
 use crate::api::native::idempotency::once;
+use crate::api::scope;
 use crate::lifecycle::journal::Line;
+use crate::lifecycle::key::Key;
 use crate::limits::{E2B_LEASE_DEFAULT, E2B_LEASE_DEFAULT_V1, E2B_LOGS_DEFAULT};
+use crate::mcp;
+use crate::template::record::Build;
 
 /// Names under which E2B's SDKs ask for a template when the user names none.
 const DEFAULT_TEMPLATES: [&str; 3] = ["", "base", "code-interpreter-v1"];
@@ -47,10 +54,15 @@ pub(super) async fn image(e2b: &E2b, template: &str) -> Result<Option<ImageSourc
         .iter()
         .find(|snapshot| snapshot.id == template)
         .or_else(|| snapshots.iter().find(|snapshot| snapshot.name.as_deref() == Some(template)));
-    Ok(Some(match found {
-        Some(snapshot) => ImageSource::Snapshot(snapshot.id.clone()),
-        None => ImageSource::Name(template.to_owned()),
-    }))
+    if let Some(snapshot) = found {
+        return Ok(Some(ImageSource::Snapshot(snapshot.id.clone())));
+    }
+    let image = ImageSource::Name(template.to_owned());
+    if template == mcp::TEMPLATE && e2b.api.sandboxes.substrate().image(&image).await.is_err() {
+        // The gateway is put into any image.
+        return Ok(None);
+    }
+    Ok(Some(image))
 }
 
 fn seconds(field: &str, seconds: u64) -> Result<Duration, Failure> {
@@ -60,42 +72,113 @@ fn seconds(field: &str, seconds: u64) -> Result<Duration, Failure> {
     Ok(Duration::from_secs(seconds))
 }
 
-async fn specification(e2b: &E2b, new: NewSandbox, default: Duration) -> Result<Spec, Failure> {
-    if new.mcp.as_ref().is_some_and(|mcp| !mcp.is_null()) {
-        return Err(Failure::unsupported("mcp", "MCP servers do not run inside sandboxes here"));
+/// What the operator's profile says of the network beyond what E2B's options speak of: private ranges, bandwidth, connections.
+fn daemon_policy(e2b: &E2b) -> Policy {
+    let profile = e2b.api.sandboxes.profiles().all().get(&ProfileName::from(Profile::Production));
+    let policy = profile.and_then(|spec| spec.network.clone()).unwrap_or_default();
+    Policy { rules: Vec::new(), secrets: Vec::new(), ingress_token: false, ..policy }
+}
+
+/// Told where the network is closed because the configuration says so, and E2B would have opened it.
+const CLOSED_BY_DEFAULT: &str = "nothing is reached: this daemon's configuration (open_egress_default) forbids the open \
+                                 network that E2B gives where allow_internet_access is left out";
+
+/// MCP servers are wanted inside.
+fn wants_gateway(new: &NewSandbox) -> bool {
+    new.mcp.as_ref().is_some_and(|mcp| !mcp.is_null())
+}
+
+/// Makes a sandbox; with the gateway of MCP servers in it where that is asked for, or not at all.
+async fn made(e2b: &E2b, spec: Spec, key: Option<Key>, gateway: bool) -> Result<Sandbox, Failure> {
+    let sandboxes = &e2b.api.sandboxes;
+    let sandbox = sandboxes.create_under(spec, key).await?;
+    if !gateway {
+        return Ok(sandbox);
+    }
+    let installed = async { mcp::install(&sandboxes.awake(&sandbox.id).await?).await };
+    if let Err(failure) = installed.await {
+        if let Err(error) = sandboxes.remove(&sandbox.id).await {
+            tracing::warn!(sandbox = sandbox.id, %error, "failed to remove a sandbox without its gateway of MCP servers");
+        }
+        return Err(failure);
+    }
+    Ok(sandbox)
+}
+
+async fn specification(
+    e2b: &E2b,
+    new: NewSandbox,
+    template: Option<&Build>,
+    default: Duration,
+) -> Result<Spec, Failure> {
+    if wants_gateway(&new) && !new.mcp.as_ref().is_some_and(Value::is_object) {
+        return Err(Failure::invalid("mcp", "it must name MCP servers, each with what it is configured with"));
     }
     if new.iam.as_ref().is_some_and(|iam| !iam.is_null()) {
         return Err(Failure::unsupported("iam", "sandboxes have no workload identity here"));
     }
-    if new.auto_pause_memory == Some(false) {
-        return Err(Failure::unsupported("autoPauseMemory", "a sandbox that pauses by itself keeps its memory")
-            .remedy("pause it with mode \"filesystem\" yourself"));
+    let wakes = new.auto_resume.is_some_and(|auto| auto.enabled);
+    if new.auto_pause_memory == Some(false) && wakes {
+        let message = "a sandbox whose files alone are kept is not woken by traffic: connect to it";
+        return Err(Failure::invalid("autoResume", message));
     }
-    // A policy always, if an empty one: so that it can be changed later.
-    let policy = super::network::policy(&new.network.unwrap_or_default(), new.allow_internet_access)?;
+    // A policy always, if one that opens nothing: so that it can be changed later.
+    let network = new.network.unwrap_or_default();
+    let open = network.allow_internet_access.or(new.allow_internet_access).unwrap_or(e2b.api.open_egress_default);
+    let policy = super::network::policy(&network, open, daemon_policy(e2b))?;
     let mount = |mount: super::body::VolumeMount| VolumeMount { name: mount.name, path: mount.path, read_only: false };
-    let pauses = new.auto_pause.unwrap_or(false);
+    let on_lease_end = match (new.auto_pause.unwrap_or(false), new.auto_pause_memory) {
+        (false, _) => OnLeaseEnd::Remove,
+        (true, Some(false)) => OnLeaseEnd::Stop,
+        (true, _) => OnLeaseEnd::Pause,
+    };
     Ok(Spec {
-        image: image(e2b, &new.template_id).await?,
+        image: match template {
+            Some(build) => Some(ImageSource::Name(build.image())),
+            None => image(e2b, &new.template_id).await?,
+        },
         profile: Profile::Production,
+        resources: template.map(Build::resources).unwrap_or_default(),
         metadata: new.metadata,
-        env: new.env_vars,
+        env: environment(new.env_vars, &new.template_id),
         network: Some(policy),
         volumes: new.volume_mounts.into_iter().map(mount).collect(),
         lease: Some(new.timeout.map_or(Ok(default), |timeout| seconds("timeout", timeout))?),
-        on_lease_end: Some(if pauses { OnLeaseEnd::Pause } else { OnLeaseEnd::Remove }),
-        auto_resume: Some(new.auto_resume.map_or(pauses, |auto| auto.enabled)),
+        on_lease_end: Some(on_lease_end),
+        auto_resume: Some(wakes),
         secure: Some(true),
         ..Spec::default()
     })
 }
 
+/// What E2B's server tells programs beside what the caller does; the caller's word is the last.
+fn environment(mut env: BTreeMap<String, String>, template: &str) -> BTreeMap<String, String> {
+    for (name, value) in [(E2B_SANDBOX, "true"), (E2B_TEMPLATE_ID, template)] {
+        env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    env
+}
+
 async fn make(e2b: E2b, known: Known, headers: HeaderMap, body: Body<NewSandbox>, default: Duration) -> Answer {
-    let (own, new) = (e2b.clone(), body.value);
+    let (own, new, holder) = (e2b.clone(), body.value, known.0.clone());
+    let is_said = new.allow_internet_access.is_some()
+        || new.network.as_ref().is_some_and(|network| network.allow_internet_access.is_some());
+    let gateway = wants_gateway(&new);
+    let is_closed = !is_said && !e2b.api.open_egress_default;
     let work = move |key| async move {
-        let spec = specification(&own, new, default).await?;
-        let sandbox = own.api.sandboxes.create_under(spec, key).await?;
-        Ok(connected(&own, &sandbox))
+        let template = own.api.templates.find(&new.template_id)?;
+        let spec = specification(&own, new, template.as_ref(), default).await?;
+        scope::check_spec(&holder, &own.api.images, &spec).await?;
+        let sandbox = made(&own, spec, key, gateway).await?;
+        if let Some(build) = template {
+            super::template::begin(&own, &sandbox, &build).await;
+        }
+        let mut told = connected(&own, &sandbox);
+        if is_closed {
+            told["notice"] = CLOSED_BY_DEFAULT.into();
+            own.api.sandboxes.note(&sandbox.id, "info", CLOSED_BY_DEFAULT);
+        }
+        Ok(told)
     };
     Ok(once(&e2b.api, &known.0, &headers, "POST /sandboxes", &body.bytes, StatusCode::CREATED, work).await?)
 }
@@ -143,8 +226,11 @@ pub(super) async fn pause(
 ) -> Result<StatusCode, crate::api::e2b::failure::Refused> {
     living(&e2b, &id)?;
     let kind = if body.value.memory == Some(false) { PauseKind::Stopped } else { PauseKind::Frozen };
-    e2b.api.sandboxes.pause(&id, kind).await?;
-    Ok(StatusCode::NO_CONTENT)
+    match e2b.api.sandboxes.pause(&id, kind).await {
+        // A conflict is one that is paused already, to the SDKs.
+        Err(failure) if failure.code == Code::Busy => Err(Failure { code: Code::Timeout, ..failure }.into()),
+        outcome => outcome.map(|_| StatusCode::NO_CONTENT).map_err(Into::into),
+    }
 }
 
 /// `ConnectSandbox`, `ConnectSandboxV2`, `ResumedSandbox`.
@@ -160,17 +246,16 @@ async fn wake(e2b: &E2b, id: &str, memory: Option<bool>) -> Result<bool, Failure
     loop {
         let sandbox = living(e2b, id)?;
         match sandbox.state {
-            Life::Paused if memory == Some(false) && sandbox.pause == Some(PauseKind::Frozen) => {
-                return Err(Failure::unsupported(
-                    "connect.reboot",
-                    "a sandbox that was paused with its memory resumes with it",
-                ));
+            Life::Paused => {
+                let sandboxes = &e2b.api.sandboxes;
+                let outcome =
+                    if memory == Some(false) { sandboxes.reboot(id).await } else { sandboxes.resume(id).await };
+                match outcome {
+                    // Somebody else was first: what it is now decides.
+                    Err(failure) if failure.code == Code::IllegalTransition => {}
+                    outcome => return outcome.map(|_| true),
+                }
             }
-            Life::Paused => match e2b.api.sandboxes.resume(id).await {
-                // Somebody else was first: what it is now decides.
-                Err(failure) if failure.code == Code::IllegalTransition => {}
-                outcome => return outcome.map(|_| true),
-            },
             Life::Pausing | Life::Creating | Life::Resuming => {
                 // Waits until it is one or the other.
                 match e2b.api.sandboxes.awake(id).await {
@@ -192,7 +277,7 @@ async fn extend(e2b: &E2b, id: &str, timeout: Duration) -> Result<(), Failure> {
     if sandbox.lease_ends_ms.is_none_or(|ends| ends >= end_ms) {
         return Ok(());
     }
-    e2b.api.sandboxes.renew(id, Some(timeout)).await.map(drop)
+    e2b.api.sandboxes.end_lease_in(id, timeout).await.map(drop)
 }
 
 pub(super) async fn connect(
@@ -204,7 +289,7 @@ pub(super) async fn connect(
     let timeout = body.value.timeout.map_or(Ok(E2B_LEASE_DEFAULT), |timeout| seconds("timeout", timeout))?;
     let was_paused = wake(&e2b, &id, body.value.memory).await?;
     if was_paused {
-        e2b.api.sandboxes.renew(&id, Some(timeout)).await?;
+        e2b.api.sandboxes.end_lease_in(&id, timeout).await?;
     } else {
         extend(&e2b, &id, timeout).await?;
     }
@@ -221,8 +306,12 @@ pub(super) async fn resume(
 ) -> Answer {
     let timeout = body.value.timeout.map_or(Ok(E2B_LEASE_DEFAULT_V1), |timeout| seconds("timeout", timeout))?;
     living(&e2b, &id)?;
-    e2b.api.sandboxes.resume(&id).await?;
-    e2b.api.sandboxes.renew(&id, Some(timeout)).await?;
+    if body.value.memory == Some(false) {
+        e2b.api.sandboxes.reboot(&id).await?;
+    } else {
+        e2b.api.sandboxes.resume(&id).await?;
+    }
+    e2b.api.sandboxes.end_lease_in(&id, timeout).await?;
     Ok(json_answer(StatusCode::CREATED, &connected(&e2b, &living(&e2b, &id)?)))
 }
 
@@ -242,7 +331,7 @@ pub(super) async fn timeout(
     living(&e2b, &id)?;
     // Zero ends it now; the shortest lease is as good.
     let lease = Duration::from_secs(body.value.timeout).max(Duration::from_millis(1));
-    e2b.api.sandboxes.renew(&id, Some(lease)).await?;
+    e2b.api.sandboxes.end_lease_in(&id, lease).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -263,12 +352,14 @@ pub(super) async fn refresh(
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn network(State(e2b): State<E2b>, _: Known, Path(id): Path<String>, body: Body<Network>) -> Done {
+pub(super) async fn network(State(e2b): State<E2b>, known: Known, Path(id): Path<String>, body: Body<Network>) -> Done {
     living(&e2b, &id)?;
     let before = e2b.api.sandboxes.spec(&id)?.network.unwrap_or_default();
-    let policy = super::network::policy(&body.value, None)?;
-    // The update speaks of egress, with the secrets that its headers name: what stands beside it stays.
-    let policy = Policy { rules: policy.rules, secrets: policy.secrets, ..before };
+    // What an update leaves out of `allowOut`, `denyOut` and `rules` is taken back, as E2B does it. What it does not speak of
+    // stays: whether everything else is open, who may ask from outside, what the daemon bounds.
+    let open = body.value.allow_internet_access.unwrap_or_else(|| super::network::is_open(&before));
+    let policy = super::network::policy(&body.value, open, before)?;
+    scope::check_policy(&known.0, &policy)?;
     e2b.api.sandboxes.set_policy(&id, policy).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -330,10 +421,15 @@ pub(super) async fn rollback(
     Ok(json_answer(StatusCode::OK, &connected(&e2b, &sandbox)))
 }
 
-pub(super) async fn metrics(State(e2b): State<E2b>, _: Known, Path(id): Path<String>) -> Answer {
+pub(super) async fn metrics(
+    State(e2b): State<E2b>,
+    _: Known,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     living(&e2b, &id)?;
-    let measured = metrics::measure(&e2b, &id).await?;
-    Ok(json_answer(StatusCode::OK, &[point(&measured)]))
+    let points = metrics::history(&e2b, &id, metrics::Span::of(query.as_deref())?).await?;
+    Ok(json_answer(StatusCode::OK, &points.iter().map(point).collect::<Vec<_>>()))
 }
 
 fn entry(line: &Line) -> Value {
@@ -343,6 +439,12 @@ fn entry(line: &Line) -> Value {
         "level": line.level,
         "fields": { "number": line.number.to_string() },
     })
+}
+
+/// A line as the first version of the API tells it: JSON in a text, which E2B's command line reads.
+fn plain(line: &Line) -> Value {
+    let text = json!({ "logger": "system", "level": line.level, "message": line.message }).to_string();
+    json!({ "timestamp": rfc3339_unsigned(line.at_ms), "line": text })
 }
 
 /// Lines from a time on, the newest where there are more than asked for.
@@ -369,8 +471,7 @@ pub(super) async fn logs(
     RawQuery(query): RawQuery,
 ) -> Answer {
     let lines = lines(&e2b, &id, query.as_deref())?;
-    let plain: Vec<Value> =
-        lines.iter().map(|line| json!({ "timestamp": rfc3339_unsigned(line.at_ms), "line": line.message })).collect();
+    let plain: Vec<Value> = lines.iter().map(plain).collect();
     let entries: Vec<Value> = lines.iter().map(entry).collect();
     Ok(json_answer(StatusCode::OK, &json!({ "logs": plain, "logEntries": entries })))
 }

@@ -1,6 +1,6 @@
-//! What outlives a sandbox: snapshots, templates, secrets, volumes.
+//! What outlives a sandbox: snapshots, secrets, volumes.
 //!
-//! A template is an image of the daemon's store or a snapshot; secrets and volumes are known by their names.
+//! Secrets and volumes are known by their names. Templates are [`super::template`]'s matter.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,6 @@ use axum::extract::{Path, RawQuery, State};
 use http::{HeaderValue, StatusCode};
 use mote_sandbox_api::error::{Code, Failure};
 use mote_sandbox_api::request::Snapshot;
-use mote_sandbox_api::spec::ImageSource;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,9 +15,10 @@ use super::body::{Answer, Body, json_answer};
 use super::list::Known;
 use crate::api::e2b::failure::Refused;
 use crate::api::e2b::timestamp::rfc3339_unsigned;
-use crate::api::e2b::{E2b, envd, query};
+use crate::api::e2b::{E2b, query};
 use crate::api::secret as secret_store;
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
+use crate::state::SecretRecord;
 
 type Done = Result<StatusCode, Refused>;
 
@@ -28,7 +28,7 @@ pub(super) fn snapshot_info(snapshot: &Snapshot) -> Value {
 }
 
 /// One page of what is sorted by its key, and the cursor of the next.
-fn page<T>(
+pub(super) fn page<T>(
     mut items: Vec<T>,
     key: impl Fn(&T) -> String,
     query: Option<&str>,
@@ -51,7 +51,7 @@ fn page<T>(
     Ok((items, next))
 }
 
-fn paged(items: &[Value], next: Option<String>) -> Answer {
+pub(super) fn paged(items: &[Value], next: Option<String>) -> Answer {
     let mut response = json_answer(StatusCode::OK, &items);
     if let Some(next) = next.and_then(|next| HeaderValue::from_str(&next).ok()) {
         response.headers_mut().insert("x-next-token", next);
@@ -70,105 +70,45 @@ pub(super) async fn snapshots(State(e2b): State<E2b>, _: Known, RawQuery(query):
     paged(&found.iter().map(snapshot_info).collect::<Vec<_>>(), next)
 }
 
-/// `Template`, of a snapshot: images are the daemon's and are listed by the native API.
-fn of_snapshot(snapshot: &Snapshot) -> Value {
-    let names: Vec<&String> = snapshot.name.iter().collect();
-    let created = rfc3339_unsigned(snapshot.created_ms);
-    json!({
-        "templateID": snapshot.id, "buildID": snapshot.id, "buildStatus": "ready", "buildCount": 1, "spawnCount": 0,
-        "aliases": names, "names": names, "public": false, "createdBy": null, "lastSpawnedAt": null,
-        "createdAt": created, "updatedAt": created, "cpuCount": 0, "memoryMB": 0, "diskSizeMB": 0,
-        "envdVersion": envd::VERSION,
-    })
-}
-
-pub(super) async fn templates(State(e2b): State<E2b>, _: Known, RawQuery(query): RawQuery) -> Answer {
-    let found = e2b.api.sandboxes.snapshots(None).await?;
-    let (found, next) =
-        page(found, |snapshot| format!("{:013}-{}", snapshot.created_ms, snapshot.id), query.as_deref())?;
-    paged(&found.iter().map(of_snapshot).collect::<Vec<_>>(), next)
-}
-
-/// The image or snapshot that a template names, if it is there.
-async fn known(e2b: &E2b, template: &str) -> Result<String, Failure> {
-    match super::sandbox::image(e2b, template).await? {
-        Some(ImageSource::Snapshot(id)) => Ok(id),
-        None => Ok(template.to_owned()),
-        Some(source) => {
-            e2b.api.sandboxes.substrate().image(&source).await?;
-            Ok(template.to_owned())
-        }
-    }
-}
-
-pub(super) async fn alias(State(e2b): State<E2b>, _: Known, Path(alias): Path<String>) -> Answer {
-    let id = known(&e2b, &alias).await?;
-    Ok(json_answer(StatusCode::OK, &json!({ "templateID": id, "public": false })))
-}
-
-pub(super) async fn template(State(e2b): State<E2b>, _: Known, Path(id): Path<String>) -> Answer {
-    let id = known(&e2b, &id).await?;
-    let snapshots = e2b.api.sandboxes.snapshots(None).await?;
-    let mut told = match snapshots.iter().find(|snapshot| snapshot.id == id) {
-        Some(snapshot) => of_snapshot(snapshot),
-        None => json!({
-            "templateID": id, "aliases": [id], "names": [id], "public": false, "lastSpawnedAt": null, "spawnCount": 0,
-            "createdAt": rfc3339_unsigned(0), "updatedAt": rfc3339_unsigned(0),
-        }),
-    };
-    told["builds"] = json!([]);
-    Ok(json_answer(StatusCode::OK, &told))
-}
-
-/// The way that the SDKs remove snapshots.
-pub(super) async fn remove_template(State(e2b): State<E2b>, _: Known, Path(id): Path<String>) -> Done {
-    let snapshots = e2b.api.sandboxes.snapshots(None).await?;
-    let found = snapshots.iter().find(|snapshot| snapshot.id == id || snapshot.name.as_ref() == Some(&id));
-    if let Some(snapshot) = found {
-        e2b.api.sandboxes.remove_snapshot(&snapshot.id).await?;
-        return Ok(StatusCode::NO_CONTENT);
-    }
-    if known(&e2b, &id).await.is_ok() {
-        let why = "images are removed by the daemon's operator";
-        return Err(Failure::unsupported("templates.delete", why).remedy("mote-sandboxd image rm").into());
-    }
-    Err(Failure::not_found("template", &id).into())
-}
-
 #[derive(Deserialize)]
 pub(super) struct NewSecret {
     name: String,
     value: String,
-    #[serde(default)]
-    metadata: BTreeMap<String, String>,
+    metadata: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct SecretUpdate {
     value: String,
-    #[serde(default)]
-    metadata: BTreeMap<String, String>,
+    metadata: Option<BTreeMap<String, String>>,
 }
 
 /// `Secret`. Its id is its name; no answer carries a value.
-fn secret_info(name: &str, changed_ms: u64) -> Value {
-    let changed = rfc3339_unsigned(changed_ms);
+fn secret_info(secret: &SecretRecord) -> Value {
     json!({
-        "secretID": name, "name": name, "currentVersion": 1, "metadata": {}, "createdAt": changed, "updatedAt": changed,
+        "secretID": secret.name,
+        "name": secret.name,
+        "currentVersion": secret.version,
+        "metadata": secret.metadata,
+        "createdAt": rfc3339_unsigned(secret.created_ms),
+        "updatedAt": rfc3339_unsigned(secret.changed_ms),
     })
 }
 
-async fn secret_known(e2b: &E2b, name: &str) -> Result<Option<u64>, Failure> {
-    let names = e2b.api.sandboxes.store().secret_names().await?;
-    Ok(names.into_iter().find(|(known, _)| known == name).map(|(_, changed)| changed))
+async fn secret_known(e2b: &E2b, name: &str) -> Result<Option<SecretRecord>, Failure> {
+    let secrets = e2b.api.sandboxes.store().secrets().await?;
+    Ok(secrets.into_iter().find(|secret| secret.name == name))
 }
 
-async fn put_secret(e2b: &E2b, name: &str, value: &str, metadata: &BTreeMap<String, String>) -> Result<Value, Failure> {
-    if !metadata.is_empty() {
-        return Err(Failure::unsupported("secrets.metadata", "secrets carry no metadata here"));
-    }
-    let secret = secret_store::put(&e2b.api, name, value).await?;
-    Ok(secret_info(&secret.name, secret.changed_ms))
+async fn put_secret(
+    e2b: &E2b,
+    name: &str,
+    value: &str,
+    metadata: Option<&BTreeMap<String, String>>,
+) -> Result<Value, Failure> {
+    secret_store::put(&e2b.api, name, value, metadata).await?;
+    let kept = secret_known(e2b, name).await?.ok_or_else(|| Failure::not_found("secret", name))?;
+    Ok(secret_info(&kept))
 }
 
 pub(super) async fn create_secret(State(e2b): State<E2b>, _: Known, body: Body<NewSecret>) -> Answer {
@@ -177,7 +117,7 @@ pub(super) async fn create_secret(State(e2b): State<E2b>, _: Known, body: Body<N
         let message = format!("there is a secret named {name:?}");
         return Err(Failure::new(Code::Conflict, message).with("name", name).into());
     }
-    Ok(json_answer(StatusCode::CREATED, &put_secret(&e2b, &name, &value, &metadata).await?))
+    Ok(json_answer(StatusCode::CREATED, &put_secret(&e2b, &name, &value, metadata.as_ref()).await?))
 }
 
 pub(super) async fn update_secret(
@@ -187,18 +127,19 @@ pub(super) async fn update_secret(
     body: Body<SecretUpdate>,
 ) -> Answer {
     secret_known(&e2b, &name).await?.ok_or_else(|| Failure::not_found("secret", &name))?;
-    Ok(json_answer(StatusCode::OK, &put_secret(&e2b, &name, &body.value.value, &body.value.metadata).await?))
+    let SecretUpdate { value, metadata } = body.value;
+    Ok(json_answer(StatusCode::OK, &put_secret(&e2b, &name, &value, metadata.as_ref()).await?))
 }
 
 pub(super) async fn secrets(State(e2b): State<E2b>, _: Known, RawQuery(query): RawQuery) -> Answer {
-    let names = e2b.api.sandboxes.store().secret_names().await?;
-    let (names, next) = page(names, |(name, _)| name.clone(), query.as_deref())?;
-    paged(&names.iter().map(|(name, changed)| secret_info(name, *changed)).collect::<Vec<_>>(), next)
+    let secrets = e2b.api.sandboxes.store().secrets().await?;
+    let (secrets, next) = page(secrets, |secret| secret.name.clone(), query.as_deref())?;
+    paged(&secrets.iter().map(secret_info).collect::<Vec<_>>(), next)
 }
 
 pub(super) async fn secret(State(e2b): State<E2b>, _: Known, Path(name): Path<String>) -> Answer {
-    let changed = secret_known(&e2b, &name).await?.ok_or_else(|| Failure::not_found("secret", &name))?;
-    Ok(json_answer(StatusCode::OK, &secret_info(&name, changed)))
+    let secret = secret_known(&e2b, &name).await?.ok_or_else(|| Failure::not_found("secret", &name))?;
+    Ok(json_answer(StatusCode::OK, &secret_info(&secret)))
 }
 
 pub(super) async fn remove_secret(State(e2b): State<E2b>, _: Known, Path(name): Path<String>) -> Done {

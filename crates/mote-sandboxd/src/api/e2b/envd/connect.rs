@@ -1,7 +1,7 @@
 //! The Connect protocol with its JSON codec (connectrpc.com/docs/protocol), as much of it as E2B's SDKs speak: unary calls,
 //! streams from the server, streams from the client, deadlines.
 //!
-//! It knows no procedure, no compression and no binary messages.
+//! Messages may come compressed by gzip; answers never are. It knows no procedure and no binary messages.
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::unzip;
 use crate::api::e2b::failure::{connect_code, connect_status, message};
 use crate::api::gather::gathered;
 use crate::limits::RPC_MESSAGE_BYTES_MAX;
@@ -72,9 +73,27 @@ fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
         .map_err(|error| Failure::new(Code::Invalid, format!("failed to read the message: {error}")))
 }
 
+/// Whether messages are compressed, by what this header says.
+fn is_zipped(headers: &HeaderMap, name: &str) -> Result<bool, Failure> {
+    match headers.get(name).map(HeaderValue::as_bytes) {
+        None | Some(b"" | b"identity") => Ok(false),
+        Some(b"gzip") => Ok(true),
+        Some(other) => {
+            let other = String::from_utf8_lossy(other);
+            let message = format!("unknown compression \"{other}\": supported encodings are gzip");
+            Err(Failure::unsupported("rpc.compression", message))
+        }
+    }
+}
+
 /// The message of a unary call.
 pub(super) async fn unary<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
-    parsed(&gathered(request.into_body(), RPC_MESSAGE_BYTES_MAX).await?)
+    let is_zipped = is_zipped(request.headers(), header::CONTENT_ENCODING.as_str())?;
+    let body = gathered(request.into_body(), RPC_MESSAGE_BYTES_MAX).await?;
+    if is_zipped && !body.is_empty() {
+        return parsed(&unzip::message(&body, RPC_MESSAGE_BYTES_MAX)?);
+    }
+    parsed(&body)
 }
 
 fn unreadable(error: &str) -> Failure {
@@ -89,11 +108,14 @@ fn unreadable(error: &str) -> Failure {
 pub(super) struct Messages {
     body: BodyDataStream,
     held: BytesMut,
+    /// Whether those that say so are compressed in a way that is known.
+    zipped: Result<bool, Failure>,
 }
 
 impl Messages {
     pub(super) fn of(request: Request) -> Self {
-        Self { body: request.into_body().into_data_stream(), held: BytesMut::new() }
+        let zipped = is_zipped(request.headers(), "connect-content-encoding");
+        Self { body: request.into_body().into_data_stream(), held: BytesMut::new(), zipped }
     }
 
     /// The next message; nothing at the end.
@@ -119,8 +141,10 @@ impl Messages {
     fn take(&mut self) -> Result<Option<Bytes>, Failure> {
         let Some([flags, length @ ..]) = self.held.first_chunk::<5>().copied() else { return Ok(None) };
         let length = u32::from_be_bytes(length) as usize;
-        if flags & COMPRESSED != 0 {
-            return Err(Failure::unsupported("rpc.compression", "messages must not be compressed"));
+        let is_zipped = flags & COMPRESSED != 0;
+        if is_zipped && !self.zipped.clone()? {
+            let message = "protocol error: sent compressed message without compression support";
+            return Err(Failure::new(Code::Invalid, message));
         }
         if length > RPC_MESSAGE_BYTES_MAX {
             let message = format!("a message is longer than {RPC_MESSAGE_BYTES_MAX} bytes");
@@ -130,7 +154,8 @@ impl Messages {
             return Ok(None);
         }
         self.held.advance(5);
-        Ok(Some(self.held.split_to(length).freeze()))
+        let message = self.held.split_to(length).freeze();
+        if is_zipped { unzip::message(&message, RPC_MESSAGE_BYTES_MAX).map(Some) } else { Ok(Some(message)) }
     }
 }
 
@@ -228,7 +253,7 @@ mod tests {
         assert_eq!(messages.next::<Value>().await.unwrap(), None);
         for (bytes, code) in [
             (&b"\0\xff\xff\xff\xff"[..], Code::TooLarge),
-            (b"\x01\0\0\0\x02{}", Code::Unsupported),
+            (b"\x01\0\0\0\x02{}", Code::Invalid),
             (b"\0\0\0\0\x09{}", Code::Invalid),
             (b"", Code::Invalid),
         ] {

@@ -1,54 +1,63 @@
-//! `/files`: files over plain HTTP, downloaded whole or by range, uploaded as forms or as they are.
+//! `/files`: files over plain HTTP, downloaded whole or by range, or put together.
 //!
 //! Contents pass through in frames; nothing is held whole.
 
-use std::io::Write as _;
-
 use axum::body::Body;
-use axum::extract::{Extension, FromRequest as _, Multipart, Request};
+use axum::extract::{Extension, Request};
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
-use flate2::write::MultiGzDecoder;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use mote_sandbox_api::error::{Code, Failure};
-use mote_sandbox_api::guest::{EntryKind, FileTarget};
-use mote_sandbox_api::limits::FRAME_BYTES_MAX;
+use mote_sandbox_api::guest::{EntryKind, FileTarget, Rights};
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::{connect, entry};
+use super::{connect, entry, wording};
 use crate::api::e2b::failure::Refused;
 use crate::api::e2b::gateway::Inside;
 use crate::api::e2b::query;
 use crate::api::e2b::signature::Granted;
-use crate::limits::{COMPOSE_PARTS_MAX, UPLOAD_FILES_MAX};
+use crate::limits::COMPOSE_PARTS_MAX;
 
-/// `envd` calls a user that is not there unauthenticated.
 fn explained(failure: Failure) -> Refused {
-    if failure.code == Code::NotFound && failure.context.get("kind").is_some_and(|kind| kind == "user") {
-        return Failure { code: Code::Unauthenticated, ..failure }.into();
+    wording::file(failure).into()
+}
+
+/// What a request names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    /// The file; a form may name it, where this does not.
+    pub(super) path: Option<String>,
+    /// In whose name; the sandbox's own user where absent.
+    pub(super) user: Option<String>,
+    pub(super) rights: Rights,
+}
+
+impl Named {
+    /// The file, or this one where none is named.
+    ///
+    /// # Errors
+    /// `invalid` where neither is.
+    pub(super) fn target(&self, or: Option<String>) -> Result<FileTarget, Failure> {
+        let path = self.path.clone().or(or).filter(|path| !path.is_empty());
+        let path = path.ok_or_else(|| Failure::invalid("path", "no path is given"))?;
+        Ok(FileTarget::new(path, self.user.clone()).with(self.rights))
     }
-    failure.into()
 }
 
 /// The file that a request names, and in whose name it asks: of a signed address, what was signed and nothing else; else the
-/// query's words, and for the user those of basic authentication behind them.
-fn named(request: &Request) -> Result<(Option<String>, Option<String>), Failure> {
+/// query's words, and for the user those of basic authentication behind them. As with `envd`, root's rights reach it; but
+/// where whoever signed left the name to the upload, the user's own: else such an address would open the whole sandbox.
+pub(super) fn named(request: &Request) -> Result<Named, Failure> {
     if let Some(Granted { path, user }) = request.extensions().get().cloned() {
-        return Ok((path, user));
+        let rights = if path.is_some() { Rights::Root } else { Rights::User };
+        return Ok(Named { path, user, rights });
     }
     let text = |name: &str| query::value(request.uri().query(), name).filter(|text| !text.is_empty());
     let user = match text("username") {
         Some(user) => Some(user),
         None => connect::user(request.headers())?,
     };
-    Ok((text("path"), user))
-}
-
-fn target(path: Option<String>, user: Option<String>) -> Result<FileTarget, Failure> {
-    let path = path.filter(|path| !path.is_empty()).ok_or_else(|| Failure::invalid("path", "no path is given"))?;
-    Ok(FileTarget { path: path.into(), user })
+    Ok(Named { path: text("path"), user, rights: Rights::Root })
 }
 
 /// First byte and number of bytes of a range (RFC 9110, 14.1.2); nothing where none is asked for, or several.
@@ -70,8 +79,7 @@ fn range(headers: &HeaderMap, size: u64) -> Result<Option<(u64, u64)>, ()> {
 }
 
 pub(super) async fn download(Extension(inside): Extension<Inside>, request: Request) -> Result<Response, Refused> {
-    let (path, user) = named(&request)?;
-    let target = target(path, user)?;
+    let target = named(&request)?.target(None)?;
     let headers = request.headers();
     let mut asked = None;
     if headers.contains_key(header::RANGE) {
@@ -108,116 +116,6 @@ pub(super) async fn download(Extension(inside): Extension<Inside>, request: Requ
     Ok(response)
 }
 
-/// Refuses what a file cannot carry here.
-fn without_metadata(headers: &HeaderMap) -> Result<(), Failure> {
-    match headers.keys().find(|name| name.as_str().starts_with("x-metadata-")) {
-        None => Ok(()),
-        Some(name) => {
-            Err(Failure::unsupported("files.metadata", "files carry no metadata of their own here")
-                .with("header", name))
-        }
-    }
-}
-
-pub(super) async fn upload(Extension(inside): Extension<Inside>, request: Request) -> Result<Response, Refused> {
-    without_metadata(request.headers())?;
-    let (path, user) = named(&request)?;
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let written = if kind.starts_with("multipart/form-data") {
-        form(&inside, path, user, request).await?
-    } else {
-        vec![whole(&inside, target(path, user)?, request).await?]
-    };
-    Ok(axum::Json(written).into_response())
-}
-
-/// A body that is the file.
-async fn whole(inside: &Inside, target: FileTarget, request: Request) -> Result<Value, Refused> {
-    let encoding = request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
-    let encoding = encoding.unwrap_or("identity").to_ascii_lowercase();
-    let body = request.into_body().into_data_stream();
-    let contents = body.map_err(|error| Failure::new(Code::Invalid, format!("failed to read the body: {error}")));
-    let entry = match encoding.as_str() {
-        "identity" => inside.guest.write(target, None, contents).await,
-        "gzip" => inside.guest.write(target, None, unzipped(contents)).await,
-        other => {
-            let message = format!("the body's encoding {other:?} is not known; gzip is");
-            return Err(Failure::unsupported("files.encoding", message).into());
-        }
-    };
-    Ok(entry::written(&entry.map_err(explained)?))
-}
-
-/// A stream, decompressed a chunk at a time: a small body can become a large file, but never a large buffer.
-fn unzipped(
-    contents: impl Stream<Item = Result<Bytes, Failure>> + Send,
-) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
-    let broken = |error: std::io::Error| Failure::new(Code::Invalid, format!("the body is not gzip: {error}"));
-    let state = Some((Box::pin(contents), MultiGzDecoder::new(Vec::new()), Bytes::new()));
-    stream::unfold(state, move |state| async move {
-        let (mut contents, mut decoder, mut rest) = state?;
-        loop {
-            if !decoder.get_ref().is_empty() {
-                let plain = Bytes::from(std::mem::take(decoder.get_mut()));
-                return Some((Ok(plain), Some((contents, decoder, rest))));
-            }
-            if rest.is_empty() {
-                match contents.next().await {
-                    Some(Ok(bytes)) => rest = bytes,
-                    Some(Err(failure)) => return Some((Err(failure), None)),
-                    None => {
-                        let last = decoder.finish().map(Bytes::from).map_err(broken);
-                        return match last {
-                            Ok(last) if last.is_empty() => None,
-                            last => Some((last, None)),
-                        };
-                    }
-                }
-            }
-            // A little at a time, so that what comes out stays bounded as well.
-            let some = rest.split_to(rest.len().min(FRAME_BYTES_MAX / 1024));
-            if let Err(error) = decoder.write_all(&some).and_then(|()| decoder.flush()) {
-                return Some((Err(broken(error)), None));
-            }
-        }
-    })
-}
-
-/// A form: each part is a file, named by the query's path where that is given, else by the part's own file name.
-async fn form(
-    inside: &Inside,
-    path: Option<String>,
-    user: Option<String>,
-    request: Request,
-) -> Result<Vec<Value>, Refused> {
-    let unreadable = |error: String| Failure::new(Code::Invalid, format!("failed to read the form: {error}"));
-    let mut form = Multipart::from_request(request, &()).await.map_err(|error| unreadable(error.body_text()))?;
-    let mut written = Vec::new();
-    while let Some(part) = form.next_field().await.map_err(|error| unreadable(error.body_text()))? {
-        if part.name() != Some("file") {
-            continue;
-        }
-        if written.len() >= UPLOAD_FILES_MAX {
-            let message = format!("a form holds at most {UPLOAD_FILES_MAX} files");
-            return Err(Failure::new(Code::TooLarge, message).with("limit", UPLOAD_FILES_MAX).into());
-        }
-        let named = part.file_name().map(unescaped);
-        let target = target(path.clone().or(named), user.clone())?;
-        let contents = part.map_err(|error| unreadable(error.body_text()));
-        let entry = inside.guest.write(target, None, contents).await.map_err(explained)?;
-        written.push(entry::written(&entry));
-    }
-    if written.is_empty() {
-        return Err(Failure::invalid("file", "the form holds no file").into());
-    }
-    Ok(written)
-}
-
-/// The name of a part's file: three characters are escaped in it (WHATWG HTML, "multipart form data").
-fn unescaped(name: &str) -> String {
-    name.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n")
-}
-
 #[derive(Deserialize)]
 pub(super) struct Compose {
     destination: String,
@@ -235,8 +133,8 @@ pub(super) async fn compose(
         let message = format!("it must name 1 to {COMPOSE_PARTS_MAX} files");
         return Err(Failure::invalid("source_paths", message).with("limit", COMPOSE_PARTS_MAX).into());
     }
-    let sources: Vec<FileTarget> =
-        source_paths.into_iter().map(|path| FileTarget { path: path.into(), user: username.clone() }).collect();
+    let named = |path: String| FileTarget::new(path, username.clone()).with(Rights::Root);
+    let sources: Vec<FileTarget> = source_paths.into_iter().map(named).collect();
     for source in &sources {
         let found = inside.guest.stat(source.clone()).await.map_err(explained)?;
         if found.kind != EntryKind::File {
@@ -248,8 +146,8 @@ pub(super) async fn compose(
         let guest = guest.clone();
         async move { guest.read(source, 0, None).await }
     });
-    let target = target(Some(destination), username)?;
-    let entry = inside.guest.write(target, None, opened.try_flatten()).await.map_err(explained)?;
+    let target = Named { path: Some(destination), user: username, rights: Rights::Root }.target(None)?;
+    let entry = inside.guest.write(target, None, opened.try_flatten()).await.map_err(wording::upload)?;
     for source in sources {
         match inside.guest.stat(source.clone()).await {
             // The result itself, by whatever name; or what looks like it to the millisecond, and then loses nothing by staying.
@@ -289,22 +187,14 @@ mod tests {
             request.header(header::AUTHORIZATION, "Basic cm9vdDo=").body(Body::empty()).unwrap()
         };
         let text = |text: &str| Some(text.to_owned());
-        assert_eq!(named(&request()).unwrap(), (text("/b"), text("root")));
-        let mut signed = request();
-        signed.extensions_mut().insert(Granted { path: text("/a"), user: None });
-        assert_eq!(named(&signed).unwrap(), (text("/a"), None));
-    }
-
-    #[tokio::test]
-    async fn a_compressed_body_is_read_in_bounded_pieces() {
-        let plain = vec![b'x'; 4 * 1024 * 1024];
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        encoder.write_all(&plain).unwrap();
-        let body = Bytes::from(encoder.finish().unwrap());
-        let pieces: Vec<Bytes> = unzipped(stream::iter([Ok(body)])).try_collect().await.unwrap();
-        assert!(pieces.iter().all(|piece| piece.len() <= 2 * FRAME_BYTES_MAX), "no piece is large");
-        assert_eq!(pieces.concat(), plain);
-        let broken = unzipped(stream::iter([Ok(Bytes::from_static(b"nonsense"))])).try_collect::<Vec<_>>().await;
-        assert_eq!(broken.unwrap_err().code, Code::Invalid);
+        let of = |path: Option<String>, user: Option<String>, rights| Named { path, user, rights };
+        assert_eq!(named(&request()).unwrap(), of(text("/b"), text("root"), Rights::Root));
+        let signed = |path: Option<String>| {
+            let mut signed = request();
+            signed.extensions_mut().insert(Granted { path, user: None });
+            named(&signed).unwrap()
+        };
+        assert_eq!(signed(text("/a")), of(text("/a"), None, Rights::Root));
+        assert_eq!(signed(None), of(None, None, Rights::User), "who names the file reaches no more than its user does");
     }
 }

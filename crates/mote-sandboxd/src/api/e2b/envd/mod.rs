@@ -8,7 +8,10 @@ mod files;
 mod filesystem;
 mod host;
 mod process;
+mod unzip;
+mod upload;
 pub(super) mod watcher;
+mod wording;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -25,7 +28,7 @@ pub(super) fn router() -> Router<E2b> {
         .route("/process.Process/{method}", post(process::call))
         .route("/filesystem.Filesystem/{method}", post(filesystem::call))
         // A form's files pass through in frames; what they may take is the disk's bound.
-        .route("/files", get(files::download).post(files::upload).layer(DefaultBodyLimit::disable()))
+        .route("/files", get(files::download).post(upload::upload).layer(DefaultBodyLimit::disable()))
         .route("/files/compose", post(files::compose))
         .route("/metrics", get(host::metrics))
         .route("/envs", get(host::environment))

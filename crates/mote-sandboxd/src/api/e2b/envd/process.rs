@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::extract::{Extension, Path, Request};
+use axum::extract::{Extension, Path, Request, State};
 use axum::response::Response;
 use data_encoding::BASE64;
 use futures_util::{Stream, stream};
@@ -15,9 +15,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connect::{self, Messages};
+use super::wording;
+use crate::api::e2b::E2b;
 use crate::api::e2b::gateway::Inside;
 use crate::code;
 use crate::guest::{Event, Guest, ProcessInput, ProcessStream};
+use crate::lifecycle::Sandboxes;
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -134,6 +137,7 @@ enum InputEvent {
 
 /// A call of the service.
 pub(super) async fn call(
+    State(e2b): State<E2b>,
     Extension(inside): Extension<Inside>,
     Path(method): Path<String>,
     request: Request,
@@ -142,10 +146,12 @@ pub(super) async fn call(
         Ok(is_stream) => is_stream,
         Err(response) => return *response,
     };
-    let guest = &inside.guest;
+    let Inside { sandbox, guest } = &inside;
+    let ooms = e2b.api.sandboxes.oom_kills(sandbox);
+    let of = Of { sandboxes: e2b.api.sandboxes, sandbox: sandbox.clone(), ooms };
     match (method.as_str(), is_stream) {
-        ("Start", true) => start(guest, request).await,
-        ("Connect", true) => attach(guest, request).await,
+        ("Start", true) => start(guest, of, request).await,
+        ("Connect", true) => attach(guest, of, request).await,
         ("StreamInput", true) => connect::stream_of_one(stream_input(guest, request).await),
         ("List", false) => connect::answer(list(guest).await),
         ("Update", false) => connect::answer(update(guest, request).await),
@@ -159,7 +165,15 @@ pub(super) async fn call(
     }
 }
 
-async fn start(guest: &Guest, request: Request) -> Response {
+/// The sandbox that a process is of.
+struct Of {
+    sandboxes: Sandboxes,
+    sandbox: String,
+    /// Its processes that had been ended for want of memory before.
+    ooms: u64,
+}
+
+async fn start(guest: &Guest, of: Of, request: Request) -> Response {
     let headers = request.headers().clone();
     let starting = async {
         let (user, deadline) = (connect::user(&headers)?, connect::deadline(&headers)?);
@@ -184,23 +198,25 @@ async fn start(guest: &Guest, request: Request) -> Response {
             detached: true,
             timeout_ms: deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).max(1)),
         };
-        guest.start(start).await
+        guest.start(start).await.map_err(wording::start)
     };
     match starting.await {
-        Ok(process) => connect::stream(events(process, connect::keepalive(&headers), None)),
+        Ok(process) => connect::stream(events(process, of, connect::keepalive(&headers), None)),
         Err(failure) => connect::stream_of_one(Err(failure)),
     }
 }
 
-async fn attach(guest: &Guest, request: Request) -> Response {
+async fn attach(guest: &Guest, of: Of, request: Request) -> Response {
     let headers = request.headers().clone();
     let attaching = async {
         let deadline = connect::deadline(&headers)?;
         let chosen: Chosen = Messages::of(request).only().await?;
-        Ok((guest.attach(chosen.selector()?).await?, deadline))
+        let selector = chosen.selector()?;
+        let attached = guest.attach(selector.clone()).await.map_err(|failure| wording::process(failure, &selector))?;
+        Ok((attached, deadline))
     };
     match attaching.await {
-        Ok((process, deadline)) => connect::stream(events(process, connect::keepalive(&headers), deadline)),
+        Ok((process, deadline)) => connect::stream(events(process, of, connect::keepalive(&headers), deadline)),
         Err(failure) => connect::stream_of_one(Err(failure)),
     }
 }
@@ -208,12 +224,13 @@ async fn attach(guest: &Guest, request: Request) -> Response {
 /// What happens with a process as messages. `deadline` ends the following, not the process.
 fn events(
     process: ProcessStream,
+    of: Of,
     keepalive: Duration,
     deadline: Option<Duration>,
 ) -> impl Stream<Item = Result<Value, Failure>> + Send + 'static {
     let deadline = deadline.and_then(|deadline| tokio::time::Instant::now().checked_add(deadline));
-    stream::unfold(Some(process), move |process| async move {
-        let mut process = process?;
+    stream::unfold(Some((process, of)), move |state| async move {
+        let (mut process, of) = state?;
         let expired = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -222,21 +239,28 @@ fn events(
         };
         let event = tokio::select! {
             event = process.next_event() => event,
-            () = tokio::time::sleep(keepalive) => return Some((Ok(json!({ "event": { "keepalive": {} } })), Some(process))),
-            () = expired => Err(Failure::new(Code::Timeout, "the time of the call is over")),
+            () = tokio::time::sleep(keepalive) => return Some((Ok(json!({ "event": { "keepalive": {} } })), Some((process, of)))),
+            () = expired => Err(wording::expired()),
         };
         match event {
-            Ok(Some(Event::Exited { timed_out: true, .. })) => {
-                Some((Err(Failure::new(Code::Timeout, "the process was ended: the time of the call is over")), None))
+            Ok(Some(Event::Exited { timed_out: true, .. })) => Some((Err(wording::expired()), None)),
+            Ok(Some(event)) => {
+                let is_end = matches!(event, Event::Exited { .. });
+                let ooms = if is_end { of.sandboxes.oom_kills(&of.sandbox).saturating_sub(of.ooms) } else { 0 };
+                Some((Ok(json!({ "event": told(&event, ooms) })), Some((process, of))))
             }
-            Ok(Some(event)) => Some((Ok(json!({ "event": told(&event) })), Some(process))),
             Ok(None) => None,
-            Err(failure) => Some((Err(failure), None)),
+            Err(failure) => Some((Err(wording::stream(failure, &of.sandbox)), None)),
         }
     })
 }
 
-fn told(event: &Event) -> Value {
+/// `ooms` processes of the sandbox were ended for want of memory meanwhile: `error` says so, for which E2B has no field.
+fn told(event: &Event, ooms: u64) -> Value {
+    let with_ooms = |status: &str| match ooms {
+        0 => status.to_owned(),
+        ooms => format!("{status} (out of memory: the kernel ended {ooms} of the sandbox's processes)"),
+    };
     match event {
         Event::Started { pid } => json!({ "start": { "pid": pid } }),
         Event::Stdout(bytes) => json!({ "data": { "stdout": BASE64.encode(bytes) } }),
@@ -247,11 +271,11 @@ fn told(event: &Event) -> Value {
         }
         Event::Exited { exit: Exit::Code(code), .. } => {
             let status = format!("exit status {code}");
-            json!({ "end": { "exitCode": code, "exited": true, "status": status, "error": status } })
+            json!({ "end": { "exitCode": code, "exited": true, "status": status, "error": with_ooms(&status) } })
         }
         Event::Exited { exit: Exit::Signal(number), .. } => {
             let status = format!("signal: {}", signal_name(*number));
-            json!({ "end": { "exitCode": -1, "exited": false, "status": status, "error": status } })
+            json!({ "end": { "exitCode": -1, "exited": false, "status": status, "error": with_ooms(&status) } })
         }
     }
 }
@@ -262,10 +286,17 @@ fn signal_name(number: i32) -> String {
         1 => "hangup",
         2 => "interrupt",
         3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
         6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
         9 => "killed",
+        10 => "user defined signal 1",
         11 => "segmentation fault",
+        12 => "user defined signal 2",
         13 => "broken pipe",
+        14 => "alarm clock",
         15 => "terminated",
         number => return format!("signal {number}"),
     };
@@ -299,7 +330,9 @@ async fn list(guest: &Guest) -> Result<Value, Failure> {
 async fn update(guest: &Guest, request: Request) -> Result<Value, Failure> {
     let UpdateRequest { process, pty } = connect::unary(request).await?;
     if let Some(pty) = pty {
-        guest.resize(selector(process)?, pty.size()).await?;
+        let selector = selector(process)?;
+        let resized = guest.resize(selector.clone(), pty.size()).await;
+        resized.map_err(|failure| wording::process(failure, &selector))?;
     }
     Ok(json!({}))
 }
@@ -307,13 +340,16 @@ async fn update(guest: &Guest, request: Request) -> Result<Value, Failure> {
 async fn send_input(guest: &Guest, request: Request) -> Result<Value, Failure> {
     let InputRequest { process, input } = connect::unary(request).await?;
     let bytes = input.ok_or_else(|| Failure::invalid("input", "no input is given"))?.bytes()?;
-    let mut writer = guest.input(selector(process)?).await?;
-    // An empty write would be the end of the input.
-    if !bytes.is_empty() {
-        writer.write(&bytes).await?;
-    }
-    writer.finish().await?;
-    Ok(json!({}))
+    let selector = selector(process)?;
+    let writing = async {
+        let mut writer = guest.input(selector.clone()).await?;
+        // An empty write would be the end of the input.
+        if !bytes.is_empty() {
+            writer.write(&bytes).await?;
+        }
+        writer.finish().await
+    };
+    writing.await.map_err(|failure| wording::process(failure, &selector)).map(|()| json!({}))
 }
 
 async fn stream_input(guest: &Guest, request: Request) -> Result<Value, Failure> {
@@ -348,10 +384,13 @@ async fn stream_input(guest: &Guest, request: Request) -> Result<Value, Failure>
 
 async fn close_stdin(guest: &Guest, request: Request) -> Result<Value, Failure> {
     let chosen: Chosen = connect::unary(request).await?;
-    let mut writer = guest.input(chosen.selector()?).await?;
-    writer.close().await?;
-    writer.finish().await?;
-    Ok(json!({}))
+    let selector = chosen.selector()?;
+    let closing = async {
+        let mut writer = guest.input(selector.clone()).await?;
+        writer.close().await?;
+        writer.finish().await
+    };
+    closing.await.map_err(|failure| wording::process(failure, &selector)).map(|()| json!({}))
 }
 
 async fn send_signal(guest: &Guest, request: Request) -> Result<Value, Failure> {
@@ -362,6 +401,23 @@ async fn send_signal(guest: &Guest, request: Request) -> Result<Value, Failure> 
         Some(Signal::Number(number @ (9 | 15))) => number,
         _ => return Err(Failure::invalid("signal", "it must be SIGNAL_SIGTERM or SIGNAL_SIGKILL")),
     };
-    guest.signal(selector(process)?, number).await?;
-    Ok(json!({}))
+    let selector = selector(process)?;
+    let signalled = guest.signal(selector.clone(), number).await;
+    signalled.map_err(|failure| wording::process(failure, &selector)).map(|()| json!({}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_says_that_memory_was_used_up_where_e2b_has_a_place_for_it() {
+        let end = |exit, ooms| told(&Event::Exited { exit, timed_out: false }, ooms)["end"].clone();
+        let killed = end(Exit::Signal(9), 2);
+        assert_eq!(killed["status"], "signal: killed");
+        assert_eq!(killed["error"], "signal: killed (out of memory: the kernel ended 2 of the sandbox's processes)");
+        assert_eq!(end(Exit::Signal(9), 0)["error"], "signal: killed");
+        assert!(end(Exit::Code(137), 1)["error"].as_str().unwrap().starts_with("exit status 137 (out of memory"));
+        assert_eq!(end(Exit::Code(0), 1)["error"], Value::Null);
+    }
 }

@@ -4,11 +4,11 @@ use super::*;
 
 #[tokio::test]
 async fn a_dead_letter_tells_what_it_forfeits_and_whose_outcome_nobody_knows() {
-    use crate::model::Usage;
-    use crate::store::{Amount, BudgetOp, EffectOp, Spending, Uncertain};
+    use crate::store::{Amount, BudgetOp, EffectOp, Spender, Spending, Uncertain};
+    use crate::usage::Usage;
     let dir = tempfile::tempdir().unwrap();
-    let publisher = Some(Arc::from("triage"));
-    let store = SqliteStore::open(&dir.path().join("store.db"), Options { publisher, ..options() }).unwrap();
+    let announcer = Some(announcer());
+    let store = SqliteStore::open(&dir.path().join("store.db"), Options { announcer, ..options() }).unwrap();
     let mut first = batch(StatusChange::Running);
     let effect = |key: &str, class| {
         let (key, tool, call) = (key.to_owned(), format!("tool-{key}"), format!("call-{key}"));
@@ -18,8 +18,12 @@ async fn a_dead_letter_tells_what_it_forfeits_and_whose_outcome_nobody_knows() {
     let part = r#"{"type":"call","id":"call-w","name":"tool-w","arguments":"{\"to\":\"ann\"}"}"#;
     let said = format!(r#"{{"type":"model.replied","step":2,"message":{{"role":"assistant","parts":[{part}]}}}}"#);
     first.entries = vec![NewEntry { at: 1_000, kind: "model.replied", record: vec![1], payload: Some(said) }];
-    first.budget =
-        vec![BudgetOp::Reserve { lines: Vec::new(), amount: Amount { tokens: 30, nano_usd: 7 }, output: 10 }];
+    first.budget = vec![BudgetOp::Reserve {
+        spender: Spender::Model,
+        lines: Vec::new(),
+        amount: Amount { tokens: 30, nano_usd: 7 },
+        output: 10,
+    }];
     let mut owner = new_task("a").owner;
     owner.session = Some("s".to_owned());
     store.submit(NewTask { owner, claim: Some(lease(1_500)), first: Some(first), ..new_task("a") }).await.unwrap();
@@ -47,7 +51,8 @@ async fn a_dead_letter_tells_what_it_forfeits_and_whose_outcome_nobody_knows() {
     let lease = Lease { until: 99_000, ..lease(0) };
     let claim = store.claim(lease, 9_000, 1).await.unwrap().pop().unwrap();
     let usage = Usage { input: 20, output: 10, ..Usage::default() };
-    let lost = Spending { step: 1, model: "unknown".to_owned(), usage, nano_usd: 7, uncertain: true };
+    let lost =
+        Spending { spender: Spender::Model, step: 1, model: "unknown".to_owned(), usage, nano_usd: 7, uncertain: true };
     let mut work = batch(StatusChange::Running);
     work.budget = vec![BudgetOp::Settle(lost.clone()), BudgetOp::Settle(lost)];
     let commit = Commit { task: "a".to_owned(), epoch: claim.epoch, expected_seq: 1, now: 9_001, batch: work };
