@@ -467,7 +467,7 @@ pub enum Reply {
     /// Some of the processes that were started here.
     Processes(Vec<Process>),
     /// What stands at the path.
-    Entry(Entry),
+    Entry(Box<Entry>),
     /// Some of a directory's entries.
     Entries(Vec<Entry>),
     /// Something happened to a watched path.

@@ -74,20 +74,20 @@ fn answer(request: Request, connection: &mut Connection, sandbox: &Arc<Sandbox>)
             return Ok(None);
         }
         Request::Resize { process, size } => process::resize(&process, size, sandbox)?,
-        Request::Stat(target) => return Ok(Some(Reply::Entry(place(&target, STAY, sandbox)?.entry()?))),
+        Request::Stat(target) => return Ok(Some(Reply::Entry(Box::new(place(&target, STAY, sandbox)?.entry()?)))),
         Request::List { target, depth } => {
             list::list(&place(&target, FOLLOW, sandbox)?, depth, connection)?;
             return Ok(None);
         }
         Request::MakeDirectory(target) => {
-            return Ok(Some(Reply::Entry(change::make_directory(&place(&target, MAKE, sandbox)?)?)));
+            return Ok(Some(Reply::Entry(Box::new(change::make_directory(&place(&target, MAKE, sandbox)?)?))));
         }
         Request::Move { from, to } => {
             let (from, to) = two_places(&from, to, sandbox)?;
-            return Ok(Some(Reply::Entry(change::rename(&from, &to)?)));
+            return Ok(Some(Reply::Entry(Box::new(change::rename(&from, &to)?))));
         }
         Request::Link { target, to } => {
-            return Ok(Some(Reply::Entry(change::link(&place(&target, MAKE, sandbox)?, &to)?)));
+            return Ok(Some(Reply::Entry(Box::new(change::link(&place(&target, MAKE, sandbox)?, &to)?))));
         }
         Request::Remove(target) => change::remove(&place(&target, STAY, sandbox)?)?,
         Request::Read { target, offset, length } => {
@@ -96,7 +96,8 @@ fn answer(request: Request, connection: &mut Connection, sandbox: &Arc<Sandbox>)
         }
         Request::Write { target, writing } => {
             let place = place(&target, Aim { follow: true, make: true }, sandbox)?;
-            return write::write(&place, &writing, connection).map(|entry| entry.map(Reply::Entry));
+            return write::write(&place, &writing, connection)
+                .map(|entry| entry.map(|entry| Reply::Entry(Box::new(entry))));
         }
         Request::Watch { target, recursive } => {
             watch::watch(&place(&target, FOLLOW, sandbox)?, recursive, connection)?;

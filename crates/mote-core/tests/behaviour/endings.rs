@@ -238,7 +238,7 @@ fn an_end_says_of_every_call_that_it_cuts_off_what_is_known() {
             concluded(1, CallOutcome::Unknown),
             concluded(2, CallOutcome::Unknown),
             concluded(3, CallOutcome::Failed),
-            Action::Finish { outcome: outcome },
+            Action::Finish { outcome },
         ];
         assert_eq!(end(&mut play), expected, "{outcome:?}");
         assert!(play.run.calls().iter().all(|call| call.state == CallState::Done), "{outcome:?}");
@@ -252,7 +252,7 @@ fn a_keyed_call_in_doubt_that_was_to_be_made_again_is_unknown_after_the_end() {
             Play::act(Limits { backoff_ms: 120_000, backoff_ms_max: 120_000, ..cut_limits() }, &[keyed_tool(u64::MAX)]);
         play.take(call_failed(0, CallFailure::Unknown));
         let unknown = Action::Conclude { call: 0, outcome: CallOutcome::Unknown };
-        assert_eq!(end(&mut play), [unknown, Action::Finish { outcome: outcome }]);
+        assert_eq!(end(&mut play), [unknown, Action::Finish { outcome }]);
     }
 }
 

@@ -30,7 +30,8 @@ pub(crate) fn read(place: &Place, offset: u64, length: Option<u64>, connection: 
     if kind != FileType::RegularFile {
         return Err(not_a_file(path, kind == FileType::Directory));
     }
-    connection.reply(&Reply::Entry(describe(CWD, access.as_os_str(), &access, path, &stat, &place.accounts)))?;
+    let entry = describe(CWD, access.as_os_str(), &access, path, &stat, &place.accounts);
+    connection.reply(&Reply::Entry(Box::new(entry)))?;
     let file = File::from(file);
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let known = if size == 0 { u64::MAX } else { size.saturating_sub(offset) };

@@ -197,7 +197,7 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 pub(crate) fn entry(reply: Reply) -> Result<Entry, Failure> {
     match reply {
-        Reply::Entry(entry) => Ok(entry),
+        Reply::Entry(entry) => Ok(*entry),
         other => panic!("{other:?}"),
     }
 }

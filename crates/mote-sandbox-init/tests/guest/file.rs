@@ -24,7 +24,7 @@ fn a_file_is_written_looked_at_read_moved_and_removed() {
     let written = init.write(nobodys(&path), None, &contents).unwrap();
     assert_eq!((written.name.as_str(), written.path.as_str(), written.kind), ("file", path.as_str(), EntryKind::File));
     assert_eq!((written.size, written.mode, written.owner.as_str()), (4_000_000, 0o100_644, "nobody"));
-    assert_eq!(init.ask(&Request::Stat(target(&path))), Ok(Reply::Entry(written.clone())));
+    assert_eq!(init.ask(&Request::Stat(target(&path))), Ok(Reply::Entry(Box::new(written.clone()))));
     assert!(init.read(target(&path), 0, None).unwrap() == contents);
     assert_eq!(init.read(target(&path), 3_999_990, None).unwrap(), &contents[3_999_990..]);
     assert_eq!(init.read(target(&path), 10, Some(5)).unwrap(), &contents[10..15]);

@@ -27,7 +27,7 @@ impl Guest {
                 // Files of /proc have no size that is known before.
                 let left = if entry.size == 0 { length } else { Some(known) };
                 let expected = (entry.size > 0).then_some(known);
-                Ok(FileRead { entry, expected, left, is_over: false, frames, _writer: writer })
+                Ok(FileRead { entry: *entry, expected, left, is_over: false, frames, _writer: writer })
             }
             other => Err(unexpected(&other)),
         }
@@ -88,7 +88,7 @@ impl Guest {
             },
         };
         match early? {
-            Reply::Entry(entry) => Ok(entry),
+            Reply::Entry(entry) => Ok(*entry),
             other => Err(unexpected(&other)),
         }
     }

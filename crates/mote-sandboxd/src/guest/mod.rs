@@ -234,7 +234,7 @@ impl Guest {
 
     async fn ask_entry(&self, request: &Request) -> Result<Entry, Failure> {
         match self.ask(request, GUEST_REPLY_TIMEOUT_MS).await? {
-            Reply::Entry(entry) => Ok(entry),
+            Reply::Entry(entry) => Ok(*entry),
             other => Err(unexpected(&other)),
         }
     }

@@ -123,7 +123,7 @@ async fn a_refusal_is_passed_on_cut_to_size() {
 async fn a_list_without_end_is_cut_off() {
     let (_folder, guest) = lying_with(|mut stream| async move {
         let Reply::Entry(one) = entry(1) else { return };
-        let many = reply(&Reply::Entries(vec![one; 1500]));
+        let many = reply(&Reply::Entries(vec![*one; 1500]));
         while stream.write_all(&many).await.is_ok() {}
     })
     .await;

@@ -82,7 +82,7 @@ async fn what_is_told_of_a_secret_survives_its_next_value_and_a_restart() {
 #[tokio::test]
 async fn keys_have_a_form_that_every_client_sends_and_those_of_before_are_as_good() {
     let (_directory, state) = state();
-    let key = state.new_key("ci", 0).await.unwrap().key;
+    let key = state.new_key("ci", &Scopes::all(), 0).await.unwrap().key;
     let digits = key.strip_prefix("e2b_").unwrap();
     assert!(
         digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)),

@@ -73,6 +73,9 @@ async fn cell(daemon: &Daemon, id: &str, code: &str) -> (Vec<Value>, String) {
     (results, printed)
 }
 
+/// The text of a result, and the formats beside it.
+type Shown = (&'static str, &'static [&'static str]);
+
 /// The kinds of formats of a result, beside its text.
 fn formats(result: &Value) -> Vec<&str> {
     let names = result.as_object().unwrap().keys().map(String::as_str);
@@ -83,7 +86,7 @@ fn formats(result: &Value) -> Vec<&str> {
 async fn values_of_the_packages_are_shown_as_notebooks_show_them() {
     let (daemon, id) = notebook().await;
     // A cell, and for each of its results: the text, where it says anything, and the formats.
-    let cases: [(&str, &[(&str, &[&str])]); 14] = [
+    let cases: [(&str, &[Shown]); 14] = [
         ("import pandas as pd\npd.DataFrame({'a': [1, 2]})", &[("   a\n0  1\n1  2", &["data", "html"])]),
         ("pd.Series([1], name='s')", &[("0    1\nName: s, dtype: int64", &[])]),
         ("[pd.Timestamp('2020-01-01')]", &[("[Timestamp('2020-01-01 00:00:00')]", &[])]),

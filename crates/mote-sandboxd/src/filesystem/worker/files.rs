@@ -269,8 +269,6 @@ fn described(stat: &Stat, path: &[u8], target: Option<String>) -> Entry {
     let ms = |seconds: i64, nanoseconds: u64| {
         seconds.saturating_mul(1000).saturating_add(i64::try_from(nanoseconds / 1_000_000).unwrap_or(0))
     };
-    let (atime, mtime, ctime) = (stat.st_atime_nsec, stat.st_mtime_nsec, stat.st_ctime_nsec);
-    let nanoseconds = |value| u64::try_from(value).unwrap_or(0);
     Entry {
         name: String::from_utf8_lossy(name).into_owned(),
         path: shown(path),
@@ -279,9 +277,9 @@ fn described(stat: &Stat, path: &[u8], target: Option<String>) -> Entry {
         mode: stat.st_mode & 0o777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        accessed_ms: ms(stat.st_atime, nanoseconds(atime)),
-        modified_ms: ms(stat.st_mtime, nanoseconds(mtime)),
-        changed_ms: ms(stat.st_ctime, nanoseconds(ctime)),
+        accessed_ms: ms(stat.st_atime, stat.st_atime_nsec),
+        modified_ms: ms(stat.st_mtime, stat.st_mtime_nsec),
+        changed_ms: ms(stat.st_ctime, stat.st_ctime_nsec),
         target,
     }
 }
