@@ -2,14 +2,14 @@
 //!
 //! It serves no request itself, unless no thread can be started for one that matters then.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use mote_sandbox_api::guest::Reply;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -29,9 +29,10 @@ pub(crate) fn serve(listener: &UnixListener, sandbox: &Arc<Sandbox>) -> Result<(
     let signals = mote_sandbox_sys::signal::descriptor(&[&asked[..], &[Signal::CHILD.as_raw()]].concat())
         .map_err(|errno| failed("receive signals", errno))?;
     let mut drains: Vec<Arc<OwnedFd>> = Vec::new();
-    let mut pace = Pace::new(sandbox);
+    let mut pace = Pace::new();
     loop {
-        let ready = wait(listener, &signals, sandbox, &drains, &pace)?;
+        let viewers = pace.queue(sandbox.view());
+        let ready = wait(listener, &signals, sandbox, &drains, (viewers, pace.rest()))?;
         // Signals first: a child that ended lets a new one start where their number is bounded.
         if ready[1] {
             while let Ok(Some(signal)) = mote_sandbox_sys::signal::take(signals.as_fd()) {
@@ -41,7 +42,7 @@ pub(crate) fn serve(listener: &UnixListener, sandbox: &Arc<Sandbox>) -> Result<(
             }
             mote_sandbox_sys::signal::reap_own_children();
         }
-        let is_viewed = pace.queue().is_some() && ready.last() == Some(&true);
+        let is_viewed = viewers.is_some() && ready.last() == Some(&true);
         let mut index = 3;
         drains.retain(|pipe| {
             let is_ready = ready[index];
@@ -55,7 +56,9 @@ pub(crate) fn serve(listener: &UnixListener, sandbox: &Arc<Sandbox>) -> Result<(
         if ready[0] {
             accept(listener, sandbox);
         }
-        pace.turn(is_viewed, !sandbox.table().is_empty());
+        if let Some(view) = sandbox.view() {
+            pace.turn(view, is_viewed, !sandbox.table().is_empty());
+        }
     }
 }
 
@@ -65,13 +68,13 @@ fn wait(
     signals: &OwnedFd,
     sandbox: &Sandbox,
     drains: &[Arc<OwnedFd>],
-    pace: &Pace<'_>,
+    (viewers, rest): (Option<BorrowedFd<'_>>, Option<Timespec>),
 ) -> Result<Vec<bool>> {
     let fixed = [listener.as_fd(), signals.as_fd(), sandbox.bell().as_fd()];
-    let all = fixed.into_iter().chain(drains.iter().map(|pipe| pipe.as_fd())).chain(pace.queue());
+    let all = fixed.into_iter().chain(drains.iter().map(|pipe| pipe.as_fd())).chain(viewers);
     let mut polled: Vec<_> = all.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)).collect();
     loop {
-        match poll(&mut polled, pace.rest().as_ref()) {
+        match poll(&mut polled, rest.as_ref()) {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(failed("wait for connections", errno)),
             Ok(_) => return Ok(polled.iter().map(|one| !one.revents().is_empty()).collect()),

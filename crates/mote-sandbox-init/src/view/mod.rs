@@ -15,8 +15,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::Timespec;
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
@@ -26,7 +26,6 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::failure::{Result, failed};
 use crate::limits::{VIEW_AGE_MS, VIEW_BUSY_MS, VIEW_FILE_BYTES_MAX, VIEW_IDLE_MS_MAX, WATCH_CHUNK_BYTES};
-use crate::sandbox::{Sandbox, held};
 use cgroup::Cgroups;
 use text::Host;
 
@@ -92,11 +91,15 @@ impl View {
         Ok(view)
     }
 
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// There is something to do in the sandbox: writes the files where they are older than [`VIEW_AGE_MS`]. Whether the first
     /// thread is to be woken, so that it looks more often.
     pub(crate) fn wake(&self) -> bool {
         let is_fresh = |at: u64| now_ms().saturating_sub(at) < VIEW_AGE_MS;
-        if !held(&self.written).at_ms.is_some_and(is_fresh) {
+        if !self.written().at_ms.is_some_and(is_fresh) {
             self.write();
         }
         self.is_resting.swap(false, Ordering::Relaxed)
@@ -105,7 +108,7 @@ impl View {
     /// Writes the files; the ticks that the sandbox has computed. What cannot be read or written stays as it is: the sandbox works
     /// without.
     fn write(&self) -> u64 {
-        let mut written = held(&self.written);
+        let mut written = self.written();
         let now = now_ms();
         let memory = self.cgroups.memory();
         let _ = replace(&self.memory, &text::memory(&self.host, &memory));
@@ -144,16 +147,15 @@ impl View {
 /// When the first thread writes the files again. While it does so often it does not listen to readers, so that reading costs the
 /// reader alone.
 #[derive(Debug)]
-pub(crate) struct Pace<'a> {
-    sandbox: &'a Sandbox,
+pub(crate) struct Pace {
     next_ms: Option<u64>,
     interval_ms: u64,
     ticks: u64,
 }
 
-impl<'a> Pace<'a> {
-    pub(crate) const fn new(sandbox: &'a Sandbox) -> Self {
-        Self { sandbox, next_ms: None, interval_ms: VIEW_BUSY_MS, ticks: 0 }
+impl Pace {
+    pub(crate) const fn new() -> Self {
+        Self { next_ms: None, interval_ms: VIEW_BUSY_MS, ticks: 0 }
     }
 
     const fn is_resting(&self) -> bool {
@@ -161,8 +163,8 @@ impl<'a> Pace<'a> {
     }
 
     /// What to wait for, where readers are listened to.
-    pub(crate) fn queue(&self) -> Option<BorrowedFd<'a>> {
-        self.sandbox.view().filter(|_| self.is_resting()).map(|view| view.queue.as_fd())
+    pub(crate) fn queue<'a>(&self, view: Option<&'a View>) -> Option<BorrowedFd<'a>> {
+        view.filter(|_| self.is_resting()).map(|view| view.queue.as_fd())
     }
 
     /// How long to wait at most.
@@ -173,8 +175,7 @@ impl<'a> Pace<'a> {
     }
 
     /// Does what is due. `is_heard`: somebody reads; `is_occupied`: a process runs that was started here.
-    pub(crate) fn turn(&mut self, is_heard: bool, is_occupied: bool) {
-        let Some(view) = self.sandbox.view() else { return };
+    pub(crate) fn turn(&mut self, view: &View, is_heard: bool, is_occupied: bool) {
         let now = now_ms();
         let is_woken = self.is_resting() && !view.is_resting.load(Ordering::Relaxed);
         if is_woken {

@@ -5,22 +5,14 @@ use std::process::Command;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use system_tests::process::binary::{scratch, workspace};
+use system_tests::process::binary::scratch;
 
-use crate::e2b::{client, packages, python, run};
+use crate::e2b::{client, interpreter, packages, python};
 use crate::fixture::Daemon;
 
 /// The SDK for Python of an earlier generation.
 fn earlier() -> PathBuf {
-    let venv = scratch().unwrap().join("venv-e2b-earlier");
-    let python = venv.join("bin/python");
-    let has = Command::new(&python).args(["-c", "import e2b, e2b_code_interpreter"]).output();
-    if !has.is_ok_and(|output| output.status.success()) {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-        let pinned = workspace().join("xtask/requirements/sandbox-earlier.txt");
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(pinned));
-    }
-    python
+    interpreter(scratch().unwrap().join("venv-e2b-earlier"), "sandbox-earlier.txt", "e2b, e2b_code_interpreter")
 }
 
 #[tokio::test]
