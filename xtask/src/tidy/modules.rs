@@ -19,7 +19,7 @@ const KNOWN: &[(&str, &[&str])] = &[
         "crates/mote-sandboxd/src/",
         &["filesystem", "image", "keeper", "lifecycle", "namespace", "state", "template", "transfer"],
     ),
-    ("crates/mote-sandbox-init/src/", &["operation", "process", "sandbox", "termination", "view"]),
+    ("crates/mote-sandbox-init/src/", &["operation", "process", "sandbox", "termination"]),
 ];
 
 /// Users and what they use, of one crate.
