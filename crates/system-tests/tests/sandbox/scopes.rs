@@ -104,7 +104,7 @@ async fn a_secret_is_bound_by_who_may_bind_it_on_either_surface() {
     };
     let headers = |secret: &str| {
         let rule = json!({ "transform": { "headers": { "X-Key": format!("${{e2b.secrets.{secret}}}") } } });
-        json!({ "allowOut": ["api.example"], "rules": { "api.example": [rule] } })
+        json!({ "allowOut": ["api.example"], "denyOut": ["0.0.0.0/0"], "rules": { "api.example": [rule] } })
     };
     let (none, one, every) =
         (key(&daemon, "sandbox").await, key(&daemon, "sandbox,secret:one").await, key(&daemon, "sandbox,secret").await);
