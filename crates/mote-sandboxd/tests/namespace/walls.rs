@@ -35,7 +35,8 @@ fn what_the_kernel_counts_for_each_user_is_each_sandboxs_own() {
         // It is used up for this sandbox, by whichever user, and for nobody else.
         assert_eq!(run(&one, &format!("perl -e 'print syscall({INOTIFY})'")).await.text, "-1");
         let second = hoarded(&other, "/tmp/n", INOTIFY).await;
-        assert_eq!(second, first, "another sandbox has as many");
+        // The first process of each holds one or two of them, from some moment of its start on.
+        assert!(second.abs_diff(first) <= 2, "another sandbox has as many: {second}, not {first}");
         rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).expect("the host's root has its own");
     });
 }
