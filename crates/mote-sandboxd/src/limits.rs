@@ -242,6 +242,8 @@ pub const ECHO_FORM_BYTES_MIN: usize = 8;
 pub const LOG_LINES_WAITING_MAX: usize = 4096;
 /// How long the end of the daemon waits for them.
 pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it tries meanwhile, where their queue is full.
+pub const LOG_FLUSH_PAUSE: Duration = Duration::from_millis(2);
 /// Lines of the log that one sandbox is given each second; those beyond are left out and counted.
 pub const LOG_LINES_OF_SANDBOX_PER_SECOND: u32 = 200;
 /// Sandboxes whose lines are counted one by one in a second; those beyond share one account.

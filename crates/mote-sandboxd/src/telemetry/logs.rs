@@ -9,9 +9,9 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
@@ -24,7 +24,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::share::Shares;
 use crate::clock::{SharedClock, UnixMs};
-use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_FLUSH_TIMEOUT, LOG_LINES_WAITING_MAX};
+use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_FLUSH_PAUSE, LOG_FLUSH_TIMEOUT, LOG_LINES_WAITING_MAX};
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -126,12 +126,20 @@ impl Queue {
         }
     }
 
+    /// Waits until what was said before is written. A full queue is waited for, too.
     fn flush(&self, patience: Duration) {
         let Some(jobs) = self.jobs.get() else { return };
+        let until = Instant::now() + patience;
         let (done, written) = sync_channel(1);
-        if jobs.try_send(Job::Flush(done)).is_ok() {
-            let _ = written.recv_timeout(patience);
+        let mut job = Job::Flush(done);
+        while let Err(refused) = jobs.try_send(job) {
+            match refused {
+                TrySendError::Full(back) if Instant::now() < until => job = back,
+                TrySendError::Full(_) | TrySendError::Disconnected(_) => return,
+            }
+            std::thread::sleep(LOG_FLUSH_PAUSE);
         }
+        let _ = written.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
