@@ -11,7 +11,7 @@ use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
@@ -129,17 +129,17 @@ impl Queue {
     /// Waits until what was said before is written. A full queue is waited for, too.
     fn flush(&self, patience: Duration) {
         let Some(jobs) = self.jobs.get() else { return };
-        let until = Instant::now() + patience;
         let (done, written) = sync_channel(1);
-        let mut job = Job::Flush(done);
+        let (mut job, mut left) = (Job::Flush(done), patience);
         while let Err(refused) = jobs.try_send(job) {
             match refused {
-                TrySendError::Full(back) if Instant::now() < until => job = back,
+                TrySendError::Full(back) if !left.is_zero() => job = back,
                 TrySendError::Full(_) | TrySendError::Disconnected(_) => return,
             }
             std::thread::sleep(LOG_FLUSH_PAUSE);
+            left = left.saturating_sub(LOG_FLUSH_PAUSE);
         }
-        let _ = written.recv_timeout(until.saturating_duration_since(Instant::now()));
+        let _ = written.recv_timeout(left);
     }
 }
 
